@@ -1,0 +1,98 @@
+"""Every exception this package raises on purpose.
+
+    IstioSidecarError
+    ├── ParseError           text that is not a usable iptables listing
+    ├── UsageProblem         an option, argument or file that cannot be meant
+    ├── Undecided            the evidence allows no verdict
+    ├── EnvironmentProblem   what should be read could not be brought up or read
+    └── VerdictAgainst       (also AssertionError) the evidence says no
+        ├── BypassError          traffic gets past Envoy
+        ├── RedirectError        traffic is redirected, but not where it should be
+        ├── RuleSetMismatch      rules are not what was expected
+        ├── ListenerMismatch     Envoy does not listen as the rules need
+        └── NotIntercepted       a real request was not seen by Envoy
+
+Only `VerdictAgainst` fails a test. All others mean that no verdict was
+reached: the plugin reports them as ERROR, apart from failures, never as a pass.
+"""
+
+from __future__ import annotations
+
+
+class IstioSidecarError(Exception):
+    """Root of the tree; catching it catches everything this package raises on purpose."""
+
+
+class ParseError(IstioSidecarError):
+    """Text that cannot be read as a listing of iptables.
+
+    Attributes:
+        source: the file it came from, or what else names it; None when not known.
+        line: 1-based number of the offending line, 0 when the text as a whole is meant.
+        text: that line, cut to 200 characters; empty when the text is.
+        reason: what is wrong, in one sentence.
+        diagnosis: what usually causes it and what helps; empty when nothing is known.
+    """
+
+    def __init__(
+        self,
+        reason: str,
+        *,
+        source: str | None = None,
+        line: int = 0,
+        text: str = "",
+        diagnosis: str = "",
+    ) -> None:
+        self.reason = reason
+        self.source = source
+        self.line = line
+        self.text = text[:200]
+        self.diagnosis = diagnosis
+        super().__init__(reason)
+
+    def __str__(self) -> str:
+        where = self.source or "<text>"
+        if self.line:
+            where = f"{where}:{self.line}"
+        shown = [f"{where}: {self.reason}"]
+        if self.text:
+            shown.append(f"  text     {self.text!r}")
+        if self.diagnosis:
+            shown.append(f"  cause    {self.diagnosis}")
+        return "\n".join(shown)
+
+
+class UsageProblem(IstioSidecarError):
+    """An option, argument or file that cannot be meant; the message names the accepted values."""
+
+
+class Undecided(IstioSidecarError):
+    """The evidence allows no verdict; the message says what is missing."""
+
+
+class EnvironmentProblem(IstioSidecarError):
+    """What should be read could not be brought up, or could not be read."""
+
+
+class VerdictAgainst(IstioSidecarError, AssertionError):
+    """A verdict against the pod; the whole explanation is the message."""
+
+
+class BypassError(VerdictAgainst):
+    """Traffic that should meet Envoy does not."""
+
+
+class RedirectError(VerdictAgainst):
+    """Traffic is redirected, or let by, other than it should be."""
+
+
+class RuleSetMismatch(VerdictAgainst):
+    """The rules are not what was expected."""
+
+
+class ListenerMismatch(VerdictAgainst):
+    """Envoy does not listen as the rules need it to."""
+
+
+class NotIntercepted(VerdictAgainst):
+    """A real request was answered without Envoy having seen it."""

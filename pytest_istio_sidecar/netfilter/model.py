@@ -1,0 +1,198 @@
+"""A ruleset as it was read: tables, chains and rules.
+
+Knows the shape of what iptables holds. Does not know what it means for a packet
+(`trace`) nor how it is written in a file (`render`). Invariant: every value is
+immutable, and equality is about rules, not about counters or where they came from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+from typing import Literal
+
+from pytest_istio_sidecar.errors import UsageProblem
+from pytest_istio_sidecar.netfilter.matches import Hidden, Match
+from pytest_istio_sidecar.netfilter.targets import Target
+
+Family = Literal[4, 6]
+
+HOOKS = ("PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING")
+"""Names of the built-in chains, which are those of the kernel's hooks."""
+
+TABLES = {
+    "raw": ("PREROUTING", "OUTPUT"),
+    "mangle": ("PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING"),
+    "nat": ("PREROUTING", "INPUT", "OUTPUT", "POSTROUTING"),
+    "filter": ("INPUT", "FORWARD", "OUTPUT"),
+    "security": ("INPUT", "FORWARD", "OUTPUT"),
+}
+"""The tables of iptables(8), each with its built-in chains."""
+
+
+class Backend(StrEnum):
+    """The kernel interface that holds the rules; both may hold some in one namespace."""
+
+    LEGACY = "legacy"
+    NF_TABLES = "nf_tables"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rule:
+    """One rule: all its conditions must hold for its target to act.
+
+    A rule without target counts packets and lets them go on.
+    """
+
+    chain: str
+    matches: tuple[Match, ...] = ()
+    target: Target | None = None
+    number: int = field(default=0, compare=False)
+    """Position in its chain, from 1, as `--line-numbers` prints it."""
+    packets: int | None = field(default=None, compare=False)
+    bytes: int | None = field(default=None, compare=False)
+    location: str = field(default="", compare=False)
+    """`file:line` it was read from, or ""."""
+
+    @property
+    def text(self) -> str:
+        """The rule as iptables-save writes it, without counters."""
+        parts = [f"-A {self.chain}", *map(str, self.matches)]
+        if self.target is not None:
+            parts.append(str(self.target))
+        return " ".join(parts)
+
+    @property
+    def hidden(self) -> tuple[Hidden, ...]:
+        """The fields of this rule that its listing does not show."""
+        return tuple(match for match in self.matches if isinstance(match, Hidden))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Chain:
+    """A chain and its rules in order; only built-in chains have a policy."""
+
+    name: str
+    rules: tuple[Rule, ...] = ()
+    policy: str | None = None
+    packets: int | None = field(default=None, compare=False)
+    bytes: int | None = field(default=None, compare=False)
+
+    def __iter__(self) -> Iterator[Rule]:
+        return iter(self.rules)
+
+    def __len__(self) -> int:
+        return len(self.rules)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Table:
+    """One table of one family and back end."""
+
+    name: str
+    chains: tuple[Chain, ...] = ()
+    _ruleset: Ruleset | None = field(default=None, init=False, repr=False, compare=False)
+
+    @property
+    def ruleset(self) -> Ruleset:
+        """The ruleset this table belongs to; a table made on its own belongs to one of its own."""
+        return self._ruleset or Ruleset(tables=(self,))
+
+    def chain(self, name: str) -> Chain:
+        """Look a chain up.
+
+        Raises:
+            UsageProblem: there is none of that name; the message lists the names there are.
+        """
+        for chain in self.chains:
+            if chain.name == name:
+                return chain
+        names = ", ".join(chain.name for chain in self.chains) or "no chain at all"
+        raise UsageProblem(f"table {self.name} has no chain {name}; it has {names}")
+
+    def __contains__(self, name: object) -> bool:
+        return any(chain.name == name for chain in self.chains)
+
+    def rules(self) -> Iterator[Rule]:
+        """Every rule, chain by chain."""
+        for chain in self.chains:
+            yield from chain.rules
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ruleset:
+    """Everything read from one back end for one family.
+
+    A table that is absent was not in the text: the kernel then has no rule of
+    it, or the listing was of other tables only.
+    """
+
+    tables: tuple[Table, ...] = ()
+    family: Family = 4
+    backend: Backend | None = None
+    """None: the text does not tell."""
+    source: str | None = field(default=None, compare=False)
+    writer: str | None = field(default=None, compare=False)
+    """Version of the iptables that wrote the text ("1.8.9"), where its banner says."""
+    assumptions: tuple[str, ...] = field(default=(), compare=False)
+    """What was taken from an expectation because the listing does not show it."""
+
+    def __post_init__(self) -> None:
+        owned = tuple(replace(table) for table in self.tables)
+        for table in owned:
+            object.__setattr__(table, "_ruleset", self)
+        object.__setattr__(self, "tables", owned)
+
+    def table(self, name: str) -> Table:
+        """The table of that name; an empty one where the text had none."""
+        for table in self.tables:
+            if table.name == name:
+                return table
+        absent = Table(name=name)
+        object.__setattr__(absent, "_ruleset", self)
+        return absent
+
+    def __contains__(self, name: object) -> bool:
+        return any(table.name == name for table in self.tables)
+
+    @property
+    def nat(self) -> Table:
+        return self.table("nat")
+
+    @property
+    def mangle(self) -> Table:
+        return self.table("mangle")
+
+    @property
+    def raw(self) -> Table:
+        return self.table("raw")
+
+    @property
+    def filter(self) -> Table:
+        return self.table("filter")
+
+    def rules(self) -> Iterator[Rule]:
+        """Every rule of every table."""
+        for table in self.tables:
+            yield from table.rules()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PodRules:
+    """Every ruleset read from one network namespace, of both families and back ends.
+
+    Within a family the rulesets stand in the order in which the kernel asks
+    them; a listing does not show that order, so where two of them hold rules
+    of one table `order_known` is False and a tracer must try both.
+    """
+
+    rulesets: tuple[Ruleset, ...]
+    order_known: bool = False
+    pod: str = ""
+    """How messages name the pod: `namespace/name`, or what stands for it."""
+    notes: tuple[str, ...] = ()
+    """What the reader saw that bears on trust in these rulesets."""
+
+    def of_family(self, family: Family) -> tuple[Ruleset, ...]:
+        return tuple(ruleset for ruleset in self.rulesets if ruleset.family == family)

@@ -1,0 +1,134 @@
+"""What a rule does, as values.
+
+Knows what each target says and how iptables-save writes it. Does not know what
+becomes of a packet: that is `trace`. Invariant: `str(target)` is the text that
+iptables-save prints for it, and parses back to an equal target.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from dataclasses import dataclass
+from typing import Literal
+
+from pytest_istio_sidecar.netfilter.matches import Option
+
+IPAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """`-j ACCEPT`, `DROP`, `RETURN` or `QUEUE`."""
+
+    name: str
+
+    def __str__(self) -> str:
+        return f"-j {self.name}"
+
+
+@dataclass(frozen=True, slots=True)
+class Jump:
+    """`-j CHAIN`: comes back after this rule."""
+
+    chain: str
+
+    def __str__(self) -> str:
+        return f"-j {self.chain}"
+
+
+@dataclass(frozen=True, slots=True)
+class Goto:
+    """`-g CHAIN`: comes back where this chain's caller goes on (ip-tables(8))."""
+
+    chain: str
+
+    def __str__(self) -> str:
+        return f"-g {self.chain}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Redirect:
+    """`-j REDIRECT`: to this host; without ports the port stays."""
+
+    ports: tuple[int, int] | None = None
+    flags: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        parts = ["-j REDIRECT"]
+        if self.ports is not None:
+            parts.append(f"--to-ports {_ports(self.ports)}")
+        return " ".join((*parts, *self.flags))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Translate:
+    """`-j DNAT` or `-j SNAT`: to an address, a range of them, ports, or both.
+
+    `text` keeps the destination as written where it is more than one range.
+    """
+
+    name: Literal["DNAT", "SNAT"]
+    addresses: tuple[IPAddress, IPAddress] | None = None
+    ports: tuple[int, int] | None = None
+    flags: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        option = "--to-destination" if self.name == "DNAT" else "--to-source"
+        return " ".join((f"-j {self.name} {option} {self.to}", *self.flags))
+
+    @property
+    def to(self) -> str:
+        """The value of `--to-destination` or `--to-source`."""
+        text = ""
+        if self.addresses is not None:
+            low, high = self.addresses
+            text = str(low) if low == high else f"{low}-{high}"
+            if low.version == 6 and self.ports is not None:
+                text = f"[{text}]"
+        return text if self.ports is None else f"{text}:{_ports(self.ports)}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tproxy:
+    """`-j TPROXY`: hand the packet to a local socket and mark it; address and port of the packet stay."""
+
+    port: int
+    address: IPAddress
+    mark: int = 0
+    mask: int = 0
+
+    def __str__(self) -> str:
+        return (
+            f"-j TPROXY --on-port {self.port} --on-ip {self.address} "
+            f"--tproxy-mark {self.mark:#x}/{self.mask:#x}"
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SetMark:
+    """`-j MARK --set-xmark VALUE/MASK`: `mark = (mark & ~mask) ^ value`."""
+
+    value: int
+    mask: int = 0xFFFFFFFF
+
+    def __str__(self) -> str:
+        return f"-j MARK --set-xmark {self.value:#x}/{self.mask:#x}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Extended:
+    """Every other `-j NAME` with its options in the order written (LOG, REJECT, CT, CONNMARK, MASQUERADE …)."""
+
+    name: str
+    options: tuple[Option, ...] = ()
+
+    def __str__(self) -> str:
+        return " ".join((f"-j {self.name}", *map(str, self.options)))
+
+
+Target = Verdict | Jump | Goto | Redirect | Translate | Tproxy | SetMark | Extended
+
+
+def _ports(ports: tuple[int, int]) -> str:
+    low, high = ports
+    return str(low) if low == high else f"{low}-{high}"
