@@ -1,0 +1,1 @@
+"""Rules, listeners, observations and an expectation, turned into findings. Pure."""

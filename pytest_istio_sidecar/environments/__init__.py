@@ -1,0 +1,1 @@
+"""Bring up, or find, what is read; take down what was brought up."""

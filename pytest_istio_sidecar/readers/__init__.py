@@ -1,0 +1,1 @@
+"""Get tables and listeners out of a pod: each reader turns command output into a model."""

@@ -1,0 +1,1 @@
+"""Findings and traces, turned into what a person or a program reads."""

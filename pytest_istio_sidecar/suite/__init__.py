@@ -1,0 +1,1 @@
+"""The shipped tests: the lab, claim by claim. Uses public names only."""
