@@ -1,0 +1,38 @@
+"""The ports an Istio sidecar uses, and what for.
+
+Source: istio.io "Application Requirements", section "Ports used by Istio".
+"""
+
+from __future__ import annotations
+
+OUTBOUND = 15001
+"""Envoy's listener for captured outbound connections (virtualOutbound)."""
+INBOUND = 15006
+"""Envoy's listener for captured inbound connections (virtualInbound)."""
+TUNNEL = 15008
+"""HBONE tunnel, reserved since 1.7."""
+ADMIN = 15000
+"""Envoy's admin interface, on localhost only."""
+AGENT = 15020
+"""The agent's merged metrics and health checks."""
+READINESS = 15021
+"""Envoy's readiness endpoint, since 1.6."""
+TELEMETRY = 15090
+"""Envoy's own Prometheus metrics."""
+SSH = 22
+"""Excluded by a fixed rule up to 1.12, so that a virtual machine stays reachable."""
+
+PURPOSE = {
+    OUTBOUND: "Envoy outbound listener",
+    INBOUND: "Envoy inbound listener",
+    TUNNEL: "HBONE tunnel",
+    ADMIN: "Envoy admin",
+    AGENT: "agent: merged metrics, health",
+    READINESS: "Envoy readiness",
+    TELEMETRY: "Envoy metrics",
+    SSH: "ssh",
+}
+"""A few words on each port, for messages."""
+
+PROXY_ID = 1337
+"""User and group of the sidecar in every release (`useradd --uid 1337 istio-proxy` in docker/Dockerfile.base)."""
