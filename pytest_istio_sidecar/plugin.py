@@ -1,0 +1,1 @@
+"""What pytest loads at its start: option names and hooks, and nothing heavy."""
