@@ -12,6 +12,7 @@ lint: setup
 
 coverage: setup
 	@.venv/bin/coverage run -m pytest
+	@.venv/bin/coverage combine --quiet
 	@.venv/bin/coverage report
 
 setup:

@@ -16,7 +16,7 @@ OWN = {
     "pytest_istio_sidecar.terminal",
     "pytest_istio_sidecar.workers",
 }
-STANDARD_LIBRARY = {"hmac", "secrets"}
+STANDARD_LIBRARY = {"base64", "hmac", "secrets"}
 """Modules that pytest itself does not import, in some Python version or other. Small ones only."""
 
 CONFTEST = """
