@@ -45,8 +45,10 @@ def parse_fragments(text: str) -> tuple[list[Match], str]:
     """
     matches: list[Match] = []
     position = 0
-    while rest := text[position:].lstrip(" "):
-        position = len(text) - len(rest)
+    while position < len(text):
+        if text[position] == " ":
+            position += 1
+            continue
         for pattern, build in _PATTERNS:
             found = pattern.match(text, position)
             read = build(found) if found else None
@@ -55,7 +57,7 @@ def parse_fragments(text: str) -> tuple[list[Match], str]:
                 position = found.end()
                 break
         else:
-            return matches, rest.rstrip(" ")
+            return matches, text[position:].rstrip(" ")
     return matches, ""
 
 
