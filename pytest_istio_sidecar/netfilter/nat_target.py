@@ -1,0 +1,103 @@
+"""Where a NAT target sends a packet.
+
+Knows how the kernel chooses address and port for REDIRECT, DNAT, SNAT and
+MASQUERADE. Does not know tables or rules. Invariant: a choice that the kernel
+makes by a hash or by chance is `Unforeseeable`, or None, never a guess.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+
+from pytest_istio_sidecar.netfilter.matches import PROTOCOLS
+from pytest_istio_sidecar.netfilter.routing import LOOPBACK
+from pytest_istio_sidecar.netfilter.skb import Skb
+from pytest_istio_sidecar.netfilter.targets import Redirect, Translate
+
+IPAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
+
+_WITH_PORTS = frozenset({PROTOCOLS["tcp"], PROTOCOLS["udp"], PROTOCOLS["udplite"], PROTOCOLS["sctp"], 33})
+
+
+class Unforeseeable(Exception):  # noqa: N818 - caught in this package, a verdict rather than an error
+    """The rules alone do not tell what happens next; the message says why."""
+
+
+def redirect(target: Redirect, skb: Skb, hook: str) -> bool:
+    """Send the packet to this host; False where the kernel drops it (net/netfilter/nf_nat_redirect.c)."""
+    address = LOOPBACK[skb.family] if hook == "OUTPUT" else _of_incoming_interface(skb)
+    if address is None:
+        return False
+    _send_to(skb, address, _port(skb, skb.destination_port, target.ports, target.flags))
+    return True
+
+
+def _of_incoming_interface(skb: Skb) -> IPAddress | None:
+    """The interface's first address; for IPv6 the first of the destination's scope."""
+    held = skb.routing.addresses(skb.incoming, skb.family)
+    if skb.family == 4:
+        return held[0] if held else None
+    destination = skb.destination_address
+    for address in held:
+        if address.is_link_local == destination.is_link_local:
+            return address
+    # Every interface has a link-local address, whether or not the description of the host lists it.
+    return destination if destination.is_link_local else None
+
+
+def destination(target: Translate, skb: Skb) -> None:
+    """Apply DNAT.
+
+    Raises:
+        Unforeseeable: the kernel picks one of several addresses.
+    """
+    address = skb.destination_address
+    if target.addresses is not None:
+        address, last = target.addresses
+        if address != last:
+            raise Unforeseeable(f"the kernel picks one of {target.to} by a hash (`{target}`)")
+    _send_to(skb, address, _port(skb, skb.destination_port, target.ports, target.flags))
+
+
+def source(target: Translate, skb: Skb) -> None:
+    """Apply SNAT."""
+    if target.addresses is not None:
+        first, last = target.addresses
+        skb.source = int(first) if first == last else None
+    skb.source_port = _port(skb, skb.source_port, target.ports, target.flags, first_free=False)
+    skb.translations = (*skb.translations, "SNAT")
+
+
+def masquerade(skb: Skb) -> None:
+    """Apply MASQUERADE: the outgoing interface's address."""
+    address = None if skb.outgoing == "lo" else skb.routing.primary(skb.outgoing, skb.family)
+    skb.source = None if address is None else int(address)
+    skb.translations = (*skb.translations, "SNAT")
+
+
+def _send_to(skb: Skb, address: IPAddress, port: int | None) -> None:
+    skb.destination_address = address
+    skb.destination = int(address)
+    skb.destination_port = port
+    skb.translations = (*skb.translations, "DNAT")
+
+
+def _port(
+    skb: Skb,
+    port: int | None,
+    ports: tuple[int, int] | None,
+    flags: tuple[str, ...],
+    *,
+    first_free: bool = True,
+) -> int | None:
+    """Kept if in the range, else its first (net/netfilter/nf_nat_core.c); None where it cannot be told."""
+    if ports is None or skb.protocol not in _WITH_PORTS:
+        return None if any(flag.startswith("--random") for flag in flags) else port
+    low, high = ports
+    if low == high:
+        return low
+    if port is None or any(flag.startswith("--random") for flag in flags):
+        return None
+    if low <= port <= high:
+        return port
+    return low if first_free else None
