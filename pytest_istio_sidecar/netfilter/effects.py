@@ -13,12 +13,12 @@ from pytest_istio_sidecar.netfilter.targets import Extended, SetMark
 
 Effect = Callable[[Skb], None]
 
-EFFECTS = frozenset(
-    {
-        "AUDIT", "CHECKSUM", "CLASSIFY", "CONNSECMARK", "DSCP", "ECN", "HL", "IDLETIMER", "LED", "LOG", "NFLOG",
-        "RATEEST", "SECMARK", "SET", "TCPMSS", "TCPOPTSTRIP", "TEE", "TOS", "TRACE", "TTL", "ULOG",
-    }
-)  # fmt: skip
+# fmt: off
+PASSING = frozenset({
+    "AUDIT", "CHECKSUM", "CLASSIFY", "CONNSECMARK", "DSCP", "ECN", "HL", "IDLETIMER", "LED", "LOG", "NFLOG",
+    "RATEEST", "SECMARK", "SET", "TCPMSS", "TCPOPTSTRIP", "TEE", "TOS", "TRACE", "TTL", "ULOG",
+})
+# fmt: on
 """Targets after which the packet goes on to the next rule, with nothing changed that a rule here asks for."""
 
 ALL = 0xFFFFFFFF

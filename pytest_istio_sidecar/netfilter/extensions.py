@@ -21,7 +21,7 @@ def compile_extension(match: Extension) -> Test:
     """A function that tells whether an extension's condition holds."""
     compile_option = _MODULES.get(match.module)
     if compile_option is None:
-        return lambda skb: None
+        return _unknown
     tests = [_inverted(compile_option(option, match), option.negated) for option in match.options]
     if match.module in ("conntrack", "state"):
         return _conntrack(match, tests)
@@ -46,11 +46,15 @@ def _inverted(test: Test, negated: bool) -> Test:
     return inverted
 
 
-def _always(option: Option, match: Extension) -> Test:
-    return lambda skb: True
+def _always(_option: Option, _match: Extension) -> Test:
+    return _true
 
 
-def _unknown(skb: Skb) -> Truth:
+def _true(_skb: Skb) -> Truth:
+    return True
+
+
+def _unknown(_skb: Skb) -> Truth:
     return None
 
 
@@ -73,7 +77,7 @@ def _conntrack(match: Extension, tests: list[Test]) -> Test:
     return holds
 
 
-def _conntrack_option(option: Option, match: Extension) -> Test:
+def _conntrack_option(option: Option, _match: Extension) -> Test:
     value = ",".join(option.values)
     match option.name:
         case "--ctstate" | "--state":
@@ -83,7 +87,7 @@ def _conntrack_option(option: Option, match: Extension) -> Test:
             number = PROTOCOLS.get(value, int(value) if value.isdecimal() else -1)
             return lambda skb: skb.protocol == number
         case "--ctdir":
-            return _of_first(lambda skb: value == "ORIGINAL")
+            return _of_first(lambda _: value == "ORIGINAL")
         case "--ctorigsrc" | "--ctorigdst":
             side = "source" if option.name == "--ctorigsrc" else "destination"
             try:
@@ -113,7 +117,7 @@ def _of_first(test: Test) -> Test:
 
 def _addrtype_option(option: Option, match: Extension) -> Test:
     if option.name in ("--limit-iface-in", "--limit-iface-out"):
-        return lambda skb: True
+        return _true
     if option.name not in ("--src-type", "--dst-type"):
         return _unknown
     types = frozenset(",".join(option.values).split(","))
@@ -142,7 +146,7 @@ def _addrtype_option(option: Option, match: Extension) -> Test:
 
 
 def _type(skb: Skb, address: IPAddress, limit: str | None) -> str:
-    """What the kernel's table of local addresses says of it (inet_dev_addr_type in net/ipv4/fib_frontend.c)."""
+    """What the table of local addresses says of it (inet_dev_addr_type, net/ipv4/fib_frontend.c)."""
     if address.version == 4 and skb.routing.is_broadcast(address):
         return "BROADCAST"
     if address.is_multicast:
@@ -151,7 +155,7 @@ def _type(skb: Skb, address: IPAddress, limit: str | None) -> str:
     return "LOCAL" if held is not None and limit in (None, held) else "UNICAST"
 
 
-def _iprange_option(option: Option, match: Extension) -> Test:
+def _iprange_option(option: Option, _match: Extension) -> Test:
     try:
         low, high = (int(ipaddress.ip_address(text)) for text in ",".join(option.values).split("-"))
     except ValueError:

@@ -7,8 +7,6 @@ that is not modelled, or asks for what is not known, is None, never a guess.
 
 from __future__ import annotations
 
-import ipaddress
-from collections.abc import Callable
 from typing import assert_never
 
 from pytest_istio_sidecar.netfilter.extensions import compile_extension
@@ -30,6 +28,8 @@ from pytest_istio_sidecar.netfilter.matches import (
 )
 from pytest_istio_sidecar.netfilter.skb import Skb, Test, Truth, both
 
+_NUMBERS = {**PROTOCOLS, "dccp": 33}
+
 _FAULTY_WRITERS = ("1.8.8", "1.8.9", "1.8.10")
 """iptables-nft that writes two inverted ports as one comparison (iptables c034cf31, fixed by 681935f6)."""
 
@@ -45,7 +45,7 @@ def compile_match(match: Match) -> Test:
             return lambda skb: (skb.protocol == number) is not negated
         case Fragment(negated=negated):
             # The first packet of a connection is whole, or its first fragment: -f means the further ones.
-            return lambda skb: negated
+            return lambda _: negated
         case Transport():
             return _transport(match)
         case Multiport():
@@ -57,13 +57,13 @@ def compile_match(match: Match) -> Test:
         case Extension():
             return compile_extension(match)
         case Hidden():
-            return lambda skb: None
+            return lambda _: None
         case _:
             assert_never(match)
 
 
 def written_faultily(match: Match, writer: str | None) -> bool:
-    """Whether the kernel may hold another condition than this one, written by that version of iptables-nft."""
+    """Whether that version of iptables-nft may have stored another condition than this one."""
     return (
         writer in _FAULTY_WRITERS
         and isinstance(match, Transport)
@@ -82,7 +82,7 @@ def compile_faulty(match: Match) -> Test:
     assert dport is not None  # noqa: S101
 
     def holds(skb: Skb) -> Truth:
-        if skb.protocol != PROTOCOLS.get(match.module):
+        if skb.protocol != _NUMBERS.get(match.module):
             return False
         as_meant = meant(skb)
         if skb.source_port is None or skb.destination_port is None:
@@ -148,9 +148,7 @@ def _within(port: int | None, ports: Range) -> Truth:
 
 
 def _transport(match: Transport) -> Test:
-    number = PROTOCOLS.get(match.module)
-    if number is None:
-        number = {"dccp": 33}.get(match.module, -1)
+    number = _NUMBERS.get(match.module)
     source, destination, flags = match.source, match.destination, match.flags
     if flags is None and match.tcp_option is None and source is None and destination is not None:
         low, high, negated = destination.low, destination.high, destination.negated
@@ -180,9 +178,9 @@ def _transport(match: Transport) -> Test:
 
 def _flags(flags: TcpFlags, skb: Skb) -> Truth:
     """The first packet of a TCP connection is a bare SYN; what a later one carries is not known."""
-    if skb.first is False:
+    if not skb.first:
         return None
-    return (("SYN" in flags.mask) == ("SYN" in flags.set) and set(flags.set) <= {"SYN"}) is not flags.negated
+    return ({"SYN"}.intersection(flags.mask) == set(flags.set)) is not flags.negated
 
 
 def _multiport(match: Multiport) -> Test:
@@ -245,7 +243,3 @@ def _mark(match: Mark) -> Test:
         return (skb.connmark & mask == value) is not negated
 
     return connection
-
-
-IPAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
-Compile = Callable[[Match], Test]

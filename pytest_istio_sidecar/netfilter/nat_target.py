@@ -19,7 +19,7 @@ IPAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
 _WITH_PORTS = frozenset({PROTOCOLS["tcp"], PROTOCOLS["udp"], PROTOCOLS["udplite"], PROTOCOLS["sctp"], 33})
 
 
-class Unforeseeable(Exception):  # noqa: N818 - caught in this package, a verdict rather than an error
+class Unforeseeable(Exception):
     """The rules alone do not tell what happens next; the message says why."""
 
 

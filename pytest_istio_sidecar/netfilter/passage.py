@@ -16,14 +16,14 @@ from pytest_istio_sidecar.netfilter.model import Rule
 from pytest_istio_sidecar.netfilter.packet import Endpoint, Fate, Packet
 from pytest_istio_sidecar.netfilter.routing import Routing
 from pytest_istio_sidecar.netfilter.skb import Skb
-from pytest_istio_sidecar.netfilter.targets import Redirect, Tproxy
+from pytest_istio_sidecar.netfilter.targets import Extended, Redirect, Tproxy
 from pytest_istio_sidecar.netfilter.traversal import CompiledRuleset, End, Entry, Oracle, walk
 
 _ALL = 0xFFFFFFFF
 
 
 class Passage:
-    """What happens to one packet; the results stand in `fate`, `destination`, `mark`, `deciding`, `journal`."""
+    """What happens to one packet; `fate`, `destination`, `mark`, `deciding` and `journal` are the results."""
 
     def __init__(
         self, packet: Packet, routing: Routing, order: Sequence[CompiledRuleset], oracle: Oracle
@@ -44,6 +44,9 @@ class Passage:
 
     @property
     def destination(self) -> Endpoint:
+        """Where it goes; of a dropped packet, where it was sent."""
+        if self.fate is Fate.DROPPED:
+            return Endpoint(self.packet.destination, self.packet.destination_port)  # type: ignore[arg-type]
         if self._socket is not None:
             return self._socket
         return Endpoint(self.skb.destination_address, self.skb.destination_port)
@@ -62,12 +65,12 @@ class Passage:
     def _send(self) -> None:
         skb, packet = self.skb, self.packet
         skb.outgoing = packet.out_interface or self.routing.out(skb.destination_address)
-        if not self._filtered("raw", "OUTPUT"):
+        if not self._ask("raw", "OUTPUT"):
             return
         self._track()
-        if not (self._filtered("mangle", "OUTPUT") and self._translated("OUTPUT")):
+        if not (self._ask("mangle", "OUTPUT") and self._ask("nat", "OUTPUT")):
             return
-        if not (self._filtered("filter", "OUTPUT") and self._filtered("security", "OUTPUT")):
+        if not (self._ask("filter", "OUTPUT") and self._ask("security", "OUTPUT")):
             return
         # Filter still saw the route before NAT (netfilter: ip_route_me_harder comes after the hook).
         if self.fate is not Fate.UNCHANGED:
@@ -80,17 +83,17 @@ class Passage:
         skb = self.skb
         skb.incoming, skb.outgoing = "lo", ""
         skb.has_socket = False
-        if self._filtered("raw", "PREROUTING") and self._filtered("mangle", "PREROUTING"):
+        if self._ask("raw", "PREROUTING") and self._ask("mangle", "PREROUTING"):
             self._deliver(nat=False)
 
     def _receive(self) -> None:
         skb, packet = self.skb, self.packet
         address = skb.destination_address
         skb.incoming = packet.in_interface or self.routing.into(packet.source, address)  # type: ignore[arg-type]
-        if not self._filtered("raw", "PREROUTING"):
+        if not self._ask("raw", "PREROUTING"):
             return
         self._track()
-        if not (self._filtered("mangle", "PREROUTING") and self._translated("PREROUTING")):
+        if not (self._ask("mangle", "PREROUTING") and self._ask("nat", "PREROUTING")):
             return
         address = skb.destination_address
         if address.version == 4 and address.is_loopback and skb.incoming != "lo":
@@ -103,48 +106,62 @@ class Passage:
             self._forward()
 
     def _deliver(self, *, nat: bool) -> None:
-        if self._filtered("mangle", "INPUT") and self._filtered("filter", "INPUT") and nat:
-            self._source_translated("INPUT")
+        if self._ask("mangle", "INPUT") and self._ask("filter", "INPUT") and nat:
+            self._ask("nat", "INPUT")
         if self.fate is not Fate.DROPPED:
-            self._filtered("security", "INPUT")
+            self._ask("security", "INPUT")
 
     def _forward(self) -> None:
         skb = self.skb
         skb.outgoing = self.routing.out(skb.destination_address)
-        if all(self._filtered(table, "FORWARD") for table in ("mangle", "filter", "security")):
+        if all(self._ask(table, "FORWARD") for table in ("mangle", "filter", "security")):
             skb.incoming = ""
             self._left()
 
     def _left(self) -> bool:
         """POSTROUTING; False when the packet is dropped there."""
-        return self._filtered("mangle", "POSTROUTING") and self._source_translated("POSTROUTING")
+        return self._ask("mangle", "POSTROUTING") and self._ask("nat", "POSTROUTING")
 
     def _track(self) -> None:
         """Conntrack looks the packet up, unless raw told it not to."""
         skb = self.skb
-        if skb.state != "UNTRACKED":
-            skb.state = self.packet.state
-            skb.tracked = skb.state not in ("INVALID", "UNTRACKED")
+        if skb.state == "UNTRACKED":
+            self.deciding = next((entry.rule for entry in reversed(self.journal) if _untracks(entry)), None)
+            return
+        skb.state = self.packet.state
+        skb.tracked = skb.state not in ("INVALID", "UNTRACKED")
 
-    def _filtered(self, table: str, hook: str) -> bool:
-        """Ask a table that is not nat; False when it drops the packet."""
+    def _ask(self, table: str, hook: str) -> bool:
+        """Take the packet through a table of every back end; False when it is dropped there."""
+        if table == "nat" and self.skb.state != "NEW":
+            return True
         for compiled in self.order:
             chain = compiled.get((table, hook))
-            if chain is None or (not chain.rules and chain.policy != "DROP"):
+            if chain is None:
                 continue
             end, rule = walk(table, chain, self.skb, hook, self.journal, self.oracle)
             if end is End.DROPPED:
                 self.fate, self.deciding = Fate.DROPPED, rule
                 return False
-            if end is End.TPROXIED and rule is not None and isinstance(rule.target, Tproxy):
-                self._hand_over(rule, rule.target)
-            elif rule is not None and table != "filter" and self.fate is Fate.UNCHANGED:
-                self.deciding = rule
+            if end is End.TPROXIED:
+                self._hand_over(rule)
+            elif end is End.TRANSLATED:
+                # The other back end is not asked any more: the connection has its binding for this side.
+                if hook in ("PREROUTING", "OUTPUT") and self._socket is None:
+                    redirected = rule is not None and isinstance(rule.target, Redirect)
+                    self.fate = Fate.REDIRECTED if redirected else Fate.TRANSLATED
+                    self.deciding = rule
+                return True
+            elif chain.captures and hook in ("PREROUTING", "OUTPUT") and self.fate is Fate.UNCHANGED:
+                # What lets it by: nat's word counts more than what a TPROXY table said before or after.
+                self.deciding = (rule or self.deciding) if table == "nat" else (self.deciding or rule)
         return True
 
-    def _hand_over(self, rule: Rule, target: Tproxy) -> None:
+    def _hand_over(self, rule: Rule | None) -> None:
         """To the socket that listens there (net/netfilter/xt_TPROXY.c), which is taken to exist."""
-        skb = self.skb
+        if rule is None or not isinstance(rule.target, Tproxy):
+            return
+        skb, target = self.skb, rule.target
         address = target.address
         if int(address) == 0:
             address = self.routing.primary(skb.incoming, skb.family) or skb.destination_address
@@ -153,42 +170,10 @@ class Passage:
         if skb.mark is not None:
             skb.mark = (skb.mark & ~target.mask & _ALL) ^ target.mark
 
-    def _translated(self, hook: str) -> bool:
-        """Ask nat for a destination; False when the packet is dropped."""
-        if self.skb.state != "NEW":
-            return True
-        for compiled in self.order:
-            chain = compiled.get(("nat", hook))
-            if chain is None:
-                continue
-            end, rule = walk("nat", chain, self.skb, hook, self.journal, self.oracle)
-            if end is End.DROPPED:
-                self.fate, self.deciding = Fate.DROPPED, rule
-                return False
-            if end is End.TRANSLATED:
-                if self._socket is None and rule is not None:
-                    self.fate = Fate.REDIRECTED if isinstance(rule.target, Redirect) else Fate.TRANSLATED
-                    self.deciding = rule
-                return True
-            if rule is not None and self.fate is Fate.UNCHANGED:
-                self.deciding = rule
-        return True
-
-    def _source_translated(self, hook: str) -> bool:
-        """Ask nat for a source; False when the packet is dropped."""
-        if self.skb.state != "NEW":
-            return True
-        for compiled in self.order:
-            chain = compiled.get(("nat", hook))
-            if chain is None or (not chain.rules and chain.policy != "DROP"):
-                continue
-            end, rule = walk("nat", chain, self.skb, hook, self.journal, self.oracle)
-            if end is End.DROPPED:
-                self.fate, self.deciding = Fate.DROPPED, rule
-                return False
-            if end is End.TRANSLATED:
-                return True
-        return True
-
     def _note(self, text: str) -> None:
         self.journal.append(Entry("routing", "PREROUTING", None, True, text))
+
+
+def _untracks(entry: Entry) -> bool:
+    target = entry.rule.target if entry.rule is not None and entry.matched is not False else None
+    return isinstance(target, Extended) and target.name in ("CT", "NOTRACK")

@@ -38,7 +38,7 @@ class Routing:
         self._networks.sort(key=lambda network: -network[2])
 
     def interface_of(self, address: IPAddress) -> str | None:
-        """The interface that holds a local address, None when it is not local; lo holds its whole networks."""
+        """The interface that holds a local address, or None; lo holds its whole networks."""
         name = self._own.get(address)
         if name is not None:
             return name
@@ -56,7 +56,7 @@ class Routing:
         return "lo" if self.is_local(destination) else self._on_link(destination) or self._external
 
     def into(self, source: IPAddress, destination: IPAddress) -> str:
-        """The interface by which a packet from elsewhere comes, going by its source, then by its destination."""
+        """The interface by which a packet comes: its source's network, else what holds its destination."""
         if self.is_local(source):
             return "lo"
         held = self.interface_of(destination)
@@ -70,7 +70,7 @@ class Routing:
         return self._addresses.get((interface, family), [])
 
     def is_broadcast(self, address: IPAddress) -> bool:
-        """Of IPv4: the limited broadcast address, "this network", or the last address of a network of ours."""
+        """Of IPv4: 255.255.255.255, "this network", or the last address of a network of ours."""
         number = int(address)
         if number >> 24 == 0 or number == 0xFFFFFFFF:
             return True

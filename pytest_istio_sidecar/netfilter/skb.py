@@ -47,9 +47,9 @@ class Skb:
     def __init__(self, packet: Packet, routing: Routing) -> None:
         self.packet = packet
         self.routing = routing
-        self.family = packet.destination.version  # type: ignore[union-attr]
+        self.family = packet.family
         self.protocol: int = packet.protocol  # type: ignore[assignment]
-        self.source: int | None = int(packet.source)  # type: ignore[arg-type]
+        self.source: int | None = int(packet.source)
         self.destination_address: IPAddress = packet.destination  # type: ignore[assignment]
         self.destination = int(self.destination_address)
         self.source_port = packet.source_port

@@ -8,7 +8,7 @@ answer. Does not know Istio. Invariant: pure, and `UNKNOWN` always has reasons.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import permutations
 from typing import TypeVar
@@ -121,9 +121,8 @@ def trace(rules: Rules, packet: Packet, *, host: Host | None = None) -> Trace:
     first = traces[0]
     if all((other.fate, other.destination) == (first.fate, first.destination) for other in traces):
         return first
-    return _unknown(
-        rules, packet, host, _reasons_of_order(rulesets, traces), first._journal, first.deciding_rule
-    )  # noqa: SLF001
+    reasons = _reasons_of_order(rulesets, traces)
+    return replace(first, fate=Fate.UNKNOWN, destination=_own(packet), mark=None, reasons=reasons)
 
 
 def _agreed(
@@ -234,12 +233,16 @@ def _unknown(
         rules=rules,
         host=host,
         fate=Fate.UNKNOWN,
-        destination=Endpoint(packet.destination, packet.destination_port),  # type: ignore[arg-type]
+        destination=_own(packet),
         mark=None,
         deciding_rule=rule,
         reasons=tuple(reasons),
         _journal=tuple(journal),
     )
+
+
+def _own(packet: Packet) -> Endpoint:
+    return Endpoint(packet.destination, packet.destination_port)  # type: ignore[arg-type]
 
 
 _VERBS: dict[str, str] = {"ACCEPT": "accept", "DROP": "drop", "RETURN": "return", "QUEUE": "queue"}

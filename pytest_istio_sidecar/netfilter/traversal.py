@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from pytest_istio_sidecar.errors import UsageProblem
 from pytest_istio_sidecar.netfilter import nat_target
-from pytest_istio_sidecar.netfilter.effects import EFFECTS, compile_effect
+from pytest_istio_sidecar.netfilter.effects import PASSING, compile_effect
 from pytest_istio_sidecar.netfilter.matching import compile_faulty, compile_match, written_faultily
 from pytest_istio_sidecar.netfilter.model import Backend, Rule, Ruleset, Table
 from pytest_istio_sidecar.netfilter.nat_target import Unforeseeable
@@ -80,11 +80,13 @@ class CompiledRule(NamedTuple):
 class CompiledChain:
     """A chain whose jumps point at chains."""
 
-    __slots__ = ("name", "policy", "rules")
+    __slots__ = ("captures", "name", "policy", "rules")
 
-    def __init__(self, name: str, policy: str | None) -> None:
+    def __init__(self, name: str, policy: str | None, *, captures: bool) -> None:
         self.name = name
         self.policy = policy
+        self.captures = captures
+        """Whether its table can send packets elsewhere, so that a RETURN in it decides something."""
         self.rules: tuple[CompiledRule, ...] = ()
 
 
@@ -198,12 +200,20 @@ def _translate(compiled: CompiledRule, skb: Skb, hook: str, journal: list[Entry]
 
 
 def _compile_table(table: Table, writer: str | None) -> dict[tuple[str, str], CompiledChain]:
-    chains = {chain.name: CompiledChain(chain.name, chain.policy) for chain in table.chains}
+    captures = table.name == "nat" or any(isinstance(rule.target, Tproxy) for rule in table.rules())
+    chains = {c.name: CompiledChain(c.name, c.policy, captures=captures) for c in table.chains}
     for chain in table.chains:
         chains[chain.name].rules = tuple(
             _compile_rule(rule, table.name, chains, writer) for rule in chain.rules
         )
-    return {(table.name, name): compiled for name, compiled in chains.items()}
+    return {
+        (table.name, name): compiled
+        for name, compiled in chains.items()
+        # An empty chain is worth a line only where packets could have been captured.
+        if compiled.rules
+        or compiled.policy == "DROP"
+        or (table.name == "nat" and name in ("PREROUTING", "OUTPUT"))
+    }
 
 
 def _compile_rule(
@@ -241,7 +251,7 @@ def _compile_target(
         case SetMark() | Extended():
             if isinstance(target, Extended) and target.name == "REJECT":
                 return Act.DROP, None
-            if isinstance(target, Extended) and target.name in EFFECTS:
+            if isinstance(target, Extended) and target.name in PASSING:
                 return Act.CONTINUE, None
             effect = compile_effect(target)
             if effect is not None:
