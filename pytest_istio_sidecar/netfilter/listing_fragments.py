@@ -251,6 +251,10 @@ def _recent(found: re.Match[str]) -> tuple[Match, ...]:
     return (Extension(module="recent", options=options(" ".join(words))),)
 
 
+def _rpfilter(found: re.Match[str]) -> tuple[Match, ...]:
+    return (Extension(module="rpfilter", options=options(found[1].replace(" ", " --"))),)
+
+
 def _words(module: str, template: str) -> Builder:
     """A match whose listing holds the words of its options one by one."""
     return lambda found: (Extension(module=module, options=options(found.expand(template))),)
@@ -282,7 +286,7 @@ _PATTERNS: list[tuple[re.Pattern[str], Builder]] = [
         (_repeated(_OWNER_ITEM), _owner),
         (r"(mark|connmark) match +(! )?(0x[0-9a-f]{1,8})(?:/(0x[0-9a-f]{1,8}))?", _mark),
         (_repeated(_CONNTRACK_ITEM), _conntrack),
-        (r"(icmp|ipv6-icmp)(?:(?: (!))?type (!)?(\d{1,3})(?: code (\d{1,3}))?| !?(\S+))", _icmp),
+        (r"(icmp|ipv6-icmp) ?(!)?(?:type (!)?(\d{1,3})(?: code (\d{1,3}))?|(\S+))", _icmp),
         (r"ADDRTYPE match(?: src-type (!?)(\S+))?(?: dst-type (!?)(\S+))?(?: limit-(in|out))?", _addrtype),
         (r"(! )?state (\S+)", _words("state", r"\1--state \2")),
         (r"(! )?match-set (\S+) (\S+)", _words("set", r"\1--match-set \2 \3")),
@@ -304,6 +308,7 @@ _PATTERNS: list[tuple[re.Pattern[str], Builder]] = [
         (r"length (\d+(?::\d+)?)", _words("length", r"--length \1")),
         (r"length !(\d+(?::\d+)?)", _words("length", r"! --length \1")),
         (r"cgroup (! )?(\d+)", _words("cgroup", r"\1--cgroup \2")),
+        (r"rpfilter((?: (?:loose|validmark|accept-local|invert))*)", _rpfilter),
         (r"policy match dir (in|out) pol (none|ipsec)", _words("policy", r"--dir \1 --pol \2")),
         (
             (

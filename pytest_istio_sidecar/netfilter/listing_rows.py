@@ -144,12 +144,13 @@ def _target_column(rest: str, spaced: frozenset[str]) -> tuple[str, str]:
 
 @cache
 def _row(family: Family, *, interfaces: bool) -> re.Pattern[str]:
-    option = r"(?P<option>--|-f|!f) +"
+    option = r" +(?P<option>--|-f|!f) +"
     if family == 6:  # blank up to ip6tables 1.8.7
-        option = f"(?:{option})?+"
+        option = f"(?:{option}|  +)"
     between = r"(?P<in>\S++) +(?P<out>\S++) +" if interfaces else ""
     return re.compile(
-        rf"(?P<protocol>\S++) +{option}{between}(?P<source>\S++) +(?P<destination>\S++)(?P<tail>(?: .*)?)",
+        rf"(?P<protocol>!?[a-z0-9][a-z0-9./+-]*+){option}{between}"
+        r"(?P<source>\S++) +(?P<destination>\S++)(?P<tail>(?: .*)?)",
         re.DOTALL,
     )
 

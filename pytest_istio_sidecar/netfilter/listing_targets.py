@@ -182,12 +182,11 @@ def _ct(name: str, text: str) -> tuple[Target | None, str]:
     found, before = _suffix("NOTRACK", text)
     if found is not None:
         return Extended(name="NOTRACK"), before
-    found, before = _suffix(
-        r"CT ((?:notrack|(?:zone|zone-orig|zone-reply|helper|timeout) \S+)(?: |$))+", text
-    )
+    names = "zone-orig|zone-reply|zone|helper|timeout|ctevents|expevents"
+    found, before = _suffix(rf"CT ((?:notrack|(?:{names}) \S+)(?: |$))+", text)
     if found is None:
         return None, ""
-    words = re.sub(r"\b(notrack|zone-orig|zone-reply|zone|helper|timeout)\b(?!-)", r"--\1", found[0][3:])
+    words = re.sub(rf"(?<= )(notrack|{names})(?= |$)", r"--\1", found[0][2:])
     return Extended(name=name, options=options(words)), before
 
 
