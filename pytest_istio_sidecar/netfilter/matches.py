@@ -254,15 +254,4 @@ class Hidden:
         return f"{_not(self.negated)}{self.field} <{self.shown or 'not shown'}>"
 
 
-Match = (
-    Address
-    | Interface
-    | Protocol
-    | Fragment
-    | Transport
-    | Multiport
-    | Owner
-    | Mark
-    | Extension
-    | Hidden
-)
+Match = Address | Interface | Protocol | Fragment | Transport | Multiport | Owner | Mark | Extension | Hidden

@@ -117,7 +117,7 @@ class SetMark:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Extended:
-    """Every other `-j NAME` with its options in the order written (LOG, REJECT, CT, CONNMARK, MASQUERADE …)."""
+    """Every other `-j NAME` with its options in the order written (LOG, REJECT, CT, CONNMARK …)."""
 
     name: str
     options: tuple[Option, ...] = ()
