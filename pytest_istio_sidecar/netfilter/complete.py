@@ -51,6 +51,9 @@ IDS = {"root": 0, "istio-proxy": 1337}
 
 _NOUNS = {"-s": "address", "-d": "address", "--uid-owner": "user", "--gid-owner": "group"}
 
+_ANYWHERE = Hidden(field="-s", shown="anywhere")
+"""What ip6tables prints for no address, and for every network of address ::."""
+
 _Part = tuple[str, object]
 """An option and its value: the grain in which a listing hides things."""
 _Taken = tuple[Hidden, object]
@@ -156,7 +159,7 @@ def _agree(observed: Rule, expected: Rule) -> _Completed | None:
         found = next((part for part in left if part[0] == hidden.field and _may_be(hidden, part[1])), None)
         if found is not None:
             left.remove(found)
-        elif hidden.shown:
+        elif hidden.shown and hidden != replace(_ANYWHERE, field=hidden.field):
             return None
         taken.append((hidden, found[1] if found else None))
     return None if left else _Completed(rule=expected, taken=tuple(taken))
@@ -198,8 +201,12 @@ def _may_be(hidden: Hidden, value: object) -> bool:
         return True
     match value:
         case Address():
+            if value.negated != hidden.negated:
+                return False
             network = str(replace(value, negated=False)).split(" ")[1]
-            return value.negated == hidden.negated and network in HOSTS.get(hidden.shown, ())
+            return network in HOSTS.get(hidden.shown, ()) or (
+                hidden.shown == "anywhere" and not value.network
+            )
         case Range():
             names, separator = (IDS, "-") if hidden.field.endswith("-owner") else (PORTS, ":")
             interval = _interval(hidden.shown, names, separator)
@@ -246,7 +253,7 @@ def _number(value: object) -> str:
         case Range():
             return str(value.low) if value.low == value.high else f"{value.low}-{value.high}"
         case _:
-            return str(value).removeprefix("! ").rpartition(" ")[2]
+            return str(value).rpartition(" ")[2] if value is not None else "any"
 
 
 def _numbers(numbers: Iterable[int]) -> str:

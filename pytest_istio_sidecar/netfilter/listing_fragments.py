@@ -136,29 +136,29 @@ def _multiport(found: re.Match[str]) -> tuple[Match, ...]:
 
 
 def _owner(found: re.Match[str]) -> tuple[Match, ...]:
-    owner = Owner()
-    read: list[Match] = []
+    """One match prints socket, user and group in this order; where it starts anew, another match begins."""
+    owners: list[Owner] = []
     hidden: list[Match] = []
+    last = "GID"
     for item in re.finditer(_OWNER_ITEM, found[0]):
-        negated, kind, value, groups = bool(item[1]), item[2], item[3], bool(item[4])
-        if kind is None:
-            owner = replace(owner, socket_exists=not negated)
+        negated, kind, value, groups = bool(item[1]), item[2] or "", item[3], bool(item[4])
+        if _OWNER_ORDER.index(kind) <= _OWNER_ORDER.index(last):
+            owners.append(Owner())
+        last = kind
+        if not kind:
+            owners[-1] = replace(owners[-1], socket_exists=not negated)
             continue
         interval = _interval(value, "-", _MAX_ID, negated)
         if interval is None:
             hidden.append(Hidden(field=f"--{kind.lower()}-owner", shown=value, negated=negated))
         elif kind == "UID":
-            if owner.uid is not None:
-                read, owner = [*read, owner], Owner()
-            owner = replace(owner, uid=interval)
+            owners[-1] = replace(owners[-1], uid=interval)
         else:
-            if owner.gid is not None:
-                read, owner = [*read, owner], Owner()
-            owner = replace(owner, gid=interval)
+            owners[-1] = replace(owners[-1], gid=interval)
         if groups:
-            owner = replace(owner, supplementary_groups=True)
+            owners[-1] = replace(owners[-1], supplementary_groups=True)
     # An owner match whose ids are all names says nothing but what is hidden.
-    return (*read, *([owner] if owner != Owner() else []), *hidden)
+    return (*(owner for owner in owners if owner != Owner()), *hidden)
 
 
 def _mark(found: re.Match[str]) -> tuple[Match, ...]:
@@ -175,15 +175,19 @@ def _mark(found: re.Match[str]) -> tuple[Match, ...]:
 
 
 def _conntrack(found: re.Match[str]) -> tuple[Match, ...]:
-    read: list[Option] = []
+    """Where an option stands again another match begins."""
+    modules: list[dict[str, Option]] = [{}]
     hidden: list[Match] = []
     for item in re.finditer(_CONNTRACK_ITEM, found[0]):
         negated, name, value = bool(item[1]), f"--{item[2]}", item[3]
         if re.fullmatch("--ct(?:orig|repl)(?:src|dst)", name) and not _is_network(value):
             hidden.append(Hidden(field=name, shown=value, negated=negated))
-        else:
-            read.append(Option(name=name, values=(value,), negated=negated))
-    return (*([Extension(module="conntrack", options=tuple(read))] if read else []), *hidden)
+            continue
+        if name in modules[-1]:
+            modules.append({})
+        modules[-1][name] = Option(name=name, values=(value,), negated=negated)
+    read = (Extension(module="conntrack", options=tuple(words.values())) for words in modules if words)
+    return (*read, *hidden)
 
 
 def _is_network(text: str) -> bool:
@@ -222,7 +226,7 @@ def _nth(found: re.Match[str]) -> tuple[Match, ...]:
     return (
         Extension(
             module="statistic",
-            options=options(f"--mode nth --every {found[1]} --packet {found[2] or 0}"),
+            options=options(f"--mode nth {found[1] or ''}--every {found[2]} --packet {found[3] or 0}"),
         ),
     )
 
@@ -261,6 +265,7 @@ def _words(module: str, template: str) -> Builder:
 
 
 _OWNER_ITEM = r"(! )?owner (?:(UID|GID) match (\S+)( incl\. suppl\. groups)?|socket exists)"
+_OWNER_ORDER = ("", "UID", "GID")
 _CONNTRACK_ITEM = (
     r"(! )?\b(ctstate|ctstatus|ctproto|ctexpire|ctdir"
     r"|ct(?:orig|repl)(?:src|dst)(?:port)?) (\S+)"
@@ -292,10 +297,10 @@ _PATTERNS: list[tuple[re.Pattern[str], Builder]] = [
         (r"(! )?match-set (\S+) (\S+)", _words("set", r"\1--match-set \2 \3")),
         (r"socket((?: --(?:transparent|nowildcard|restore-skmark))*)", _words("socket", r"\1")),
         (
-            r"statistic mode random probability (\S+)",
-            _words("statistic", r"--mode random --probability \1"),
+            r"statistic mode random (! )?probability (\S+)",
+            _words("statistic", r"--mode random \1--probability \2"),
         ),
-        (r"statistic mode nth every (\d+)(?: packet (\d+))?", _nth),
+        (r"statistic mode nth (! )?every (\d+)(?: packet (\d+))?", _nth),
         (r"limit: avg (\S+) burst (\d+)", _limit),
         (_repeated(_IPRANGE_ITEM), _iprange),
         (

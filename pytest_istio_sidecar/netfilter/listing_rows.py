@@ -163,7 +163,8 @@ def _unglued(rest: str) -> str:
 def _address(side: Side, text: str, family: Family) -> tuple[Match, ...]:
     negated = text.startswith("!")
     shown = text.removeprefix("!")
-    if shown in ("anywhere", "0.0.0.0/0", "::/0") and not negated:
+    # ip6tables prints every network of address :: as "anywhere", also ::/1 (seen with 1.8.9): unknown.
+    if not negated and shown in ("0.0.0.0/0", "::/0", "anywhere" if family == 4 else ""):
         return ()
     name, _, mask = shown.partition("/")
     try:

@@ -1,8 +1,8 @@
 """What `iptables -L` prints for a rule's target, as a target.
 
 Knows the text that each target prints at the end of a line. Does not know matches.
-Invariant: a target that always prints a text is made only from such a text; where
-it cannot be read, the target keeps it as an `Extended` option and is not modelled.
+Invariant: a target that always prints a text is made only from such a text; where it
+cannot be read, the target is an `Extended` without options and the text is handed back.
 
 Source: the `print` functions of iptables' extensions, as observed for 159 rules in
 iptables 1.6.0 to 1.8.13.
@@ -39,6 +39,7 @@ TARGETS = frozenset(_NAMES.split())
 """Targets of iptables-extensions(8); no chain can have one of these names."""
 
 _FULL = 0xFFFFFFFF
+_MARKS = r"xset 0x[0-9a-f]{1,8}/0x[0-9a-f]{1,8}|(?:set|or|and|xor) 0x[0-9a-f]{1,8}"
 _LOG_LEVELS = ("emerg", "alert", "crit", "error", "warning", "notice", "info", "debug")
 _LOG_FLAGS = ("tcp-sequence", "tcp-options", "ip-options", "uid", "nflog", "macdecode")
 
@@ -57,9 +58,7 @@ def parse_target(name: str, text: str) -> tuple[Target, str]:
     if reader is None:
         return Extended(name=name), text
     target, rest = reader(name, text)
-    if target is None:
-        return Extended(name=name, options=(Option(name=text),) if text else ()), ""
-    return target, rest
+    return (target, rest) if target is not None else (Extended(name=name), text)
 
 
 def _suffix(pattern: str, text: str) -> tuple[re.Match[str] | None, str]:
@@ -133,17 +132,25 @@ def _addresses(text: str | None) -> tuple[IPAddress, IPAddress] | None:
 
 
 def _set_mark(_name: str, text: str) -> tuple[Target | None, str]:
-    found, before = _suffix(r"MARK (set|xset|or|and|xor) (0x[0-9a-f]{1,8})(?:/(0x[0-9a-f]{1,8}))?", text)
+    found, before = _suffix(rf"MARK ({_MARKS})", text)
     if found is None:
         return None, ""
-    value, mask = int(found[2], 16), int(found[3], 16) if found[3] else _FULL
+    value, mask = _xmark(found[1])
+    return SetMark(value=value, mask=mask), before
+
+
+def _xmark(text: str) -> tuple[int, int]:
+    """Value and mask of `--set-xmark` for what MARK and CONNMARK print (extensions/libxt_MARK.c)."""
+    verb, _, numbers = text.partition(" ")
+    first, _, second = numbers.partition("/")
+    value = int(first, 16)
     return {
-        "set": SetMark(value=value),
-        "xset": SetMark(value=value, mask=mask),
-        "or": SetMark(value=value, mask=value),
-        "and": SetMark(value=0, mask=_FULL & ~value),
-        "xor": SetMark(value=value, mask=0),
-    }[found[1]], before
+        "set": (value, _FULL),
+        "xset": (value, int(second or "0", 16)),
+        "or": (value, value),
+        "and": (0, _FULL & ~value),
+        "xor": (value, 0),
+    }[verb]
 
 
 def _tproxy(_name: str, text: str) -> tuple[Target | None, str]:
@@ -166,14 +173,18 @@ def _masquerade(name: str, text: str) -> tuple[Target | None, str]:
 
 def _connmark(name: str, text: str) -> tuple[Target | None, str]:
     found, before = _suffix(
-        r"CONNMARK (?:(save|restore)|x?set (0x[0-9a-f]{1,8})(?:/(0x[0-9a-f]{1,8}))?)", text
+        r"CONNMARK (?:(?P<verb>save|restore)(?: mask (?P<both>0x[0-9a-f]{1,8}))?"
+        rf"|(?P<marks>{_MARKS}))",
+        text,
     )
     if found is None:
         return None, ""
-    if found[1]:
-        words = f"--{found[1]}-mark --nfmask {_FULL:#x} --ctmask {_FULL:#x}"
+    if found["verb"]:
+        mask = found["both"] or f"{_FULL:#x}"
+        words = f"--{found['verb']}-mark --nfmask {mask} --ctmask {mask}"
     else:
-        words = f"--set-xmark {found[2]}/{found[3] or f'{_FULL:#x}'}"
+        value, number = _xmark(found["marks"])
+        words = f"--set-xmark {value:#x}/{number:#x}"
     return Extended(name=name, options=options(words)), before
 
 

@@ -12,10 +12,12 @@ iptables-save tells them apart; here only those are found that break the columns
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 from pytest_istio_sidecar.errors import ParseError
+from pytest_istio_sidecar.netfilter.circles import first_circle
+from pytest_istio_sidecar.netfilter.diagnosis import diagnose
 from pytest_istio_sidecar.netfilter.listing_rows import Columns, parse_columns, parse_count, parse_row
 from pytest_istio_sidecar.netfilter.model import (
     HOOKS,
@@ -29,8 +31,8 @@ from pytest_istio_sidecar.netfilter.model import (
 )
 from pytest_istio_sidecar.netfilter.targets import Goto, Jump, Redirect, Target, Tproxy
 
-_MAX_TEXT = 64 * 1024 * 1024
-"""Longest text read, in characters: 64 Mi, some 600,000 rules."""
+_MAX_TEXT = 32 * 2**20
+"""Longest text read, in characters; some 300,000 rules."""
 _MAX_LINE = 16 * 1024
 """Longest line read, in characters; a comment is at most 255 bytes."""
 
@@ -113,7 +115,13 @@ class _Listing:
         self.spaced = frozenset(header["name"] for header in headers if header and " " in header["name"])
 
     def error(self, reason: str) -> ParseError:
-        return ParseError(reason, source=self.source, line=self.number, text=self.line)
+        return ParseError(
+            reason,
+            source=self.source,
+            line=self.number,
+            text=self.line,
+            diagnosis=diagnose(self.line),
+        )
 
     def error_at(self, rule: Rule, reason: str) -> ParseError:
         self.number = int(rule.location.rpartition(":")[2])
@@ -140,11 +148,16 @@ class _Listing:
                 chain.rules.append(self._rule(chain, chain.columns, line))
         self.number, self.line = 0, ""
         if chain is None:
-            raise self.error("the text is empty; a listing names at least one chain, even without rules")
+            raise ParseError(
+                "the text is empty; a listing names at least one chain, even without rules",
+                source=self.source,
+                diagnosis="the command printed nothing: it failed, or its standard output went elsewhere",
+            )
         if chain.columns is None:
             raise self.error(f"the text breaks off after the first line of chain {chain.name}")
-        self._check_jumps()
-        table = Table(name=self._table_name(), chains=tuple(chain.whole() for chain in self.chains.values()))
+        chains = {name: read.whole() for name, read in self.chains.items()}
+        self._check_jumps(chains)
+        table = Table(name=self._table_name(), chains=tuple(chains.values()))
         return Ruleset(tables=(table,), family=self.family, backend=backend, source=self.source)
 
     def _lines(self) -> Iterator[str]:
@@ -188,16 +201,22 @@ class _Listing:
         for chain in self.chains.values():
             yield from chain.rules
 
-    def _check_jumps(self) -> None:
-        """Refuse a text that lacks a chain it needs; a chain listed alone is without those it jumps to."""
+    def _check_jumps(self, chains: Mapping[str, Chain]) -> None:
+        """Refuse jumps that no kernel holds, and a text that lacks a chain it needs.
+
+        A chain listed alone is without those it jumps to.
+        """
         for rule in self._rules():
-            if not isinstance(rule.target, Jump | Goto):
+            if not isinstance(rule.target, Jump | Goto) or len(chains) == 1:
                 continue
-            chain = rule.target.chain
-            if len(self.chains) > 1 and chain not in self.chains:
-                raise self.error_at(rule, f"chain {chain} is not in the text: part of the listing is missing")
-            if chain == rule.chain:
-                raise self.error_at(rule, f"chain {chain} jumps to itself, which the kernel refuses to load")
+            if rule.target.chain not in chains:
+                raise self.error_at(
+                    rule, f"chain {rule.target.chain} is not in the text: part of the listing is missing"
+                )
+        circle = first_circle(chains)
+        if circle is not None:
+            names, rule = circle
+            raise self.error_at(rule, f"chains jump in a circle, which no kernel holds: {' -> '.join(names)}")
 
     def _table_name(self) -> str:
         """Infer the table: the built-in chains shown decide, then targets, then the order given here.

@@ -218,6 +218,12 @@ def test_localhost_is_the_address_of_its_family() -> None:
     assert completed(observed, table((loopback,), family=6)) == [(loopback,)]
 
 
+def test_anywhere_of_ip6tables_is_taken_as_any_address_and_said() -> None:
+    ruleset = complete(table((Hidden(field="-s", shown="anywhere"), TCP), family=6), table((TCP,), family=6))
+    assert [rule.matches for rule in ruleset.rules()] == [(TCP,)]
+    assert ruleset.assumptions == ("S 1: address anywhere taken as any, as in the expected rules",)
+
+
 def test_a_listing_that_hides_nothing_comes_back_as_it_is() -> None:
     ruleset = parse_iptables_list((DATA / "observed-1.8.3/iptables-Lnvx.txt").read_text())
     assert complete(ruleset, table()) is ruleset

@@ -18,6 +18,7 @@ import pytest
 
 from pytest_istio_sidecar.errors import ParseError
 from pytest_istio_sidecar.istio.rules import expected_ruleset
+from pytest_istio_sidecar.netfilter.listing_targets import TARGETS, VERDICTS
 from pytest_istio_sidecar.netfilter.matches import (
     Address,
     Extension,
@@ -29,8 +30,9 @@ from pytest_istio_sidecar.netfilter.matches import (
     Range,
     Transport,
 )
-from pytest_istio_sidecar.netfilter.model import Backend, Rule, Ruleset
+from pytest_istio_sidecar.netfilter.model import HOOKS, Backend, Rule, Ruleset
 from pytest_istio_sidecar.netfilter.parse_list import parse_iptables_list
+from pytest_istio_sidecar.netfilter.parse_save import parse_iptables_save
 from pytest_istio_sidecar.netfilter.targets import Extended, Goto, Jump, Redirect, Verdict
 
 DATA = Path(__file__).parents[1] / "data"
@@ -64,6 +66,15 @@ def listed(tail: str, target: str = "RETURN") -> Rule:
     )
 
 
+def saved_rule(text: str) -> Rule:
+    """The rule that the save parser makes of a line, with every chain there that one may jump to."""
+    chain = text.split()[1]
+    names = sorted({*HOOKS, chain, *re.findall(r"-[jg] (\w+)", text)} - TARGETS - set(VERDICTS))
+    head = "".join(f":{name} {'ACCEPT' if name in HOOKS else '-'} [0:0]\n" for name in names)
+    (rule,) = parse_iptables_save(f"*nat\n{head}{text}\nCOMMIT\n").rules()
+    return rule
+
+
 def grammar(form: str) -> Iterator[tuple[Rule, set[str]]]:
     """Each listed rule, and the iptables-save texts that the same versions print for it."""
     for vector in vectors()["grammar"]:
@@ -93,6 +104,13 @@ def test_every_rule_listed_with_numbers_and_interfaces_is_the_rule_that_save_pri
         "-A S -p tcp -m  -m tcp --dport 443 -j RETURN",
         "-A S -p tcp -m tcp --dport 443 -m  -j RETURN",
     }
+
+
+def test_every_rule_listed_with_numbers_and_interfaces_equals_what_the_save_parser_reads() -> None:
+    pairs = list(grammar("Lnv"))
+    wrong = [rule for rule, saved in pairs if rule not in [saved_rule(text) for text in saved]]
+    assert len(pairs) == 322
+    assert [rule.hidden[0].shown for rule in wrong] == ["/* default/kubernetes:https */ cluster IP */"] * 3
 
 
 def test_every_rule_listed_with_numbers_only_is_the_saved_rule_but_for_interfaces() -> None:
@@ -220,7 +238,9 @@ def test_an_interface_is_kept_with_its_inversion() -> None:
 
 
 def test_a_redirect_whose_text_cannot_be_read_is_not_a_redirect() -> None:
-    assert isinstance(listed("redir ports 99999", "REDIRECT").target, Extended)
+    rule = listed("redir ports 99999", "REDIRECT")
+    assert rule.target == Extended(name="REDIRECT")
+    assert rule.hidden == (Hidden(field="-m", shown="redir ports 99999"),)
     assert listed("redir ports 15006 random", "REDIRECT").target == Redirect(
         ports=(15006, 15006), flags=("--random",)
     )
@@ -253,12 +273,28 @@ def test_ip6tables_before_1_8_9_leaves_the_opt_column_blank() -> None:
     rule = one_rule(
         "RETURN     tcp      anywhere             !localhost            tcp dpt:80", form="L", family=6
     )
-    assert rule.matches[0] == Hidden(field="-d", shown="localhost", negated=True)
+    assert rule.hidden[1] == Hidden(field="-d", shown="localhost", negated=True)
     assert rule.target == Verdict("RETURN")
     rule = one_rule(
         "    0     0            tcp      *      lo      ::/0                 2001:db8::/32", family=6
     )
     assert rule.text == "-A S -d 2001:db8::/32 -o lo -p tcp"
+
+
+def test_anywhere_of_ip6tables_is_unknown_because_it_prints_networks_of_address_zero_so() -> None:
+    line = "    0     0 RETURN     all  --  any    any     anywhere             anywhere"
+    assert one_rule(line, form="Lv", family=6).matches == (
+        Hidden(field="-s", shown="anywhere"),
+        Hidden(field="-d", shown="anywhere"),
+    )
+    assert one_rule(line, form="Lv").matches == ()
+
+
+def test_two_owner_matches_that_ask_the_same_stay_two() -> None:
+    assert listed("owner socket exists ! owner socket exists").matches == (
+        Owner(socket_exists=True),
+        Owner(socket_exists=False),
+    )
 
 
 def test_a_protocol_that_fills_its_column_is_set_apart() -> None:
@@ -344,7 +380,10 @@ BAD = {
     "a comment over two lines": f"{NUMBERED}1    RETURN     all  --  anywhere             anywhere  /* x\n",
     "a number missing": f"{NUMBERED}2    RETURN     all  --  anywhere             anywhere\n",
     "no number": f"{NUMBERED}RETURN     all  --  anywhere             anywhere\n",
-    "a chain that jumps to itself": f"{NUMBERED}1    S     all  --  anywhere             anywhere\n",
+    "a chain that jumps to itself": (
+        f"Chain OUTPUT (policy ACCEPT)\n{COLUMNS['L']}\nS          all  --  anywhere             anywhere\n"
+        f"Chain S (2 references)\n{COLUMNS['L']}\nS          all  --  anywhere             anywhere\n"
+    ),
     "IPv6 addresses": f"{NUMBERED}1    RETURN     all  --  ::1             anywhere\n",
     "no mask": f"{NUMBERED}1    RETURN     all  --  10.0.0.0/33             anywhere\n",
     "a goto to nowhere": f"{NUMBERED}1               all  --  anywhere             anywhere  [goto]\n",
@@ -366,6 +405,19 @@ def test_text_that_is_no_whole_listing_is_a_parse_error(text: str) -> None:
     with pytest.raises(ParseError) as caught:
         parse_iptables_list(text, source="pod.txt")
     assert str(caught.value).startswith("pod.txt")
+
+
+def test_a_circle_that_no_packet_can_enter_is_read_because_kernels_hold_such() -> None:
+    ruleset = parse_iptables_list(
+        f"{LAB}\nChain S (1 references)\n{COLUMNS['L']}\nS          all  --  anywhere             anywhere\n"
+    )
+    assert ruleset.nat.chain("S").rules[0].target == Jump("S")
+
+
+def test_a_message_of_iptables_is_explained() -> None:
+    with pytest.raises(ParseError) as caught:
+        parse_iptables_list(BAD["an error message"])
+    assert "Istio's rules are not in this back end" in caught.value.diagnosis
 
 
 def test_a_text_longer_than_any_listing_is_a_parse_error(monkeypatch: pytest.MonkeyPatch) -> None:
