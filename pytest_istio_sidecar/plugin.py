@@ -1,1 +1,92 @@
-"""What pytest loads at its start: option names and hooks, and nothing heavy."""
+"""The pytest plugin: options, markers, and when a test is skipped, undecided or summed up.
+
+Knows pytest's hooks. Does not know rules or pods: fixtures do, and nothing
+heavy is imported until one of them is asked for. Invariant: what prevented a
+verdict is reported as ERROR, apart from failures, and is never a pass.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+
+import pytest
+
+from pytest_istio_sidecar import settings, terminal, workers
+from pytest_istio_sidecar.errors import IstioSidecarError, VerdictAgainst
+
+pytest_plugins = ["pytest_istio_sidecar.fixtures"]
+
+MARKERS = (
+    "needs_traffic: the test sends real requests; skipped where the environment has none.",
+    "needs_listeners: the test reads Envoy's listeners; skipped where the environment has none.",
+    'istio_version(specifier): the test holds for these releases only, e.g. ">=1.8,<1.13".',
+)
+
+UNDECIDED = "verdict"
+"""Phase given to the report of a test that reached no verdict: pytest shows it as an error."""
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    settings.add_options(parser)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    for marker in MARKERS:
+        config.addinivalue_line("markers", marker)
+    if config.pluginmanager.hasplugin("xdist"):
+        config.pluginmanager.register(workers.WorkerSetup(), "istio-sidecar-workers")
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    needed = [name for name in ("needs_traffic", "needs_listeners") if item.get_closest_marker(name)]
+    versions = [str(marker.args[0]) for marker in item.iter_markers("istio_version") if marker.args]
+    if not needed and not versions:
+        return
+    chosen = settings.Settings.from_config(item.config)
+    if needed and chosen.environment is settings.EnvironmentName.FILE:
+        what = "sends requests" if "needs_traffic" in needed else "reads Envoy's listeners"
+        pytest.skip(f"{what}; the file environment has listings only")
+    if versions:
+        from packaging.specifiers import SpecifierSet
+
+        for specifier in versions:
+            if chosen.version not in SpecifierSet(specifier, prereleases=True):
+                pytest.skip(f"holds for Istio {specifier}; this is {chosen.version}")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    call: pytest.CallInfo[None],
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    raised = call.excinfo.value if call.excinfo is not None else None
+    if (
+        call.when == "call"
+        and report.failed
+        and isinstance(raised, IstioSidecarError)
+        and not isinstance(raised, VerdictAgainst)
+    ):
+        report.when = UNDECIDED  # type: ignore[assignment]
+    return report
+
+
+def pytest_report_teststatus(report: pytest.TestReport) -> tuple[str, str, str] | None:
+    if report.when == UNDECIDED and report.failed:
+        return "error", "E", "ERROR"
+    return None
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    run = config.stash.get(workers.RUN, None)
+    if run is not None and run.is_owner:
+        terminal.summarise(terminalreporter, run)
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """Take down what the run brought up: here, because this hook also runs after Ctrl-C, and last."""
+    run = config.stash.get(workers.RUN, None)
+    if run is not None and run.is_owner and run.directory.exists():
+        from pytest_istio_sidecar.environments.shared import take_down
+
+        take_down(run.directory / "state.json")
+        run.remove()

@@ -35,4 +35,4 @@ PURPOSE = {
 """A few words on each port, for messages."""
 
 PROXY_ID = 1337
-"""User and group of the sidecar in every release (`useradd --uid 1337 istio-proxy` in docker/Dockerfile.base)."""
+"""User and group of the sidecar in every release (docker/Dockerfile.base: `useradd --uid 1337`)."""

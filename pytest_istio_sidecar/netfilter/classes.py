@@ -13,7 +13,15 @@ from dataclasses import dataclass
 from itertools import product
 
 from pytest_istio_sidecar.errors import Undecided
-from pytest_istio_sidecar.netfilter.matches import Address, Extension, Match, Multiport, Owner, Range, Transport
+from pytest_istio_sidecar.netfilter.matches import (
+    Address,
+    Extension,
+    Match,
+    Multiport,
+    Owner,
+    Range,
+    Transport,
+)
 from pytest_istio_sidecar.netfilter.model import Family, PodRules, Ruleset, Table
 from pytest_istio_sidecar.netfilter.packet import Host, IPAddress, Packet
 
@@ -25,6 +33,9 @@ LIMIT = 100_000
 
 _SPECIAL = ("0.0.0.0/8", "127.0.0.0/8", "224.0.0.0/3", "::/128", "::1/128", "ff00::/8")
 """Networks that routing treats apart, whatever the rules say (RFC 6890)."""
+
+_SERVICE = 80
+"""An ordinary destination port."""
 
 _NEIGHBOUR = {4: ipaddress.ip_address("192.0.2.20"), 6: ipaddress.ip_address("2001:db8::20")}
 
@@ -72,7 +83,7 @@ def inbound_classes(
                 source=source,
                 destination=destination,
                 source_port=source_port,
-                destination_port=ports[0],
+                destination_port=_sample(ports),
                 in_interface=interface,
             ),
             destination_ports=ports,
@@ -108,7 +119,7 @@ def outbound_classes(
                 source=source,
                 destination=destination,
                 source_port=source_port,
-                destination_port=ports[0],
+                destination_port=_sample(ports),
                 out_interface=interface,
                 uid=uid,
                 gid=gid,
@@ -148,7 +159,13 @@ def _cut(intervals: Iterable[Interval], low: int, high: int) -> list[Interval]:
 
 
 def _destination_ports(matches: Iterable[Match]) -> list[Interval]:
-    return _cut(_port_intervals(matches, "destination"), 0, 0xFFFF)
+    """Every class of destination ports, that of an ordinary service first."""
+    cut = _cut(_port_intervals(matches, "destination"), 0, 0xFFFF)
+    return sorted(cut, key=lambda ports: not ports[0] <= _SERVICE <= ports[1])
+
+
+def _sample(ports: Interval) -> int:
+    return _SERVICE if ports[0] <= _SERVICE <= ports[1] else ports[0]
 
 
 def _source_ports(matches: Iterable[Match]) -> list[int]:
@@ -210,7 +227,8 @@ def _addresses(
                 raise Undecided(f"the mask of `{match}` has holes: its addresses are not one range")
             special.append((match.network, match.network | inverse))
     cut = _cut(special, 0, highest)
-    return [ordinary if low <= int(ordinary) <= high else kind(low) for low, high in cut]
+    found = [ordinary if low <= int(ordinary) <= high else kind(low) for low, high in cut]
+    return sorted(found, key=lambda address: address != ordinary)
 
 
 def _held(host: Host) -> Iterator[ipaddress.IPv4Interface | ipaddress.IPv6Interface]:
@@ -219,7 +237,7 @@ def _held(host: Host) -> Iterator[ipaddress.IPv4Interface | ipaddress.IPv6Interf
 
 
 def _may_come_in(source: IPAddress, host: Host) -> bool:
-    """Whether the kernel lets a packet with this source in by another interface than lo (RFC 1122 3.2.1.3)."""
+    """Whether a packet with this source may come in by another interface than lo (RFC 1122 3.2.1.3)."""
     return not source.is_loopback and _may_be_sent_to(source) and not host.is_local(source)
 
 

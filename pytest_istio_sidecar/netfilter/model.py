@@ -133,6 +133,9 @@ class Ruleset:
     backend: Backend | None = None
     """None: the text does not tell."""
     source: str | None = field(default=None, compare=False)
+    """The file it was read from, or what else names it."""
+    pod: str = field(default="", compare=False)
+    """How messages name the pod it was read from: `namespace/name`, or what stands for it."""
     writer: str | None = field(default=None, compare=False)
     """Version of the iptables that wrote the text ("1.8.9"), where its banner says."""
     assumptions: tuple[str, ...] = field(default=(), compare=False)

@@ -1,0 +1,184 @@
+"""Prove, on a real pod, that traffic goes through the Istio sidecar.
+
+The public names, and nothing else. Each is imported when it is first used
+(PEP 562), so that `import pytest_istio_sidecar` costs a project nothing.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pytest_istio_sidecar.assertions import (
+        assert_bypasses as assert_bypasses,
+    )
+    from pytest_istio_sidecar.assertions import (
+        assert_inbound_exclusions as assert_inbound_exclusions,
+    )
+    from pytest_istio_sidecar.assertions import (
+        assert_intercepted as assert_intercepted,
+    )
+    from pytest_istio_sidecar.assertions import (
+        assert_jump as assert_jump,
+    )
+    from pytest_istio_sidecar.assertions import (
+        assert_listener as assert_listener,
+    )
+    from pytest_istio_sidecar.assertions import (
+        assert_not_intercepted as assert_not_intercepted,
+    )
+    from pytest_istio_sidecar.assertions import (
+        assert_redirect_target as assert_redirect_target,
+    )
+    from pytest_istio_sidecar.assertions import (
+        assert_redirected as assert_redirected,
+    )
+    from pytest_istio_sidecar.checks.finding import Finding as Finding
+    from pytest_istio_sidecar.checks.finding import Severity as Severity
+    from pytest_istio_sidecar.checks.listeners import check_listener as check_listener
+    from pytest_istio_sidecar.checks.packets import (
+        check_bypasses as check_bypasses,
+    )
+    from pytest_istio_sidecar.checks.packets import (
+        check_redirected as check_redirected,
+    )
+    from pytest_istio_sidecar.checks.rules import (
+        check_dead_rules as check_dead_rules,
+    )
+    from pytest_istio_sidecar.checks.rules import (
+        check_inbound_exclusions as check_inbound_exclusions,
+    )
+    from pytest_istio_sidecar.checks.rules import (
+        check_jump as check_jump,
+    )
+    from pytest_istio_sidecar.checks.rules import (
+        check_redirect_target as check_redirect_target,
+    )
+    from pytest_istio_sidecar.checks.traffic import (
+        check_intercepted as check_intercepted,
+    )
+    from pytest_istio_sidecar.checks.traffic import (
+        check_not_intercepted as check_not_intercepted,
+    )
+    from pytest_istio_sidecar.errors import (
+        BypassError as BypassError,
+    )
+    from pytest_istio_sidecar.errors import (
+        EnvironmentProblem as EnvironmentProblem,
+    )
+    from pytest_istio_sidecar.errors import (
+        IstioSidecarError as IstioSidecarError,
+    )
+    from pytest_istio_sidecar.errors import (
+        ListenerMismatch as ListenerMismatch,
+    )
+    from pytest_istio_sidecar.errors import (
+        NotIntercepted as NotIntercepted,
+    )
+    from pytest_istio_sidecar.errors import (
+        ParseError as ParseError,
+    )
+    from pytest_istio_sidecar.errors import (
+        RedirectError as RedirectError,
+    )
+    from pytest_istio_sidecar.errors import (
+        RuleSetMismatch as RuleSetMismatch,
+    )
+    from pytest_istio_sidecar.errors import (
+        Undecided as Undecided,
+    )
+    from pytest_istio_sidecar.errors import (
+        UsageProblem as UsageProblem,
+    )
+    from pytest_istio_sidecar.errors import (
+        VerdictAgainst as VerdictAgainst,
+    )
+    from pytest_istio_sidecar.istio.rules import expected_ruleset as expected_ruleset
+    from pytest_istio_sidecar.netfilter.complete import complete as complete
+    from pytest_istio_sidecar.netfilter.model import PodRules as PodRules
+    from pytest_istio_sidecar.netfilter.model import Ruleset as Ruleset
+    from pytest_istio_sidecar.netfilter.packet import (
+        Endpoint as Endpoint,
+    )
+    from pytest_istio_sidecar.netfilter.packet import (
+        Fate as Fate,
+    )
+    from pytest_istio_sidecar.netfilter.packet import (
+        Host as Host,
+    )
+    from pytest_istio_sidecar.netfilter.packet import (
+        Packet as Packet,
+    )
+    from pytest_istio_sidecar.netfilter.packet import (
+        inbound as inbound,
+    )
+    from pytest_istio_sidecar.netfilter.packet import (
+        outbound as outbound,
+    )
+    from pytest_istio_sidecar.netfilter.parse import parse_iptables as parse_iptables
+    from pytest_istio_sidecar.netfilter.parse_list import parse_iptables_list as parse_iptables_list
+    from pytest_istio_sidecar.netfilter.parse_save import parse_iptables_save as parse_iptables_save
+    from pytest_istio_sidecar.netfilter.render import render_save as render_save
+    from pytest_istio_sidecar.netfilter.trace import trace as trace
+
+_HOMES = {
+    "assertions": (
+        "assert_bypasses",
+        "assert_inbound_exclusions",
+        "assert_intercepted",
+        "assert_jump",
+        "assert_listener",
+        "assert_not_intercepted",
+        "assert_redirect_target",
+        "assert_redirected",
+    ),
+    "checks.finding": ("Finding", "Severity"),
+    "checks.listeners": ("check_listener",),
+    "checks.packets": ("check_bypasses", "check_redirected"),
+    "checks.rules": (
+        "check_dead_rules",
+        "check_inbound_exclusions",
+        "check_jump",
+        "check_redirect_target",
+    ),
+    "checks.traffic": ("check_intercepted", "check_not_intercepted"),
+    "errors": (
+        "BypassError",
+        "EnvironmentProblem",
+        "IstioSidecarError",
+        "ListenerMismatch",
+        "NotIntercepted",
+        "ParseError",
+        "RedirectError",
+        "RuleSetMismatch",
+        "Undecided",
+        "UsageProblem",
+        "VerdictAgainst",
+    ),
+    "istio.rules": ("expected_ruleset",),
+    "netfilter.complete": ("complete",),
+    "netfilter.model": ("PodRules", "Ruleset"),
+    "netfilter.packet": ("Endpoint", "Fate", "Host", "Packet", "inbound", "outbound"),
+    "netfilter.parse": ("parse_iptables",),
+    "netfilter.parse_list": ("parse_iptables_list",),
+    "netfilter.parse_save": ("parse_iptables_save",),
+    "netfilter.render": ("render_save",),
+    "netfilter.trace": ("trace",),
+}
+_HOME = {name: module for module, names in _HOMES.items() for name in names}
+
+__all__ = list(_HOME)
+
+
+def __getattr__(name: str) -> object:
+    home = _HOME.get(name)
+    if home is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f"{__name__}.{home}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__

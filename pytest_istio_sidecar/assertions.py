@@ -1,0 +1,139 @@
+"""The assertion helpers: each asks its `check_*` twin and raises what it found.
+
+Knows which exception a finding becomes. Does not know how a verdict is reached
+(`checks`) or worded (`reports`). They work anywhere, in a test or a REPL.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+
+from pytest_istio_sidecar.checks.finding import Finding, Kind, violations
+from pytest_istio_sidecar.checks.listeners import check_listener
+from pytest_istio_sidecar.checks.observation import Observation
+from pytest_istio_sidecar.checks.packets import check_bypasses, check_redirected
+from pytest_istio_sidecar.checks.rules import check_inbound_exclusions, check_jump, check_redirect_target
+from pytest_istio_sidecar.checks.traffic import check_intercepted, check_not_intercepted
+from pytest_istio_sidecar.errors import (
+    BypassError,
+    ListenerMismatch,
+    NotIntercepted,
+    RedirectError,
+    RuleSetMismatch,
+    VerdictAgainst,
+)
+from pytest_istio_sidecar.istio.listeners import Listener
+from pytest_istio_sidecar.netfilter.classes import Rules
+from pytest_istio_sidecar.netfilter.model import Family, Table
+from pytest_istio_sidecar.netfilter.packet import Host, Packet
+from pytest_istio_sidecar.reports.message import render_findings
+
+_ERRORS: dict[Kind, type[VerdictAgainst]] = {
+    Kind.BYPASS: BypassError,
+    Kind.REDIRECT: RedirectError,
+    Kind.RULES: RuleSetMismatch,
+    Kind.LISTENER: ListenerMismatch,
+    Kind.TRAFFIC: NotIntercepted,
+}
+
+
+def assert_jump(
+    nat: Table, source: str, target: str, *, protocol: str = "tcp", host: Host | None = None
+) -> None:
+    """Assert that every packet of a protocol entering chain `source` goes on into `target`.
+
+    Raises:
+        BypassError: some packet does not; a rule above may take it away.
+        RuleSetMismatch: there is no such chain.
+        Undecided: the rules do not show it.
+    """
+    __tracebackhide__ = True
+    _raise(check_jump(nat, source, target, protocol=protocol, host=host))
+
+
+def assert_inbound_exclusions(
+    nat: Rules, ports: Collection[int], *, host: Host | None = None, family: Family = 4
+) -> None:
+    """Assert that exactly these TCP ports are not redirected, by effect over all 65,536.
+
+    Raises:
+        BypassError: another port is not redirected either.
+        RedirectError: one of these ports is.
+        Undecided: the rules do not show it.
+    """
+    __tracebackhide__ = True
+    _raise(check_inbound_exclusions(nat, ports, host=host, family=family))
+
+
+def assert_redirect_target(nat: Table, chain: str, port: int, *, host: Host | None = None) -> None:
+    """Assert that every TCP packet entering `chain` is redirected to the local `port`.
+
+    Raises:
+        RedirectError: it is not.
+        RuleSetMismatch: there is no such chain.
+        Undecided: the rules do not show it.
+    """
+    __tracebackhide__ = True
+    _raise(check_redirect_target(nat, chain, port, host=host))
+
+
+def assert_redirected(nat: Rules, packet: Packet, to: int = 15006, *, host: Host | None = None) -> None:
+    """Assert that a packet is redirected to the local port `to`.
+
+    Raises:
+        BypassError: it keeps its destination.
+        RedirectError: it goes to another port, or is dropped.
+        Undecided: the rules do not show it.
+    """
+    __tracebackhide__ = True
+    _raise(check_redirected(nat, packet, to, host=host))
+
+
+def assert_bypasses(nat: Rules, packet: Packet, *, host: Host | None = None) -> None:
+    """Assert that a packet keeps its destination.
+
+    Raises:
+        RedirectError: it is redirected or dropped.
+        Undecided: the rules do not show it.
+    """
+    __tracebackhide__ = True
+    _raise(check_bypasses(nat, packet, host=host))
+
+
+def assert_listener(listeners: Sequence[Listener], port: int, *, direction: str | None = None) -> None:
+    """Assert that Envoy listens on a port, for traffic of a direction ("inbound" or "outbound").
+
+    Raises:
+        ListenerMismatch: it does not.
+    """
+    __tracebackhide__ = True
+    _raise(check_listener(listeners, port, direction=direction))
+
+
+def assert_intercepted(observation: Observation, *, direction: str | None = None) -> None:
+    """Assert that Envoy saw this very request, on its listener for a direction if one is given.
+
+    Raises:
+        NotIntercepted: it was answered without Envoy, or by way of the other listener.
+        Undecided: the evidence does not tell.
+    """
+    __tracebackhide__ = True
+    _raise(check_intercepted(observation, direction=direction))
+
+
+def assert_not_intercepted(observation: Observation) -> None:
+    """Assert that this request was answered, and that Envoy did not see it.
+
+    Raises:
+        RedirectError: Envoy saw it.
+        Undecided: the evidence does not tell.
+    """
+    __tracebackhide__ = True
+    _raise(check_not_intercepted(observation))
+
+
+def _raise(findings: Sequence[Finding]) -> None:
+    __tracebackhide__ = True
+    against = violations(findings)
+    if against:
+        raise _ERRORS[against[0].kind](render_findings(against))

@@ -1,0 +1,144 @@
+"""What was observed of one real request.
+
+Knows the kinds of evidence and which of them decides. Does not know how they
+were got. Invariant: that Envoy saw a request rests on Envoy's own log; that it did
+not rests on a later request being in that log while this one is not. Rule counters
+are shown beside, and decide nothing: other traffic moves them too.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from pytest_istio_sidecar.istio.listeners import Direction
+from pytest_istio_sidecar.netfilter.packet import Endpoint
+
+RequestKind = Literal["inbound", "outbound", "localhost"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EnvoySighting:
+    """A request in Envoy's access log.
+
+    Attributes:
+        token: the one it carried; "" when it carried none.
+        listener, direction: which of Envoy's listeners took it; only capturing ones have a direction.
+        original_destination: where the connection was going, as the kernel told Envoy.
+        listener_address: where it arrived.
+        downstream: who sent it, as Envoy saw it.
+        upstream: the address Envoy passed it to; "" when to none.
+        status: of the response.
+        flags: Envoy's response flags, e.g. "UF" where the upstream could not be reached.
+        line: the log's own line.
+    """
+
+    token: str
+    listener: str
+    direction: Direction | None
+    original_destination: Endpoint
+    listener_address: Endpoint
+    downstream: Endpoint
+    upstream: str = ""
+    status: int = 0
+    flags: str = ""
+    line: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CounterChange:
+    """A rule whose packet counter moved while the request was made."""
+
+    rule: str
+    before: int
+    after: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Observation:
+    """One request and all that was seen of it.
+
+    Attributes:
+        kind: from a neighbour, to a neighbour, or from the pod to itself.
+        pod: how messages name the pod.
+        token: the header value by which it is found again.
+        uid, gid: of the process that sent it.
+        source: its own end of the connection; None when no connection came about.
+        destination: where it was sent.
+        answered_by: "httpbin", "echo", "stand-in" or "envoy"; None when nobody known answered.
+        answered_port: the port of who answered.
+        status: of the HTTP response; None when there was none.
+        answer: the body of the response, cut to 500 characters.
+        error: why there was no answer; "" when there was one.
+        sightings: where Envoy's log has its token.
+        marker_seen: whether a request sent to Envoy afterwards stands in the log, which proves
+            that what is missing there was not merely late.
+        counters: rules whose counters moved meanwhile.
+    """
+
+    kind: RequestKind
+    pod: str
+    token: str
+    uid: int
+    gid: int
+    source: Endpoint | None
+    destination: Endpoint
+    answered_by: str | None
+    answered_port: int | None
+    status: int | None
+    answer: str
+    error: str
+    sightings: tuple[EnvoySighting, ...]
+    marker_seen: bool
+    counters: tuple[CounterChange, ...] = ()
+
+    @property
+    def capture(self) -> EnvoySighting | None:
+        """Envoy's record of having captured the request."""
+        return next((seen for seen in self.sightings if seen.direction is not None), None)
+
+    @property
+    def captured_by(self) -> Direction | None:
+        """The direction of the listener that captured it; None means "not captured" only when `decided`."""
+        return None if self.capture is None else self.capture.direction
+
+    @property
+    def decided(self) -> bool:
+        """Whether the evidence tells if Envoy captured the request."""
+        return self.capture is not None or self.marker_seen
+
+    @property
+    def request(self) -> str:
+        """The request in a few words."""
+        source = self.source or "(no connection)"
+        return f"tcp {source} > {self.destination}, uid {self.uid} gid {self.gid}"
+
+    def facts(self) -> tuple[tuple[str, str], ...]:
+        """Labelled evidence, in the order to show it."""
+        lines = [("request", self.request)]
+        if self.answered_by:
+            lines.append(("answered", f"by {self.answered_by} on port {self.answered_port}, {self.status}"))
+        else:
+            lines.append(("answered", f"by nobody known: {self.error or self.answer[:60] or 'no data'}"))
+        if self.capture is not None:
+            seen = self.capture
+            flags = f" {seen.flags}" if seen.flags else ""
+            lines += [
+                (
+                    "envoy",
+                    f"{seen.listener} took it at {seen.listener_address}, answered {seen.status}{flags}",
+                ),
+                ("", f"original destination {seen.original_destination}, sender {seen.downstream}"),
+            ]
+        elif self.sightings:
+            seen = self.sightings[0]
+            lines.append(
+                ("envoy", f"answered on {seen.listener_address} itself; no capturing listener saw it")
+            )
+        elif self.marker_seen:
+            lines.append(("envoy", "did not see it; a later request is in its log"))
+        else:
+            lines.append(("envoy", "its log shows neither this request nor the one sent to check the log"))
+        for change in self.counters:
+            lines.append(("counter", f"{change.before} -> {change.after}  {change.rule}"))
+        return tuple(lines)

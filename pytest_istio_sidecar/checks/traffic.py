@@ -1,0 +1,91 @@
+"""Did Envoy see this very request?
+
+Knows how an observation compares with a wish. Does not send anything.
+Invariant: an observation that does not tell raises `Undecided`.
+"""
+
+from __future__ import annotations
+
+from pytest_istio_sidecar.checks.finding import Finding, Kind
+from pytest_istio_sidecar.checks.observation import Observation
+from pytest_istio_sidecar.errors import Undecided
+
+
+def check_intercepted(observation: Observation, *, direction: str | None = None) -> list[Finding]:
+    """Whether Envoy captured the request, on its listener for a direction if one is given.
+
+    Args:
+        direction: "inbound" or "outbound"; None: either.
+
+    Raises:
+        Undecided: the evidence does not tell.
+    """
+    _require_decision(observation)
+    captured = observation.captured_by
+    if captured is not None and direction in (None, captured):
+        return []
+    by = f"by Envoy's {direction} listener" if direction else "by Envoy"
+    what = f"was captured by the {captured} listener" if captured else _not_seen(observation)
+    return [
+        Finding(
+            kind=Kind.TRAFFIC,
+            summary=f"{_request(observation)} {what}{_pod(observation)}",
+            wanted=f"captured {by}",
+            got=f"captured by the {captured} listener" if captured else "Envoy did not capture it",
+            facts=observation.facts(),
+        )
+    ]
+
+
+def check_not_intercepted(observation: Observation) -> list[Finding]:
+    """Whether the request was answered, and Envoy did not capture it.
+
+    Raises:
+        Undecided: the evidence does not tell, or nobody answered.
+    """
+    _require_decision(observation)
+    captured = observation.captured_by
+    if captured is not None:
+        return [
+            Finding(
+                kind=Kind.REDIRECT,
+                summary=f"{_request(observation)} was captured by Envoy's {captured} listener"
+                f"{_pod(observation)}",
+                wanted="answered by its own destination, unseen by Envoy",
+                got=f"captured by the {captured} listener",
+                facts=observation.facts(),
+            )
+        ]
+    if observation.answered_by is None:
+        raise Undecided(
+            f"{_request(observation)} was answered by nobody{_pod(observation)}, so it proves nothing\n"
+            f"{_lines(observation)}"
+        )
+    return []
+
+
+def _require_decision(observation: Observation) -> None:
+    if not observation.decided:
+        raise Undecided(
+            f"{_request(observation)}: nothing shows whether Envoy saw it{_pod(observation)}\n"
+            f"{_lines(observation)}"
+        )
+
+
+def _request(observation: Observation) -> str:
+    sender = "" if observation.kind == "inbound" else f" from uid {observation.uid} gid {observation.gid}"
+    return f"{observation.kind} request to {observation.destination}{sender}"
+
+
+def _not_seen(observation: Observation) -> str:
+    if observation.answered_by is None:
+        return "was not seen by Envoy, and nobody answered it"
+    return f"was answered by {observation.answered_by} without Envoy"
+
+
+def _pod(observation: Observation) -> str:
+    return f" ({observation.pod})" if observation.pod else ""
+
+
+def _lines(observation: Observation) -> str:
+    return "\n".join(f"  {label:<9}{value}" for label, value in observation.facts())

@@ -1,0 +1,303 @@
+"""`istio-sidecar`: the same analysis without pytest.
+
+Knows arguments, exit statuses and where output goes. Does not know how
+anything is decided. Invariant: one JSON document on standard output with
+`--json` (one line a packet for `trace --packets`), messages on standard error.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ipaddress
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from enum import IntEnum
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pytest_istio_sidecar.errors import IstioSidecarError, ParseError, UsageProblem
+
+if TYPE_CHECKING:
+    import pytest
+
+    from pytest_istio_sidecar.netfilter.model import PodRules
+    from pytest_istio_sidecar.netfilter.packet import Host, Packet
+    from pytest_istio_sidecar.netfilter.trace import Trace
+
+
+class Status(IntEnum):
+    """Exit statuses."""
+
+    HOLDS = 0
+    AGAINST = 1
+    UNUSABLE = 2
+    UNDECIDED = 3
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns its exit status."""
+    parser = _parser()
+    options, others = parser.parse_known_args(arguments)
+    if others and options.command is not _check:
+        parser.error(f"unknown arguments: {' '.join(others)}")
+    options.others = others
+    try:
+        return int(options.command(options))
+    except (UsageProblem, ParseError) as problem:
+        print(f"istio-sidecar: {problem}", file=sys.stderr)
+        return Status.UNUSABLE
+    except IstioSidecarError as problem:
+        print(f"istio-sidecar: {problem}", file=sys.stderr)
+        return Status.UNDECIDED
+    except BrokenPipeError:
+        return Status.UNDECIDED
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="istio-sidecar",
+        description="What becomes of a pod's traffic: through the Istio sidecar, or past it.",
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    _add_trace(commands)
+    _add_check(commands)
+    _add_clean(commands)
+    return parser
+
+
+def _add_trace(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    trace = commands.add_parser(
+        "trace",
+        help="follow a packet through listings",
+        description="Follow the first packet of a connection through iptables listings, as the kernel would.",
+    )
+    trace.set_defaults(command=_trace)
+    trace.add_argument(
+        "rules",
+        nargs="+",
+        metavar="RULES",
+        help="[ip6:][legacy:|nft:]FILE, as iptables-save or iptables -L prints it; - is standard input",
+    )
+    packet = trace.add_mutually_exclusive_group(required=True)
+    packet.add_argument("--inbound", metavar="PROTOCOL/PORT", help="from a neighbour to the pod: tcp/80")
+    packet.add_argument(
+        "--outbound", metavar="ADDRESS:PORT", help="from the pod: 10.1.2.3:443, [2001:db8::1]:443"
+    )
+    packet.add_argument(
+        "--packets", metavar="FILE", help="one JSON object a line with Packet's fields; - is stdin"
+    )
+    trace.add_argument("--uid", type=int, help="user of the sending process (default 1000)")
+    trace.add_argument("--gid", type=int, help="group of the sending process (default: as --uid)")
+    trace.add_argument(
+        "--family", type=int, choices=(4, 6), default=4, help="of an inbound packet (default 4)"
+    )
+    trace.add_argument(
+        "--interface",
+        action="append",
+        default=[],
+        metavar="NAME=ADDRESS/PREFIX",
+        help="an interface of the pod and its address (repeat; default eth0=192.0.2.10/24)",
+    )
+    trace.add_argument("--explain", action="store_true", help="show the path, rule by rule")
+    trace.add_argument("--json", action="store_true", help="one JSON document on standard output")
+
+
+def _add_check(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    check = commands.add_parser(
+        "check",
+        help="run the shipped suite",
+        description="Run the shipped suite; other arguments go to pytest.",
+    )
+    check.set_defaults(command=_check)
+    check.add_argument("--environment", metavar="E", help="kind, existing, embedded or file")
+
+
+def _add_clean(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    clean = commands.add_parser(
+        "clean",
+        help="remove what crashed runs left behind",
+        description="Remove what runs left that ended without cleaning up. Running ones are left alone.",
+    )
+    clean.set_defaults(command=_clean)
+    clean.add_argument("--json", action="store_true", help="one JSON document on standard output")
+
+
+def _trace(options: argparse.Namespace) -> Status:
+    from pytest_istio_sidecar.environments.file import read_listings
+    from pytest_istio_sidecar.netfilter.packet import Fate
+    from pytest_istio_sidecar.netfilter.trace import trace
+    from pytest_istio_sidecar.reports.message import render_trace
+
+    if options.packets == "-" and "-" in [spec.rpartition(":")[2] for spec in options.rules]:
+        raise UsageProblem("standard input can be the rules or the packets, not both")
+    rules = read_listings(options.rules)
+    host = _host(options.interface)
+    undecided = False
+    for packet in _packets(options, host):
+        _require_family(rules, packet)
+        way = trace(rules, packet, host=host)
+        undecided |= way.fate is Fate.UNKNOWN
+        if options.packets or options.json:
+            print(json.dumps(_as_json(way)))
+        elif options.explain or way.fate is Fate.UNKNOWN:
+            print(render_trace(way))
+        else:
+            print(render_trace(way).splitlines()[0])
+    return Status.UNDECIDED if undecided else Status.HOLDS
+
+
+def _require_family(rules: PodRules, packet: Packet) -> None:
+    if not rules.of_family(packet.family):
+        prefix = "ip6:" if packet.family == 6 else ""
+        raise UsageProblem(
+            f"the packet is IPv{packet.family}, but no listing given is; "
+            f"name one as {prefix}FILE" + ("" if packet.family == 6 else " without ip6: in front")
+        )
+
+
+def _host(interfaces: Sequence[str]) -> Host:
+    from pytest_istio_sidecar.netfilter.packet import Host
+
+    if not interfaces:
+        return Host()
+    addresses: dict[str, list[str]] = {}
+    for text in interfaces:
+        name, separator, address = text.partition("=")
+        if not separator or not name:
+            raise UsageProblem(f"--interface {text}: write it as eth0=192.0.2.10/24")
+        addresses.setdefault(name, []).append(address)
+    return Host(interfaces=addresses)
+
+
+def _packets(options: argparse.Namespace, host: Host) -> Iterator[Packet]:
+    if options.packets:
+        yield from _packets_from(options.packets)
+    elif options.inbound:
+        yield _inbound(options, host)
+    else:
+        yield _outbound(options, host)
+
+
+def _inbound(options: argparse.Namespace, host: Host) -> Packet:
+    from pytest_istio_sidecar.netfilter.packet import inbound
+
+    if options.uid is not None or options.gid is not None:
+        raise UsageProblem("--uid and --gid are for --outbound: a packet from elsewhere has no socket here")
+    protocol, separator, port = options.inbound.partition("/")
+    interface = host.external()
+    own = host.primary(interface, options.family)
+    if own is None:
+        raise UsageProblem(
+            f"interface {interface} has no IPv{options.family} address; give one by --interface"
+        )
+    return inbound(
+        _port(port) if separator else None,  # type: ignore[arg-type]
+        protocol=protocol,
+        family=options.family,
+        destination=own,
+        in_interface=interface,
+    )
+
+
+def _outbound(options: argparse.Namespace, host: Host) -> Packet:
+    from pytest_istio_sidecar.netfilter.packet import outbound
+
+    text, separator, port = options.outbound.rpartition(":")
+    try:
+        destination = ipaddress.ip_address(text.removeprefix("[").removesuffix("]"))
+    except ValueError:
+        separator = ""
+    if not separator:
+        raise UsageProblem(f"--outbound {options.outbound}: write it as 10.1.2.3:443 or [2001:db8::1]:443")
+    uid = 1000 if options.uid is None else options.uid
+    gid = uid if options.gid is None else options.gid
+    own = host.primary("lo" if destination.is_loopback else host.external(), destination.version)
+    if own is None:
+        raise UsageProblem(
+            f"the pod has no IPv{destination.version} address to send from; give one by --interface"
+        )
+    source = destination if destination.is_loopback else own
+    return outbound(destination, _port(port), uid=uid, gid=gid, source=source)
+
+
+def _port(text: str) -> int:
+    if not text.isdecimal() or int(text) > 0xFFFF:
+        raise UsageProblem(f"port {text!r}: expected 0 to 65535")
+    return int(text)
+
+
+def _packets_from(name: str) -> Iterator[Packet]:
+    from pytest_istio_sidecar.netfilter.packet import Packet
+
+    try:
+        lines = sys.stdin if name == "-" else Path(name).read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as problem:
+        raise UsageProblem(f"--packets {name}: {problem}") from None
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            fields = json.loads(line)
+            yield Packet(**fields)
+        except (ValueError, TypeError, UsageProblem) as problem:
+            raise UsageProblem(f"--packets {name}, line {number}: {problem}") from None
+
+
+def _as_json(way: Trace) -> dict[str, object]:
+    return {
+        "fate": str(way.fate),
+        "destination": str(way.destination),
+        "mark": way.mark,
+        "deciding_rule": way.deciding_rule.text if way.deciding_rule else None,
+        "steps": [
+            {
+                "table": step.table,
+                "chain": step.chain,
+                "rule": step.rule.text if step.rule else None,
+                "outcome": step.outcome,
+            }
+            for step in way.steps
+        ],
+        "reasons": list(way.reasons),
+    }
+
+
+class _Outcomes:
+    """A pytest plugin that tells a verdict against from no verdict; pytest's exit status does not."""
+
+    def __init__(self) -> None:
+        self.failed = self.errors = 0
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if report.failed:
+            self.failed += report.when == "call"
+            self.errors += report.when != "call"
+
+
+def _check(options: argparse.Namespace) -> Status:
+    import pytest
+
+    chosen = [f"--istio-environment={options.environment}"] if options.environment else []
+    outcomes = _Outcomes()
+    code = pytest.main(["--pyargs", "pytest_istio_sidecar.suite", *chosen, *options.others], [outcomes])
+    if code == pytest.ExitCode.USAGE_ERROR:
+        return Status.UNUSABLE
+    if outcomes.failed:
+        return Status.AGAINST
+    if outcomes.errors or code != pytest.ExitCode.OK:
+        return Status.UNDECIDED
+    return Status.HOLDS
+
+
+def _clean(options: argparse.Namespace) -> Status:
+    from pytest_istio_sidecar.environments.lease import clean_stale
+
+    removed = clean_stale()
+    if options.json:
+        print(json.dumps({"removed": removed}))
+    elif removed:
+        print("\n".join(f"removed {what}" for what in removed))
+    else:
+        print("nothing was left behind", file=sys.stderr)
+    return Status.HOLDS

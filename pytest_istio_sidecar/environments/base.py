@@ -1,0 +1,89 @@
+"""What every environment can be asked for.
+
+Knows the questions. Does not know how any environment answers them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from pytest_istio_sidecar.checks.observation import Observation, RequestKind
+from pytest_istio_sidecar.errors import EnvironmentProblem
+from pytest_istio_sidecar.istio.listeners import Listener
+from pytest_istio_sidecar.netfilter.model import PodRules
+from pytest_istio_sidecar.netfilter.packet import Host
+
+
+class NotServed(EnvironmentProblem):
+    """This environment has none of what was asked for; another may."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SidecarPod:
+    """The pod under test.
+
+    Attributes:
+        name: how messages name it: `namespace/name`, or what stands for it.
+        host: its interfaces and addresses.
+    """
+
+    name: str
+    host: Host
+
+
+class Environment(Protocol):
+    """Where the rules under test are."""
+
+    @property
+    def name(self) -> str:
+        """As `--istio-environment` has it."""
+        ...
+
+    def describe(self) -> Mapping[str, str]:
+        """Facts for people: the environment, the versions in it, the pod, how it is read."""
+        ...
+
+    def pod(self) -> SidecarPod:
+        """The pod under test."""
+        ...
+
+    def read_rules(self) -> PodRules:
+        """Read every table of both families and back ends.
+
+        Raises:
+            EnvironmentProblem: one of them could not be read.
+        """
+        ...
+
+    def read_listeners(self) -> tuple[Listener, ...]:
+        """Read Envoy's listeners.
+
+        Raises:
+            NotServed: there is no Envoy here.
+        """
+        ...
+
+    def send_request(
+        self, kind: RequestKind, *, port: int | None = None, uid: int | None = None, gid: int | None = None
+    ) -> Observation:
+        """Send one real request and observe it.
+
+        Args:
+            kind: from a neighbour to the pod, from the pod to a neighbour, or from the pod to 127.0.0.1.
+            port: its destination; the usual one of the kind when None.
+            uid, gid: of the sending process; an ordinary user's when None.
+
+        Raises:
+            NotServed: there is no traffic here.
+        """
+        ...
+
+    def evidence(self) -> Mapping[str, str]:
+        """What was read so far, raw, by file name."""
+        ...
+
+    def stop(self) -> None:
+        """Take down what was brought up; a second time does nothing."""
+        ...

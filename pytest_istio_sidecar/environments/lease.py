@@ -1,0 +1,139 @@
+"""Leases: who made what on this machine, so that it is found again after a crash.
+
+A lease is a file beside the directory it speaks for, and is there before the
+directory is. Knows owners and directories. Does not know what is in them.
+Invariant: nothing is removed while the process that owns it lives.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from pytest_istio_sidecar.environments.process import ProcessIdentity
+from pytest_istio_sidecar.errors import EnvironmentProblem
+
+
+def leases_directory() -> Path:
+    """The place of this user's leases, made when it is not there.
+
+    Raises:
+        EnvironmentProblem: it is there, but others can write to it.
+    """
+    runtime = os.environ.get("XDG_RUNTIME_DIR")
+    if runtime and _is_private(Path(runtime)):
+        place = Path(runtime) / "istio-sidecar"
+    else:
+        place = Path("/tmp") / f"istio-sidecar-{os.getuid()}"  # noqa: S108 - checked below
+    place.mkdir(mode=0o700, exist_ok=True)
+    if not _is_private(place):
+        raise EnvironmentProblem(
+            f"{place} belongs to another user or is open to others; nothing is kept there\n"
+            f"  fix      remove it, or: chmod 700 {place}"
+        )
+    return place
+
+
+def _is_private(place: Path) -> bool:
+    try:
+        status = place.lstat()
+    except OSError:
+        return False
+    return status.st_uid == os.getuid() and not status.st_mode & 0o077
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lease:
+    """One directory and the process for whose sake it exists.
+
+    Attributes:
+        kind: what it is, in a word: "embedded".
+        owner: with this process's end the right to the directory ends.
+        directory: what the lease speaks for; made by who took the lease, removed with it.
+        created: seconds since the epoch.
+    """
+
+    kind: str
+    owner: ProcessIdentity
+    directory: Path
+    created: float
+
+    @classmethod
+    def take(cls, kind: str, owner: int, *, name: str | None = None) -> Lease:
+        """Write a lease for a directory that does not exist yet.
+
+        Raises:
+            EnvironmentProblem: the owner has ended already.
+        """
+        identity = ProcessIdentity.of(owner)
+        if identity is None:
+            raise EnvironmentProblem(f"process {owner}, for which the {kind} environment is, has ended")
+        name = name or f"{kind}-{os.urandom(4).hex()}"
+        lease = cls(kind=kind, owner=identity, directory=leases_directory() / name, created=time.time())
+        content = {**asdict(lease), "directory": str(lease.directory)}
+        unfinished = lease.path.with_suffix(".new")
+        unfinished.write_text(json.dumps(content))
+        unfinished.rename(lease.path)
+        return lease
+
+    @property
+    def path(self) -> Path:
+        return self.directory.with_name(f"{self.directory.name}.json")
+
+    @property
+    def stale(self) -> bool:
+        """Whether the owner has ended."""
+        return not self.owner.alive
+
+    def release(self) -> None:
+        """Remove the directory, then the lease; both may be gone already."""
+        shutil.rmtree(self.directory, ignore_errors=True)
+        self.path.unlink(missing_ok=True)
+
+
+def leases() -> Iterator[Lease]:
+    """Every lease of this user; what is no lease is passed over."""
+    place = leases_directory()
+    for path in sorted(place.glob("*.json")):
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+            content = json.loads(path.read_text())
+            yield Lease(
+                kind=str(content["kind"]),
+                owner=ProcessIdentity(**content["owner"]),
+                # By the file's own name: what a lease says must not lead out of its directory.
+                directory=path.with_suffix(""),
+                created=float(content["created"]),
+            )
+
+
+def clean_stale() -> list[str]:
+    """Remove what crashed runs left behind; returns what it removed, in words."""
+    removed = []
+    for lease in leases():
+        if not lease.stale:
+            continue
+        supervisor = read_supervisor(lease.directory)
+        if supervisor is not None:
+            supervisor.end()
+        lease.release()
+        removed.append(f"{lease.directory} ({lease.kind}, of process {lease.owner.pid}, which has ended)")
+    return removed
+
+
+def write_supervisor(directory: Path, process: ProcessIdentity) -> None:
+    """Note beside what it keeps alive which process has to be ended first."""
+    (directory / "supervisor.json").write_text(json.dumps(asdict(process)))
+
+
+def read_supervisor(directory: Path) -> ProcessIdentity | None:
+    """The process that keeps a directory's environment alive; None when none was noted."""
+    try:
+        return ProcessIdentity(**json.loads((directory / "supervisor.json").read_text()))
+    except (OSError, ValueError, TypeError):
+        return None

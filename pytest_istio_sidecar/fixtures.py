@@ -1,0 +1,149 @@
+"""The fixtures: what a test can ask for.
+
+Knows which value each name stands for. Does not know how it is got: the
+environment does. Invariant: session scope, read once; nothing is brought up,
+and nothing heavy imported, until one of them is asked for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from pytest_istio_sidecar.settings import Settings
+from pytest_istio_sidecar.workers import Run, run_of
+
+if TYPE_CHECKING:
+    from pytest_istio_sidecar.checks.observation import Observation, RequestKind
+    from pytest_istio_sidecar.environments.base import Environment, SidecarPod
+    from pytest_istio_sidecar.istio.listeners import Listener
+    from pytest_istio_sidecar.netfilter.model import PodRules, Table
+    from pytest_istio_sidecar.netfilter.packet import Packet
+    from pytest_istio_sidecar.netfilter.trace import Trace
+
+
+@pytest.fixture(scope="session")
+def istio_settings(pytestconfig: pytest.Config) -> Settings:
+    """The `--istio-*` options of this run, checked."""
+    return Settings.from_config(pytestconfig)
+
+
+@pytest.fixture(scope="session")
+def istio_version(istio_settings: Settings) -> str:
+    """The release of Istio whose rules are installed or expected, e.g. "1.8.3"."""
+    return istio_settings.version
+
+
+@pytest.fixture(scope="session")
+def istio_environment(
+    istio_settings: Settings, pytestconfig: pytest.Config, request: pytest.FixtureRequest
+) -> Environment:
+    """Where the rules under test are; brought up once for the run, whatever the number of workers."""
+    from pytest_istio_sidecar.environments.shared import bring_up
+    from pytest_istio_sidecar.errors import EnvironmentProblem
+
+    run = run_of(pytestconfig)
+    try:
+        with run.exclusive(istio_settings.timeout):
+            environment = bring_up(
+                istio_settings.environment,
+                state=run.state,
+                owner=run.owner,
+                version=istio_settings.version,
+                tables=istio_settings.tables,
+                timeout=istio_settings.timeout,
+            )
+    except EnvironmentProblem as problem:
+        # Without an environment every test would end in this same error: stop at the first.
+        request.session.shouldfail = str(problem).splitlines()[0]
+        raise
+    run.record("environment", facts=dict(environment.describe()))
+    return environment
+
+
+@pytest.fixture(scope="session")
+def sidecar_pod(istio_environment: Environment) -> SidecarPod:
+    """The pod under test: its name, and the interfaces and addresses it has."""
+    return istio_environment.pod()
+
+
+@pytest.fixture(scope="session")
+def pod_rules(
+    istio_environment: Environment,
+    istio_settings: Settings,
+    istio_evidence: Callable[[], Path],
+    pytestconfig: pytest.Config,
+) -> PodRules:
+    """Every ruleset read from the pod: both families, both back ends, all tables.
+
+    What a lossy listing hides is completed from the expected rules; the rulesets remember it.
+    """
+    from pytest_istio_sidecar.environments.shared import read_rules
+    from pytest_istio_sidecar.reports.summary import describe_capture
+
+    rules = read_rules(istio_environment, istio_settings.version, istio_evidence)
+    run = run_of(pytestconfig)
+    run.record("capture", lines=describe_capture(rules, istio_environment.pod().host))
+    return rules
+
+
+@pytest.fixture(scope="session")
+def iptables_nat(pod_rules: PodRules) -> Table:
+    """The pod's IPv4 nat table, from whichever back end holds Istio's rules."""
+    from pytest_istio_sidecar.istio.tables import istio_nat
+
+    return istio_nat(pod_rules, 4)
+
+
+@pytest.fixture(scope="session")
+def ip6tables_nat(pod_rules: PodRules) -> Table:
+    """The pod's IPv6 nat table, from whichever back end holds Istio's rules."""
+    from pytest_istio_sidecar.istio.tables import istio_nat
+
+    return istio_nat(pod_rules, 6)
+
+
+@pytest.fixture(scope="session")
+def envoy_listeners(istio_environment: Environment) -> tuple[Listener, ...]:
+    """What Envoy listens on, from its admin port."""
+    return istio_environment.read_listeners()
+
+
+@pytest.fixture(scope="session")
+def trace_packet(pod_rules: PodRules, sidecar_pod: SidecarPod) -> Callable[[Packet], Trace]:
+    """A function that traces a packet through everything read from the pod."""
+    from pytest_istio_sidecar.netfilter.trace import trace
+
+    return lambda packet: trace(pod_rules, packet, host=sidecar_pod.host)
+
+
+@pytest.fixture(scope="session")
+def send_request(istio_environment: Environment, pytestconfig: pytest.Config) -> Callable[..., Observation]:
+    """A function that sends one real request and returns what was observed of it."""
+    run: Run = run_of(pytestconfig)
+
+    def send(
+        kind: RequestKind, *, port: int | None = None, uid: int | None = None, gid: int | None = None
+    ) -> Observation:
+        observation = istio_environment.send_request(kind, port=port, uid=uid, gid=gid)
+        run.record("observation", captured=observation.captured_by is not None)
+        return observation
+
+    return send
+
+
+@pytest.fixture(scope="session")
+def istio_evidence(pytestconfig: pytest.Config) -> Callable[[], Path]:
+    """A function that returns this run's folder for evidence, made at the first call."""
+    run = run_of(pytestconfig)
+
+    def folder() -> Path:
+        if not run.evidence.exists():
+            run.evidence.mkdir(parents=True, exist_ok=True)
+        run.record("evidence", path=str(run.evidence))
+        return run.evidence
+
+    return folder

@@ -1,0 +1,195 @@
+"""A finding or a trace, worded for the person who has to act on it.
+
+Knows layout: a first line that stands on its own, aligned facts, the deciding
+rule marked, a line that replays it. Does not know how verdicts are reached.
+Invariant: at most `WIDTH` columns, except for a rule or path that is longer.
+"""
+
+from __future__ import annotations
+
+import re
+import textwrap
+from collections.abc import Iterable, Sequence
+from itertools import groupby
+
+from pytest_istio_sidecar.checks.finding import Finding
+from pytest_istio_sidecar.checks.packets import describe
+from pytest_istio_sidecar.netfilter.classes import rulesets_of
+from pytest_istio_sidecar.netfilter.matches import PROTOCOL_NAMES
+from pytest_istio_sidecar.netfilter.model import Rule
+from pytest_istio_sidecar.netfilter.packet import Endpoint, Packet
+from pytest_istio_sidecar.netfilter.trace import Step, Trace
+
+WIDTH = 96
+_LABEL = 9
+
+
+def render_findings(findings: Sequence[Finding]) -> str:
+    """One message for several findings: the first in full, the others by their summaries."""
+    first, *others = findings
+    lines = [render_finding(first)]
+    if others:
+        lines.append("")
+        lines += _fact("also", "\n".join(other.summary for other in others))
+    return "\n".join(lines)
+
+
+def render_finding(finding: Finding) -> str:
+    """The whole explanation of one finding."""
+    lines = [finding.summary, ""]
+    lines += _fact("wanted", finding.wanted)
+    lines += _fact("got", finding.got)
+    if finding.trace is not None:
+        lines += ["", *render_way(finding.trace)]
+    if finding.facts:
+        lines.append("")
+        for label, value in finding.facts:
+            lines += _fact(label, value)
+    closing = [*_fact("cause", finding.cause or _decides(finding.trace)), *_assumed(finding.assumptions)]
+    if finding.trace is not None:
+        closing += _fact("replay", _replay(finding.trace), wrap=False)
+    if closing:
+        lines += ["", *closing]
+    return "\n".join(lines).rstrip()
+
+
+def render_way(way: Trace) -> list[str]:
+    """The packet and its path, rule by rule, with the deciding one marked."""
+    lines = _fact("packet", _packet(way.packet), wrap=False)
+    path = [_step(step, way) for step in _telling(way.steps)]
+    if not path:
+        return [*lines, *_fact("path", "no rule and no policy took part")]
+    place = max(len(where) for where, _, _ in path)
+    rule = max(len(text) for _, text, _ in path)
+    shown = [f"{where:<{place}}  {text:<{rule}}  {outcome}".rstrip() for where, text, outcome in path]
+    return [*lines, *_fact("path", "\n".join(shown), wrap=False)]
+
+
+def _telling(steps: Iterable[Step]) -> list[list[Step]]:
+    """Steps in groups: the run of rules of one chain that did not match is one line."""
+    groups = groupby(
+        steps, key=lambda step: (step.table, step.chain, step.rule is not None and not step.matched)
+    )
+    shown = []
+    for (_, _, missed), group in groups:
+        held = list(group)
+        shown += [held] if missed else [[step] for step in held]
+    return shown
+
+
+def _step(group: list[Step], way: Trace) -> tuple[str, str, str]:
+    first, last = group[0], group[-1]
+    where = f"{first.table} {first.chain}"
+    if first.rule is None:
+        return where, f"      {first.outcome}", ""
+    numbers = f"{first.rule.number}"
+    if last is not first and last.rule is not None:
+        numbers += f"-{last.rule.number}"
+    text = f"{numbers:>4}  {_conditions(group)}"
+    if first.rule is way.deciding_rule:
+        return where, text, "match  <- decides"
+    return where, text, first.outcome
+
+
+def _conditions(group: list[Step]) -> str:
+    if len(group) == 1:
+        rule = group[0].rule
+        return _short(rule) if rule is not None else ""
+    texts = [_short(step.rule).partition(" -j ")[0] for step in group if step.rule is not None]
+    shared = _common(texts)
+    differing = [text.removeprefix(shared).strip() for text in texts]
+    option = shared.rpartition(" ")[2]
+    joined = f"{option} {' | '.join(differing)}"
+    if option.startswith("--") and all(differing) and len(joined) <= WIDTH // 2:
+        return joined
+    return f"{len(texts)} rules"
+
+
+def _short(rule: Rule) -> str:
+    """The rule without its chain and without the `-m tcp` that a port option implies."""
+    return re.sub(r" -m (tcp|udp)(?= )", "", rule.text.removeprefix(f"-A {rule.chain} "))
+
+
+def _common(texts: list[str]) -> str:
+    """The words that all texts begin with."""
+    words = [text.split(" ") for text in texts]
+    shared = []
+    for column in zip(*words, strict=False):
+        if len(set(column)) > 1:
+            break
+        shared.append(column[0])
+    return " ".join(shared)
+
+
+def _packet(packet: Packet) -> str:
+    protocol = PROTOCOL_NAMES.get(int(packet.protocol), str(packet.protocol))
+    source = Endpoint(packet.source, packet.source_port)  # type: ignore[arg-type]
+    destination = Endpoint(packet.destination, packet.destination_port)  # type: ignore[arg-type]
+    parts = [f"{protocol} {source} > {destination}"]
+    if packet.in_interface:
+        parts.append(f"in {packet.in_interface}")
+    if packet.out_interface:
+        parts.append(f"out {packet.out_interface}")
+    if packet.uid is not None:
+        parts.append(f"uid {packet.uid} gid {packet.gid}")
+    parts.append("first of its connection" if packet.state == "NEW" else packet.state)
+    return ", ".join(parts)
+
+
+def _decides(way: Trace | None) -> str:
+    """Where the deciding rule stands, for a finding that knows no better cause."""
+    if way is None:
+        return ""
+    rule = way.deciding_rule
+    if rule is None:
+        return "no rule takes the packet; the policy lets it go on"
+    where = f" ({rule.location})" if rule.location else ""
+    return f"rule {rule.number} of {rule.chain}{where} decides"
+
+
+def _replay(way: Trace) -> str:
+    packet = way.packet
+    protocol = PROTOCOL_NAMES.get(int(packet.protocol), str(packet.protocol))
+    if packet.hook == "PREROUTING":
+        flow = f"--inbound {protocol}/{packet.destination_port}"
+    else:
+        flow = f"--outbound {Endpoint(packet.destination, packet.destination_port)}"  # type: ignore[arg-type]
+        if packet.uid is not None:
+            flow += f" --uid {packet.uid} --gid {packet.gid}"
+    sources = dict.fromkeys(source for source in _sources(way) if source)
+    return f"istio-sidecar trace {' '.join(sources)} {flow}" if sources else ""
+
+
+def _sources(way: Trace) -> list[str]:
+    return [ruleset.source or "" for ruleset in rulesets_of(way.rules, way.packet.family)]
+
+
+def _assumed(assumptions: tuple[str, ...]) -> list[str]:
+    return _fact("assumed", "\n".join(assumptions)) if assumptions else []
+
+
+def _fact(label: str, value: str, *, wrap: bool = True) -> list[str]:
+    """Lines of `  label    value`, the value's further lines aligned under the first."""
+    if not value:
+        return []
+    lines = []
+    for line in value.splitlines():
+        width = WIDTH - _LABEL - 2
+        lines += (
+            textwrap.wrap(line, width, break_long_words=False, break_on_hyphens=False) if wrap else [line]
+        )
+    labels = [label, *[""] * (len(lines) - 1)]
+    return [f"  {name:<{_LABEL}}{line}".rstrip() for name, line in zip(labels, lines, strict=True)]
+
+
+def render_trace(way: Trace) -> str:
+    """A trace on its own, as `istio-sidecar trace` prints it."""
+    fate = (
+        str(way.fate)
+        if way.fate.value in ("unchanged", "dropped", "unknown")
+        else f"{way.fate} to {way.destination}"
+    )
+    lines = [f"{describe(way.packet)}: {fate}", "", *render_way(way)]
+    for reason in way.reasons:
+        lines += _fact("because", reason)
+    return "\n".join(lines)

@@ -1,0 +1,58 @@
+"""Packets and requests in the pod's own addresses, for the tests beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from pytest_istio_sidecar import Packet, check_dead_rules, inbound, outbound
+
+ELSEWHERE = "198.51.100.7"
+"""An address outside the pod and its networks (RFC 5737)."""
+
+
+@pytest.fixture(scope="session")
+def own_address(sidecar_pod) -> str:
+    """The pod's own address."""
+    return str(sidecar_pod.host.primary(sidecar_pod.host.external(), 4))
+
+
+@pytest.fixture(scope="session")
+def to_pod(sidecar_pod, own_address) -> Callable[[int], Packet]:
+    """A function: the first packet of a neighbour's connection to a port of the pod."""
+    interface = sidecar_pod.host.external()
+    return lambda port: inbound(port, destination=own_address, in_interface=interface)
+
+
+@pytest.fixture(scope="session")
+def from_pod(own_address) -> Callable[..., Packet]:
+    """A function: the first packet that a process of the pod sends."""
+
+    def packet(destination: str, port: int = 80, *, uid: int, gid: int, source: str = own_address) -> Packet:
+        return outbound(destination, port, uid=uid, gid=gid, source=source)
+
+    return packet
+
+
+@pytest.fixture(scope="session")
+def istio_output(iptables_nat) -> frozenset[str]:
+    """The rules of ISTIO_OUTPUT, as text."""
+    return frozenset(_text(rule) for rule in iptables_nat.chain("ISTIO_OUTPUT"))
+
+
+@pytest.fixture(scope="session")
+def dead_rules(iptables_nat, sidecar_pod) -> frozenset[str]:
+    """The rules of ISTIO_OUTPUT that no packet of this pod matches, as text."""
+    found = check_dead_rules(iptables_nat, host=sidecar_pod.host)
+    return frozenset(_text(finding.rule) for finding in found)
+
+
+@pytest.fixture
+def notice(request) -> Callable[[str], None]:
+    """A function that leaves a sentence for the summary; it fails nothing."""
+    return lambda text: request.node.user_properties.append(("istio-notice", text))
+
+
+def _text(rule) -> str:
+    return str(rule.text.removeprefix(f"-A {rule.chain} "))

@@ -1,0 +1,40 @@
+"""The lab reads PREROUTING first: who may reach the pod without Envoy, and where the rest goes."""
+
+import pytest
+
+from pytest_istio_sidecar import (
+    assert_bypasses,
+    assert_inbound_exclusions,
+    assert_jump,
+    assert_redirect_target,
+    assert_redirected,
+)
+
+EXCLUDED = {
+    15008: "tunnel",
+    22: "ssh",
+    15090: "envoy-metrics",
+    15021: "readiness",
+    15020: "agent",
+}
+
+
+def test_prerouting_sends_all_tcp_to_istio_inbound(iptables_nat, sidecar_pod):
+    assert_jump(iptables_nat, "PREROUTING", "ISTIO_INBOUND", protocol="tcp", host=sidecar_pod.host)
+
+
+@pytest.mark.parametrize("port", EXCLUDED, ids=[f"{port}-{use}" for port, use in EXCLUDED.items()])
+def test_istio_inbound_returns_the_excluded_port(pod_rules, to_pod, sidecar_pod, port):
+    assert_bypasses(pod_rules, to_pod(port), host=sidecar_pod.host)
+
+
+def test_istio_inbound_excludes_no_other_port(pod_rules, sidecar_pod):
+    assert_inbound_exclusions(pod_rules, EXCLUDED.keys(), host=sidecar_pod.host)
+
+
+def test_everything_else_goes_to_15006(pod_rules, to_pod, sidecar_pod):
+    assert_redirected(pod_rules, to_pod(80), to=15006, host=sidecar_pod.host)
+
+
+def test_istio_in_redirect_redirects_to_15006(iptables_nat, sidecar_pod):
+    assert_redirect_target(iptables_nat, "ISTIO_IN_REDIRECT", 15006, host=sidecar_pod.host)

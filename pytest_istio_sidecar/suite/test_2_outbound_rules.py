@@ -1,0 +1,77 @@
+"""Then OUTPUT: what the application sends goes to Envoy, what Envoy sends does not come back to it.
+
+ISTIO_OUTPUT has nine rules. Six are shown by a packet whose fate they decide. Three match no packet
+of this host: two because the rules above them take every such packet, one because no route makes one.
+"""
+
+import pytest
+
+from pytest_istio_sidecar import assert_bypasses, assert_jump, assert_redirect_target, assert_redirected
+from pytest_istio_sidecar.suite.conftest import ELSEWHERE
+
+PROXY = 1337
+APPLICATION = 1000
+
+ABOVE = "the rules for the proxy's user take every packet on lo before it"
+DEAD = {
+    5: ("! -d 127.0.0.1/32 -o lo -m owner --gid-owner 1337 -j ISTIO_IN_REDIRECT", ABOVE),
+    6: ("-o lo -m owner ! --gid-owner 1337 -j RETURN", ABOVE),
+    8: ("-d 127.0.0.1/32 -j RETURN", "what goes to 127.0.0.1 leaves by lo, where rules 3 and 4 take it"),
+}
+
+
+def test_output_sends_all_tcp_to_istio_output(iptables_nat, sidecar_pod):
+    assert_jump(iptables_nat, "OUTPUT", "ISTIO_OUTPUT", protocol="tcp", host=sidecar_pod.host)
+
+
+def test_rule_1_lets_envoy_reach_the_application_from_127_0_0_6(
+    pod_rules, from_pod, own_address, sidecar_pod
+):
+    packet = from_pod(own_address, uid=PROXY, gid=PROXY, source="127.0.0.6")
+    assert_bypasses(pod_rules, packet, host=sidecar_pod.host)
+
+
+def test_rule_2_sends_the_proxy_calling_its_own_pod_to_15006(pod_rules, from_pod, own_address, sidecar_pod):
+    packet = from_pod(own_address, uid=PROXY, gid=PROXY)
+    assert_redirected(pod_rules, packet, to=15006, host=sidecar_pod.host)
+
+
+@pytest.mark.parametrize("gid", [APPLICATION, PROXY], ids=["own-group", "group-of-the-proxy"])
+def test_rule_3_lets_the_application_call_its_own_pod(pod_rules, from_pod, own_address, sidecar_pod, gid):
+    packet = from_pod(own_address, uid=APPLICATION, gid=gid)
+    assert_bypasses(pod_rules, packet, host=sidecar_pod.host)
+
+
+def test_rule_4_lets_the_user_of_the_proxy_out(pod_rules, from_pod, sidecar_pod):
+    packet = from_pod(ELSEWHERE, uid=PROXY, gid=APPLICATION)
+    assert_bypasses(pod_rules, packet, host=sidecar_pod.host)
+
+
+@pytest.mark.parametrize("number", DEAD, ids=[f"rule-{number}" for number in DEAD])
+def test_rules_5_6_and_8_decide_nothing(dead_rules, istio_output, notice, number):
+    rule, why = DEAD[number]
+    if rule not in istio_output:
+        notice(f"ISTIO_OUTPUT rule {number} is not there ({rule}); nothing changes: {why}")
+        return
+    assert rule in dead_rules, f"{rule} matches packets of this pod, but should not: {why}"
+    notice(f"ISTIO_OUTPUT rule {number} is dead: {why}")
+
+
+def test_rule_7_lets_the_group_of_the_proxy_out(pod_rules, from_pod, sidecar_pod):
+    packet = from_pod(ELSEWHERE, uid=APPLICATION, gid=PROXY)
+    assert_bypasses(pod_rules, packet, host=sidecar_pod.host)
+
+
+@pytest.mark.parametrize("port", [80, 443, 15001, 15006])
+def test_rule_9_sends_what_the_application_sends_to_15001(pod_rules, from_pod, sidecar_pod, port):
+    packet = from_pod(ELSEWHERE, port, uid=APPLICATION, gid=APPLICATION)
+    assert_redirected(pod_rules, packet, to=15001, host=sidecar_pod.host)
+
+
+def test_localhost_is_left_to_the_application(pod_rules, from_pod, sidecar_pod):
+    packet = from_pod("127.0.0.1", uid=APPLICATION, gid=APPLICATION, source="127.0.0.1")
+    assert_bypasses(pod_rules, packet, host=sidecar_pod.host)
+
+
+def test_istio_redirect_redirects_to_15001(iptables_nat, sidecar_pod):
+    assert_redirect_target(iptables_nat, "ISTIO_REDIRECT", 15001, host=sidecar_pod.host)

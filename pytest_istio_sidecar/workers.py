@@ -1,0 +1,129 @@
+"""One run, many processes: what the controller and its xdist workers share.
+
+Knows the folder they share, who owns it, and how the first that needs the
+environment brings it up while the others wait. Does not know what an
+environment is made of. Invariant: only the owner takes anything down.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
+Record = Mapping[str, object]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Run:
+    """What belongs to one `pytest` command, seen from one of its processes.
+
+    Attributes:
+        directory: shared by all processes of the run; made when first needed.
+        evidence: where what was read is kept; made when first needed.
+        owner: process id of the controller, or of the only process.
+    """
+
+    directory: Path
+    evidence: Path
+    owner: int
+
+    @property
+    def is_owner(self) -> bool:
+        return os.getpid() == self.owner
+
+    @property
+    def state(self) -> Path:
+        """Where the environment that was brought up is described for the other processes."""
+        return self.make_directory() / "state.json"
+
+    def make_directory(self) -> Path:
+        self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        return self.directory
+
+    def exclusive(self, timeout: float) -> AbstractContextManager[object]:
+        """A lock among the processes of this run; waits `timeout` seconds at most.
+
+        The kernel frees it when its holder dies, so a crashed worker blocks nobody.
+        """
+        from filelock import FileLock
+
+        return FileLock(self.make_directory() / "lock", timeout=timeout)
+
+    def record(self, kind: str, **content: object) -> None:
+        """Leave a fact for the summary, which the owner prints."""
+        line = json.dumps({"kind": kind, **content}, default=str) + "\n"
+        descriptor = os.open(
+            self.make_directory() / "records.jsonl", os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600
+        )
+        try:
+            os.write(descriptor, line.encode())
+        finally:
+            os.close(descriptor)
+
+    def records(self) -> Iterator[dict[str, object]]:
+        """Facts left so far, oldest first."""
+        path = self.directory / "records.jsonl"
+        if path.exists():
+            for line in path.read_text().splitlines():
+                yield json.loads(line)
+
+    def remove(self) -> None:
+        """Remove the shared folder; the evidence stays."""
+        shutil.rmtree(self.directory, ignore_errors=True)
+
+
+RUN = pytest.StashKey[Run]()
+
+
+def run_of(config: pytest.Config) -> Run:
+    """The run this process belongs to: the controller's in a worker, its own elsewhere."""
+    known = config.stash.get(RUN, None)
+    if known is not None:
+        return known
+    shared: Mapping[str, str] | None = getattr(config, "workerinput", {}).get("istio_run")
+    if shared is not None:
+        run = Run(
+            directory=Path(shared["directory"]),
+            evidence=Path(shared["evidence"]),
+            owner=int(shared["owner"]),
+        )
+    else:
+        from pytest_istio_sidecar.environments.lease import leases_directory
+
+        name = f"{time.strftime('%Y%m%dT%H%M%S')}-{os.urandom(3).hex()}"
+        run = Run(
+            directory=leases_directory() / f"run-{name}",
+            evidence=_evidence(config) / name,
+            owner=os.getpid(),
+        )
+    config.stash[RUN] = run
+    return run
+
+
+def _evidence(config: pytest.Config) -> Path:
+    given = config.getoption("istio_evidence") or config.getini("istio_evidence")
+    return config.invocation_params.dir / given if given else config.rootpath / ".istio-sidecar"
+
+
+class WorkerSetup:
+    """Tells each xdist worker which run it belongs to; registered only where xdist is."""
+
+    @staticmethod
+    def pytest_configure_node(node: object) -> None:
+        run = run_of(node.config)  # type: ignore[attr-defined]
+        node.workerinput["istio_run"] = {  # type: ignore[attr-defined]
+            "directory": str(run.directory),
+            "evidence": str(run.evidence),
+            "owner": str(run.owner),
+        }
