@@ -136,23 +136,38 @@ def _addrtype_option(option: Option, match: Extension) -> Test:
             limit = skb.outgoing
         if address is None:
             return None
-        found = _type(skb, address, limit)
-        if found in types:
-            return True
-        # An IPv6 type depends on the whole routing table (net/netfilter/xt_addrtype.c).
-        return None if skb.family == 6 and types & {"UNREACHABLE", "ANYCAST", "PROHIBIT"} else False
+        kind_of = _is_type6 if skb.family == 6 else _is_type4
+        return kind_of(skb, address, limit, types)
 
     return holds
 
 
-def _type(skb: Skb, address: IPAddress, limit: str | None) -> str:
+def _is_type6(skb: Skb, address: IPAddress, limit: str | None, types: frozenset[str]) -> Truth:
+    """Every kind asked for must hold, and local addresses are unicast too (net/netfilter/xt_addrtype.c)."""
+    if "MULTICAST" in types and not address.is_multicast:
+        return False
+    if "UNICAST" in types and (address.is_multicast or address.is_unspecified):
+        return False
+    if "UNSPEC" in types and not address.is_unspecified:
+        return False
+    if "LOCAL" in types and _is_local(skb, address, limit):
+        return True
+    # The rest depends on the whole routing table.
+    return None if types & {"ANYCAST", "UNREACHABLE"} else "LOCAL" not in types
+
+
+def _is_type4(skb: Skb, address: IPAddress, limit: str | None, types: frozenset[str]) -> Truth:
     """What the table of local addresses says of it (inet_dev_addr_type, net/ipv4/fib_frontend.c)."""
-    if address.version == 4 and skb.routing.is_broadcast(address):
-        return "BROADCAST"
+    if skb.routing.is_broadcast(address):
+        return "BROADCAST" in types
     if address.is_multicast:
-        return "MULTICAST"
+        return "MULTICAST" in types
+    return ("LOCAL" if _is_local(skb, address, limit) else "UNICAST") in types
+
+
+def _is_local(skb: Skb, address: IPAddress, limit: str | None) -> bool:
     held = skb.routing.interface_of(address)
-    return "LOCAL" if held is not None and limit in (None, held) else "UNICAST"
+    return held is not None and limit in (None, held)
 
 
 def _iprange_option(option: Option, _match: Extension) -> Test:

@@ -61,25 +61,32 @@ def destination(target: Translate, skb: Skb) -> None:
 
 def source(target: Translate, skb: Skb) -> None:
     """Apply SNAT."""
+    address = skb.source
     if target.addresses is not None:
         first, last = target.addresses
-        skb.source = int(first) if first == last else None
-    skb.source_port = _port(skb, skb.source_port, target.ports, target.flags, first_free=False)
-    skb.translations = (*skb.translations, "SNAT")
+        address = int(first) if first == last else None
+    _come_from(skb, address, _port(skb, skb.source_port, target.ports, target.flags, first_free=False))
 
 
 def masquerade(skb: Skb) -> None:
     """Apply MASQUERADE: the outgoing interface's address."""
     address = None if skb.outgoing == "lo" else skb.routing.primary(skb.outgoing, skb.family)
-    skb.source = None if address is None else int(address)
-    skb.translations = (*skb.translations, "SNAT")
+    _come_from(skb, None if address is None else int(address), skb.source_port)
+
+
+def _come_from(skb: Skb, address: int | None, port: int | None) -> None:
+    if (address, port) != (skb.source, skb.source_port):
+        skb.translations = (*skb.translations, "SNAT")
+    skb.source, skb.source_port = address, port
 
 
 def _send_to(skb: Skb, address: IPAddress, port: int | None) -> None:
+    # A translation to what the packet has already is none for conntrack (net/netfilter/nf_nat_core.c).
+    if (address, port) != (skb.destination_address, skb.destination_port):
+        skb.translations = (*skb.translations, "DNAT")
     skb.destination_address = address
     skb.destination = int(address)
     skb.destination_port = port
-    skb.translations = (*skb.translations, "DNAT")
 
 
 def _port(

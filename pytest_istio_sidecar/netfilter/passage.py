@@ -70,11 +70,16 @@ class Passage:
         self._track()
         if not (self._ask("mangle", "OUTPUT") and self._ask("nat", "OUTPUT")):
             return
+        route = skb.outgoing
+        if self.fate is not Fate.UNCHANGED:
+            route = self.routing.out(skb.destination_address)
+            if route != "lo" and skb.family == 4 and self._from_loopback():
+                self._drop(f"no route from a loopback address to {skb.destination_address} by {route}")
+                return
+        # Filter still sees the route from before NAT (net/netfilter/nf_nat_proto.c: ip_route_me_harder).
         if not (self._ask("filter", "OUTPUT") and self._ask("security", "OUTPUT")):
             return
-        # Filter still saw the route before NAT (netfilter: ip_route_me_harder comes after the hook).
-        if self.fate is not Fate.UNCHANGED:
-            skb.outgoing = self.routing.out(skb.destination_address)
+        skb.outgoing = route
         if self._left() and skb.outgoing == "lo":
             self._loop_back()
 
@@ -98,8 +103,7 @@ class Passage:
         address = skb.destination_address
         if address.version == 4 and address.is_loopback and skb.incoming != "lo":
             # Martian unless the interface has route_localnet (net/ipv4/route.c), which is off by default.
-            self.fate = Fate.DROPPED
-            self._note(f"dropped: {address} came in by {skb.incoming}, and route_localnet is off")
+            self._drop(f"{address} came in by {skb.incoming}, and route_localnet is off")
         elif self._socket is not None or self.routing.is_local(address):
             self._deliver(nat=True)
         else:
@@ -170,8 +174,13 @@ class Passage:
         if skb.mark is not None:
             skb.mark = (skb.mark & ~target.mask & _ALL) ^ target.mark
 
-    def _note(self, text: str) -> None:
-        self.journal.append(Entry("routing", "PREROUTING", None, True, text))
+    def _from_loopback(self) -> bool:
+        return self.skb.source is not None and self.skb.source >> 24 == 127
+
+    def _drop(self, why: str) -> None:
+        """Routing drops the packet; the rule that sent it there stays the one that decided."""
+        self.fate = Fate.DROPPED
+        self.journal.append(Entry("routing", self.packet.hook, None, True, f"dropped: {why}"))
 
 
 def _untracks(entry: Entry) -> bool:
