@@ -134,9 +134,7 @@ def _after_number(line: str, expected: int) -> str:
 
 
 def _target_column(rest: str, spaced: frozenset[str]) -> tuple[str, str]:
-    """The target's name, "" where a rule without one leaves its column blank, and what follows."""
-    if rest.startswith(" "):
-        return "", rest.lstrip(" ")
+    """The target's name and what follows; "" where a rule without one leaves its column blank."""
     ends = [end for end in range(len(rest[: _LONGEST_CHAIN_NAME + 1])) if rest[end] == " "]
     end = next((end for end in reversed(ends) if rest[:end] in spaced), rest.find(" "))
     return (rest[:end], rest[end:].lstrip(" ")) if end >= 0 else (rest, "")

@@ -124,6 +124,10 @@ def test_a_visible_field_that_differs_keeps_the_rule_unknown() -> None:
     assert completed(table((*HIDDEN, TCP, port)), table((TCP, other))) == [None]
 
 
+def test_an_expected_condition_that_the_listing_would_show_keeps_the_rule_unknown() -> None:
+    assert completed(table(HIDDEN), table((TCP,))) == [None]
+
+
 def test_an_additional_match_keeps_the_rule_unknown() -> None:
     comment = Hidden(field="-m", shown="/* x */ tcp dpt:22 /* y */")
     assert completed(table((*HIDDEN, TCP, comment)), table((TCP,))) == [None]
@@ -180,6 +184,11 @@ def test_rules_in_another_order_are_not_completed_against_it() -> None:
         (
             Hidden(field="-d", shown="localhost"),
             Address(side="destination", family=4, network=0x7F000006, mask=0xFFFFFFFF),
+            False,
+        ),
+        (
+            Hidden(field="-d", shown="localhost", negated=True),
+            Address(side="destination", family=4, network=0x7F000001, mask=0xFFFFFFFF),
             False,
         ),
         (
