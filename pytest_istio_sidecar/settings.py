@@ -11,7 +11,7 @@ import re
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import pytest
 
@@ -139,12 +139,8 @@ def add_options(parser: pytest.Parser) -> None:
             metavar=option.metavar,
             help=option.help,
         )
-        parser.addini(
-            option.key,
-            f"Default of {option.name}.",
-            type="linelist" if option.repeat else "string",
-            default=None,
-        )
+        lines: Literal["linelist", "string"] = "linelist" if option.repeat else "string"
+        parser.addini(option.key, f"Default of {option.name}.", type=lines, default=None)
 
 
 def _value(config: pytest.Config, option: Option) -> list[str]:

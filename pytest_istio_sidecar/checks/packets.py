@@ -78,7 +78,7 @@ def decided(rules: Rules, packet: Packet, host: Host | None) -> Trace:
         raise Undecided(f"{describe(packet)}: no IPv{packet.family} rules were read{of_pod(rules)}")
     way = trace(rules, packet, host=host)
     if way.fate is Fate.UNKNOWN:
-        reasons = "\n".join(f"  because  {reason}" for reason in way.reasons)
+        reasons = "\n".join(f"  because  {reason}" for reason in way.reasons[:3])
         raise Undecided(
             f"{describe(packet)}: the rules read do not tell what becomes of it{of_pod(rules)}\n{reasons}"
         )

@@ -22,6 +22,7 @@ from pytest_istio_sidecar.netfilter.trace import Step, Trace
 
 WIDTH = 96
 _LABEL = 9
+_REASONS = 3
 
 
 def render_findings(findings: Sequence[Finding]) -> str:
@@ -86,7 +87,7 @@ def _step(group: list[Step], way: Trace) -> tuple[str, str, str]:
     if last is not first and last.rule is not None:
         numbers += f"-{last.rule.number}"
     text = f"{numbers:>4}  {_conditions(group)}"
-    if first.rule is way.deciding_rule:
+    if first.rule is way.deciding_rule and first.matched:
         return where, text, "match  <- decides"
     return where, text, first.outcome
 
@@ -182,6 +183,12 @@ def _fact(label: str, value: str, *, wrap: bool = True) -> list[str]:
     return [f"  {name:<{_LABEL}}{line}".rstrip() for name, line in zip(labels, lines, strict=True)]
 
 
+def shorten(reasons: Sequence[str]) -> list[str]:
+    """The first few of many reasons; one is enough to leave a packet undecided."""
+    left = len(reasons) - _REASONS
+    return [*reasons[:_REASONS], *([f"and {left} more of the kind"] if left > 0 else [])]
+
+
 def render_trace(way: Trace) -> str:
     """A trace on its own, as `istio-sidecar trace` prints it."""
     fate = (
@@ -190,6 +197,6 @@ def render_trace(way: Trace) -> str:
         else f"{way.fate} to {way.destination}"
     )
     lines = [f"{describe(way.packet)}: {fate}", "", *render_way(way)]
-    for reason in way.reasons:
-        lines += _fact("because", reason)
+    if way.reasons:
+        lines += ["", *_fact("because", "\n".join(shorten(way.reasons)))]
     return "\n".join(lines)

@@ -1,0 +1,59 @@
+"""An environment that is not there stops the run with one sentence."""
+
+import pytest
+
+
+@pytest.mark.parametrize("processes", [[], ["-n2"]], ids=["alone", "xdist"])
+@pytest.mark.parametrize("name", ["kind", "existing"])
+def test_an_environment_that_is_not_there_yet_stops_the_run_and_names_those_that_are(
+    pytester, name, processes
+):
+    result = pytester.runpytest_subprocess(
+        "--pyargs", "pytest_istio_sidecar.suite", f"--istio-environment={name}", *processes
+    )
+    assert result.ret in (pytest.ExitCode.TESTS_FAILED, pytest.ExitCode.INTERRUPTED)
+    result.stdout.fnmatch_lines(
+        [
+            f"*--istio-environment={name} is not there yet; use --istio-environment=embedded *",
+        ]
+    )
+    assert result.parseoutcomes().keys() <= {"error", "errors", "skipped"}
+    assert result.parseoutcomes().get("error", result.parseoutcomes().get("errors")) <= 2
+
+
+def test_kind_is_the_default(pytester):
+    result = pytester.runpytest_subprocess("--pyargs", "pytest_istio_sidecar.suite")
+    result.stdout.fnmatch_lines(["*--istio-environment=kind is not there yet*"])
+
+
+def test_a_listing_that_is_not_there_is_named(pytester):
+    result = pytester.runpytest_subprocess(
+        "--pyargs", "pytest_istio_sidecar.suite", "--istio-environment=file", "--istio-table=nowhere.txt"
+    )
+    result.stdout.fnmatch_lines(["*cannot read nowhere.txt: No such file or directory*"])
+    assert "passed" not in result.parseoutcomes()
+
+
+def test_a_project_that_asks_for_no_fixture_has_no_summary_and_no_folder(pytester):
+    pytester.makepyfile("def test_nothing(): pass")
+    result = pytester.runpytest_subprocess()
+    result.assert_outcomes(passed=1)
+    result.stdout.no_fnmatch_line("*istio sidecar*")
+    assert not (pytester.path / ".istio-sidecar").exists()
+
+
+def test_a_version_marker_skips_what_does_not_hold_for_the_version(pytester):
+    pytester.makepyfile(
+        """
+        import pytest
+
+        @pytest.mark.istio_version(">=1.13")
+        def test_newer(): raise AssertionError
+
+        @pytest.mark.istio_version(">=1.8,<1.13")
+        def test_this(): pass
+        """
+    )
+    result = pytester.runpytest_subprocess("-rs")
+    result.assert_outcomes(passed=1, skipped=1)
+    result.stdout.fnmatch_lines(["SKIPPED *holds for Istio >=1.13; this is 1.8.3"])
