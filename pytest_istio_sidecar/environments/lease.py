@@ -65,8 +65,8 @@ class Lease:
     created: float
 
     @classmethod
-    def take(cls, kind: str, owner: int, *, name: str | None = None) -> Lease:
-        """Write a lease for a directory that does not exist yet.
+    def of(cls, kind: str, owner: int) -> Lease:
+        """A lease for a directory of a new name; nothing is written yet.
 
         Raises:
             EnvironmentProblem: the owner has ended already.
@@ -74,13 +74,14 @@ class Lease:
         identity = ProcessIdentity.of(owner)
         if identity is None:
             raise EnvironmentProblem(f"process {owner}, for which the {kind} environment is, has ended")
-        name = name or f"{kind}-{os.urandom(4).hex()}"
-        lease = cls(kind=kind, owner=identity, directory=leases_directory() / name, created=time.time())
-        content = {**asdict(lease), "directory": str(lease.directory)}
-        unfinished = lease.path.with_suffix(".new")
-        unfinished.write_text(json.dumps(content))
-        unfinished.rename(lease.path)
-        return lease
+        directory = leases_directory() / f"{kind}-{os.urandom(4).hex()}"
+        return cls(kind=kind, owner=identity, directory=directory, created=time.time())
+
+    def write(self) -> None:
+        """Put the lease on file: before its directory is made."""
+        unfinished = self.path.with_suffix(".new")
+        unfinished.write_text(json.dumps({**asdict(self), "directory": str(self.directory)}))
+        unfinished.rename(self.path)
 
     @property
     def path(self) -> Path:

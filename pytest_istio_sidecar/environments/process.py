@@ -12,6 +12,7 @@ import select
 import shutil
 import signal
 from dataclasses import dataclass
+from pathlib import Path
 
 from pytest_istio_sidecar.errors import EnvironmentProblem
 
@@ -35,8 +36,7 @@ class ProcessIdentity:
     def of(cls, pid: int) -> ProcessIdentity | None:
         """The process that has this number now; None when there is none, or only its remains."""
         try:
-            with open(f"/proc/{pid}/stat", "rb") as file:
-                fields = file.read().rpartition(b")")[2].split()
+            fields = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
         except OSError:
             return None
         # The name, which may hold anything, ends at the last bracket; state is the field after it.

@@ -1,0 +1,189 @@
+"""Starting an embedded pod's first process, and talking to it.
+
+Knows the pod's command line, its start and its control socket. Does not know what
+is asked of a pod. Invariant: whatever interrupts a start ends what was started.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import struct
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from pytest_istio_sidecar.environments import embedded_pod
+from pytest_istio_sidecar.environments.lease import Lease, write_supervisor
+from pytest_istio_sidecar.environments.network_namespace import explain_failed_unshare
+from pytest_istio_sidecar.environments.process import ProcessIdentity
+from pytest_istio_sidecar.errors import EnvironmentProblem
+from pytest_istio_sidecar.readers.command import CommandResult
+
+COMMAND_SECONDS = 10.0
+"""For a command in the pod; they take milliseconds."""
+
+
+class PodRunner:
+    """Runs commands in the pod, by its first process."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+
+    def run(self, argv: Sequence[str], *, timeout: float, text: str = "") -> CommandResult:
+        """Run one command; `text` is its standard input."""
+        told = self.control({"operation": "run", "argv": list(argv), "input": text, "timeout": timeout})
+        status = told["exit_status"]
+        return CommandResult(
+            argv=tuple(argv),
+            exit_status=status if isinstance(status, int) else None,
+            stdout=str(told["stdout"]),
+            stderr=str(told["stderr"]),
+            seconds=float(str(told["seconds"])),
+        )
+
+    def control(self, request: Mapping[str, object]) -> Mapping[str, object]:
+        """Ask the pod's first process for one operation.
+
+        Raises:
+            EnvironmentProblem: it has gone, or one of its programs has ended.
+        """
+        patience = float(str(request["timeout"])) + COMMAND_SECONDS
+        try:
+            with self.connect(patience) as connection, connection.makefile("rwb") as stream:
+                stream.write(json.dumps(request).encode() + b"\n")
+                stream.flush()
+                told: dict[str, object] = json.loads(stream.readline())
+        except (OSError, ValueError) as problem:
+            raise EnvironmentProblem(
+                f"the embedded pod does not answer: {problem}\n"
+                "  cause    it was stopped, or the process it was started for has ended"
+            ) from None
+        if told["ended"]:
+            raise EnvironmentProblem(f"the embedded pod is broken, ended: {told['ended']}")
+        return told
+
+    def connect(self, patience: float) -> socket.socket:
+        """Open the pod's control socket, by its directory: a socket's path holds 107 bytes only."""
+        connection = socket.socket(socket.AF_UNIX)
+        connection.settimeout(patience)
+        try:
+            descriptor = os.open(self._directory, os.O_PATH)
+            try:
+                connection.connect(f"/proc/self/fd/{descriptor}/control")
+            finally:
+                os.close(descriptor)
+        except OSError:
+            connection.close()
+            raise
+        return connection
+
+
+_CHILDREN: list[subprocess.Popen[bytes]] = []
+"""Started pods, until they are collected: another process may stop them, and then nobody waits here."""
+
+
+def collect() -> None:
+    """Collect the pods that were started here and have ended since."""
+    _CHILDREN[:] = [child for child in _CHILDREN if child.poll() is None]
+
+
+def bring_up_pod(
+    command: Sequence[str], specification: embedded_pod.Specification, lease: Lease, timeout: float
+) -> tuple[ProcessIdentity, dict[str, float]]:
+    """Start the pod's first process and wait until it serves; returns it and the seconds of each part."""
+    lease.directory.mkdir(mode=0o700)
+    file = lease.directory / "pod.json"
+    file.write_text(json.dumps(specification))
+    owner = lease.owner.open()
+    if owner is None:
+        raise EnvironmentProblem(f"process {lease.owner.pid}, for which the pod is, has ended")
+    ours, theirs = socket.socketpair()
+    process = None
+    try:
+        with (lease.directory / "pod.err").open("wb") as errors:
+            process = subprocess.Popen(
+                [
+                    *command,
+                    *(sys.executable, "-I", "-S", embedded_pod.__file__),
+                    *(str(file), str(theirs.fileno()), str(owner)),
+                ],
+                stdin=subprocess.DEVNULL,
+                stdout=errors,
+                stderr=errors,
+                pass_fds=(theirs.fileno(), owner),
+                # Ctrl-C in the terminal is for who asked for the pod, who then ends it in good order.
+                start_new_session=True,
+            )
+        theirs.close()
+        parts = _wait_until_ready(ours, lease.directory, timeout)
+        supervisor = _supervisor(lease.directory)
+        write_supervisor(lease.directory, supervisor)
+        ours.sendall(b"!")
+    except BaseException:
+        ours.close()  # which ends the pod
+        if process is not None:
+            _wait_for_end(process)
+        raise
+    finally:
+        ours.close()
+        theirs.close()
+        os.close(owner)
+    _CHILDREN.append(process)
+    return supervisor, parts
+
+
+def _wait_until_ready(status: socket.socket, directory: Path, timeout: float) -> dict[str, float]:
+    parts: dict[str, float] = {}
+    deadline = time.monotonic() + timeout + 2  # the pod keeps to its time itself, and says what it waits for
+    heard = b""
+    while True:
+        status.settimeout(max(deadline - time.monotonic(), 0.001))
+        try:
+            chunk = status.recv(65536)
+        except TimeoutError:
+            last = ", ".join(parts) or "nothing"
+            raise EnvironmentProblem(
+                f"the embedded pod was not ready after {timeout:g} s; done by then: {last}"
+            ) from None
+        except ConnectionResetError:
+            chunk = b""
+        if not chunk:
+            raise EnvironmentProblem(_why_it_ended(directory, bool(parts)))
+        *lines, heard = (heard + chunk).split(b"\n")
+        for line in lines:
+            told = json.loads(line)
+            if "problem" in told:
+                raise EnvironmentProblem(told["problem"])
+            if "ready" in told:
+                return parts
+            parts[told["part"]] = float(told["seconds"])
+
+
+def _why_it_ended(directory: Path, began: bool) -> str:
+    errors = (directory / "pod.err").read_text(errors="backslashreplace")
+    if not began and "Traceback" not in errors:
+        return explain_failed_unshare(errors)
+    tail = "\n".join(f"  stderr   {line}" for line in errors.splitlines()[-5:])
+    return f"the embedded pod ended while it was brought up\n\n{tail}"
+
+
+def _supervisor(directory: Path) -> ProcessIdentity:
+    """The pod's first process as it is numbered out here: its socket tells (SO_PEERCRED, socket(7))."""
+    with PodRunner(directory).connect(COMMAND_SECONDS) as connection:
+        credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+    identity = ProcessIdentity.of(struct.unpack("3i", credentials)[0])
+    if identity is None:
+        raise EnvironmentProblem("the embedded pod ended as soon as it was ready")
+    return identity
+
+
+def _wait_for_end(process: subprocess.Popen[bytes]) -> None:
+    try:
+        process.wait(5)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait(5)

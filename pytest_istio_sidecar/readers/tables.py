@@ -1,0 +1,166 @@
+"""Every iptables table of a pod, of both families and both back ends.
+
+Knows which commands read without changing anything, and what their answers are worth.
+Does not know Istio. Invariant: "no rules" is said only when every back end was read;
+the raw answers are kept beside what was made of them.
+
+`iptables-*-save` without `-t` walks the tables that are there; with `-t`, and in `iptables -L`,
+the legacy one creates the table it is asked for (seen with iptables 1.6 to 1.8.13).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+
+from pytest_istio_sidecar.errors import EnvironmentProblem, ParseError
+from pytest_istio_sidecar.netfilter.model import Backend, Family, PodRules, Ruleset
+from pytest_istio_sidecar.netfilter.parse_save import parse_iptables_save
+from pytest_istio_sidecar.readers.command import CommandResult, Runner
+
+_PREFIXES: Mapping[Family, str] = {4: "iptables", 6: "ip6tables"}
+_FRONT_ENDS = {Backend.LEGACY: "legacy-save", Backend.NF_TABLES: "nft-save"}
+_TRUSTED_SINCE = (1, 8, 8)
+"""Older iptables-nft drop conditions that a newer one wrote, silently (netfilter commit c034cf31)."""
+_IPTABLES_OWN = re.compile(r"(ip|ip6) (raw|mangle|nat|filter|security)")
+
+_CAUSES = (
+    ("you must be root", "the command ran without CAP_NET_ADMIN and CAP_NET_RAW", "read as root"),
+    ("Permission denied", "the command ran without CAP_NET_ADMIN and CAP_NET_RAW", "read as root"),
+    (
+        "can't open lock file",
+        "the lock /run/xtables.lock cannot be written here",
+        "XTABLES_LOCKFILE=/dev/null (iptables 1.8.6 and newer)",
+    ),
+    (
+        "is incompatible, use 'nft' tool",
+        "the table holds rules that iptables did not write",
+        "nft list ruleset shows them",
+    ),
+)
+"""A piece of what iptables says, its usual cause, and what helps."""
+
+
+class TablesUnreadable(EnvironmentProblem):
+    """The tables of a pod could not be read, so nothing is known about them."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TablesReading:
+    """What was read, and the answers it was read from."""
+
+    rules: PodRules
+    commands: tuple[CommandResult, ...]
+
+
+def read_tables(runner: Runner, *, timeout: float, pod: str = "") -> TablesReading:
+    """Read every table of both families from every back end of a pod.
+
+    Args:
+        timeout: seconds for each command.
+        pod: how messages name the pod.
+
+    Raises:
+        TablesUnreadable: a command failed, or no back end has its command in the pod.
+        ParseError: a command answered with something else than a listing.
+    """
+    version = runner.run(["iptables", "-V"], timeout=timeout)
+    commands = [version]
+    rulesets: list[Ruleset] = []
+    notes: list[str] = []
+    unread: list[str] = []
+    for family, prefix in _PREFIXES.items():
+        found = False
+        for backend, suffix in _FRONT_ENDS.items():
+            result = runner.run([f"{prefix}-{suffix}", "-c"], timeout=timeout)
+            commands.append(result)
+            if result.missing:
+                unread.append(f"{prefix}-{suffix}")
+                continue
+            found = True
+            rulesets.append(_ruleset(result, family, backend, pod))
+        if not found:
+            # Up to 1.6 there is one command for the one back end there was.
+            result = runner.run([f"{prefix}-save", "-c"], timeout=timeout)
+            commands.append(result)
+            if not result.missing:
+                rulesets.append(_ruleset(result, family, _default_backend(version), pod))
+    notes += [f"{name} is not in the pod: rules of its back end would not be seen" for name in unread]
+    notes += _distrust(rulesets)
+    native = runner.run(["nft", "list", "ruleset"], timeout=timeout)
+    if not native.missing:
+        commands.append(native)
+        notes += _native_tables(native)
+    if unread and not any(True for ruleset in rulesets for _ in ruleset.rules()):
+        raise _unreadable(
+            pod,
+            [result for result in commands if result.missing],
+            "no rule was found, and not every back end has its command in the pod",
+            "install iptables 1.8 there, or read from the node",
+        )
+    rules = PodRules(rulesets=tuple(rulesets), pod=pod, notes=tuple(notes))
+    return TablesReading(rules=rules, commands=tuple(commands))
+
+
+def _ruleset(result: CommandResult, family: Family, backend: Backend, pod: str) -> Ruleset:
+    source = " ".join(result.argv)
+    if not result.succeeded or "is incompatible, use 'nft' tool" in result.stdout:
+        said = result.stderr + result.stdout
+        cause, fix = next(
+            ((cause, fix) for text, cause, fix in _CAUSES if text in said),
+            ("the command did not say", "run it in the pod by hand"),
+        )
+        raise _unreadable(pod, [result], cause, fix)
+    if not result.stdout.strip():
+        return Ruleset(family=family, backend=backend, source=source, pod=pod)
+    ruleset = parse_iptables_save(result.stdout, family=family, source=source)
+    if ruleset.backend not in (None, backend):
+        raise ParseError(f"the listing says it is of {ruleset.backend}, not {backend}", source=source)
+    return replace(ruleset, backend=backend, pod=pod)
+
+
+def _unreadable(pod: str, results: list[CommandResult], cause: str, fix: str) -> TablesUnreadable:
+    lines = [f"cannot read the iptables tables of {pod or 'the pod'}", ""]
+    for result in results:
+        lines += result.facts()
+    lines += ["", f"  cause    {cause}", f"  fix      {fix}", "  note     no rule of this pod was checked"]
+    return TablesUnreadable("\n".join(lines))
+
+
+def _default_backend(version: CommandResult) -> Backend:
+    return Backend.NF_TABLES if "(nf_tables)" in version.stdout else Backend.LEGACY
+
+
+def _distrust(rulesets: list[Ruleset]) -> Iterator[str]:
+    for ruleset in rulesets:
+        if ruleset.backend is not Backend.NF_TABLES or ruleset.writer is None:
+            continue
+        numbers = tuple(int(number) for number in re.findall(r"\d+", ruleset.writer)[:3])
+        if numbers < _TRUSTED_SINCE:
+            yield (
+                f"iptables {ruleset.writer} read nf_tables: where a newer iptables wrote the rules it may "
+                "leave conditions out; compare with nft list ruleset"
+            )
+
+
+def _native_tables(result: CommandResult) -> Iterator[str]:
+    if not result.succeeded:
+        said = result.stderr.strip().partition("\n")[0]
+        yield f"nft list ruleset failed ({said}): tables of nf_tables' own would not be seen"
+        return
+    for name in re.findall(r"^table (\S+ \S+) \{", result.stdout, re.MULTILINE):
+        if not _IPTABLES_OWN.fullmatch(name):
+            yield f"nf_tables has the table {name}, which iptables does not show and which was not checked"
+
+
+def read_counters(runner: Runner, *, timeout: float) -> list[tuple[str, int]]:
+    """Every IPv4 rule of both back ends with its packet counter, in order of the listings."""
+    counters = []
+    for suffix in _FRONT_ENDS.values():
+        listing = runner.run([f"iptables-{suffix}", "-c"], timeout=timeout).stdout
+        counters += [
+            (match["rule"], int(match["packets"]))
+            for match in re.finditer(r"^\[(?P<packets>\d+):\d+\] (?P<rule>-A .*)$", listing, re.MULTILINE)
+        ]
+    return counters
