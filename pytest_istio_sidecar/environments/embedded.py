@@ -26,7 +26,7 @@ from pytest_istio_sidecar.environments.network_namespace import (
     require_program,
     unshare_command,
 )
-from pytest_istio_sidecar.environments.pod_process import COMMAND_SECONDS, PodRunner, bring_up_pod, collect
+from pytest_istio_sidecar.environments.pod_process import COMMAND_SECONDS, PodRunner, bring_up_pod, end_pod
 from pytest_istio_sidecar.environments.process import SYSTEM_PATH, ProcessIdentity
 from pytest_istio_sidecar.environments.traffic import APPLICATION_ID, ECHO_PORT, HTTPBIN_PORT, Traffic
 from pytest_istio_sidecar.errors import EnvironmentProblem
@@ -202,10 +202,9 @@ class EmbeddedEnvironment:
 
     def stop(self) -> None:
         """End the pod and remove what it left; a second time does nothing."""
-        self._supervisor.end()
+        end_pod(self._supervisor)
         shutil.rmtree(self._directory, ignore_errors=True)
         self._directory.with_name(f"{self._directory.name}.json").unlink(missing_ok=True)
-        collect()
 
     def _keep(self, commands: Sequence[CommandResult]) -> None:
         for result in commands:

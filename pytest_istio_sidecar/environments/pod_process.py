@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import json
 import os
+import select
+import signal
 import socket
 import struct
-import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -82,13 +83,16 @@ class PodRunner:
         return connection
 
 
-_CHILDREN: list[subprocess.Popen[bytes]] = []
-"""Started pods, until they are collected: another process may stop them, and then nobody waits here."""
+_STARTED: dict[ProcessIdentity, int] = {}
+"""The `unshare` of each pod that this process started, by the pod's first process."""
 
 
-def collect() -> None:
-    """Collect the pods that were started here and have ended since."""
-    _CHILDREN[:] = [child for child in _CHILDREN if child.poll() is None]
+def end_pod(supervisor: ProcessIdentity) -> None:
+    """End a pod; returns when all its processes have ended. One that has ended already is no fault."""
+    supervisor.end()
+    child = _STARTED.pop(supervisor, None)
+    if child is not None:
+        _wait_for_end(child)
 
 
 def bring_up_pod(
@@ -102,21 +106,30 @@ def bring_up_pod(
     if owner is None:
         raise EnvironmentProblem(f"process {lease.owner.pid}, for which the pod is, has ended")
     ours, theirs = socket.socketpair()
-    process = None
+    child = None
     try:
         with (lease.directory / "pod.err").open("wb") as errors:
-            process = subprocess.Popen(
+            # Not subprocess: its objects complain when the process outlives them, and this one may
+            # be ended by another process than the one that started it.
+            child = os.posix_spawn(
+                command[0],
                 [
                     *command,
                     *(sys.executable, "-I", "-S", embedded_pod.__file__),
                     *(str(file), str(theirs.fileno()), str(owner)),
                 ],
-                stdin=subprocess.DEVNULL,
-                stdout=errors,
-                stderr=errors,
-                pass_fds=(theirs.fileno(), owner),
+                os.environ,
+                file_actions=[
+                    (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
+                    (os.POSIX_SPAWN_DUP2, errors.fileno(), 1),
+                    (os.POSIX_SPAWN_DUP2, errors.fileno(), 2),
+                    # Onto itself: kept open across exec (POSIX.1-2024, posix_spawn_file_actions_adddup2).
+                    (os.POSIX_SPAWN_DUP2, theirs.fileno(), theirs.fileno()),
+                    (os.POSIX_SPAWN_DUP2, owner, owner),
+                ],
+                setsigdef=[signal.SIGPIPE],
                 # Ctrl-C in the terminal is for who asked for the pod, who then ends it in good order.
-                start_new_session=True,
+                setsid=True,
             )
         theirs.close()
         parts = _wait_until_ready(ours, lease.directory, timeout)
@@ -125,14 +138,14 @@ def bring_up_pod(
         ours.sendall(b"!")
     except BaseException:
         ours.close()  # which ends the pod
-        if process is not None:
-            _wait_for_end(process)
+        if child is not None:
+            _wait_for_end(child)
         raise
     finally:
         ours.close()
         theirs.close()
         os.close(owner)
-    _CHILDREN.append(process)
+    _STARTED[supervisor] = child
     return supervisor, parts
 
 
@@ -181,9 +194,12 @@ def _supervisor(directory: Path) -> ProcessIdentity:
     return identity
 
 
-def _wait_for_end(process: subprocess.Popen[bytes]) -> None:
+def _wait_for_end(child: int) -> None:
+    """Collect a child, which is about to end; kill it when it does not."""
+    descriptor = os.pidfd_open(child)
     try:
-        process.wait(5)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait(5)
+        if not select.select([descriptor], [], [], 5)[0]:
+            signal.pidfd_send_signal(descriptor, signal.SIGKILL)
+    finally:
+        os.close(descriptor)
+    os.waitpid(child, 0)
