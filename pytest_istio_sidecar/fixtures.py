@@ -115,9 +115,15 @@ def ip6tables_nat(pod_rules: PodRules) -> Table:
 
 
 @pytest.fixture(scope="session")
-def envoy_listeners(istio_environment: Environment) -> tuple[Listener, ...]:
+def envoy_listeners(
+    istio_environment: Environment, istio_evidence: Callable[[], Path]
+) -> tuple[Listener, ...]:
     """What Envoy listens on, from its admin port."""
-    return istio_environment.read_listeners()
+    from pytest_istio_sidecar.environments.shared import keep
+
+    listeners = istio_environment.read_listeners()
+    keep(istio_environment, istio_evidence())
+    return listeners
 
 
 @pytest.fixture(scope="session")

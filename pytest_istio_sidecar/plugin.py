@@ -88,5 +88,5 @@ def pytest_unconfigure(config: pytest.Config) -> None:
     if run is not None and run.is_owner and run.directory.exists():
         from pytest_istio_sidecar.environments.shared import take_down
 
-        take_down(run.directory / "state.json")
+        take_down(run.directory / "state.json", run.evidence)
         run.remove()

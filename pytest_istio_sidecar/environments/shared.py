@@ -6,7 +6,8 @@ know pytest. Invariant: called under the run's lock, and taken down by the owner
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,7 +17,7 @@ from pytest_istio_sidecar.errors import EnvironmentProblem, UsageProblem
 from pytest_istio_sidecar.istio.rules import expected_ruleset
 from pytest_istio_sidecar.netfilter.complete import complete
 from pytest_istio_sidecar.netfilter.model import PodRules, Ruleset
-from pytest_istio_sidecar.netfilter.render import render_save
+from pytest_istio_sidecar.netfilter.parse_save import parse_iptables_save
 
 if TYPE_CHECKING:
     pass
@@ -56,12 +57,23 @@ def bring_up(
     )
 
 
-def take_down(state: Path) -> None:
-    """Take down what `state` tells of, if it tells of anything."""
+def take_down(state: Path, evidence: Path) -> None:
+    """Take down what `state` tells of; what its programs wrote goes to `evidence`, where that is there."""
     if state.exists():
         from pytest_istio_sidecar.environments.embedded import EmbeddedEnvironment
 
-        EmbeddedEnvironment.attach(state).stop()
+        environment = EmbeddedEnvironment.attach(state)
+        try:
+            if evidence.exists():
+                keep(environment, evidence)
+        finally:
+            environment.stop()
+
+
+def keep(environment: Environment, folder: Path) -> None:
+    """Write what was read so far, raw, into the folder for evidence."""
+    for name, text in environment.evidence().items():
+        (folder / name).write_text(text, encoding="utf-8")
 
 
 def read_rules(environment: Environment, version: str, evidence: Callable[[], Path]) -> PodRules:
@@ -72,19 +84,23 @@ def read_rules(environment: Environment, version: str, evidence: Callable[[], Pa
         evidence: gives the folder; asked only when there is something to keep.
     """
     rules = environment.read_rules()
+    raw = environment.evidence()
+    if raw:
+        keep(environment, evidence())
     pod = environment.pod().name
-    named = tuple(_named(ruleset, pod, evidence) for ruleset in rules.rulesets)
-    return replace(rules, pod=pod, rulesets=tuple(_completed(ruleset, version) for ruleset in named))
+    placed = tuple(_placed(ruleset, pod, raw, evidence) for ruleset in rules.rulesets)
+    return replace(rules, pod=pod, rulesets=tuple(_completed(ruleset, version) for ruleset in placed))
 
 
-def _named(ruleset: Ruleset, pod: str, evidence: Callable[[], Path]) -> Ruleset:
-    """Name the pod, and make sure that the ruleset stands in a file that a replay can name."""
-    if ruleset.source and Path(ruleset.source).exists():
+def _placed(ruleset: Ruleset, pod: str, raw: Mapping[str, str], evidence: Callable[[], Path]) -> Ruleset:
+    """The same rules, placed in the file that keeps their listing, so that messages can point into it."""
+    name = "_".join(word.strip("-") for word in (ruleset.source or "").split()) + ".txt"
+    listing = raw.get(name, "")
+    if not listing.strip():
         return replace(ruleset, pod=pod)
-    family = "ip6tables" if ruleset.family == 6 else "iptables"
-    path = evidence() / f"{family}-{ruleset.backend or 'unknown'}.rules"
-    path.write_text(render_save(ruleset), encoding="utf-8")
-    return replace(ruleset, pod=pod, source=str(path))
+    path = os.path.relpath(evidence() / name)
+    again = parse_iptables_save(listing, family=ruleset.family, source=path)
+    return replace(again, pod=pod, backend=ruleset.backend)
 
 
 def _completed(ruleset: Ruleset, version: str) -> Ruleset:

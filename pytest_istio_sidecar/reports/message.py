@@ -162,7 +162,7 @@ def _replay(way: Trace) -> str:
 
 
 def _sources(way: Trace) -> list[str]:
-    return [ruleset.source or "" for ruleset in rulesets_of(way.rules, way.packet.family)]
+    return [ruleset.source or "" for ruleset in rulesets_of(way.rules, way.packet.family) if ruleset.tables]
 
 
 def _assumed(assumptions: tuple[str, ...]) -> list[str]:

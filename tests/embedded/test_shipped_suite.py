@@ -1,0 +1,140 @@
+"""The shipped suite on an embedded pod, as a user runs it: alone, with workers, and when a worker dies."""
+
+import os
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+SUITE = ("--pyargs", "pytest_istio_sidecar.suite", "--istio-environment=embedded")
+
+WHICH_POD = """
+    import os, pytest
+
+    @pytest.mark.parametrize("number", range(8))
+    def test_notes_the_pod(istio_environment, number):
+        with open("pods.txt", "a") as file:
+            file.write(f"{istio_environment._directory}\\n")
+"""
+
+CRASH = """
+    import os
+
+    def test_first(istio_environment): pass
+
+    def test_crashes(istio_environment, worker_id):
+        if not os.path.exists("crashed"):
+            open("crashed", "w").close()
+            os._exit(3)
+
+    def test_last(iptables_nat): assert iptables_nat.chains
+"""
+
+
+@pytest.fixture
+def runtime(pytester, monkeypatch):
+    """A private place for leases, so that what a run leaves behind is seen."""
+    place = pytester.path / "runtime"
+    place.mkdir(mode=0o700)
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(place))
+    return place
+
+
+def left_in(runtime: Path) -> list[str]:
+    return sorted(path.name for path in runtime.rglob("*") if path.name != "istio-sidecar")
+
+
+def processes_that_mention(text: str) -> list[str]:
+    found = []
+    for process in Path("/proc").iterdir():
+        if process.name.isdecimal() and int(process.name) != os.getpid():
+            try:
+                command = (process / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+            except OSError:
+                continue
+            if text in command:
+                found.append(command)
+    return found
+
+
+def ended(runtime: Path, seconds: float = 5.0) -> bool:
+    deadline = time.monotonic() + seconds
+    while processes_that_mention(str(runtime)):
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.05)
+    return True
+
+
+def test_every_claim_of_the_lab_passes_and_nothing_skips(pytester, runtime):
+    result = pytester.runpytest_subprocess(*SUITE)
+    assert result.parseoutcomes().keys() == {"passed"}, result.stdout.str()
+    assert result.parseoutcomes()["passed"] >= 40
+
+
+def test_the_summary_tells_what_was_tested_and_pytests_line_is_the_last(pytester, runtime):
+    result = pytester.runpytest_subprocess(*SUITE)
+    result.stdout.fnmatch_lines(
+        [
+            "*- istio sidecar -*",
+            "environment *embedded*",
+            "pod *embedded/httpbin*",
+            "redirected *inbound tcp to every other port -> :15006",
+            "not redirected *inbound tcp to 22, 15008, 15020, 15021, 15090",
+            "requests *11 sent: 3 seen by Envoy, 8 not",
+            "evidence *",
+        ]
+    )
+    assert " passed in " in result.stdout.lines[-1]
+    assert result.stderr.str() == ""
+
+
+def test_four_workers_share_one_pod_and_the_controller_takes_it_down(pytester, runtime):
+    pytester.makepyfile(WHICH_POD)
+    result = pytester.runpytest_subprocess("-n4", "--istio-environment=embedded")
+    result.assert_outcomes(passed=8)
+    assert len(set((pytester.path / "pods.txt").read_text().split())) == 1
+    assert left_in(runtime) == []
+    assert ended(runtime)
+
+
+def test_a_crashed_worker_leaves_the_pod_to_the_others_and_nothing_behind(pytester, runtime):
+    pytester.makepyfile(CRASH)
+    result = pytester.runpytest_subprocess("-n1", "--istio-environment=embedded")
+    outcomes = result.parseoutcomes()
+    assert (outcomes["passed"], outcomes["failed"]) == (2, 1)
+    assert left_in(runtime) == []
+    assert ended(runtime)
+
+
+def test_a_failing_test_leaves_nothing_behind_but_the_evidence(pytester, runtime):
+    pytester.makepyfile(
+        """
+        from pytest_istio_sidecar import assert_redirect_target
+
+        def test_wrong(iptables_nat): assert_redirect_target(iptables_nat, "ISTIO_REDIRECT", 15006)
+        """
+    )
+    result = pytester.runpytest_subprocess("--istio-environment=embedded", "--istio-evidence=kept")
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(["E  *replay   istio-sidecar trace kept/*/iptables-legacy-save_c.txt *"])
+    (folder,) = (pytester.path / "kept").iterdir()
+    assert "ISTIO_REDIRECT" in (folder / "iptables-legacy-save_c.txt").read_text()
+    assert left_in(runtime) == []
+    assert ended(runtime)
+
+
+def test_a_listing_kept_as_evidence_replays_the_verdict(pytester, runtime):
+    pytester.makepyfile(
+        """
+        from pytest_istio_sidecar import assert_redirected, inbound
+
+        def test_wrong(pod_rules): assert_redirected(pod_rules, inbound(22))
+        """
+    )
+    result = pytester.runpytest_subprocess("--istio-environment=embedded")
+    (line,) = [line for line in result.outlines if "  replay   " in line]
+    command = line.partition("replay   istio-sidecar ")[2].split()
+    replayed = pytester.run(sys.executable, "-m", "pytest_istio_sidecar", *command)
+    assert replayed.outlines == ["inbound tcp/22: unchanged"]
