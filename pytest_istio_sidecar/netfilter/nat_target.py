@@ -12,7 +12,7 @@ import ipaddress
 from pytest_istio_sidecar.netfilter.matches import PROTOCOLS
 from pytest_istio_sidecar.netfilter.routing import LOOPBACK
 from pytest_istio_sidecar.netfilter.skb import Skb
-from pytest_istio_sidecar.netfilter.targets import Redirect, Translate
+from pytest_istio_sidecar.netfilter.targets import Extended, Redirect, Translate
 
 IPAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
 
@@ -68,10 +68,11 @@ def source(target: Translate, skb: Skb) -> None:
     _come_from(skb, address, _port(skb, skb.source_port, target.ports, target.flags, first_free=False))
 
 
-def masquerade(skb: Skb) -> None:
-    """Apply MASQUERADE: the outgoing interface's address."""
+def masquerade(target: Extended, skb: Skb) -> None:
+    """Apply MASQUERADE: the outgoing interface's address; any option is about the port."""
     address = None if skb.outgoing == "lo" else skb.routing.primary(skb.outgoing, skb.family)
-    _come_from(skb, None if address is None else int(address), skb.source_port)
+    port = None if target.options else skb.source_port
+    _come_from(skb, None if address is None else int(address), port)
 
 
 def _come_from(skb: Skb, address: int | None, port: int | None) -> None:

@@ -101,9 +101,9 @@ class Passage:
         if not (self._ask("mangle", "PREROUTING") and self._ask("nat", "PREROUTING")):
             return
         address = skb.destination_address
-        if address.version == 4 and address.is_loopback and skb.incoming != "lo":
-            # Martian unless the interface has route_localnet (net/ipv4/route.c), which is off by default.
-            self._drop(f"{address} came in by {skb.incoming}, and route_localnet is off")
+        if address.is_loopback and skb.incoming != "lo":
+            # IPv4: unless the interface has route_localnet (net/ipv4/route.c), which is off by default. IPv6: always.
+            self._drop(f"{address} is no destination for what comes in by {skb.incoming}")
         elif self._socket is not None or self.routing.is_local(address):
             self._deliver(nat=True)
         else:

@@ -194,8 +194,8 @@ def _translate(compiled: CompiledRule, skb: Skb, hook: str, journal: list[Entry]
         nat_target.destination(target, skb)
     elif isinstance(target, Translate):
         nat_target.source(target, skb)
-    else:
-        nat_target.masquerade(skb)
+    elif isinstance(target, Extended):
+        nat_target.masquerade(target, skb)
     return End.TRANSLATED, compiled.rule
 
 

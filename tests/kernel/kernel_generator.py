@@ -259,7 +259,11 @@ class Generator:
             "-j REDIRECT",
         ]
         choices += ["-j REDIRECT --to-ports 8000-15010"]
-        address = self.random.choice((*OWN[self.family], *AWAY[self.family], *LOOPBACK[self.family]))
+        addresses = (*OWN[self.family], *AWAY[self.family], *LOOPBACK[self.family])
+        if self.family == 6 and hook == "PREROUTING":
+            # What comes in for ::1 is not delivered; whether it is dropped or sent on is up to the routes.
+            addresses = (*OWN[6], *AWAY[6])
+        address = self.random.choice(addresses)
         shown = f"[{address}]" if self.family == 6 else address
         choices += [f"-j DNAT --to-destination {shown}:{port}", f"-j DNAT --to-destination {address}"]
         choices.append(f"-j DNAT --to-destination :{port}")

@@ -20,6 +20,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
+from typing import Self
 
 from pytest_istio_sidecar.netfilter.packet import Host, Packet
 
@@ -87,7 +88,7 @@ class Kernel:
         self._closing = ExitStack()
         self._senders: dict[tuple[int, int], socket.socket] = {}
 
-    def __enter__(self) -> Kernel:
+    def __enter__(self) -> Self:
         with ExitStack() as closing:
             home = _open_namespace(closing)
             closing.callback(_enter, home)
@@ -278,23 +279,27 @@ def _text(namespace: str, name: str) -> str:
 
 
 def _bytes_of(packet: Packet) -> bytes:
-    """The packet on the wire, with a wrong transport checksum."""
+    """The packet on the wire; its transport checksum is wrong, also where 0 would mean that there is none."""
+    addresses = packet.source.packed + packet.destination.packed
     ports = struct.pack("!HH", packet.source_port, packet.destination_port)
     if packet.protocol == 6:
-        content = ports + struct.pack("!IIBBHHH", 1, 0, 5 << 4, 0x02, 64240, 0xDEAD, 0)
+        head, tail = ports + struct.pack("!IIBBH", 1, 0, 5 << 4, 0x02, 64240), bytes(2)
     else:
-        content = ports + struct.pack("!HH", 8, 0xDEAD)
-    source, destination = packet.source.packed, packet.destination.packed
+        head, tail = ports + struct.pack("!H", 8), b""
+    size = len(head) + 2 + len(tail)
+    wrong = _checksum(addresses + struct.pack("!HH", packet.protocol, size) + head + tail) ^ 0x5555
+    content = head + struct.pack("!H", wrong or 1) + tail
     if packet.family == 6:
-        return (
-            struct.pack("!IHBB", 6 << 28, len(content), packet.protocol, 64) + source + destination + content
-        )
-    head = struct.pack("!BBHHHBBH", 0x45, 0, 20 + len(content), 1, 0, 64, packet.protocol, 0)
-    head += source + destination
-    total = sum(struct.unpack("!10H", head))
+        return struct.pack("!IHBB", 6 << 28, size, packet.protocol, 64) + addresses + content
+    start = struct.pack("!BBHHHBB", 0x45, 0, 20 + size, 1, 0, 64, packet.protocol)
+    return start + struct.pack("!H", _checksum(start + addresses)) + addresses + content
+
+
+def _checksum(data: bytes) -> int:
+    """The Internet checksum (RFC 1071)."""
+    total = sum(struct.unpack(f"!{len(data) // 2}H", data))
     total = (total & 0xFFFF) + (total >> 16)
-    checksum = ~(total + (total >> 16)) & 0xFFFF
-    return head[:10] + struct.pack("!H", checksum) + head[12:] + content
+    return ~(total + (total >> 16)) & 0xFFFF
 
 
 def key_of(packet: Packet) -> tuple[object, ...]:
