@@ -76,8 +76,8 @@ def unshare_command() -> list[str]:
     Raises:
         EnvironmentProblem: the machine lacks what that takes.
     """
-    command = [require_program("unshare"), "--mount", "--net", "--pid", "--fork", "--kill-child"]
-    command += ["--mount-proc"]
+    unshare = require_program("unshare")
+    command = [unshare, "--mount", "--net", "--pid", "--fork", "--kill-child", "--mount-proc"]
     if os.geteuid() == 0:
         return command
     require_program("newuidmap")
@@ -87,7 +87,9 @@ def unshare_command() -> list[str]:
             "this machine allows ordinary users no user namespaces: "
             "sudo sysctl user.max_user_namespaces=10000, or run as root"
         )
-    return [*command, "--user", "--map-root-user", "--map-auto"]
+    # One after the other: a network namespace made before its user namespace has a root
+    # leaves /proc/net/ip_tables_names to the machine's root, and iptables-legacy-save fails.
+    return [unshare, "--user", "--map-root-user", "--map-auto", *command]
 
 
 def _require_subordinate_ids() -> None:
