@@ -1,72 +1,179 @@
 """What a message of iptables means, and what helps.
 
-Knows the messages that iptables, ip6tables and their save and restore forms
-print instead of, or beside, a listing. Does not know where the text came from.
-Source of the messages: iptables 1.6.0 to 1.8.13, run against a kernel.
+Knows the messages that iptables, ip6tables and their save and restore forms print instead of,
+or beside, a listing, and how the output of other programs begins. Does not know where the text
+came from. Source of the messages: iptables 1.6.0 to 1.8.13, both front ends, run against a kernel.
 """
 
 from __future__ import annotations
 
 import re
 
-_KNOWN: tuple[tuple[str, str], ...] = (
+_ROOT = "run it as root in a privileged container, or read the pod's network namespace from its node"
+_OTHER = "give the output of iptables-save, or of iptables -t nat -S"
+_RULE = "correct the rule; nothing was loaded"
+
+# The first that is found holds: what stops a command stands before what it only remarks.
+_KNOWN: tuple[tuple[str, str, str], ...] = (
     (
         r"no new privileges",
-        "the container forbids privilege escalation, so sudo cannot become root; "
-        "set allowPrivilegeEscalation and privileged, or read from the node",
+        "the container forbids privilege escalation, so sudo cannot become root",
+        "make the istio-proxy container privileged and wait until the old pod is gone, or read from the node",
     ),
     (
         r"can't open lock file .*Read-only file system",
-        "the container's root is read-only, and listing takes a lock file; use iptables-save, which takes none",
+        "the container's root file system is read-only, and listing takes a lock file",
+        "use iptables-save, which takes none, or point XTABLES_LOCKFILE to where it may be written",
     ),
     (
-        r"can't open lock file .*Permission denied",
-        "not root: the lock file of iptables cannot be written; run as root, or set XTABLES_LOCKFILE",
+        r"can't open lock file",
+        "the lock file of iptables-legacy cannot be written: the user is not root",
+        f"{_ROOT}; in a user namespace point XTABLES_LOCKFILE to where it may be written",
     ),
     (
         r"holding the xtables lock",
-        "another iptables is at work; try again, or wait for it with -w",
+        "another iptables is at work and holds the lock",
+        "try again, or wait for it with -w",
     ),
     (
-        r"Permission denied \(you must be root\)|Failed to list table names",
-        "iptables ran without root or without CAP_NET_ADMIN and CAP_NET_RAW; use a privileged container, "
-        "or read from the node",
+        r"Permission denied|Operation not permitted|must be root|Failed to list table names",
+        "iptables ran without root, or without CAP_NET_ADMIN and CAP_NET_RAW",
+        _ROOT,
+    ),
+    (
+        r"can't initialize iptables table .*Table does not exist|table '[^']*' does not exist",
+        "the kernel has no such table: the name is wrong, or the table's module is not loaded",
+        "look at /proc/net/ip_tables_names; on the node, modprobe iptable_nat",
+    ),
+    (
+        r"chain `[^']*' in table `[^']*' is incompatible",
+        "there is no such chain in this back end, or nft itself wrote rules to that table",
+        "read the other back end too (iptables-legacy-save), and look with nft list ruleset",
     ),
     (
         r"is incompatible, use 'nft' tool",
-        "the table holds rules that iptables did not write, or that a newer iptables wrote, "
-        "or there is no such chain; look with nft list ruleset",
+        "the table holds rules that iptables cannot show: nft wrote them, or a newer iptables",
+        "read with a newer iptables-nft-save, for example from the node, or look with nft list ruleset",
     ),
     (
-        r"iptables-legacy tables present",
-        "the other back end holds tables too; read it with iptables-legacy-save",
+        r"No chain/target/match by that name",
+        "there is no such chain: Istio's rules are not in this table, this back end or this pod",
+        "read all tables of both back ends: iptables-legacy-save and iptables-nft-save",
     ),
     (
-        r"Table does not exist|table '[^']*' does not exist",
-        "the kernel has no such table; its module may not be loaded (modprobe iptable_nat)",
+        r"Couldn't load target|Chain '[^']*' does not exist|goto '[^']*' is not a chain",
+        "a rule jumps to what is neither a chain of its table nor a target that is installed",
+        "declare the chain before the rule",
     ),
-    (r"No chain/target/match by that name", "there is no such chain: Istio's rules are not in this back end"),
-    (r"Couldn't load (target|match)|Chain '[^']*' does not exist", "a rule names a chain or extension that is not there"),
-    (r"Too many links|iptables-restore: line \d+ failed", "the kernel refused the rules; chains may jump in a circle"),
-    (r"Invalid argument", "the kernel refused a rule: such a match or target is not allowed in that chain"),
-    (r"not intended for filtering", "the nat table takes no DROP"),
-    (r"COMMIT expected", "the text ends before its COMMIT"),
-    (r"does a matching rule exist", "no such rule in that chain"),
-    (r"unknown option|Can't use --?\S+ with|Need TCP, UDP|too many ports|invalid port", "a rule that iptables refuses"),
-    (r"(command|executable file) not found|not found in \$PATH|No such file or directory", "the program is not there"),
-    (r"Invalid chain name|chain name .* too long|goto '.*' is not a chain", "a chain name that iptables refuses"),
-    (r"^(table (ip|ip6|inet) )", "this is a listing of nft; save it with iptables-save, or iptables-nft-save"),
-    (r"^\s*[{\[]", "this is JSON, not a listing of iptables"),
-    (r"^\s*<", "this is HTML or XML, not a listing of iptables"),
-    (r"^(Error from server|error:|Unable to connect|Defaulted container)", "this is a message of kubectl"),
+    (
+        r"Couldn't load match",
+        "a rule uses a match whose extension is not installed",
+        "install it, or read with the iptables that wrote the rule",
+    ),
+    (
+        r"unknown option|Bad argument",
+        "an option stands where no match of the rule takes it: --dport and the like need -p before them",
+        _RULE,
+    ),
+    (
+        r"Can't use (-i|-o|--in-interface|--out-interface) with",
+        "incoming packets have no outgoing interface yet, and locally made ones no incoming interface",
+        _RULE,
+    ),
+    (
+        r"Need TCP, UDP, SCTP or DCCP",
+        "a port without -p tcp, udp, sctp or dccp means nothing",
+        _RULE,
+    ),
+    (
+        r"too many ports specified|invalid portrange|invalid port/service",
+        "a port is none: above 65535, a range that ends before it begins, or more than 15 of them",
+        _RULE,
+    ),
+    (
+        r"not intended for filtering",
+        "the nat table takes no DROP on the command line, as it sees only first packets",
+        "drop in the filter table",
+    ),
+    (
+        r"Too many links",
+        "chains jump in a circle or more than 15 deep, or a chain that rules jump to was to be deleted",
+        "break the circle; delete the jumps before the chain",
+    ),
+    (
+        r"Device or resource busy",
+        "a chain that rules jump to was to be deleted",
+        "delete the jumps first",
+    ),
+    (
+        r"Chain already exists",
+        "a chain of that name is there already, perhaps from an earlier run",
+        "flush it, or load with iptables-restore, which replaces the table",
+    ),
+    (
+        r"chain name .* too long|Invalid chain name",
+        "a chain's name has at most 28 bytes and no blank",
+        _RULE,
+    ),
+    (
+        r"Invalid argument|Operation not supported|(RULE|CHAIN)_\w+ failed",
+        "the table or hook does not allow a rule's match or target, or the user namespace maps no such uid",
+        "owner goes in OUTPUT and POSTROUTING, REDIRECT in PREROUTING and OUTPUT of nat; dmesg may say more",
+    ),
+    (
+        r"COMMIT expected",
+        "the text for iptables-restore ends before its COMMIT",
+        "give the whole text; nothing was loaded",
+    ),
+    (
+        r"restore: line \d+ failed",
+        "the kernel refused the table: chains jump in a circle, or a match or target is not allowed there",
+        "load it with iptables-nft-restore, which names the rule",
+    ),
+    (
+        r"does a matching rule exist",
+        "no such rule is in that chain",
+        "compare with iptables-save, which shows every rule as it is held",
+    ),
+    (
+        r"[Cc]ommand not found|: not found|executable file not found|No such file or directory",
+        "the program is not in that container",
+        "a distroless image has no iptables: read the pod's network namespace from its node",
+    ),
+    (
+        r"\A\s*(table (ip|ip6|inet|arp|bridge|netdev) |add (table|chain|rule) )",
+        "this is what nft prints",
+        "save it with iptables-nft-save",
+    ),
+    (r"^Chain \S.* \((policy |\d+ references)", "this is a listing of iptables -L", "use parse_iptables"),
+    (
+        r"\A\s*(Error from server|error:|Unable to connect|Unable to use a TTY|error: unable to upgrade)",
+        "this is a message of kubectl",
+        "see what it says of the pod or the connection, and read again",
+    ),
+    (r"\A\s*(\{|\[[\s\"{\[\]]|\[\Z)", "this is JSON, not a listing of iptables", _OTHER),
+    (r"\A\s*<", "this is HTML or XML, not a listing of iptables", _OTHER),
+    (r"\A\s*(apiVersion|kind|---)\b", "this is YAML, not a listing of iptables", _OTHER),
+    (
+        r"^\s*(Defaulted container|Defaulting container)",
+        "kubectl's own remark stands in the text",
+        "keep standard error apart from standard output, and name the container with -c",
+    ),
+    (
+        r"tables-legacy tables present",
+        "the other back end holds tables too, and this one shows nothing of them",
+        "read it as well, with iptables-legacy-save",
+    ),
 )
-_PATTERNS = tuple((re.compile(pattern, re.MULTILINE), meaning) for pattern, meaning in _KNOWN)
+_PATTERNS = tuple((re.compile(pattern, re.MULTILINE), f"{cause}; {fix}") for pattern, cause, fix in _KNOWN)
+_READ = 4000
+"""Characters looked at, of either end: a message is short, and a text may be long."""
 
 
 def diagnose(text: str) -> str:
-    """What usually causes a message, and what helps; "" for a message that is not known."""
-    head = text[:4000]
+    """What usually causes a message and what helps; "" for a message that is not known."""
+    shown = text if len(text) <= 2 * _READ else f"{text[:_READ]}\n{text[-_READ:]}"
     for pattern, meaning in _PATTERNS:
-        if pattern.search(head):
+        if pattern.search(shown):
             return meaning
     return ""

@@ -215,13 +215,19 @@ class Option:
     negated: bool = False
 
     def __str__(self) -> str:
-        return " ".join((f"{_not(self.negated)}{self.name}", *map(quote_word, self.values)))
+        written = quote if self.name in _QUOTED else quote_word
+        return " ".join((f"{_not(self.negated)}{self.name}", *map(written, self.values)))
+
+
+_QUOTED = frozenset(("--comment", "--log-prefix", "--nflog-prefix", "--ulog-prefix"))
+"""Options whose value iptables writes by xtables_save_string; it prints others as they are."""
 
 
 def quote_word(word: str) -> str:
-    """Quote a word only where leaving it bare would read as several words or none."""
-    special = not word or any(character in " \t\n\"'\\" for character in word)
-    return quote(word) if special else word
+    """Quote a word only where it would otherwise read as several words, as none, or as an option."""
+    bare = word.isprintable() and not any(character in " \"'\\" for character in word)
+    looks_like_option = word[:1] in ("-", "!", "<") and not word[1:2].isdigit()
+    return word if word and bare and not looks_like_option else quote(word)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
