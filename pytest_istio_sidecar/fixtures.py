@@ -143,7 +143,14 @@ def send_request(istio_environment: Environment, pytestconfig: pytest.Config) ->
         kind: RequestKind, *, port: int | None = None, uid: int | None = None, gid: int | None = None
     ) -> Observation:
         observation = istio_environment.send_request(kind, port=port, uid=uid, gid=gid)
-        run.record("observation", captured=observation.captured_by is not None)
+        run.record(
+            "observation",
+            request=kind,
+            port=observation.destination.port,
+            uid=observation.uid,
+            gid=observation.gid,
+            captured=observation.captured_by,
+        )
         return observation
 
     return send

@@ -82,7 +82,7 @@ def test_the_summary_tells_what_was_tested_and_pytests_line_is_the_last(pytester
             "pod *embedded/httpbin*",
             "redirected *inbound tcp to every other port -> :15006",
             "not redirected *inbound tcp to 22, 15008, 15020, 15021, 15090",
-            "requests *11 sent: 3 seen by Envoy, 8 not",
+            "real requests *inbound to 80, 8443: captured by Envoy's inbound listener",
             "evidence *",
         ]
     )
