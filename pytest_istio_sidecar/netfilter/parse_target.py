@@ -98,7 +98,7 @@ def _translate(name: str, options: _Options, family: Family) -> Target:
     option = "--to-destination" if name == "DNAT" else "--to-source"
     text = _one(options[option])
     ports = None
-    if family == 4 or text[:1] in ("[", ":"):
+    if family == 4 or text[:1] == "[" or (text[:1] == ":" and text[:2] != "::"):
         host, found, port_text = text.rpartition(":")
         if found and not host.count("[") > host.count("]"):
             text, ports = host, _ports(port_text)

@@ -102,7 +102,7 @@ class Passage:
             return
         address = skb.destination_address
         if address.is_loopback and skb.incoming != "lo":
-            # IPv4: unless the interface has route_localnet (net/ipv4/route.c), which is off by default. IPv6: always.
+            # Martian, unless an interface has route_localnet (net/ipv4/route.c): off by default, IPv4 only.
             self._drop(f"{address} is no destination for what comes in by {skb.incoming}")
         elif self._socket is not None or self.routing.is_local(address):
             self._deliver(nat=True)

@@ -36,8 +36,8 @@ AWAY = {
     6: ("2001:db8:0:1::20", "2001:db8:0:2::20", "2001:db8:0:9::9"),
 }
 NETWORKS = {
-    4: ("192.0.2.0/25", "192.0.2.8/29", "127.0.0.0/8", "127.0.0.1/32", "127.0.0.6/32", "192.0.2.10/32", "192.0.2.128/26",
-        "192.0.2.20/32", "192.0.2.200/32", "0.0.0.10/0.0.0.255", "192.0.2.0/24"),
+    4: ("192.0.2.0/25", "192.0.2.8/29", "127.0.0.0/8", "127.0.0.1/32", "127.0.0.6/32", "192.0.2.10/32",
+        "192.0.2.128/26", "192.0.2.20/32", "192.0.2.200/32", "0.0.0.10/0.0.0.255", "192.0.2.0/24"),
     6: ("2001:db8:0:1::/64", "::1/128", "2001:db8:0:1::10/128", "2001:db8:0:2::/64", "2001:db8::/32",
         "2001:db8:0:1::8/125", "2001:db8:0:9::9/128"),
 }  # fmt: skip
@@ -90,7 +90,7 @@ class Generator:
         self.random = Random(seed)
         self.family = family
         self.inverted_pairs = inverted_pairs
-        """Whether two inverted single ports may stand in one rule (iptables-nft 1.8.8 to 1.8.10 stores them wrong)."""
+        """Whether one rule may invert two single ports (iptables-nft 1.8.8 to 1.8.10 stores them wrong)."""
         self._ids = 0
 
     def rules(self) -> Rules:
@@ -162,10 +162,9 @@ class Generator:
 
     def _conditions(self, chain: str, hook: str) -> tuple[list[str], str]:
         chance, pick = self.random.random, self.random.choice
-        found = []
-        for flag in ("-s", "-d"):
-            if chance() < 0.2:
-                found.append(f"{self._no()}{flag} {pick(NETWORKS[self.family])}")
+        found = [
+            f"{self._no()}{flag} {pick(NETWORKS[self.family])}" for flag in ("-s", "-d") if chance() < 0.2
+        ]
         into, out = hook in ("PREROUTING", "INPUT", "FORWARD"), hook in ("OUTPUT", "POSTROUTING", "FORWARD")
         user = chain != hook
         if (into or user) and chance() < 0.2:
@@ -209,7 +208,8 @@ class Generator:
         return f"-m owner {' '.join(options)}"
 
     def _mark(self) -> str:
-        return f"-m {self.random.choice(('mark', 'mark', 'connmark'))} {self._no()}--mark {self.random.choice(MARKS)}"
+        module = self.random.choice(("mark", "mark", "connmark"))
+        return f"-m {module} {self._no()}--mark {self.random.choice(MARKS)}"
 
     def _state(self) -> str:
         states = self.random.choice(

@@ -260,7 +260,7 @@ def _enter(namespace: int) -> None:
 
 @contextmanager
 def _file_owner(uid: int, gid: int) -> Iterator[None]:
-    """Owner of what is made here: the owner match asks for the fsuid that made the socket, capabilities stay."""
+    """Owner of sockets made here: the owner match asks for the fsuid that made them; capabilities stay."""
     _libc.setfsgid(gid)
     _libc.setfsuid(uid)
     try:

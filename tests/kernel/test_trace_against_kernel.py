@@ -74,7 +74,7 @@ def test_the_tracer_agrees_with_the_kernel_on_random_rules_and_packets(
 def disagreements(
     kernel: Kernel, packets: list[Packet], *, patience: tuple[float, ...] = (0, 0.05, 0.5)
 ) -> dict[Packet | None, list[str]]:
-    """What the loaded rules do to the packets otherwise than traced; None: counters that no packet explains."""
+    """What the loaded rules do to the packets other than traced; None: counters that differ."""
     kernel.forget_connections()
     for packet in packets:
         kernel.send(packet)
@@ -164,7 +164,7 @@ def explain(
                 rules, shrinking = smaller, True
     wrong = _still(kernel, rules, packets) or wrong
     lines = [
-        f"the tracer and the {kernel.backend} kernel disagree (TRACE_SEED={seed} repeats it); smallest ruleset:",
+        f"tracer and kernel disagree ({kernel.backend}; TRACE_SEED={seed} repeats it); smallest ruleset:",
         *(line for line in rules.text().splitlines() if " ACCEPT [" not in line and line != "COMMIT"),
         "",
     ]
