@@ -16,7 +16,9 @@ RULES = rules_of(LAB.read_text())
 
 
 @pytest.fixture
-def run_suite(pytester):
+def run_suite(pytester, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "250")
+
     def run(listing: str, *arguments: str):
         path = pytester.path / "listing.txt"
         path.write_text(listing)
