@@ -178,7 +178,7 @@ def _wait_until_ready(status: socket.socket, directory: Path, timeout: float) ->
 
 def _why_it_ended(directory: Path, began: bool) -> str:
     errors = (directory / "pod.err").read_text(errors="backslashreplace")
-    if not began and "Traceback" not in errors:
+    if not began and "Traceback" not in errors and "failed to execute" not in errors:
         return explain_failed_unshare(errors)
     tail = "\n".join(f"  stderr   {line}" for line in errors.splitlines()[-5:])
     return f"the embedded pod ended while it was brought up\n\n{tail}"

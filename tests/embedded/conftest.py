@@ -1,0 +1,78 @@
+"""One embedded pod for the tests that only look, and places of their own for those that end pods."""
+
+import subprocess
+
+import pytest
+
+from pytest_istio_sidecar.environments import embedded, envoy, network_namespace
+from pytest_istio_sidecar.environments.lease import leases_directory
+from pytest_istio_sidecar.errors import EnvironmentProblem
+
+
+def machine_problem():
+    """Why this machine can have no embedded pod; None where it can. Whether one starts is for the tests."""
+    try:
+        command = network_namespace.unshare_command()
+        envoy.require_distributions("httpbin", "gunicorn")
+        envoy.find_envoy()
+        for program in ("ip", "setpriv", "iptables-legacy-restore", "iptables-nft-restore"):
+            network_namespace.require_program(program)
+    except EnvironmentProblem as problem:
+        return str(problem)
+    trial = subprocess.run([*command, "true"], capture_output=True, text=True, timeout=10, check=False)
+    return network_namespace.explain_failed_unshare(trial.stderr) if trial.returncode else None
+
+
+@pytest.fixture(scope="session")
+def able_machine():
+    problem = machine_problem()
+    if problem is not None:
+        pytest.skip(problem)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_runtime_directory(tmp_path_factory):
+    """Leases of these tests lie apart from those of whatever else runs on this machine."""
+    directory = tmp_path_factory.mktemp("runtime")
+    directory.chmod(0o700)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_RUNTIME_DIR", str(directory))
+        yield directory
+
+
+@pytest.fixture(scope="session")
+def pod(able_machine, own_runtime_directory):
+    """A pod with Istio 1.8.3's rules; tests leave it as they found it."""
+    started = embedded.EmbeddedEnvironment.start()
+    yield started
+    started.stop()
+
+
+@pytest.fixture
+def start_pod(able_machine, own_runtime_directory):
+    """A function that starts a pod of the test's own."""
+    started = []
+
+    def start(**arguments):
+        started.append(embedded.EmbeddedEnvironment.start(**arguments))
+        return started[-1]
+
+    yield start
+    for environment in started:
+        environment.stop()
+
+
+@pytest.fixture
+def istio_rules():
+    """The text that Istio 1.8.3's istio-init loads."""
+    return embedded.rules_for("1.8.3").ipv4
+
+
+@pytest.fixture
+def runtime_directory(tmp_path, monkeypatch):
+    """A place for leases of this test alone."""
+    directory = tmp_path / "runtime"
+    directory.mkdir(mode=0o700)
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(directory))
+    assert leases_directory().parent == directory
+    return directory
