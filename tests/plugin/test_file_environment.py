@@ -22,7 +22,7 @@ def run_suite(pytester, monkeypatch):
     def run(listing: str, *arguments: str):
         path = pytester.path / "listing.txt"
         path.write_text(listing)
-        return pytester.runpytest_inprocess(
+        return pytester.runpytest_subprocess(
             "-p",
             "no:cacheprovider",
             "--pyargs",
@@ -71,3 +71,17 @@ def test_the_listing_without_one_rule_passes_only_when_that_rule_is_dead(run_sui
         result.stdout.fnmatch_lines(["*is not there*nothing changes*"])
     else:
         assert outcomes.keys() & {"failed", "errors", "error"}
+        verdicts = [line for line in result.outlines if line.startswith(("FAILED ", "ERROR "))]
+        assert all(
+            any(
+                name in line
+                for name in (
+                    "BypassError",
+                    "RedirectError",
+                    "RuleSetMismatch",
+                    "Undecided",
+                    "matches packets of this pod",
+                )
+            )
+            for line in verdicts
+        ), verdicts
