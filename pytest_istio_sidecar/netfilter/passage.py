@@ -104,8 +104,11 @@ class Passage:
         if address.is_loopback and skb.incoming != "lo":
             # Martian, unless an interface has route_localnet (net/ipv4/route.c): off by default, IPv4 only.
             self._drop(f"{address} is no destination for what comes in by {skb.incoming}")
-        elif self._socket is not None or self.routing.is_local(address):
+        elif self.routing.is_local(address) or (self._socket is not None and "DNAT" not in skb.translations):
+            # TPROXY comes with a route that makes what it marks local, whatever its destination.
             self._deliver(nat=True)
+        elif self._socket is not None:
+            self._drop(f"nat sends it to {address}, and what TPROXY gave a socket is not forwarded")
         else:
             self._forward()
 

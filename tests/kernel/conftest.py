@@ -1,4 +1,4 @@
-"""Prints the seed of the random tests at the end of every run, passed or not."""
+"""Prints the seeds and figures of the random tests at the end of every run, passed or not."""
 
 from __future__ import annotations
 
@@ -6,12 +6,13 @@ import pytest
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    told = {
-        f"{report.nodeid.rpartition('::')[2]}: {dict(report.user_properties)['pairs']} pairs"
-        f", TRACE_SEED={dict(report.user_properties)['seed']}"
-        for outcome in ("passed", "failed")
-        for report in terminalreporter.getreports(outcome)
-        if {"seed", "pairs"} <= dict(report.user_properties).keys()
-    }
-    for line in sorted(told):
-        terminalreporter.write_line(line)
+    for outcome in ("passed", "failed"):
+        for report in terminalreporter.getreports(outcome):
+            told = dict(report.user_properties)
+            name = report.nodeid.rpartition("::")[2]
+            if "seed" in told:
+                terminalreporter.write_line(
+                    f"{name}: TRACE_SEED={told['seed']}, {told.get('pairs', 0)} pairs agreed"
+                )
+            elif "noticed" in told:
+                terminalreporter.write_line(f"{name}: {told['noticed']}")

@@ -258,7 +258,7 @@ class Generator:
             f"-j REDIRECT --to-ports {port}-{port + 9}",
             "-j REDIRECT",
         ]
-        choices += ["-j REDIRECT --to-ports 8000-15010"]
+        choices += ["-j REDIRECT --to-ports 8000-15010"] * 3
         addresses = (*OWN[self.family], *AWAY[self.family], *LOOPBACK[self.family])
         if self.family == 6 and hook == "PREROUTING":
             # What comes in for ::1 is not delivered; whether it is dropped or sent on is up to the routes.
