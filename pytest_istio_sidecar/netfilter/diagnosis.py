@@ -57,7 +57,7 @@ _KNOWN: tuple[tuple[str, str, str], ...] = (
     ),
     (
         r"No chain/target/match by that name",
-        "there is no such chain: Istio's rules are not in this table, this back end or this pod",
+        "there is no such chain: Istio's rules are not in this back end, this table or this pod",
         "read all tables of both back ends: iptables-legacy-save and iptables-nft-save",
     ),
     (
@@ -158,6 +158,16 @@ _KNOWN: tuple[tuple[str, str, str], ...] = (
         r"^\s*(Defaulted container|Defaulting container)",
         "kubectl's own remark stands in the text",
         "keep standard error apart from standard output, and name the container with -c",
+    ),
+    (
+        r"command terminated with exit code",
+        "the command in the container failed",
+        "read its standard error",
+    ),
+    (
+        r"is managed by iptables-nft",
+        "nft lists a table that iptables-nft wrote",
+        "read it with iptables-nft-save",
     ),
     (
         r"tables-legacy tables present",

@@ -80,11 +80,15 @@ class _Text:
         """Names of chains that could be taken for several words, or for the beginning of a quote."""
         self.lines: list[str] = []
         self.number = 0
+        """How many lines were taken."""
+        self.at = 0
+        """The line that is being read; where quotes take in more, their first."""
 
     def refuse(self, reason: str, *, line: int | None = None) -> NoReturn:
-        number = self.number if line is None else line
+        number = self.at if line is None else line
         text = self.lines[number - 1] if number else ""
-        diagnosis = diagnose(text) or diagnose(self.text)
+        # In a text that began as a listing, words of a comment would be taken for a message.
+        diagnosis = diagnose(text) or ("" if self.recognised else diagnose(self.text))
         raise ParseError(reason, source=self.source, line=number, text=text, diagnosis=diagnosis) from None
 
     def read(self) -> Ruleset:
@@ -93,6 +97,7 @@ class _Text:
         while self.number < len(lines):
             line = lines[self.number]
             self.number += 1
+            self.at = self.number
             first = line[:1]
             if len(line) > LINE:
                 self.refuse(f"the line has {len(line):,} characters; iptables-save writes none so long")
@@ -180,7 +185,7 @@ class _Text:
             self.refuse(f"table {name} stands twice; give each listing on its own")
         self.chains = self.tables[name] = {}
         self.odd = []
-        self.table, self.begun, self.recognised = name, self.number, True
+        self.table, self.begun, self.recognised = name, self.at, True
 
     def _read_chain(self, line: str) -> None:
         found = _CHAIN.fullmatch(line.rstrip("\r"))
@@ -277,7 +282,8 @@ class _Text:
             pass
         taken = [rest]
         length = len(rest)
-        for following in self.lines[self.number :]:
+        for index in range(self.number, len(self.lines)):
+            following = self.lines[index]
             length += len(following) + 1
             if length > LINE:
                 break
@@ -293,7 +299,6 @@ class _Text:
         chain = self.chains.get(name)
         if chain is None:
             self.refuse(f"chain {name} is not declared before its rule")
-        number = self.number
         matches, told, own_counters = parse_rule(given, self.family, self.chains)
         if target is not None and told is not None:
             raise ValueError("it has two targets")
@@ -306,7 +311,7 @@ class _Text:
                 number=len(chain.rules) + 1,
                 packets=packets,
                 bytes=size,
-                location=f"{self.where}:{number}",
+                location=f"{self.where}:{self.at}",
             )
         )
 
