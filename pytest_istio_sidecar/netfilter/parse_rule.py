@@ -111,11 +111,12 @@ def parse_rule(
         if reader is not None:
             if name in core:
                 raise ValueError(f"{name} stands twice")
-            value = ""
             if name != "-f":
                 value = _word(given, position, name)
                 position += 1
-            core[name] = _hidden(name, value, negated) or reader(name, value, family, negated)
+                core[name] = _hidden(name, value, negated) or reader(name, _named(value), family, negated)
+            else:
+                core[name] = reader(name, "", family, negated)
         elif negated and name in ("-m", "-j", "-g", "-c"):
             raise ValueError(f"! before {name}")
         elif name == "-m":
@@ -123,7 +124,7 @@ def parse_rule(
             position += 1
             hidden = _hidden(name, module, negated=False)
             if hidden is None:
-                current = _Holder(module, OPTIONS.get(module), strict=module == "comment")
+                current = _Holder(_named(module), OPTIONS.get(module), strict=module == "comment")
             held.append(hidden or current)  # type: ignore[arg-type]
         elif name in ("-j", "-g"):
             if jump is not None:
@@ -132,6 +133,8 @@ def parse_rule(
             position += 1
             goes = name == "-g"
             plain = goes or chosen in chains or chosen in VERDICTS
+            if chosen not in chains:
+                _named(chosen)
             current = jump = _Holder(chosen, TARGET_OPTIONS.get(chosen), strict=plain)
             if plain:
                 jump.known = frozenset()
@@ -174,6 +177,13 @@ def _word(given: Sequence[str], position: int, name: str) -> str:
     if position >= len(given):
         raise ValueError(f"{name} lacks its value")
     return given[position]
+
+
+def _named(word: str) -> str:
+    """A word that names something; iptables-save never quotes it, so it cannot hold just anything."""
+    if type(word) is Quoted and not (word.isprintable() and word[:1] not in '"-!' and " " not in word):
+        raise ValueError(f"{str(word)!r} is no name")
+    return str(word)
 
 
 def _values(given: Sequence[str], position: int, name: str) -> tuple[tuple[str, ...], int]:

@@ -1,0 +1,155 @@
+"""What `render_save` writes, a kernel takes, and its iptables-save text parses to what was meant.
+
+Each text is loaded into a network namespace of its own, which is gone when the command that made it is.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import subprocess
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal
+
+import pytest
+from kernel_testbed import why_impossible
+
+from pytest_istio_sidecar.istio.rules import expected_ruleset
+from pytest_istio_sidecar.netfilter.matches import Extension, Option
+from pytest_istio_sidecar.netfilter.model import TABLES, Backend, Chain, Ruleset
+from pytest_istio_sidecar.netfilter.parse_save import parse_iptables_save
+from pytest_istio_sidecar.netfilter.render import render_save
+from pytest_istio_sidecar.netfilter.targets import Jump
+
+DATA = Path(__file__).parents[1] / "data"
+BACKENDS = pytest.mark.parametrize("backend", ["legacy", "nft"])
+
+pytestmark = pytest.mark.skipif(bool(why_impossible()), reason=why_impossible() or "possible")
+
+
+@cache
+def grammar() -> list[dict[str, Any]]:
+    with gzip.open(DATA / "netfilter-vectors.json.gz", "rt") as file:
+        entries: list[dict[str, Any]] = json.load(file)["grammar"]
+    return entries
+
+
+def through_the_kernel(ruleset: Ruleset, backend: str, scratch: Path) -> Ruleset | str:
+    """What the kernel holds after the ruleset was loaded, or why it was not taken."""
+    tool = f"{'iptables' if ruleset.family == 4 else 'ip6tables'}-{backend}"
+    answer = subprocess.run(
+        ["unshare", "--net", "sh", "-ec", f"{tool}-restore; {tool}-save"],
+        input=render_save(ruleset),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        env={**os.environ, "LC_ALL": "C", "XTABLES_LOCKFILE": str(scratch / "lock")},
+    )
+    if answer.returncode != 0:
+        return answer.stderr
+    if not answer.stdout:
+        return Ruleset(family=ruleset.family)
+    return parse_iptables_save(answer.stdout, family=ruleset.family)
+
+
+def chains(ruleset: Ruleset) -> dict[str, dict[str, Chain]]:
+    """By name: each version and back end writes tables and chains in an order of its own."""
+    return {table.name: {chain.name: chain for chain in table.chains} for table in ruleset.tables}
+
+
+def alone(rule: str, table: str) -> Ruleset:
+    words = rule.split()
+    users = {words[1], *(words[i + 1] for i, word in enumerate(words) if word in ("-j", "-g"))}
+    users = {name for name in users if name in USERS}
+    declared = [f":{name} ACCEPT [0:0]" for name in TABLES[table]] + [f":{name} - [0:0]" for name in users]
+    return parse_iptables_save("\n".join((f"*{table}", *declared, rule, "COMMIT", "")))
+
+
+USERS = frozenset((
+    *("S", "ONE", "EMPTY", "A_CHAIN_NAME_LONGER_28CHARS"),
+    *("ISTIO_INBOUND", "ISTIO_DIVERT", "ISTIO_TPROXY"),
+))  # fmt: skip
+
+
+@BACKENDS
+@pytest.mark.parametrize("family", [4, 6])
+def test_istios_table_comes_back_from_the_kernel(backend: str, family: Literal[4, 6], tmp_path: Path) -> None:
+    meant = expected_ruleset("1.8.3", family=family)
+    held = through_the_kernel(meant, backend, tmp_path)
+    assert isinstance(held, Ruleset), held
+    assert chains(held)["nat"] == chains(meant)["nat"]
+    assert held.backend is (Backend.LEGACY if backend == "legacy" else Backend.NF_TABLES)
+    assert held.family == family
+
+
+@BACKENDS
+@pytest.mark.parametrize("spelling", ["typed", "saved"])
+def test_every_rule_that_this_kernel_takes_comes_back_as_it_was_meant(
+    backend: str, spelling: str, tmp_path: Path, record_property: pytest.RecordProperty
+) -> None:
+    refused = {}
+    wrong = {}
+    for entry in grammar():
+        saved = next(
+            save["text"]
+            for save in entry["forms"]["save"]
+            if save["versions"] == "all" or {"1.8.9L", "1.8.9N"} & set(save["versions"])
+        )
+        meant = alone(saved, entry["table"])
+        given = alone(entry["rule"], entry["table"]) if spelling == "typed" else meant
+        held = through_the_kernel(given, backend, tmp_path)
+        if isinstance(held, str):
+            refused[entry["rule"]] = held
+        elif chains(held) != chains(meant):
+            wrong[entry["rule"]] = [rule.text for rule in held.rules()]
+    record_property("refused", sorted(refused))
+    assert wrong == {}
+    # The rest needs a module, an ipset or a user that this machine may not have.
+    assert len(refused) < 20, refused
+
+
+@BACKENDS
+def test_an_empty_ruleset_is_taken(backend: str, tmp_path: Path) -> None:
+    assert through_the_kernel(Ruleset(), backend, tmp_path) == Ruleset()
+
+
+STRANGE = (
+    ("plain", "plain"),
+    ("a:b", "--dport"),
+    (":x", "-j"),
+    ("#x", "two words"),
+    ('q"r', 'a "quoted" word'),
+    ('"q', "it's"),
+    ("it's", 'back\\slash \\" and \\n'),
+    ("ä", "x */ tcp dpt:22 /* y"),
+    ("[1:2]", "\x1b[31mred\t"),
+    ("*nat", "first\n-A OUTPUT -j ACCEPT\nCOMMIT\n*filter"),
+    ("COMMIT", '"\n"'),
+    ("last", ""),
+)
+
+
+@BACKENDS
+def test_strange_names_and_comments_read_as_what_was_given_to_iptables(backend: str, tmp_path: Path) -> None:
+    tool = f"iptables-{backend}"
+    commands = (
+        f'{tool} -t nat -N "$1"; {tool} -t nat -A OUTPUT -m comment --comment "$2" -j "$1"; {tool}-save'
+    )
+    for name, comment in STRANGE:
+        saved = subprocess.run(
+            ["unshare", "--net", "sh", "-ec", commands, "sh", name, comment],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=True,
+            env={**os.environ, "LC_ALL": "C.UTF-8", "XTABLES_LOCKFILE": str(tmp_path / "lock")},
+        ).stdout
+        (rule,) = parse_iptables_save(saved).rules()
+        assert rule.target == Jump(name)
+        assert rule.matches == (
+            Extension(module="comment", options=(Option(name="--comment", values=(comment,)),)),
+        )
+        assert rule.text in saved
