@@ -48,7 +48,6 @@ def istio_environment(
 ) -> Environment:
     """Where the rules under test are; brought up once for the run, whatever the number of workers."""
     from pytest_istio_sidecar.environments.shared import bring_up
-    from pytest_istio_sidecar.errors import EnvironmentProblem
 
     __tracebackhide__ = HIDDEN
     run = run_of(pytestconfig)
@@ -62,7 +61,7 @@ def istio_environment(
                 tables=istio_settings.tables,
                 timeout=istio_settings.timeout,
             )
-    except EnvironmentProblem as problem:
+    except IstioSidecarError as problem:
         # Without an environment every test would end in this same error: stop at the first.
         request.session.shouldfail = str(problem).splitlines()[0]
         raise

@@ -26,6 +26,14 @@ def test_kind_is_the_default(pytester):
     result.stdout.fnmatch_lines(["*--istio-environment=kind is not there yet*"])
 
 
+def test_a_release_whose_rules_are_not_known_is_refused_by_name(pytester):
+    result = pytester.runpytest_subprocess(
+        "--pyargs", "pytest_istio_sidecar.suite", "--istio-environment=embedded", "--istio-version=0.9.1"
+    )
+    result.stdout.fnmatch_lines(["*0.9.1*"])
+    assert result.parseoutcomes() == {"errors": 1} or result.parseoutcomes() == {"error": 1}
+
+
 def test_a_listing_that_is_not_there_is_named(pytester):
     result = pytester.runpytest_subprocess(
         "--pyargs", "pytest_istio_sidecar.suite", "--istio-environment=file", "--istio-table=nowhere.txt"
