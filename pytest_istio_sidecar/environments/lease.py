@@ -19,6 +19,8 @@ from pathlib import Path
 from pytest_istio_sidecar.environments.process import ProcessIdentity
 from pytest_istio_sidecar.errors import EnvironmentProblem
 
+_UNFINISHED_SECONDS = 60.0
+
 
 def leases_directory() -> Path:
     """The place of this user's leases, made when it is not there.
@@ -116,6 +118,12 @@ def leases() -> Iterator[Lease]:
 def clean_stale() -> list[str]:
     """Remove what crashed runs left behind; returns what it removed, in words."""
     removed = []
+    for unfinished in leases_directory().glob("*.new"):
+        # Writing one takes no time; who was at it so long ago was killed then.
+        with contextlib.suppress(FileNotFoundError):
+            if time.time() - unfinished.stat().st_mtime > _UNFINISHED_SECONDS:
+                unfinished.unlink()
+                removed.append(f"{unfinished} (a lease that was never finished)")
     for lease in leases():
         if not lease.stale:
             continue

@@ -27,6 +27,25 @@ from pytest_istio_sidecar.readers.command import CommandResult
 COMMAND_SECONDS = 10.0
 """For a command in the pod; they take milliseconds."""
 
+_ADVICE = (
+    (
+        "unable to initialize table",
+        "the kernel has not loaded that table, and loads it for nobody but the machine's root",
+        "sudo modprobe -a iptable_nat ip6table_nat",
+    ),
+    (
+        "Could not fetch rule set generation id",
+        "the kernel has no nf_tables, or does not let this user at it",
+        "sudo modprobe nf_tables",
+    ),
+    (
+        "setresuid failed: Invalid argument",
+        "this user namespace has no user 1000 or 1337",
+        "run as the machine's root, or give the container a whole range of user ids",
+    ),
+)
+"""A piece of what a program says, its usual cause, and what helps."""
+
 
 class PodRunner:
     """Runs commands in the pod, by its first process."""
@@ -170,10 +189,18 @@ def _wait_until_ready(status: socket.socket, directory: Path, timeout: float) ->
         for line in lines:
             told = json.loads(line)
             if "problem" in told:
-                raise EnvironmentProblem(told["problem"])
+                raise EnvironmentProblem(_with_advice(told["problem"]))
             if "ready" in told:
                 return parts
             parts[told["part"]] = float(told["seconds"])
+
+
+def _with_advice(problem: str) -> str:
+    """A problem of the pod's first process, with what helps where that is known."""
+    for said, cause, fix in _ADVICE:
+        if said in problem:
+            return f"{problem}\n\n  cause    {cause}\n  fix      {fix}"
+    return problem
 
 
 def _why_it_ended(directory: Path, began: bool) -> str:

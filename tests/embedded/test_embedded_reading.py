@@ -1,5 +1,6 @@
 """An embedded pod is read by the readers that pods of a cluster are read with."""
 
+from pytest_istio_sidecar.environments.embedded import PodRulesText
 from pytest_istio_sidecar.istio.rules import expected_ruleset
 from pytest_istio_sidecar.netfilter.model import Backend
 
@@ -60,3 +61,10 @@ def test_services_run_as_the_users_that_the_rules_tell_apart(pod):
     )
     shown = set(pod._runner.run(["python3", "-c", script], timeout=5).stdout.splitlines())
     assert {"httpbin 1000 1000", "envoy 1337 1337"} <= shown
+
+
+def test_rules_for_ipv6_are_loaded_and_read_too(start_pod):
+    text = "*filter\n-A INPUT -p udp -j ACCEPT\nCOMMIT\n"
+    pod = start_pod(rules=PodRulesText(backend=Backend.LEGACY, ipv4=None, ipv6=text))
+    found = [(ruleset.family, rule.text) for ruleset in pod.read_rules().rulesets for rule in ruleset.rules()]
+    assert found == [(6, "-A INPUT -p udp -j ACCEPT")]

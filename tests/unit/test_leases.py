@@ -90,3 +90,13 @@ def test_a_place_that_others_can_write_to_is_refused(place):
     with pytest.raises(EnvironmentProblem, match="open to others"):
         leases_directory()
     place.chmod(0o700)
+
+
+def test_a_lease_whose_writer_was_killed_is_removed_when_it_is_old(place):
+    young, old = (leases_directory() / f"embedded-{age}.new" for age in ("young", "old"))
+    young.touch()
+    old.touch()
+    os.utime(old, (0, 0))
+    (removed,) = clean_stale()
+    assert str(old) in removed
+    assert young.exists()
