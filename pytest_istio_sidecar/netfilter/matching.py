@@ -96,9 +96,6 @@ def compile_faulty(match: Match) -> Test:
 def why_unknown(match: Match, skb: Skb, *, faulty: bool = False) -> str:
     """The sentence that says why `match` could not be told for this packet."""
     match match:
-        case Hidden():
-            shown = f" but only {match.shown!r}" if match.shown else ""
-            return f"its listing does not show {match.field}{shown}"
         case _ if faulty:
             return (
                 f"`{match}` was written by iptables-nft 1.8.8 to 1.8.10, which may have stored both inverted "

@@ -97,7 +97,9 @@ class Table:
     @property
     def ruleset(self) -> Ruleset:
         """The ruleset this table belongs to; a table made on its own belongs to one of its own."""
-        return self._ruleset or Ruleset(tables=(self,))
+        if self._ruleset is None:
+            object.__setattr__(self, "_ruleset", Ruleset(tables=(self,)))
+        return self._ruleset  # type: ignore[return-value]
 
     def chain(self, name: str) -> Chain:
         """Look a chain up.

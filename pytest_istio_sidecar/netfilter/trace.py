@@ -7,13 +7,14 @@ answer. Does not know Istio. Invariant: pure, and `UNKNOWN` always has reasons.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import permutations
 from typing import TypeVar
 
 from pytest_istio_sidecar.netfilter.classes import Rules, rulesets_of
+from pytest_istio_sidecar.netfilter.matches import Hidden
 from pytest_istio_sidecar.netfilter.matching import why_unknown
 from pytest_istio_sidecar.netfilter.model import PodRules, Rule, Ruleset
 from pytest_istio_sidecar.netfilter.nat_target import Unforeseeable
@@ -114,6 +115,9 @@ def trace(rules: Rules, packet: Packet, *, host: Host | None = None) -> Trace:
     if not rulesets and isinstance(rules, PodRules):
         return _unknown(rules, packet, host, (f"no IPv{packet.family} rules were read",))
     routing = _routing(host)
+    if len(rulesets) > 1:
+        # A back end without a rule has no say, whether it is asked first or last.
+        rulesets = tuple(filter(_has_a_say, rulesets)) or rulesets[:1]
     compiled = [_compiled(ruleset) for ruleset in rulesets]
     if len(compiled) < 2 or not isinstance(rules, PodRules) or rules.order_known:
         return _agreed(rules, packet, host, routing, compiled)
@@ -123,6 +127,10 @@ def trace(rules: Rules, packet: Packet, *, host: Host | None = None) -> Trace:
         return first
     reasons = _reasons_of_order(rulesets, traces)
     return replace(first, fate=Fate.UNKNOWN, destination=_own(packet), mark=None, reasons=reasons)
+
+
+def _has_a_say(ruleset: Ruleset) -> bool:
+    return any(chain.rules or chain.policy == "DROP" for table in ruleset.tables for chain in table.chains)
 
 
 def _agreed(
@@ -193,17 +201,24 @@ class _Answers:
         if self._asked == len(self._given):
             self._given.append(False)
             self.first = self.first or compiled.rule
-            self.reasons.update(dict.fromkeys(_reasons(compiled, skb)))
+            self.reasons[_reason(compiled, skb)] = None
         self._asked += 1
         return self._given[self._asked - 1]
 
 
-def _reasons(compiled: CompiledRule, skb: Skb) -> Iterator[str]:
+def _reason(compiled: CompiledRule, skb: Skb) -> str:
+    """One sentence for a rule, however many of its conditions cannot be told."""
     rule = compiled.rule
     where = f"rule {rule.number} of {rule.chain}" + (f" ({rule.location})" if rule.location else "")
-    for match, test in zip(rule.matches, compiled.tests, strict=True):
-        if test(skb) is None:
-            yield f"{where}: {why_unknown(match, skb, faulty=compiled.faulty)}: {rule.text}"
+    unknown = [m for m, test in zip(rule.matches, compiled.tests, strict=True) if test(skb) is None]
+    hidden = [_hidden(match) for match in unknown if isinstance(match, Hidden)]
+    told = [f"its listing does not show {', '.join(hidden)}"] if hidden else []
+    told += [why_unknown(m, skb, faulty=compiled.faulty) for m in unknown if not isinstance(m, Hidden)]
+    return f"{where}: {'; '.join(told)}: {rule.text}"
+
+
+def _hidden(match: Hidden) -> str:
+    return f"{match.field} (only {match.shown!r})" if match.shown else match.field
 
 
 def _reasons_of_order(rulesets: Sequence[Ruleset], traces: Sequence[Trace]) -> tuple[str, ...]:
@@ -295,6 +310,6 @@ def _compiled(ruleset: Ruleset) -> CompiledRuleset:
 def _remember(memory: dict[int, tuple[K, V]], key: K, value: V) -> V:
     """Keep the last few; an entry holds its key, so that no other object can take its identity."""
     if len(memory) >= REMEMBERED:
-        del memory[next(iter(memory))]
+        memory.pop(next(iter(memory)), None)
     memory[id(key)] = (key, value)
     return value

@@ -5,10 +5,11 @@ from __future__ import annotations
 import pytest
 
 from pytest_istio_sidecar.errors import UsageProblem
+from pytest_istio_sidecar.netfilter.matches import Hidden
 from pytest_istio_sidecar.netfilter.model import Backend, Chain, PodRules, Rule, Ruleset, Table
 from pytest_istio_sidecar.netfilter.packet import Fate, Host, Packet, inbound, outbound
 from pytest_istio_sidecar.netfilter.parse_save import parse_iptables_save
-from pytest_istio_sidecar.netfilter.targets import Goto, Jump
+from pytest_istio_sidecar.netfilter.targets import Goto, Jump, Verdict
 from pytest_istio_sidecar.netfilter.trace import Trace, trace
 
 OTHER = "192.0.2.20"
@@ -333,6 +334,17 @@ def test_a_match_that_is_not_modelled_makes_the_fate_unknown_and_says_which_rule
     assert found.deciding_rule == unsure.nat.chain("OUTPUT").rules[0]
 
 
+def test_what_a_listing_hides_of_a_rule_is_one_reason() -> None:
+    hidden = (Hidden(field="-o"), Hidden(field="-d", shown="localhost"))
+    rule = Rule(chain="OUTPUT", matches=hidden, target=Verdict("DROP"), number=1, location="list.txt:3")
+    listed = Table(name="filter", chains=(Chain(name="OUTPUT", policy="ACCEPT", rules=(rule,)),))
+    (reason,) = trace(listed, outbound(OTHER, 80)).reasons
+    assert reason.startswith(
+        "rule 1 of OUTPUT (list.txt:3): its listing does not show -o, -d (only 'localhost'): "
+    )
+    assert reason.endswith(rule.text)
+
+
 def test_a_match_that_is_not_known_but_changes_nothing_leaves_the_fate_known() -> None:
     both = rules("OUTPUT -p tcp -m statistic --mode nth --every 2 -j REDIRECT --to-ports 15001", TO_PROXY)
     assert fate(both) == "redirected 127.0.0.1:15001"
@@ -412,6 +424,12 @@ def test_two_redirects_are_unknown_unless_the_order_is_known() -> None:  # D01
     assert "legacy before nf_tables redirected to 127.0.0.1:1" in found.reasons[0]
     assert "nf_tables before legacy redirected to 127.0.0.1:2" in found.reasons[0]
     assert fate(_two(one, other, order_known=True)) == "redirected 127.0.0.1:1"
+
+
+def test_an_empty_back_end_leaves_no_trace() -> None:
+    text = "*nat\n:OUTPUT ACCEPT [0:0]\nCOMMIT\n"
+    both = PodRules(rulesets=(parse_iptables_save(text), rules("OUTPUT -p udp -j RETURN")))
+    assert [step.outcome for step in trace(both, outbound(OTHER, 80)).steps] == ["no match", "policy ACCEPT"]
 
 
 # What a trace shows
