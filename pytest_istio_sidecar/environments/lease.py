@@ -67,8 +67,8 @@ class Lease:
     created: float
 
     @classmethod
-    def of(cls, kind: str, owner: int) -> Lease:
-        """A lease for a directory of a new name; nothing is written yet.
+    def of(cls, kind: str, owner: int, *, name: str | None = None) -> Lease:
+        """A lease for a directory of this name, or of a new one; nothing is written yet.
 
         Raises:
             EnvironmentProblem: the owner has ended already.
@@ -76,7 +76,7 @@ class Lease:
         identity = ProcessIdentity.of(owner)
         if identity is None:
             raise EnvironmentProblem(f"process {owner}, for which the {kind} environment is, has ended")
-        directory = leases_directory() / f"{kind}-{os.urandom(4).hex()}"
+        directory = leases_directory() / (name or f"{kind}-{os.urandom(4).hex()}")
         return cls(kind=kind, owner=identity, directory=directory, created=time.time())
 
     def write(self) -> None:
