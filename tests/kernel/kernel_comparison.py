@@ -67,7 +67,7 @@ def _as_traced(traced: Trace) -> str:
     if traced.fate is Fate.DROPPED and not confirmed:
         return "no connection"
     if traced.fate is Fate.DROPPED:
-        return "a connection, dropped as it comes back"
+        return "a connection"
     if not tracked:
         return "no connection"
     if traced.fate is Fate.TPROXIED:
@@ -81,7 +81,7 @@ def _as_observed(observed: Observed, traced: Trace) -> str:
         return "no connection"
     address, port, mark = found
     if traced.fate is Fate.DROPPED:
-        return "a connection, dropped as it comes back"
+        return "a connection"
     if traced.fate is Fate.TPROXIED:
         return f"handed over, mark {mark:#x}"
     return f"{address} port {port}, mark {mark:#x}"
@@ -111,6 +111,9 @@ def explain(kernel: Kernel, rules: Rules, packets: list[Packet], wrong: Differen
             smaller = rules.without(place, index)
             if _still(kernel, smaller, packets):
                 rules, shrinking = smaller, True
+    for place in list(rules.policies):
+        if _still(kernel, rules.without_policy(place), packets):
+            rules = rules.without_policy(place)
     wrong = _still(kernel, rules, packets) or wrong
     lines = [
         f"tracer and kernel disagree ({kernel.backend}; TRACE_SEED={seed} repeats it); smallest ruleset:",

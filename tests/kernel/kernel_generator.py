@@ -82,7 +82,12 @@ class Rules:
     def without(self, place: Place, index: int) -> Rules:
         chains = {key: list(rules) for key, rules in self.chains.items()}
         del chains[place][index]
+        asked = {rule.split()[-1] for rules in chains.values() for rule in rules if rule}
+        chains = {key: rules for key, rules in chains.items() if rules or key[1] in asked}
         return Rules(self.family, chains, dict(self.policies))
+
+    def without_policy(self, place: Place) -> Rules:
+        return Rules(self.family, self.chains, {k: v for k, v in self.policies.items() if k != place})
 
 
 class Generator:
