@@ -47,7 +47,6 @@ def assert_jump(
         RuleSetMismatch: there is no such chain.
         Undecided: the rules do not show it.
     """
-    __tracebackhide__ = True
     _raise(check_jump(nat, source, target, protocol=protocol, host=host))
 
 
@@ -61,7 +60,6 @@ def assert_inbound_exclusions(
         RedirectError: one of these ports is.
         Undecided: the rules do not show it.
     """
-    __tracebackhide__ = True
     _raise(check_inbound_exclusions(nat, ports, host=host, family=family))
 
 
@@ -73,7 +71,6 @@ def assert_redirect_target(nat: Table, chain: str, port: int, *, host: Host | No
         RuleSetMismatch: there is no such chain.
         Undecided: the rules do not show it.
     """
-    __tracebackhide__ = True
     _raise(check_redirect_target(nat, chain, port, host=host))
 
 
@@ -85,7 +82,6 @@ def assert_redirected(nat: Rules, packet: Packet, to: int = 15006, *, host: Host
         RedirectError: it goes to another port, or is dropped.
         Undecided: the rules do not show it.
     """
-    __tracebackhide__ = True
     _raise(check_redirected(nat, packet, to, host=host))
 
 
@@ -96,7 +92,6 @@ def assert_bypasses(nat: Rules, packet: Packet, *, host: Host | None = None) -> 
         RedirectError: it is redirected or dropped.
         Undecided: the rules do not show it.
     """
-    __tracebackhide__ = True
     _raise(check_bypasses(nat, packet, host=host))
 
 
@@ -106,7 +101,6 @@ def assert_listener(listeners: Sequence[Listener], port: int, *, direction: str 
     Raises:
         ListenerMismatch: it does not.
     """
-    __tracebackhide__ = True
     _raise(check_listener(listeners, port, direction=direction))
 
 
@@ -117,7 +111,6 @@ def assert_intercepted(observation: Observation, *, direction: str | None = None
         NotIntercepted: it was answered without Envoy, or by way of the other listener.
         Undecided: the evidence does not tell.
     """
-    __tracebackhide__ = True
     _raise(check_intercepted(observation, direction=direction))
 
 
@@ -128,12 +121,10 @@ def assert_not_intercepted(observation: Observation) -> None:
         RedirectError: Envoy saw it.
         Undecided: the evidence does not tell.
     """
-    __tracebackhide__ = True
     _raise(check_not_intercepted(observation))
 
 
 def _raise(findings: Sequence[Finding]) -> None:
-    __tracebackhide__ = True
     against = violations(findings)
     if against:
         raise _ERRORS[against[0].kind](render_findings(against))

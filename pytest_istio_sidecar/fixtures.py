@@ -8,7 +8,6 @@ and nothing heavy imported, until one of them is asked for.
 from __future__ import annotations
 
 from collections.abc import Callable
-from operator import methodcaller
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,9 +24,6 @@ if TYPE_CHECKING:
     from pytest_istio_sidecar.netfilter.model import PodRules, Table
     from pytest_istio_sidecar.netfilter.packet import Packet
     from pytest_istio_sidecar.netfilter.trace import Trace
-
-HIDDEN = methodcaller("errisinstance", IstioSidecarError)
-"""For `__tracebackhide__`: the message says it all, unless the error is one that nobody meant."""
 
 
 @pytest.fixture(scope="session")
@@ -49,7 +45,6 @@ def istio_environment(
     """Where the rules under test are; brought up once for the run, whatever the number of workers."""
     from pytest_istio_sidecar.environments.shared import bring_up
 
-    __tracebackhide__ = HIDDEN
     run = run_of(pytestconfig)
     try:
         with run.exclusive(istio_settings.timeout):
@@ -87,8 +82,6 @@ def pod_rules(
     What a lossy listing hides is completed from the expected rules; the rulesets remember it.
     """
     from pytest_istio_sidecar.environments.shared import read_rules
-
-    __tracebackhide__ = HIDDEN
     from pytest_istio_sidecar.reports.summary import describe_capture
 
     rules = read_rules(istio_environment, istio_settings.version, istio_evidence)

@@ -7,7 +7,10 @@ verdict is reported as ERROR, apart from failures, and is never a pass.
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Generator
+from operator import methodcaller
+from pathlib import Path
 
 import pytest
 
@@ -21,6 +24,9 @@ MARKERS = (
     "needs_listeners: the test reads Envoy's listeners; skipped where the environment has none.",
     'istio_version(specifier): the test holds for these releases only, e.g. ">=1.8,<1.13".',
 )
+
+PACKAGE = Path(__file__).parent
+SUITE = PACKAGE / "suite"
 
 UNDECIDED = "verdict"
 """Phase given to the report of a test that reached no verdict: pytest shows it as an error."""
@@ -58,8 +64,10 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 def pytest_runtest_makereport(
     call: pytest.CallInfo[None],
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    report = yield
     raised = call.excinfo.value if call.excinfo is not None else None
+    if isinstance(raised, IstioSidecarError):
+        _hide_own_frames(raised)
+    report = yield
     if (
         call.when == "call"
         and report.failed
@@ -68,6 +76,14 @@ def pytest_runtest_makereport(
     ):
         report.when = UNDECIDED  # type: ignore[assignment]
     return report
+
+
+def _hide_own_frames(raised: IstioSidecarError) -> None:
+    """Hide the package's own works from the traceback: the message says it all. `--full-trace` shows them."""
+    for frame, _ in traceback.walk_tb(raised.__traceback__):
+        path = Path(frame.f_code.co_filename)
+        if PACKAGE in path.parents and SUITE not in path.parents:
+            frame.f_globals["__tracebackhide__"] = methodcaller("errisinstance", IstioSidecarError)
 
 
 def pytest_report_teststatus(report: pytest.TestReport) -> tuple[str, str, str] | None:

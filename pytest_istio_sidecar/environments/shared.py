@@ -40,7 +40,6 @@ def bring_up(
         EnvironmentProblem: it cannot be brought up.
         UsageProblem: a listing that cannot be used.
     """
-    __tracebackhide__ = True
     if name == "file":
         from pytest_istio_sidecar.environments.file import FileEnvironment, read_listings
 

@@ -8,6 +8,7 @@ Invariant: at most `WIDTH` columns, except for a rule or path that is longer.
 from __future__ import annotations
 
 import re
+import shlex
 import textwrap
 from collections.abc import Iterable, Sequence
 from itertools import groupby
@@ -157,12 +158,17 @@ def _replay(way: Trace) -> str:
         flow = f"--outbound {Endpoint(packet.destination, packet.destination_port)}"  # type: ignore[arg-type]
         if packet.uid is not None:
             flow += f" --uid {packet.uid} --gid {packet.gid}"
-    sources = dict.fromkeys(source for source in _sources(way) if source)
+    sources = _sources(way)
     return f"istio-sidecar trace {' '.join(sources)} {flow}" if sources else ""
 
 
 def _sources(way: Trace) -> list[str]:
-    return [ruleset.source or "" for ruleset in rulesets_of(way.rules, way.packet.family) if ruleset.tables]
+    """The listings that were read from somewhere: an expectation's rules have no place in a file."""
+    return [
+        shlex.quote(ruleset.source)
+        for ruleset in rulesets_of(way.rules, way.packet.family)
+        if ruleset.source and any(rule.location for rule in ruleset.rules())
+    ]
 
 
 def _assumed(assumptions: tuple[str, ...]) -> list[str]:
