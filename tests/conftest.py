@@ -1,4 +1,4 @@
-"""Prints the seeds and figures of the random tests at the end of every run, passed or not, by workers or not."""
+"""Prints the seeds and figures of the random tests at the end of every run, by workers or not."""
 
 from __future__ import annotations
 

@@ -124,7 +124,7 @@ def trace(rules: Rules, packet: Packet, *, host: Host | None = None) -> Trace:
     traces = [_agreed(rules, packet, host, routing, order) for order in permutations(compiled)]
     first = traces[0]
     if all((other.fate, other.destination) == (first.fate, first.destination) for other in traces):
-        return first
+        return first if len({other.mark for other in traces}) == 1 else replace(first, mark=None)
     reasons = _reasons_of_order(rulesets, traces)
     return replace(first, fate=Fate.UNKNOWN, destination=_own(packet), mark=None, reasons=reasons)
 
