@@ -104,8 +104,9 @@ class Starter:
         """Report readiness; wait until the starter has taken it in."""
         self.tell(ready=True)
         with self._socket:
-            if not self._socket.recv(1):
-                raise BrokenPipeError("the starter went away")
+            readable = select.select([self._socket.fileno(), self._owner], [], [])[0]
+            if self._owner in readable or not self._socket.recv(1):
+                raise BrokenPipeError("nobody waits for this pod")
 
 
 def run(request: Mapping[str, object]) -> dict[str, object]:
@@ -294,7 +295,7 @@ class Services:
         while time.monotonic() < deadline:
             starter.check()
             self.check()
-            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port)) as connection:
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1) as connection:
                 connection.sendall(f"GET {path} HTTP/1.1\r\nhost: pod\r\n\r\n".encode())
                 # A web server listens before it can answer: its own death must not be waited out.
                 while time.monotonic() < deadline and not select.select([connection], [], [], 0.1)[0]:
@@ -406,9 +407,6 @@ def build(pod: Specification, services: Services, starter: Starter) -> None:
     mount_private_run()
     build_networks(pod)
     starter.tell_part("namespaces")
-    for rules in pod["rules"]:
-        command(rules["argv"], rules["text"])
-    starter.tell_part("rules")
     with open("/run/envoy.json", "w", encoding="utf-8") as bootstrap:
         json.dump(pod["envoy_bootstrap"], bootstrap)
     os.chmod("/run/envoy.json", 0o644)
@@ -421,6 +419,11 @@ def build(pod: Specification, services: Services, starter: Starter) -> None:
     for name, port, path in pod["ready"]:
         services.wait_for(name, port, path, deadline, starter)
         starter.tell_part(name)
+    # Last, though Istio loads them first: broken ones must not keep the pod from coming up,
+    # and the counters then count what is sent to test them and nothing else.
+    for rules in pod["rules"]:
+        command(rules["argv"], rules["text"])
+    starter.tell_part("rules")
 
 
 if __name__ == "__main__":

@@ -78,13 +78,25 @@ class PodRunner:
                 stream.flush()
                 told: dict[str, object] = json.loads(stream.readline())
         except (OSError, ValueError) as problem:
-            raise EnvironmentProblem(
-                f"the embedded pod does not answer: {problem}\n"
-                "  cause    it was stopped, or the process it was started for has ended"
-            ) from None
-        if told["ended"]:
-            raise EnvironmentProblem(f"the embedded pod is broken, ended: {told['ended']}")
+            lines = [f"the embedded pod does not answer: {problem}", *self._last_words("pod")]
+            if len(lines) == 1:
+                lines.append("  cause    it was stopped, or the process it was started for has ended")
+            raise EnvironmentProblem("\n".join(lines)) from None
+        ended = told["ended"]
+        if isinstance(ended, list) and ended:
+            lines = [f"the embedded pod is broken: {', '.join(ended)} ended"]
+            for text in ended:
+                lines += self._last_words(str(text).partition(" ")[0])
+            raise EnvironmentProblem("\n".join(lines))
         return told
+
+    def _last_words(self, name: str) -> list[str]:
+        """The end of what a program of the pod has written, labelled."""
+        try:
+            said = (self._directory / f"{name}.err").read_text(errors="backslashreplace").splitlines()
+        except OSError:
+            said = []
+        return [f"  {name:<8} {line}" for line in said[-3:]]
 
     def connect(self, patience: float) -> socket.socket:
         """Open the pod's control socket, by its directory: a socket's path holds 107 bytes only."""

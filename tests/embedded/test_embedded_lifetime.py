@@ -148,6 +148,18 @@ def _counters(environment):
     return read_counters(environment._runner, timeout=5)
 
 
+def test_the_counters_of_a_new_pod_are_all_at_nothing(start_pod):
+    counters = _counters(start_pod())
+    assert len(counters) == 19
+    assert {count for _, count in counters} == {0}
+
+
+def test_a_pod_comes_up_whatever_its_rules_do(start_pod):
+    drop_all = "*filter\n:INPUT DROP [0:0]\n:OUTPUT DROP [0:0]\nCOMMIT\n"
+    pod = start_pod(rules=PodRulesText(backend=Backend.LEGACY, ipv4=drop_all))
+    assert pod.read_rules().of_family(4)[0].filter.chain("INPUT").policy == "DROP"
+
+
 def test_another_process_attaches_to_the_same_pod(owner):
     owner("started")
     pod = EmbeddedEnvironment.attach(owner.state)
