@@ -40,8 +40,11 @@ PROTOCOL_NAMES = {number: name for name, number in PROTOCOLS.items()}
 def quote(text: str) -> str:
     """Write a string as xtables_save_string does (iptables libxtables/xtables.c)."""
     plain = all(character.isascii() and (character.isalnum() or character in "_-") for character in text)
-    if plain and text:
-        return text
+    return text if plain and text else in_quotes(text)
+
+
+def in_quotes(text: str) -> str:
+    """Write a string in quotes, what ends them escaped."""
     escaped = "".join("\\" + character if character in "\"\\'" else character for character in text)
     return f'"{escaped}"'
 
@@ -215,19 +218,22 @@ class Option:
     negated: bool = False
 
     def __str__(self) -> str:
-        written = quote if self.name in _QUOTED else quote_word
+        written = _WRITTEN.get(self.name, quote_word)
         return " ".join((f"{_not(self.negated)}{self.name}", *map(written, self.values)))
-
-
-_QUOTED = frozenset(("--comment", "--log-prefix", "--nflog-prefix", "--ulog-prefix"))
-"""Options whose value iptables writes by xtables_save_string; it prints others as they are."""
 
 
 def quote_word(word: str) -> str:
     """Quote a word only where it would otherwise read as several words, as none, or as an option."""
     bare = word.isprintable() and not any(character in " \"'\\" for character in word)
     looks_like_option = word[:1] in ("-", "!", "<") and not word[1:2].isdigit()
-    return word if word and bare and not looks_like_option else quote(word)
+    return word if word and bare and not looks_like_option else in_quotes(word)
+
+
+_WRITTEN = {
+    **dict.fromkeys(("--comment", "--log-prefix", "--nflog-prefix", "--ulog-prefix"), quote),
+    **dict.fromkeys(("--string", "--hex-string", "--u32"), in_quotes),
+}
+"""How iptables writes the options that are one text; it prints the values of others as they are."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -55,11 +55,12 @@ _CORE: dict[str, Callable[[str, str, Family, bool], Match | None]] = {
 }
 """In the order in which iptables-save writes them."""
 _SHORT = frozenset((*_CORE, "-m", "-j", "-g", "-c"))
-_TEXTS = frozenset((
-    "--comment", "--log-prefix", "--nflog-prefix", "--ulog-prefix", "--string", "--hex-string", "--helper",
-    "--path", "--name", "--hashlimit-name", "--label", "--selctx", "--led-trigger-id",
-))  # fmt: skip
-"""Options with one free text, which may look like an option and yet stand without quotes."""
+_QUOTED = frozenset(
+    ("--comment", "--log-prefix", "--nflog-prefix", "--ulog-prefix", "--string", "--hex-string")
+)
+"""Options with one text, which stands in quotes unless it is one plain word, be it an option's."""
+_TEXTS = _QUOTED | {"--helper", "--path", "--name", "--hashlimit-name", "--label", "--selctx"}
+"""Options whose first word may look like an option; those added here print blanks as they are."""
 _IMPLIED = {"ipv6-icmp": "icmp6"}
 
 Counters = tuple[int, int]
@@ -187,9 +188,12 @@ def _named(word: str) -> str:
 
 
 def _values(given: Sequence[str], position: int, name: str) -> tuple[tuple[str, ...], int]:
-    if name in _TEXTS:
-        return (str(_word(given, position, name)),), position + 1
     start = position
+    if name in _TEXTS:
+        _word(given, position, name)
+        position += 1
+    if name in _QUOTED:
+        return (str(given[start]),), position
     while position < len(given):
         word = given[position]
         if type(word) is not Quoted and (word == "!" or word[:2] == "--" or word in _SHORT):

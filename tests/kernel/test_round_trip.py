@@ -153,3 +153,46 @@ def test_strange_names_and_comments_read_as_what_was_given_to_iptables(backend: 
             Extension(module="comment", options=(Option(name="--comment", values=(comment,)),)),
         )
         assert rule.text in saved
+
+
+EXTENSIONS = (
+    "-m string --string abc --algo bm -j RETURN",
+    '-m string --string "a b" --algo kmp --from 1 --to 5 -j RETURN',
+    '-m string --hex-string "|0a|GET" --algo bm -j RETURN',
+    "-j LOG --log-prefix a:b",
+    '-m recent --name "x y" --set -j RETURN',
+    "-m hashlimit --hashlimit-name foo --hashlimit-above 5/sec --hashlimit-mode srcip -j RETURN",
+    "-m time --timestart 10:00 --timestop 12:00 --weekdays Mon,Tue -j RETURN",
+    '-m u32 --u32 "6&0xFF=1" -j RETURN',
+    '-m bpf --bytecode "4,48 0 0 9,21 0 1 6,6 0 0 1,6 0 0 0" -j RETURN',
+    "-p tcp -m tcp --tcp-flags ALL NONE -j RETURN",
+    "-p tcp -m tcp ! --tcp-option 8 -j RETURN",
+    "-p sctp -m sctp ! --dport 80 --chunk-types all DATA,INIT -j RETURN",
+    "-p esp -m esp --espspi 1:5 -j RETURN",
+    "-m connbytes --connbytes 1:100 --connbytes-dir both --connbytes-mode bytes -j RETURN",
+    "-m comment --comment a -m comment --comment b -j RETURN",
+    "-j CONNMARK --restore-mark --nfmask 0xf --ctmask 0xf0",
+    "-j NFQUEUE --queue-balance 0:3 --queue-bypass",
+    "! -f -j RETURN",
+)
+
+
+@BACKENDS
+@pytest.mark.parametrize("rule", EXTENSIONS)
+def test_an_extension_reads_as_iptables_save_writes_it(backend: str, rule: str, tmp_path: Path) -> None:
+    tool = f"iptables-{backend}"
+    answer = subprocess.run(
+        ["unshare", "--net", "sh", "-ec", f"{tool}-restore; {tool}-save"],
+        input=f"*mangle\n-A OUTPUT {rule}\nCOMMIT\n",
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        env={**os.environ, "LC_ALL": "C", "XTABLES_LOCKFILE": str(tmp_path / "lock")},
+    )
+    if answer.returncode != 0:
+        pytest.skip(f"this kernel does not take it: {answer.stderr.strip()}")
+    (read,) = parse_iptables_save(answer.stdout).rules()
+    assert f"{read.text}\n" in answer.stdout
+    again = parse_iptables_save(render_save(parse_iptables_save(answer.stdout)))
+    assert list(again.rules()) == [read]

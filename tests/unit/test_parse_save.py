@@ -223,6 +223,9 @@ def test_a_declared_chain_is_jumped_to_and_any_other_name_is_an_unknown_target()
 def test_a_match_or_target_that_is_not_modelled_keeps_its_text() -> None:
     for text in (
         '-A S -m future ! --thing "a b" --other 1 2 -j NEWTARGET --to -5 --flag',
+        '-A S -m set --match-set "--dport" src -m u32 --u32 "0x6&0xff=0x1" -j RETURN',
+        "-A S -m recent --set --name x y --rsource -j RETURN",
+        '-A S -j LOG --log-prefix "a:b" --log-uid',
         '-A S -m string --string "--dport \\"80\\"" --algo bm --to 65535 -j RETURN',
         "-A S -p tcp -m tcp --dport 80 --dport 81 -j RETURN",
         "-A S -p tcp -m owner --uid-owner root -j RETURN",
