@@ -85,7 +85,7 @@ def strict_number(text: str, digits: int = 10) -> int:
         ValueError: it is none, or has more digits.
     """
     if not (text.isascii() and text.isdigit() and len(text) <= digits):
-        raise ValueError(f"{text!r} is no number")
+        raise ValueError(f"{text[:30]!r} is no number")
     return int(text)
 
 

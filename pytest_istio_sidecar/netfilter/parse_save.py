@@ -14,10 +14,11 @@ from typing import NoReturn
 from pytest_istio_sidecar.errors import ParseError
 from pytest_istio_sidecar.netfilter.circles import first_circle
 from pytest_istio_sidecar.netfilter.diagnosis import diagnose
-from pytest_istio_sidecar.netfilter.model import HOOKS, TABLES, Backend, Chain, Family, Rule, Ruleset, Table
+from pytest_istio_sidecar.netfilter.infer_table import infer_table
+from pytest_istio_sidecar.netfilter.model import Backend, Chain, Family, Rule, Ruleset, Table
 from pytest_istio_sidecar.netfilter.parse_match import strict_number
 from pytest_istio_sidecar.netfilter.parse_rule import Counters, parse_rule
-from pytest_istio_sidecar.netfilter.targets import Extended, Goto, Jump, Redirect, Target, Tproxy, Translate
+from pytest_istio_sidecar.netfilter.targets import Goto, Jump, Target
 from pytest_istio_sidecar.netfilter.tokens import LINE, OpenQuote, scan, words
 
 LIMIT = 32 * 2**20
@@ -32,6 +33,11 @@ _NAME = re.compile(r"(?![-! ])[^\x00-\x1f\x7f]+(?<! )")
 _COMMANDS = {"--append": "-A", "--new-chain": "-N", "--policy": "-P", "--new": "-N"}
 _ODD = 64
 """Each costs time at every rule; only iptables-nft 1.8.4 and 1.8.7 take such names at all."""
+_SHOWN = 200
+"""Characters of a reason, which may quote the text."""
+_CUT_OFF = "the command was stopped, or its output not wholly stored; save it again"
+_HEADLESS = "the beginning of the text is missing; save it again"
+_SEVERAL = "it is more than one listing; give that of each family, back end and -S table on its own"
 _UNNAMED = ""
 """Stands for the table that `iptables -S` does not name."""
 
@@ -87,12 +93,18 @@ class _Text:
         self.at = 0
         """The line that is being read; where quotes take in more, their first."""
 
-    def refuse(self, reason: str, *, line: int | None = None) -> NoReturn:
+    def refuse(self, reason: str, *, line: int | None = None, diagnosis: str = "") -> NoReturn:
         number = self.at if line is None else line
         text = self.lines[number - 1] if number else ""
         # In a text that began as a listing, words of a comment would be taken for a message.
-        diagnosis = diagnose(text) or ("" if self.recognised else diagnose(self.text))
-        raise ParseError(reason, source=self.source, line=number, text=text, diagnosis=diagnosis) from None
+        known = diagnose(text) or ("" if self.recognised else diagnose(self.text))
+        raise ParseError(
+            reason if len(reason) <= _SHOWN else f"{reason[:_SHOWN]}...",
+            source=self.source,
+            line=number,
+            text=text,
+            diagnosis=known or diagnosis,
+        ) from None
 
     def read(self) -> Ruleset:
         self._refuse_what_is_no_text()
@@ -114,12 +126,14 @@ class _Text:
                 self._read_comment(line)
             elif line.rstrip() == "COMMIT":
                 if not self.table:
-                    self.refuse("COMMIT without a table")
+                    self.refuse("COMMIT without a table", diagnosis=_HEADLESS)
                 self.table = None
             elif line.strip():
                 self.refuse("this is no line of iptables-save")
         if self.table:
-            self.refuse(f"table {self.table} has no COMMIT: the text is cut off", line=self.begun)
+            self.refuse(
+                f"table {self.table} has no COMMIT: the text is cut off", line=self.begun, diagnosis=_CUT_OFF
+            )
         if not self.recognised:
             raise ParseError(
                 "there is no table, chain or rule in it",
@@ -161,7 +175,7 @@ class _Text:
             newer = bool(nf_tables) or "nft" in program or program.startswith("xtables")
             backend = Backend.NF_TABLES if newer else Backend.LEGACY
             if self.backend not in (None, backend):
-                self.refuse("the text holds listings of both back ends; give each on its own")
+                self.refuse("the text holds listings of both back ends", diagnosis=_SEVERAL)
             self.backend, self.writer = backend, version
             if program.startswith("ip6") or program.endswith("6"):
                 self._of_family(6)
@@ -172,7 +186,7 @@ class _Text:
 
     def _of_family(self, told: Family) -> None:
         if self.recognised and told != self.family:
-            self.refuse("the text holds listings of both families; give each on its own")
+            self.refuse("the text holds listings of both families", diagnosis=_SEVERAL)
         if self.asked_for == 6 and told == 4:
             self.refuse("the text is of iptables, but was to be read as one of ip6tables")
         self.family = told
@@ -185,7 +199,7 @@ class _Text:
         if not re.fullmatch(r"[\w-]{1,32}", name):
             self.refuse("this is no table's name")
         if name in self.tables:
-            self.refuse(f"table {name} stands twice; give each listing on its own")
+            self.refuse(f"table {name} stands twice", diagnosis=_SEVERAL)
         self.chains = self.tables[name] = {}
         self.odd = []
         self.table, self.begun, self.recognised = name, self.at, True
@@ -195,7 +209,7 @@ class _Text:
         if found is None:
             self.refuse("a chain's line lacks its name or policy")
         if not self.table:
-            self.refuse("a chain outside of a table")
+            self.refuse("a chain outside of a table", diagnosis=_HEADLESS)
         chain = self._declare(found[1], None if found[2] == "-" else found[2])
         if found[3]:
             chain.packets, chain.bytes = int(found[3]), int(found[4])
@@ -206,8 +220,7 @@ class _Text:
         if not _NAME.fullmatch(name):
             self.refuse(f"{name!r} is no chain's name")
         if name in self.chains:
-            twice = "; this is more than one table: give each on its own" if not self.table else ""
-            self.refuse(f"chain {name} stands twice{twice}")
+            self.refuse(f"chain {name} stands twice", diagnosis=_SEVERAL)
         if name[0] == '"' or " " in name or "\t" in name:
             self.odd.append(name)
             if len(self.odd) > _ODD:
@@ -305,7 +318,7 @@ class _Text:
     ) -> None:
         chain = self.chains.get(name)
         if chain is None:
-            self.refuse(f"chain {name} is not declared before its rule")
+            self.refuse(f"chain {name} is not declared before its rule", diagnosis=_HEADLESS)
         matches, told, own_counters = parse_rule(given, self.family, self.chains)
         if target is not None and told is not None:
             raise ValueError("it has two targets")
@@ -336,7 +349,7 @@ class _Text:
                 for name, chain in held.items()
             }
             self._refuse_circle(chains)
-            tables.append(Table(name=table or self._infer_table(chains), chains=tuple(chains.values())))
+            tables.append(Table(name=table or self._name_of(chains), chains=tuple(chains.values())))
         return Ruleset(
             tables=tuple(tables),
             family=self.family,
@@ -362,35 +375,14 @@ class _Text:
             "so this is no listing of what it holds",
         )
 
-    def _infer_table(self, chains: dict[str, Chain]) -> str:
-        builtin = chains.keys() & set(HOOKS)
-        if builtin == {"PREROUTING", "OUTPUT", "POSTROUTING"}:
-            return "nat"  # before Linux 2.6.36
-        for name in ("nat", "mangle", "raw", "filter"):
-            if builtin == set(TABLES[name]):
-                return name
-        for chain in chains.values():
-            for rule in chain:
-                if name := _only_table(rule.target):
-                    return name
-        raise ParseError(
-            "the table is not named, and these chains may be of several",
-            source=self.source,
-            text=", ".join(chains),
-            diagnosis="iptables -S prints no table's name, and -S CHAIN not all its chains; "
-            "use iptables-save -t nat, or iptables -t nat -S without a chain",
-        )
-
-
-def _only_table(target: Target | None) -> str:
-    """The one table that allows a target (iptables-extensions(8)); "" where there are several."""
-    match target:
-        case Redirect() | Translate() | Extended(name="MASQUERADE" | "NETMAP"):
-            return "nat"
-        case Tproxy():
-            return "mangle"
-        case Extended(name="CT" | "NOTRACK"):
-            return "raw"
-        case Extended(name="REJECT"):
-            return "filter"
-    return ""
+    def _name_of(self, chains: dict[str, Chain]) -> str:
+        name = infer_table(chains)
+        if name is None:
+            raise ParseError(
+                "the table is not named, and these chains may be of several",
+                source=self.source,
+                text=", ".join(chains),
+                diagnosis="iptables -S prints no table's name, and -S CHAIN not all its chains; "
+                "use iptables-save -t nat, or iptables -t nat -S without a chain",
+            )
+        return name

@@ -383,7 +383,7 @@ BAD = {
     "table in a table": ("*nat\n*filter\nCOMMIT\n", 2, "no COMMIT before"),
     "a table twice": ("*nat\nCOMMIT\n*nat\nCOMMIT\n", 3, "stands twice"),
     "a chain twice": ("*nat\n:A - [0:0]\n:A - [0:0]\nCOMMIT\n", 3, "stands twice"),
-    "two tables of -S": ("-P OUTPUT ACCEPT\n-P OUTPUT ACCEPT\n", 2, "more than one table"),
+    "two tables of -S": ("-P OUTPUT ACCEPT\n-P OUTPUT ACCEPT\n", 2, "stands twice"),
     "an undeclared chain": ("*nat\n-A NOWHERE -j RETURN\nCOMMIT\n", 2, "chain NOWHERE is not declared"),
     "a chain without table": (":OUTPUT ACCEPT [0:0]\n", 1, "outside of a table"),
     "a rule behind COMMIT": ("*nat\n:A - [0:0]\nCOMMIT\n-A A -j RETURN\n", 4, "outside of a table"),
@@ -421,7 +421,21 @@ def test_text_that_is_no_whole_listing_is_refused_with_its_line(text: str, line:
     error = refused(text)
     assert reason in error.reason
     assert error.line == line
+    assert len(error.reason) < 250
     assert str(error).startswith(f"pod.rules:{line}: " if line else "pod.rules: ")
+
+
+@pytest.mark.parametrize(
+    ("name", "diagnosis"),
+    [
+        ("cut off", "the command was stopped"),
+        ("head cut off", "the beginning of the text is missing"),
+        ("a table twice", "more than one listing"),
+        ("both families", "more than one listing"),
+    ],
+)
+def test_a_text_that_is_not_one_whole_listing_says_what_happened_to_it(name: str, diagnosis: str) -> None:
+    assert diagnosis in refused(BAD[name][0]).diagnosis
 
 
 @pytest.mark.parametrize(
