@@ -128,6 +128,11 @@ def explain_failed_unshare(stderr: str) -> str:
             "this kernel keeps ordinary users from namespaces: "
             "sudo sysctl kernel.unprivileged_userns_clone=1, or run as root"
         )
+    if "uidmap:" in said or "gidmap:" in said:
+        return (
+            f"no users can be mapped here ({said}): newuidmap and newgidmap need their setuid bit, which "
+            "no_new_privs and nosuid mounts take away; run as root"
+        )
     return f"an ordinary user may not make namespaces here (unshare said: {said}): run as root"
 
 

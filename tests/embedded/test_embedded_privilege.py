@@ -126,6 +126,15 @@ def test_a_kernel_that_forbids_user_namespaces_is_told_with_its_sysctl(monkeypat
     assert "\n" not in said
 
 
+def test_a_newuidmap_without_its_setuid_bit_is_told(monkeypatch):
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    monkeypatch.setattr(network_namespace, "_setting", lambda name: None)
+    said = network_namespace.explain_failed_unshare(
+        "newuidmap: write to uid_map failed: Operation not permitted\n"
+    )
+    assert "need their setuid bit" in said
+
+
 def test_a_missing_program_is_told_with_its_package(monkeypatch, tmp_path, runtime_directory):
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setattr(process, "SYSTEM_PATH", str(tmp_path))
