@@ -37,8 +37,14 @@ def words(line: str) -> list[str]:
         OpenQuote: a quote that is not closed.
         ValueError: a control character outside of quotes.
     """
-    if '"' not in line and line.isascii() and line.isprintable():
-        return line.split()
+    if line.isascii() and line.isprintable():
+        if '"' not in line:
+            return line.split()
+        before, _, rest = line.partition('"')
+        text, _, after = rest.partition('"')
+        # One quoted word, which most lines with a comment have, needs no scan.
+        if before[-1:] == " " and after[:1] == " " and '"' not in after and "\\" not in text:
+            return [*before.split(), Quoted(text), *after.split()]
     found, consumed = scan(line)
     if consumed < len(line):
         raise ValueError("the line ends before its words do")
