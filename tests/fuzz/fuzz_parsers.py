@@ -2,6 +2,7 @@
 
     pip install atheris
     python tests/fuzz/fuzz_parsers.py CORPUS -max_total_time=300
+    python tests/fuzz/fuzz_parsers.py crash-...
 
 Fills an empty CORPUS directory with the recorded listings first. Ends with a traceback and the text
 when a parser raises anything but ParseError, or when a ruleset does not survive being written.
@@ -42,6 +43,8 @@ def one_text(data: bytes) -> None:
 
 
 def fill(corpus: Path) -> None:
+    if corpus.is_file():
+        return  # a text that an earlier run stopped at
     corpus.mkdir(parents=True, exist_ok=True)
     if any(corpus.iterdir()):
         return
@@ -58,6 +61,8 @@ def fill(corpus: Path) -> None:
 
 
 if __name__ == "__main__":
-    fill(Path(next((word for word in sys.argv[1:] if not word.startswith("-")), "corpus")))
+    for word in sys.argv[1:]:
+        if not word.startswith("-"):
+            fill(Path(word))
     atheris.Setup(sys.argv, one_text)
     atheris.Fuzz()
