@@ -11,7 +11,8 @@ from collections.abc import Iterator
 
 from pytest_istio_sidecar.netfilter.matches import Hidden, Match, quote
 from pytest_istio_sidecar.netfilter.model import Chain, Rule, Ruleset
-from pytest_istio_sidecar.netfilter.parse_save import HEADER
+from pytest_istio_sidecar.netfilter.parse_save import ELSEWHERE, HEADER
+from pytest_istio_sidecar.netfilter.targets import Jump
 
 
 def render_save(ruleset: Ruleset) -> str:
@@ -24,6 +25,11 @@ def render_save(ruleset: Ruleset) -> str:
 
 def _lines(ruleset: Ruleset) -> Iterator[str]:
     yield HEADER.format(family=ruleset.family, backend=ruleset.backend or "unknown")
+    elsewhere: set[str] = set()
+    for table in ruleset.tables:
+        jumps = {rule.target.chain for rule in table.rules() if isinstance(rule.target, Jump)}
+        elsewhere |= jumps - {chain.name for chain in table.chains}
+    yield from (f"{ELSEWHERE}{chain}" for chain in sorted(elsewhere))
     for table in ruleset.tables:
         yield f"*{table.name}"
         for chain in table.chains:

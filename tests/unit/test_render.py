@@ -72,6 +72,13 @@ def test_a_lossy_listing_survives_with_what_it_hides(form: str) -> None:
         assert again(read) == read
 
 
+def test_a_listing_of_one_chain_survives_with_its_jumps_to_chains_that_it_does_not_show() -> None:
+    whole = parse_iptables_list((DATA / "lab-listing-1.8.3.txt").read_text())
+    alone = whole.nat.chain("ISTIO_OUTPUT")
+    ruleset = Ruleset(tables=(Table(name="nat", chains=(alone,)),))
+    assert again(ruleset) == ruleset
+
+
 def test_the_listing_of_the_lab_survives_with_what_it_hides() -> None:
     read = parse_iptables_list((DATA / "lab-listing-1.8.3.txt").read_text())
     assert any(rule.hidden for rule in read.rules())
