@@ -48,7 +48,12 @@ class Run:
         return self.make_directory() / "state.json"
 
     def make_directory(self) -> Path:
-        self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        """The shared folder, under a lease by which `istio-sidecar clean` finds it after a crash."""
+        if not self.directory.exists():
+            from pytest_istio_sidecar.environments.lease import Lease
+
+            Lease.of("run", self.owner, name=self.directory.name).write()
+            self.directory.mkdir(mode=0o700, exist_ok=True)
         return self.directory
 
     def exclusive(self, timeout: float) -> AbstractContextManager[object]:
@@ -79,8 +84,9 @@ class Run:
                 yield json.loads(line)
 
     def remove(self) -> None:
-        """Remove the shared folder; the evidence stays."""
+        """Remove the shared folder and its lease; the evidence stays."""
         shutil.rmtree(self.directory, ignore_errors=True)
+        self.directory.with_name(f"{self.directory.name}.json").unlink(missing_ok=True)
 
 
 RUN = pytest.StashKey[Run]()

@@ -80,8 +80,8 @@ class Lease:
         return cls(kind=kind, owner=identity, directory=directory, created=time.time())
 
     def write(self) -> None:
-        """Put the lease on file: before its directory is made."""
-        unfinished = self.path.with_suffix(".new")
+        """Put the lease on file: before its directory is made. Several processes may do so at once."""
+        unfinished = self.path.with_suffix(f".{os.getpid()}")
         unfinished.write_text(json.dumps({**asdict(self), "directory": str(self.directory)}))
         unfinished.rename(self.path)
 

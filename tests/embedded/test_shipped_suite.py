@@ -134,7 +134,22 @@ def test_a_listing_kept_as_evidence_replays_the_verdict(pytester, runtime):
         """
     )
     result = pytester.runpytest_subprocess("--istio-environment=embedded")
-    (line,) = [line for line in result.outlines if "  replay   " in line]
+    (line,) = [line for line in result.outlines if line.startswith("E ") and "  replay   " in line]
     command = line.partition("replay   istio-sidecar ")[2].split()
     replayed = pytester.run(sys.executable, "-m", "pytest_istio_sidecar", *command)
     assert replayed.outlines == ["inbound tcp/22: unchanged"]
+
+
+def test_clean_finds_the_folder_of_a_run_that_was_killed(pytester, runtime):
+    pytester.makepyfile(
+        """
+        import os, signal
+
+        def test_killed(istio_environment): os.kill(os.getpid(), signal.SIGKILL)
+        """
+    )
+    pytester.runpytest_subprocess("--istio-environment=embedded")
+    assert ended(runtime)
+    cleaned = pytester.run(sys.executable, "-m", "pytest_istio_sidecar", "clean")
+    assert any("run-" in line for line in cleaned.outlines)
+    assert left_in(runtime) == []
