@@ -38,7 +38,7 @@ def compile_effect(target: SetMark | Extended) -> Effect | None:
         return set_mark
     if target.name == "NOTRACK":
         return _do_not_track
-    if target.name == "CT":
+    if target.name == "CT" and target.options:
         return _do_not_track if any(option.name == "--notrack" for option in target.options) else _nothing
     if target.name == "CONNMARK":
         return _connmark(target)

@@ -137,6 +137,10 @@ def test_a_packet_that_raw_does_not_track_is_not_translated_and_the_raw_rule_dec
     assert trace(untracked, outbound(OTHER, 80)).deciding_rule == untracked.raw.chain("OUTPUT").rules[0]
 
 
+def test_conntrack_target_without_options_that_are_known_leaves_the_fate_open() -> None:
+    assert fate(rules(TO_PROXY, raw=("OUTPUT -p tcp -j CT",))) == "unknown"
+
+
 def test_a_connection_to_itself_is_not_translated_again_as_it_comes_in_through_lo() -> None:  # T01
     assert (
         fate(rules("PREROUTING -p tcp -j REDIRECT --to-ports 15006"), outbound("192.0.2.10", 80))
