@@ -21,8 +21,9 @@ OWNER = """
 import signal, sys, time
 from pathlib import Path
 from pytest_istio_sidecar.environments.embedded import EmbeddedEnvironment
-if sys.argv[2:] == ["deaf"]:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+# A job in the background is started with SIGINT ignored, and so are its children.
+deaf = sys.argv[2:] == ["deaf"]
+signal.signal(signal.SIGINT, signal.SIG_IGN if deaf else signal.default_int_handler)
 print("starting", flush=True)
 pod = EmbeddedEnvironment.start(state=Path(sys.argv[1]))
 print("started", flush=True)
