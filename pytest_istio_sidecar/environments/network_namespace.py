@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import pwd
+import subprocess
 from pathlib import Path
 
 from pytest_istio_sidecar.environments.process import find_program
@@ -87,6 +88,17 @@ def unshare_command() -> list[str]:
             "this machine allows ordinary users no user namespaces: "
             "sudo sysctl user.max_user_namespaces=10000, or run as root"
         )
+    # A refusal has to be known before --map-auto, whose helper then waits for ever (unshare of
+    # util-linux 2.38), and holds open what it got from us.
+    trial = subprocess.run(
+        [unshare, "--user", "--map-root-user", "true"],
+        capture_output=True,
+        text=True,
+        timeout=10,
+        check=False,
+    )
+    if trial.returncode != 0:
+        raise EnvironmentProblem(explain_failed_unshare(trial.stderr))
     # One after the other: a network namespace made before its user namespace has a root
     # leaves /proc/net/ip_tables_names to the machine's root, and iptables-legacy-save fails.
     return [unshare, "--user", "--map-root-user", "--map-auto", *command]

@@ -53,7 +53,7 @@ def run_as_user(ordinary_user):
             argv, env=environment, cwd="/", timeout=60, capture_output=True, text=True, check=False
         )
 
-    def run(code):
+    def run(code, within=()):
         as_user = ["setpriv", f"--reuid={ordinary_user.pw_uid}", f"--regid={ordinary_user.pw_gid}"]
         as_user.append("--clear-groups")
         path = os.pathsep.join(str(p) for p in packages if p.name == "site-packages" or p == packages[0])
@@ -65,7 +65,7 @@ def run_as_user(ordinary_user):
             imports += "subprocess.run([sys.executable, '-c', ''], check=True)"
             trial = [*as_user, python, "-W", "ignore", "-c", imports]
             if command(trial, environment).returncode == 0:
-                return command([*as_user, python, "-c", code], environment)
+                return command([*within, *as_user, python, "-c", code], environment)
         pytest.skip(f"no Python {version} with these packages that an ordinary user may read")
         return None
 
@@ -85,6 +85,24 @@ def test_an_ordinary_user_gets_the_same_pod(able_machine, run_as_user):
         "outbound outbound True echo",
         "outbound None True echo",
     ], done.stderr
+
+
+def test_a_user_who_is_refused_a_user_namespace_is_told_at_once_and_nothing_waits(
+    able_machine, run_as_user, ordinary_user, tmp_path
+):
+    # The kernel makes no user namespace for a process in a chroot (user_namespaces(7)).
+    in_chroot = 'mount --rbind / "$0" && exec /usr/sbin/chroot "$0" "$@"'
+    done = run_as_user(WHOLE_WAY, within=["unshare", "--mount", "sh", "-c", in_chroot, str(tmp_path)])
+    assert (
+        done.stderr.strip()
+        .splitlines()[-1]
+        .endswith(
+            "an ordinary user may not make namespaces here "
+            "(unshare said: unshare: unshare failed: Operation not permitted): run as root"
+        )
+    )
+    theirs = subprocess.run(["pgrep", "-u", str(ordinary_user.pw_uid)], timeout=10, check=False)
+    assert theirs.returncode == 1
 
 
 def test_a_user_without_subordinate_ids_is_told_how_to_get_them(monkeypatch):
