@@ -7,21 +7,18 @@ Invariant: at most `WIDTH` columns, except for a rule or path that is longer.
 
 from __future__ import annotations
 
-import re
 import shlex
 import textwrap
-from collections.abc import Iterable, Sequence
-from itertools import groupby
+from collections.abc import Sequence
 
 from pytest_istio_sidecar.checks.finding import Finding
 from pytest_istio_sidecar.checks.packets import describe
 from pytest_istio_sidecar.netfilter.classes import rulesets_of
 from pytest_istio_sidecar.netfilter.matches import PROTOCOL_NAMES
-from pytest_istio_sidecar.netfilter.model import Rule
 from pytest_istio_sidecar.netfilter.packet import Endpoint, Packet
-from pytest_istio_sidecar.netfilter.trace import Step, Trace
+from pytest_istio_sidecar.netfilter.trace import Trace
+from pytest_istio_sidecar.reports.path import WIDTH, PathLine, path_of
 
-WIDTH = 96
 _LABEL = 9
 _REASONS = 3
 
@@ -58,69 +55,18 @@ def render_finding(finding: Finding) -> str:
 def render_way(way: Trace) -> list[str]:
     """The packet and its path, rule by rule, with the deciding one marked."""
     lines = _fact("packet", _packet(way.packet), wrap=False)
-    path = [_step(step, way) for step in _telling(way.steps)]
+    path = path_of(way)
     if not path:
         return [*lines, *_fact("path", "no rule and no policy took part")]
-    place = max(len(where) for where, _, _ in path)
-    rule = max(len(text) for _, text, _ in path)
-    shown = [f"{where:<{place}}  {text:<{rule}}  {outcome}".rstrip() for where, text, outcome in path]
+    cells = [(line.where, f"{line.numbers:>4}  {line.text}", _outcome(line)) for line in path]
+    place = max(len(where) for where, _, _ in cells)
+    rule = max(len(text) for _, text, _ in cells)
+    shown = [f"{where:<{place}}  {text:<{rule}}  {outcome}".rstrip() for where, text, outcome in cells]
     return [*lines, *_fact("path", "\n".join(shown), wrap=False)]
 
 
-def _telling(steps: Iterable[Step]) -> list[list[Step]]:
-    """Steps in groups: the run of rules of one chain that did not match is one line."""
-    groups = groupby(
-        steps, key=lambda step: (step.table, step.chain, step.rule is not None and not step.matched)
-    )
-    shown = []
-    for (_, _, missed), group in groups:
-        held = list(group)
-        shown += [held] if missed else [[step] for step in held]
-    return shown
-
-
-def _step(group: list[Step], way: Trace) -> tuple[str, str, str]:
-    first, last = group[0], group[-1]
-    where = f"{first.table} {first.chain}"
-    if first.rule is None:
-        return where, f"      {first.outcome}", ""
-    numbers = f"{first.rule.number}"
-    if last is not first and last.rule is not None:
-        numbers += f"-{last.rule.number}"
-    text = f"{numbers:>4}  {_conditions(group)}"
-    if first.rule is way.deciding_rule and first.matched:
-        return where, text, "match  <- decides"
-    return where, text, first.outcome
-
-
-def _conditions(group: list[Step]) -> str:
-    if len(group) == 1:
-        rule = group[0].rule
-        return _short(rule) if rule is not None else ""
-    texts = [_short(step.rule).partition(" -j ")[0] for step in group if step.rule is not None]
-    shared = _common(texts)
-    differing = [text.removeprefix(shared).strip() for text in texts]
-    option = shared.rpartition(" ")[2]
-    joined = f"{option} {' | '.join(differing)}"
-    if option.startswith("--") and all(differing) and len(joined) <= WIDTH // 2:
-        return joined
-    return f"{len(texts)} rules"
-
-
-def _short(rule: Rule) -> str:
-    """The rule without its chain and without the `-m tcp` that a port option implies."""
-    return re.sub(r" -m (tcp|udp)(?= )", "", rule.text.removeprefix(f"-A {rule.chain} "))
-
-
-def _common(texts: list[str]) -> str:
-    """The words that all texts begin with."""
-    words = [text.split(" ") for text in texts]
-    shared = []
-    for column in zip(*words, strict=False):
-        if len(set(column)) > 1:
-            break
-        shared.append(column[0])
-    return " ".join(shared)
+def _outcome(line: PathLine) -> str:
+    return "match  <- decides" if line.decides else line.outcome
 
 
 def _packet(packet: Packet) -> str:

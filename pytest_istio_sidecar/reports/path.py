@@ -1,0 +1,102 @@
+"""A packet's path, as few lines as tell it.
+
+Knows how to fold rules that did not match into one line, and which line
+decides. Does not know how a path is laid out. Invariant: every rule that the
+packet met is in one line, in the order it met them.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from itertools import groupby
+
+from pytest_istio_sidecar.netfilter.model import Rule
+from pytest_istio_sidecar.netfilter.trace import Step, Trace
+
+WIDTH = 96
+"""Columns of a message at most, except for a rule or path that is longer."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PathLine:
+    """One line of a path.
+
+    Attributes:
+        where: table and chain.
+        numbers: of the rules in this line, "3" or "1-5"; "" for the chain's policy.
+        text: the rule, what the rules have in common, or the policy.
+        outcome: "match, jump", "no match" …; "" for the policy, whose text says it.
+        decides: the deciding rule is in this line.
+    """
+
+    where: str
+    numbers: str
+    text: str
+    outcome: str
+    decides: bool
+
+
+def path_of(way: Trace) -> list[PathLine]:
+    """The lines of a packet's path."""
+    return [_line(steps, way) for steps in _telling(way.steps)]
+
+
+def _telling(steps: Iterable[Step]) -> list[list[Step]]:
+    """Steps in groups: the run of rules of one chain that did not match is one line."""
+    groups = groupby(
+        steps, key=lambda step: (step.table, step.chain, step.rule is not None and not step.matched)
+    )
+    shown = []
+    for (_, _, missed), group in groups:
+        held = list(group)
+        shown += [held] if missed else [[step] for step in held]
+    return shown
+
+
+def _line(group: list[Step], way: Trace) -> PathLine:
+    first, last = group[0], group[-1]
+    where = f"{first.table} {first.chain}"
+    if first.rule is None:
+        return PathLine(where=where, numbers="", text=first.outcome, outcome="", decides=False)
+    numbers = f"{first.rule.number}"
+    if last is not first and last.rule is not None:
+        numbers += f"-{last.rule.number}"
+    return PathLine(
+        where=where,
+        numbers=numbers,
+        text=_conditions(group),
+        outcome=first.outcome,
+        decides=first.rule is way.deciding_rule and bool(first.matched),
+    )
+
+
+def _conditions(group: list[Step]) -> str:
+    if len(group) == 1:
+        rule = group[0].rule
+        return _short(rule) if rule is not None else ""
+    texts = [_short(step.rule).partition(" -j ")[0] for step in group if step.rule is not None]
+    shared = _common(texts)
+    differing = [text.removeprefix(shared).strip() for text in texts]
+    option = shared.rpartition(" ")[2]
+    joined = f"{option} {' | '.join(differing)}"
+    if option.startswith("--") and all(differing) and len(joined) <= WIDTH // 2:
+        return joined
+    return f"{len(texts)} rules"
+
+
+def _short(rule: Rule) -> str:
+    """The rule without its chain and without the `-m tcp` that a port option implies."""
+    return re.sub(r" -m (tcp|udp)(?= )", "", rule.text.removeprefix(f"-A {rule.chain} "))
+
+
+def _common(texts: list[str]) -> str:
+    """The words that all texts begin with."""
+    words = [text.split(" ") for text in texts]
+    shared = []
+    for column in zip(*words, strict=False):
+        if len(set(column)) > 1:
+            break
+        shared.append(column[0])
+    return " ".join(shared)
