@@ -1,0 +1,87 @@
+"""The test bed for `make cluster-test`: its engine, a node image, and the labelled doubles of Istio.
+
+The test bed is beside the checkout or where ISTIO_SIDECAR_TESTBED_DIRECTORY says; without
+it these tests skip, and for no other reason. Nothing outside `tests/cluster` knows of it.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import pytest
+from ground import CHECKOUT, DOUBLE, HTTPBIN, KUBERNETES, Cluster, Testbed, kind_cluster
+
+
+@pytest.fixture(scope="session")
+def testbed() -> Iterator[Testbed]:
+    given = os.environ.get("ISTIO_SIDECAR_TESTBED_DIRECTORY")
+    directory = Path(given) if given else CHECKOUT.parent / "shared" / "testbed"
+    if not (directory / "testbed").is_file():
+        pytest.skip(
+            f"there is no test bed at {directory}; ISTIO_SIDECAR_TESTBED_DIRECTORY names another place"
+        )
+    program = directory / "testbed"
+    was_running = _succeeds(["docker", "info"])
+    images = (f"kindest/node:v{KUBERNETES}", "testbed/proxy-base", HTTPBIN)
+    try:
+        if not all(_succeeds(["docker", "image", "inspect", image]) for image in images):
+            subprocess.run([program, "up", KUBERNETES], check=True, timeout=1800)
+        told = subprocess.run([program, "env"], check=True, capture_output=True, text=True, timeout=30).stdout
+        # one line: export PATH=…:$PATH
+        place = told.partition("PATH=")[2].partition(":$PATH")[0]
+        environment = {**os.environ, "PATH": f"{place}:{os.environ['PATH']}"}
+        yield Testbed(directory=directory, environment=environment)
+    finally:
+        if not was_running:
+            subprocess.run([program, "down"], check=False, timeout=120)
+
+
+def _succeeds(argv: Sequence[str]) -> bool:
+    try:
+        return subprocess.run(argv, capture_output=True, timeout=60, check=False).returncode == 0
+    except FileNotFoundError:
+        return False
+
+
+@pytest.fixture(scope="session")
+def istio_images(testbed: Testbed) -> Callable[[str], tuple[str, ...]]:
+    """Builds the double's images of a version, once."""
+    built: dict[str, tuple[str, ...]] = {}
+
+    def build(version: str) -> tuple[str, ...]:
+        if version not in built:
+            argv = (sys.executable, DOUBLE / "images.py", version)
+            built[version] = tuple(testbed.run(*argv).stdout.split())
+        return built[version]
+
+    return build
+
+
+@pytest.fixture
+def istioctl(tmp_path: Path) -> Callable[..., Path]:
+    """Writes an `istioctl` of a version, with a fault or without: the double under the real one's name."""
+
+    def write(version: str = "1.8.3", fault: str = "", delay: float = 4) -> Path:
+        directory = tmp_path / f"istioctl-{version}-{fault or 'sound'}"
+        directory.mkdir(exist_ok=True)
+        program = directory / "istioctl"
+        program.write_text(
+            "#!/bin/sh\n"
+            f"export ISTIO_DOUBLE_VERSION={version} ISTIO_DOUBLE_FAULT={fault} ISTIO_DOUBLE_DELAY={delay}\n"
+            f"exec '{sys.executable}' '{DOUBLE / 'istioctl.py'}' \"$@\"\n"
+        )
+        program.chmod(0o755)
+        return program
+
+    return write
+
+
+@pytest.fixture(scope="module")
+def cluster(testbed: Testbed, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    with kind_cluster(testbed, tmp_path_factory.mktemp("cluster")) as made:
+        made.load([HTTPBIN])
+        yield made
