@@ -80,7 +80,7 @@ def istioctl(tmp_path: Path) -> Callable[..., Path]:
     return write
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def cluster(testbed: Testbed, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     with kind_cluster(testbed, tmp_path_factory.mktemp("cluster")) as made:
         made.load([HTTPBIN])

@@ -9,7 +9,7 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +29,7 @@ INSTALL = (
 def mesh(
     cluster: Cluster,
     istio_images: Callable[[str], tuple[str, ...]],
-    tmp_path_factory: pytest.TempPathFactory,
-) -> Cluster:
+) -> Iterator[Cluster]:
     """The cluster with the double installed, and two injected pods: httpbin in `lab`, client in `mesh`."""
     cluster.load(istio_images(VERSION))
     done = call(cluster, *INSTALL)
@@ -43,7 +42,9 @@ def mesh(
     cluster.kubectl("rollout", "status", "-n", "lab", "deployment/httpbin", "--timeout=90s")
     cluster.kubectl("create", "namespace", "mesh")
     cluster.kubectl("label", "namespace", "mesh", "istio-injection=enabled")
-    return cluster
+    yield cluster
+    call(cluster, "x", "uninstall", "--purge", "-y")
+    cluster.kubectl("delete", "namespace", "lab", "mesh", "--wait=false")
 
 
 def call(cluster: Cluster, *arguments: str, version: str = VERSION) -> subprocess.CompletedProcess[str]:

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import subprocess
 import sys
 import time
@@ -20,15 +19,12 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import yaml
+from control_plane import FAULT, MINOR, VERSION, core, meddler, overlay, pilot, webhooks
 from images import observed_pod
-from injection import Injector, numbers
+from injection import Injector
 
 JSON = dict[str, Any]
 
-VERSION = os.environ.get("ISTIO_DOUBLE_VERSION", "1.8.3")
-NUMBERS = numbers(VERSION)
-FAULT = os.environ.get("ISTIO_DOUBLE_FAULT", "")
-MINOR = NUMBERS[:2]
 BAD_FLAG = 64
 """Exit status for wrong use."""
 BAD_COMMAND = 127
@@ -146,7 +142,7 @@ def _install(cluster: Cluster, settings: JSON, seconds: int) -> None:
     values = settings.get("values", {})
     values.setdefault("global", {}).setdefault("hub", hub)
     print("- Processing resources for Istio core.", flush=True)
-    cluster.apply(*_core(settings, values))
+    cluster.apply(*core(settings, values))
     print("✔ Istio core installed", flush=True)
     if FAULT == "install-fails":
         print("- Processing resources for Istiod.")
@@ -154,7 +150,7 @@ def _install(cluster: Cluster, settings: JSON, seconds: int) -> None:
         print("- Pruning removed resources", flush=True)
         fail("failed to install manifests: errors occurred during operation")
     print("- Processing resources for Istiod.", flush=True)
-    cluster.apply(*_pilot(f"{hub}/pilot:{tag}", values), _webhooks())
+    cluster.apply(*pilot(f"{hub}/pilot:{tag}", values), webhooks())
     print("- Processing resources for Istiod. Waiting for Deployment/istio-system/istiod", flush=True)
     rollout = ("-n", "istio-system", "rollout", "status", "deployment/istiod", f"--timeout={seconds}s")
     if cluster.run(*rollout, timeout=seconds + 30).returncode:
@@ -167,7 +163,9 @@ def _install(cluster: Cluster, settings: JSON, seconds: int) -> None:
         )
         fail("failed to install manifests: errors occurred during operation")
     if FAULT in MEDDLING:
-        cluster.apply(_meddler(cluster))
+        found = cluster.get("mutatingwebhookconfiguration", "istio-sidecar-injector") or {}
+        # istiod is ready, so its authority is there
+        cluster.apply(meddler(found["webhooks"][0]["clientConfig"]["caBundle"]))
     print("✔ Istiod installed")
     print("- Pruning removed resources")
     print("✔ Installation complete", flush=True)
@@ -176,7 +174,7 @@ def _install(cluster: Cluster, settings: JSON, seconds: int) -> None:
 def _settings(told: argparse.Namespace) -> JSON:
     settings: JSON = {}
     for file in told.filename:
-        _overlay(settings, yaml.safe_load(Path(file).read_text()).get("spec") or {})
+        overlay(settings, yaml.safe_load(Path(file).read_text()).get("spec") or {})
     for item in told.set:
         path, equals, value = item.partition("=")
         if not equals:
@@ -195,188 +193,6 @@ def _settings(told: argparse.Namespace) -> JSON:
     if told.revision:
         fail("failed to install manifests: this double installs no revisions")
     return settings
-
-
-def _overlay(base: JSON, top: JSON) -> None:
-    for key, value in top.items():
-        if isinstance(value, dict) and isinstance(base.get(key), dict):
-            _overlay(base[key], value)
-        else:
-            base[key] = value
-
-
-def _core(settings: JSON, values: JSON) -> list[JSON]:
-    mesh = {
-        "accessLogFile": "",
-        "enablePrometheusMerge": True,
-        "rootNamespace": "istio-system",
-        "trustDomain": "cluster.local",
-        "defaultConfig": {"discoveryAddress": "istiod.istio-system.svc:15012", "proxyMetadata": {}},
-    }
-    _overlay(mesh, settings.get("meshConfig", {}))
-    role = {
-        "rules": [
-            {"apiGroups": [""], "resources": ["namespaces"], "verbs": ["get", "list"]},
-            {"apiGroups": [""], "resources": ["configmaps"], "verbs": ["create", "get", "patch", "update"]},
-            {
-                "apiGroups": ["admissionregistration.k8s.io"],
-                "resources": ["mutatingwebhookconfigurations"],
-                "verbs": ["get", "list", "patch", "update"],
-            },
-        ]
-    }
-    bound = {
-        "roleRef": {
-            "apiGroup": "rbac.authorization.k8s.io",
-            "kind": "ClusterRole",
-            "name": "istiod-istio-system",
-        },
-        "subjects": [{"kind": "ServiceAccount", "name": "istiod", "namespace": "istio-system"}],
-    }
-    rbac = "rbac.authorization.k8s.io/v1"
-    return [
-        {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "istio-system"}},
-        _object("v1", "ServiceAccount", "istiod"),
-        {**_object(rbac, "ClusterRole", "istiod-istio-system", namespaced=False), **role},
-        {**_object(rbac, "ClusterRoleBinding", "istiod-istio-system", namespaced=False), **bound},
-        {
-            **_object("v1", "ConfigMap", "istio"),
-            "data": {"mesh": json.dumps(mesh), "meshNetworks": "networks: {}"},
-        },
-        {
-            **_object("v1", "ConfigMap", "istio-sidecar-injector"),
-            "data": {
-                "config": "policy: enabled\n# the double's template: observed pods\n",
-                "values": json.dumps(values),
-            },
-        },
-    ]
-
-
-def _object(api: str, kind: str, name: str, *, namespaced: bool = True) -> JSON:
-    labels = {
-        "app": "istiod",
-        "istio.io/rev": "default",
-        "install.operator.istio.io/owning-resource": "unknown",
-        "operator.istio.io/component": "Pilot",
-        "operator.istio.io/version": VERSION,
-        "release": "istio",
-    }
-    metadata: JSON = {"name": name, "labels": labels}
-    if namespaced:
-        metadata["namespace"] = "istio-system"
-    return {"apiVersion": api, "kind": kind, "metadata": metadata}
-
-
-def _pilot(image: str, values: JSON) -> list[JSON]:
-    policy = values["global"].get("imagePullPolicy") or ("Always" if MINOR < (1, 9) else "IfNotPresent")
-    ports = {"grpc-xds": 15010, "https-dns": 15012, "https-webhook": 443, "http-monitoring": 15014}
-    labels = {"app": "istiod", "istio": "pilot", "istio.io/rev": "default"}
-    if MINOR >= (1, 10):
-        labels["sidecar.istio.io/inject"] = "false"
-    environment = [
-        {"name": "REVISION", "value": "default"},
-        {"name": "POD_NAMESPACE", "valueFrom": {"fieldRef": {"fieldPath": "metadata.namespace"}}},
-        {"name": "ISTIO_DOUBLE_FAULT", "value": FAULT},
-        {"name": "ISTIO_DOUBLE_DELAY", "value": os.environ.get("ISTIO_DOUBLE_DELAY", "4")},
-    ]
-    container = {
-        "name": "discovery",
-        "image": image,
-        "imagePullPolicy": policy,
-        "args": ["discovery", "--monitoringAddr=:15014", "--domain", "cluster.local"],
-        "env": environment,
-        "ports": [{"containerPort": port, "protocol": "TCP"} for port in (8080, 15010, 15017)],
-        "readinessProbe": {
-            "httpGet": {"path": "/ready", "port": 8080},
-            "initialDelaySeconds": 1,
-            "periodSeconds": 3,
-        },
-        "resources": {"requests": {"cpu": "10m", "memory": "64Mi"}},
-    }
-    pod = {"serviceAccountName": "istiod", "containers": [container], "terminationGracePeriodSeconds": 1}
-    template = {
-        "metadata": {"labels": labels, "annotations": {"sidecar.istio.io/inject": "false"}},
-        "spec": pod,
-    }
-    selector = {"app": "istiod", "istio": "pilot"}
-    deployment = {"replicas": 1, "selector": {"matchLabels": selector}, "template": template}
-    service_ports: list[JSON] = [{"name": name, "port": port} for name, port in ports.items()]
-    service_ports[2]["targetPort"] = 15017
-    built = _object("apps/v1", "Deployment", "istiod")
-    built["metadata"]["labels"]["istio"] = "pilot"
-    return [
-        {**_object("v1", "Service", "istiod"), "spec": {"ports": service_ports, "selector": selector}},
-        {**built, "spec": deployment},
-    ]
-
-
-def _webhooks() -> JSON:
-    webhook = {
-        "clientConfig": {
-            "service": {"name": "istiod", "namespace": "istio-system", "path": "/inject", "port": 443}
-        },
-        "rules": [
-            {"apiGroups": [""], "apiVersions": ["v1"], "operations": ["CREATE"], "resources": ["pods"]}
-        ],
-        "admissionReviewVersions": ["v1beta1", "v1"],
-        "sideEffects": "None",
-        "failurePolicy": "Fail",
-        "timeoutSeconds": 10,
-    }
-    by_namespace = {"namespaceSelector": {"matchLabels": {"istio-injection": "enabled"}}}
-    if MINOR < (1, 10):
-        webhooks = [{"name": "sidecar-injector.istio.io", **webhook, **by_namespace}]
-    else:
-        chosen = {
-            "namespaceSelector": {
-                "matchExpressions": [{"key": "istio-injection", "operator": "DoesNotExist"}],
-            },
-            "objectSelector": {"matchLabels": {"sidecar.istio.io/inject": "true"}},
-        }
-        webhooks = [
-            {"name": "namespace.sidecar-injector.istio.io", **webhook, **by_namespace},
-            {"name": "object.sidecar-injector.istio.io", **webhook, **chosen},
-        ]
-    made = _object(
-        "admissionregistration.k8s.io/v1",
-        "MutatingWebhookConfiguration",
-        "istio-sidecar-injector",
-        namespaced=False,
-    )
-    return {**made, "webhooks": webhooks}
-
-
-def _meddler(cluster: Cluster) -> JSON:
-    """Someone else's webhook, which istiod's double plays too; its authority is the injector's."""
-    found = cluster.get("mutatingwebhookconfiguration", "istio-sidecar-injector") or {}
-    authority = found["webhooks"][0]["clientConfig"]["caBundle"]  # istiod is ready, so it is there
-    rules = [{"apiGroups": [""], "apiVersions": ["v1"], "operations": ["CREATE"], "resources": ["pods"]}]
-    if FAULT == "revert-privileged-deployment":
-        rules = [
-            {
-                "apiGroups": ["apps"],
-                "apiVersions": ["v1"],
-                "operations": ["CREATE", "UPDATE"],
-                "resources": ["deployments"],
-            }
-        ]
-    service = {"name": "istiod", "namespace": "istio-system", "path": "/meddle", "port": 443}
-    made = _object(
-        "admissionregistration.k8s.io/v1", "MutatingWebhookConfiguration", "policy-double", namespaced=False
-    )
-    webhook = {
-        "name": "policy.double.invalid",
-        "clientConfig": {"caBundle": authority, "service": service},
-        "rules": rules,
-        "admissionReviewVersions": ["v1"],
-        "sideEffects": "None",
-        "failurePolicy": "Fail",
-        "reinvocationPolicy": "IfNeeded",
-        # only where sidecars may be: before 1.21 namespaces have no label with their name
-        "objectSelector": {"matchLabels": {"app": "httpbin"}},
-    }
-    return {**made, "webhooks": [webhook]}
 
 
 def _seconds(text: str) -> int:
@@ -453,7 +269,7 @@ def kube_inject(arguments: list[str]) -> None:
         observed=json.loads(observed_pod(VERSION).read_text()),
         hub=values.get("global", {}).get("hub", "docker.io/istio"),
         values=values,
-        native=NUMBERS >= (1, 27) and minor >= 33,
+        native=MINOR >= (1, 27) and minor >= 33,
     )
     text = sys.stdin.read() if told.filename == "-" else Path(told.filename).read_text()
     written = [
