@@ -1,0 +1,108 @@
+"""Commands of this machine: kind, kubectl, docker, istioctl.
+
+Knows how to run one with a deadline, show its output as it comes, and end all
+that it started. Does not know what a command is for. Invariant: whatever ends the
+wait (the deadline, Ctrl-C), nothing of the command goes on running.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import IO
+
+from pytest_istio_sidecar.readers.command import NOT_FOUND, CommandResult
+
+_GRACE_SECONDS = 5.0
+_OUTPUT_LIMIT = 16 * 2**20
+"""Characters of one stream that are kept; no command here says more in earnest."""
+
+
+def run_command(
+    argv: Sequence[str],
+    *,
+    timeout: float,
+    environment: Mapping[str, str] | None = None,
+    text: str = "",
+    on_line: Callable[[str], None] | None = None,
+) -> CommandResult:
+    """Run a command to its end, `timeout` seconds at most.
+
+    Args:
+        environment: variables beside those of this process.
+        text: its standard input.
+        on_line: told every line of either stream as it comes.
+
+    Returns:
+        The result: exit status 127 where there is no such program, None where it was ended
+        because its time was up.
+    """
+    begin = time.monotonic()
+    streams: dict[str, list[str]] = {"stdout": [], "stderr": []}
+    try:
+        process = subprocess.Popen(
+            argv,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            errors="backslashreplace",
+            env={**os.environ, **(environment or {})},
+            # A group of its own: what the command starts ends with it, and Ctrl-C comes to us alone.
+            start_new_session=True,
+        )
+    except OSError as problem:
+        return CommandResult(
+            argv=tuple(argv), exit_status=NOT_FOUND, stdout="", stderr=str(problem), seconds=0.0
+        )
+    readers = [
+        threading.Thread(target=_collect, args=(stream, streams[name], on_line), daemon=True)
+        for name, stream in (("stdout", process.stdout), ("stderr", process.stderr))
+    ]
+    try:
+        for reader in readers:
+            reader.start()
+        with contextlib.suppress(BrokenPipeError):
+            if process.stdin is not None:
+                process.stdin.write(text)
+                process.stdin.close()
+        status: int | None = process.wait(timeout)
+    except subprocess.TimeoutExpired:
+        status = None
+    finally:
+        _end_group(process)
+    for reader in readers:
+        reader.join(_GRACE_SECONDS)
+    return CommandResult(
+        argv=tuple(argv),
+        exit_status=status,
+        stdout="".join(streams["stdout"]),
+        stderr="".join(streams["stderr"]),
+        seconds=time.monotonic() - begin,
+    )
+
+
+def _collect(stream: IO[str] | None, held: list[str], on_line: Callable[[str], None] | None) -> None:
+    size = 0
+    for line in stream or ():
+        size += len(line)
+        if size <= _OUTPUT_LIMIT:
+            held.append(line)
+        if on_line is not None and line.strip():
+            on_line(line.strip())
+
+
+def _end_group(process: subprocess.Popen[str]) -> None:
+    """End the command and everything of its session; a moment to end in good order first."""
+    for number, patience in ((signal.SIGTERM, _GRACE_SECONDS), (signal.SIGKILL, _GRACE_SECONDS)):
+        if process.poll() is not None:
+            return
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(process.pid, number)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(patience)
