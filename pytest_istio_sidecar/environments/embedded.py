@@ -35,7 +35,7 @@ from pytest_istio_sidecar.istio.listeners import Listener
 from pytest_istio_sidecar.netfilter.model import Backend, Family, PodRules
 from pytest_istio_sidecar.readers.command import CommandResult
 from pytest_istio_sidecar.readers.host import read_host
-from pytest_istio_sidecar.readers.listeners import read_listeners
+from pytest_istio_sidecar.readers.listeners import ask_with_python, read_listeners
 from pytest_istio_sidecar.readers.tables import read_counters, read_tables
 
 POD_NAME = "embedded/httpbin"
@@ -162,7 +162,8 @@ class EmbeddedEnvironment:
 
     def read_listeners(self) -> tuple[Listener, ...]:
         """What Envoy listens on, from its admin port."""
-        reading = read_listeners(self._runner, python=sys.executable, timeout=COMMAND_SECONDS, pod=POD_NAME)
+        ask = ask_with_python(self._runner, sys.executable, timeout=COMMAND_SECONDS)
+        reading = read_listeners(ask, pod=POD_NAME)
         self._evidence["listeners.json"] = reading.commands[0].stdout
         self._evidence["config_dump.json"] = reading.commands[1].stdout
         return reading.listeners

@@ -1,17 +1,19 @@
 """Envoy's listeners, asked for at its admin port from inside the pod.
 
-Knows where the admin interface is and a way to ask it that needs nothing but a
-Python. Does not know what the answer means: `istio.listeners` does.
+Knows where the admin interface is and ways to ask it that need nothing installed.
+Does not know what the answer means: `istio.listeners` does.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Protocol
 
 from pytest_istio_sidecar.errors import EnvironmentProblem
 from pytest_istio_sidecar.istio import ports
 from pytest_istio_sidecar.istio.listeners import Listener, parse_listeners
 from pytest_istio_sidecar.readers.command import CommandResult, Runner
+from pytest_istio_sidecar.readers.exec import Exec
 
 _ASK = """
 import http.client, sys
@@ -31,12 +33,33 @@ class ListenersReading:
     commands: tuple[CommandResult, ...]
 
 
-def read_listeners(runner: Runner, *, python: str, timeout: float, pod: str = "") -> ListenersReading:
-    """Ask Envoy's admin interface for its listeners and their configuration.
+class Ask(Protocol):
+    """Asks Envoy's admin interface for a path; its answer is the result's standard output."""
 
-    Args:
-        python: the Python to ask with, in the pod's network namespace.
-        timeout: seconds for each question.
+    def __call__(self, path: str) -> CommandResult: ...
+
+
+def ask_with_python(runner: Runner, python: str, *, timeout: float) -> Ask:
+    """Ask from a pod's network namespace, with the Python of this machine."""
+    return lambda path: runner.run([python, "-I", "-S", "-c", _ASK, str(ports.ADMIN), path], timeout=timeout)
+
+
+def ask_in_sidecar(run: Exec, *, timeout: float) -> Ask:
+    """Ask from inside the sidecar's container: with Istio's own agent, which distroless images have too."""
+
+    def ask(path: str) -> CommandResult:
+        url = f"http://127.0.0.1:{ports.ADMIN}{path}"
+        result = run(["pilot-agent", "request", "GET", path.removeprefix("/")], timeout=timeout)
+        if result.succeeded and result.stdout.lstrip().startswith("{"):
+            return result
+        other = run(["curl", "--silent", "--show-error", "--fail", url], timeout=timeout)
+        return result if other.missing else other
+
+    return ask
+
+
+def read_listeners(ask: Ask, *, pod: str = "") -> ListenersReading:
+    """Ask Envoy's admin interface for its listeners and their configuration.
 
     Raises:
         EnvironmentProblem: Envoy did not answer.
@@ -44,8 +67,7 @@ def read_listeners(runner: Runner, *, python: str, timeout: float, pod: str = ""
     """
     results = []
     for path in ("/listeners?format=json", "/config_dump"):
-        argv = [python, "-I", "-S", "-c", _ASK, str(ports.ADMIN), path]
-        result = runner.run(argv, timeout=timeout)
+        result = ask(path)
         if not result.succeeded:
             said = (result.stderr or result.stdout).strip().splitlines()[-1:]
             raise EnvironmentProblem(
