@@ -1,9 +1,10 @@
 """What was observed of one real request.
 
 Knows the kinds of evidence and which of them decides. Does not know how they
-were got. Invariant: that Envoy saw a request rests on Envoy's own log; that it did
-not rests on a later request being in that log while this one is not. Rule counters
-are shown beside, and decide nothing: other traffic moves them too.
+were got. Invariant: that Envoy saw a request rests on Envoy's own log, that it did
+not on a later request being in that log while this one is not; or both rest on the
+kernel's entry for this very connection, which tells where it was delivered. Rule
+counters are shown beside, and decide nothing: other traffic moves them too.
 """
 
 from __future__ import annotations
@@ -46,6 +47,21 @@ class EnvoySighting:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TrackedConnection:
+    """The kernel's entry for a connection (nf_conntrack): where it was delivered.
+
+    Attributes:
+        answers_from: source of the answers, which is who really has the connection.
+        direction: of the capturing listener there; None where none is, and nothing was redirected.
+        line: the entry itself.
+    """
+
+    answers_from: Endpoint
+    direction: Direction | None
+    line: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class CounterChange:
     """A rule whose packet counter moved while the request was made."""
 
@@ -65,7 +81,8 @@ class Observation:
         uid, gid: of the process that sent it.
         source: its own end of the connection; None when no connection came about.
         destination: where it was sent.
-        answered_by: "httpbin", "echo", "stand-in" or "envoy"; None when nobody known answered.
+        answered_by: "httpbin", "echo", "stand-in", "envoy" or "agent"; "kernel" where it refused the
+            connection as nobody listens there; None when nobody known answered.
         answered_port: the port of who answered.
         status: of the HTTP response; None when there was none.
         answer: the body of the response, cut to 500 characters.
@@ -73,6 +90,7 @@ class Observation:
         sightings: where Envoy's log has its token.
         marker_seen: whether a request sent to Envoy afterwards stands in the log, which proves
             that what is missing there was not merely late.
+        tracked: the kernel's entry for the connection, where that was looked up.
         counters: rules whose counters moved meanwhile.
     """
 
@@ -90,6 +108,7 @@ class Observation:
     error: str
     sightings: tuple[EnvoySighting, ...]
     marker_seen: bool
+    tracked: TrackedConnection | None = None
     counters: tuple[CounterChange, ...] = ()
 
     @property
@@ -100,12 +119,21 @@ class Observation:
     @property
     def captured_by(self) -> Direction | None:
         """The direction of the listener that captured it; None means "not captured" only when `decided`."""
-        return None if self.capture is None else self.capture.direction
+        if self.capture is not None:
+            return self.capture.direction
+        return None if self.tracked is None else self.tracked.direction
 
     @property
     def decided(self) -> bool:
         """Whether the evidence tells if Envoy captured the request."""
-        return self.capture is not None or self.marker_seen
+        return self.capture is not None or self.marker_seen or self.tracked is not None
+
+    @property
+    def delivered_elsewhere(self) -> Endpoint | None:
+        """Where the kernel delivered it, if not where it was sent."""
+        if self.tracked is None or self.tracked.answers_from == self.destination:
+            return None
+        return self.tracked.answers_from
 
     @property
     def request(self) -> str:
@@ -117,7 +145,8 @@ class Observation:
         """Labelled evidence, in the order to show it."""
         lines = [("request", self.request)]
         if self.answered_by:
-            lines.append(("answered", f"by {self.answered_by} on port {self.answered_port}, {self.status}"))
+            status = f", {self.status}" if self.status is not None else ""
+            lines.append(("answered", f"by {self.answered_by} on port {self.answered_port}{status}"))
         else:
             lines.append(("answered", f"by nobody known: {self.error or self.answer[:60] or 'no data'}"))
         if self.capture is not None:
@@ -130,6 +159,8 @@ class Observation:
                 ),
                 ("", f"original destination {seen.original_destination}, sender {seen.downstream}"),
             ]
+        elif self.tracked is not None:
+            lines.append(("kernel", _delivered(self.tracked, self.destination)))
         elif self.sightings:
             seen = self.sightings[0]
             lines.append(
@@ -142,3 +173,10 @@ class Observation:
         for change in self.counters:
             lines.append(("counter", f"{change.before} -> {change.after}  {change.rule}"))
         return tuple(lines)
+
+
+def _delivered(tracked: TrackedConnection, destination: Endpoint) -> str:
+    if tracked.answers_from == destination:
+        return f"delivered the connection to {destination} itself"
+    who = f", Envoy's {tracked.direction} listener" if tracked.direction else ", where no listener captures"
+    return f"delivered the connection to {tracked.answers_from}{who}"

@@ -45,14 +45,15 @@ def check_not_intercepted(observation: Observation) -> list[Finding]:
     """
     _require_decision(observation)
     captured = observation.captured_by
-    if captured is not None:
+    elsewhere = observation.delivered_elsewhere
+    if captured is not None or elsewhere is not None:
+        taker = f"captured by Envoy's {captured} listener" if captured else f"redirected to {elsewhere}"
         return [
             Finding(
                 kind=Kind.REDIRECT,
-                summary=f"{_request(observation)} was captured by Envoy's {captured} listener"
-                f"{_pod(observation)}",
+                summary=f"{_request(observation)} was {taker}{_pod(observation)}",
                 wanted="answered by its own destination, unseen by Envoy",
-                got=f"captured by the {captured} listener",
+                got=taker,
                 facts=observation.facts(),
             )
         ]

@@ -1,0 +1,218 @@
+"""A pod of a cluster, read and sent requests: what the kind and existing environments share.
+
+Knows by which way a pod can be read, and which it chose. Does not know how the pod came
+about or what becomes of it. Invariant: it only reads, and sends requests where it is given
+a client for them.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Mapping, Sequence
+from enum import StrEnum
+
+from pytest_istio_sidecar.checks.observation import Observation, RequestKind
+from pytest_istio_sidecar.environments.base import NotServed, SidecarPod
+from pytest_istio_sidecar.environments.cluster_traffic import APPLICATION_ID, ClusterTraffic
+from pytest_istio_sidecar.environments.command import run_command
+from pytest_istio_sidecar.environments.kubernetes_api import Json, KubernetesApi
+from pytest_istio_sidecar.environments.workload import SIDECAR, container_id, container_of, reread
+from pytest_istio_sidecar.errors import EnvironmentProblem
+from pytest_istio_sidecar.istio.listeners import Direction, Listener
+from pytest_istio_sidecar.netfilter.model import PodRules
+from pytest_istio_sidecar.readers.command import CommandResult, Runner
+from pytest_istio_sidecar.readers.exec import CannotBecomeRoot, Exec, become_root
+from pytest_istio_sidecar.readers.host import read_host
+from pytest_istio_sidecar.readers.listeners import ask_in_sidecar, read_listeners
+from pytest_istio_sidecar.readers.node import enter_pod
+from pytest_istio_sidecar.readers.tables import read_tables
+
+COMMAND_SECONDS = 30.0
+
+
+class ReaderName(StrEnum):
+    """By which way a pod is read, as `--istio-reader` has it."""
+
+    AUTO = "auto"
+    EXEC = "exec"
+    NODE = "node"
+    DEBUG = "debug"
+
+
+class ClusterPod:
+    """One pod of a cluster, as an environment."""
+
+    def __init__(
+        self,
+        api: KubernetesApi,
+        pod: Json,
+        *,
+        name: str,
+        reader: ReaderName = ReaderName.AUTO,
+        client: Json | None = None,
+        facts: Mapping[str, str] | None = None,
+        node_containers: bool = False,
+    ) -> None:
+        """Take a pod.
+
+        Args:
+            pod: as the API server has it.
+            name: of the environment.
+            client: the pod that sends requests; None: none are sent.
+            node_containers: whether the nodes are containers of this machine's engine.
+        """
+        self.name = name
+        self._api = api
+        self._pod = pod
+        self._wanted = reader
+        self._client = client
+        self._facts = dict(facts or {})
+        self._node_containers = node_containers
+        self._chosen: tuple[Runner, str] | None = None
+        self._evidence: dict[str, str] = {}
+        self._listeners: tuple[Listener, ...] | None = None
+
+    @property
+    def pod_name(self) -> str:
+        """How messages name the pod."""
+        metadata = self._pod["metadata"]
+        return f"{metadata['namespace']}/{metadata['name']}"
+
+    def describe(self) -> Mapping[str, str]:
+        """Environment, versions, pod and reader."""
+        _, how = self._reader()
+        iptables = self._version("iptables", "-V").removeprefix("iptables v")
+        return {**self._facts, "pod": self.pod_name, "reader": how, "iptables": iptables}
+
+    def pod(self) -> SidecarPod:
+        """The pod and the addresses it has."""
+        runner, _ = self._reader()
+        return SidecarPod(
+            name=self.pod_name, host=read_host(runner, timeout=COMMAND_SECONDS, pod=self.pod_name)
+        )
+
+    def read_rules(self) -> PodRules:
+        """Every table of both families and back ends."""
+        runner, _ = self._reader()
+        reading = read_tables(runner, timeout=COMMAND_SECONDS, pod=self.pod_name)
+        self._keep(reading.commands)
+        # The pod that was read is the pod that was chosen.
+        reread(self._api, self._pod)
+        return reading.rules
+
+    def read_listeners(self) -> tuple[Listener, ...]:
+        """What Envoy listens on, asked through the sidecar's container."""
+        if self._listeners is None:
+            ask = ask_in_sidecar(self._exec(SIDECAR), timeout=COMMAND_SECONDS)
+            reading = read_listeners(ask, pod=self.pod_name)
+            self._evidence["listeners.json"] = reading.commands[0].stdout
+            self._evidence["config_dump.json"] = reading.commands[1].stdout
+            self._listeners = reading.listeners
+        return self._listeners
+
+    def send_request(
+        self, kind: RequestKind, *, port: int | None = None, uid: int | None = None, gid: int | None = None
+    ) -> Observation:
+        """Send one request from the client pod to this one, or from this pod to the client or itself."""
+        if self._client is None:
+            raise NotServed("no requests are sent to this pod; --istio-traffic allows them")
+        runner, _ = self._reader()
+        directions: dict[int, Direction] = {
+            listener.port: listener.direction
+            for listener in self.read_listeners()
+            if listener.direction is not None
+        }
+        traffic = ClusterTraffic(
+            runner=runner,
+            client=self._exec_in(self._client, None),
+            pod=self.pod_name,
+            address=ipaddress.ip_address(self._pod["status"]["podIP"]),
+            client_address=ipaddress.ip_address(self._client["status"]["podIP"]),
+            application_port=_application_port(self._pod),
+            listeners=directions,
+        )
+        uid = APPLICATION_ID if uid is None else uid
+        return traffic.send(kind, port, uid, uid if gid is None else gid)
+
+    def evidence(self) -> Mapping[str, str]:
+        """Everything read so far."""
+        return self._evidence
+
+    def _version(self, *argv: str) -> str:
+        runner, _ = self._reader()
+        said = runner.run(list(argv), timeout=COMMAND_SECONDS).stdout.strip()
+        return said.partition("\n")[0]
+
+    def _reader(self) -> tuple[Runner, str]:
+        if self._chosen is None:
+            self._chosen = self._choose()
+        return self._chosen
+
+    def _choose(self) -> tuple[Runner, str]:
+        if self._wanted is ReaderName.NODE:
+            return self._from_node()
+        if self._wanted is ReaderName.DEBUG:
+            raise EnvironmentProblem("--istio-reader=debug is not there yet; use exec or node")
+        if container_of(self._pod) is None:
+            raise EnvironmentProblem(f"{self.pod_name} has no container {SIDECAR}: no sidecar was injected")
+        where = f"{self.pod_name} (container {SIDECAR})"
+        try:
+            runner = become_root(self._exec(SIDECAR), where=where, timeout=COMMAND_SECONDS)
+        except CannotBecomeRoot as problem:
+            if self._wanted is ReaderName.AUTO and self._node_containers:
+                runner_on_node, how = self._from_node()
+                return runner_on_node, f"{how}, as {str(problem).splitlines()[0]}"
+            raise
+        how = "sudo" if runner.prefix else "root"
+        return runner, f"exec ({how} in {SIDECAR})"
+
+    def _from_node(self) -> tuple[Runner, str]:
+        node = self._pod["spec"]["nodeName"]
+        if not self._node_containers:
+            raise EnvironmentProblem(
+                f"the node {node} of {self.pod_name} is no container of this machine's engine, "
+                "so nothing can be run on it\n\n"
+                "  fix      --istio-reader=exec (privileged sidecar) or --istio-reader=debug"
+            )
+
+        def on_node(argv: Sequence[str], *, timeout: float) -> CommandResult:
+            return run_command(["docker", "exec", node, *argv], timeout=timeout)
+
+        runner = enter_pod(
+            on_node, container_id=container_id(self._pod), pod=self.pod_name, timeout=COMMAND_SECONDS
+        )
+        return runner, f"node (nsenter on {node})"
+
+    def _exec(self, container: str) -> Exec:
+        return self._exec_in(self._pod, container)
+
+    def _exec_in(self, pod: Json, container: str | None) -> Exec:
+        metadata = pod["metadata"]
+
+        def run(argv: Sequence[str], *, timeout: float) -> CommandResult:
+            return self._api.exec(
+                namespace=metadata["namespace"],
+                pod=metadata["name"],
+                container=container or pod["spec"]["containers"][0]["name"],
+                argv=argv,
+                timeout=timeout,
+            )
+
+        return run
+
+    def _keep(self, commands: Sequence[CommandResult]) -> None:
+        for result in commands:
+            words = [word.strip("-") for word in result.argv if word != "sudo"]
+            name = "_".join(words)
+            self._evidence[f"{name}.txt"] = result.stdout
+            if result.stderr:
+                self._evidence[f"{name}.stderr.txt"] = result.stderr
+
+
+def _application_port(pod: Json) -> int:
+    """The first port that a container other than the sidecar declares."""
+    for container in pod["spec"]["containers"]:
+        if container["name"] != SIDECAR:
+            for declared in container.get("ports", []):
+                return int(declared["containerPort"])
+    return 80
