@@ -42,10 +42,11 @@ def wait_for_sidecar(cluster: Cluster, namespace: str) -> str:
         listed = json.loads(cluster.kubectl("get", "pods", "-n", namespace, "-o", "json"))["items"]
         for pod in listed:
             statuses = pod["status"].get("containerStatuses") or [{"ready": False}]
-            names = {container["name"] for container in pod["spec"]["containers"]}
-            if "istio-proxy" in names and all(status["ready"] for status in statuses):
+            # a pod that passed may have the user's part of a sidecar, with the image "auto"
+            injected = "sidecar.istio.io/status" in pod["metadata"].get("annotations", {})
+            if injected and all(status["ready"] for status in statuses):
                 return str(pod["metadata"]["name"])
-            if "istio-proxy" not in names:
+            if not injected:
                 name = pod["metadata"]["name"]
                 cluster.kubectl("delete", "pod", "-n", namespace, name, "--grace-period=1", check=False)
         time.sleep(1)
