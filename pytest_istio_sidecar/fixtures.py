@@ -15,7 +15,7 @@ import pytest
 
 from pytest_istio_sidecar.errors import IstioSidecarError
 from pytest_istio_sidecar.settings import Settings
-from pytest_istio_sidecar.workers import Run, run_of
+from pytest_istio_sidecar.workers import Run, run_of, show_progress
 
 if TYPE_CHECKING:
     from pytest_istio_sidecar.checks.observation import Observation, RequestKind
@@ -39,23 +39,49 @@ def istio_version(istio_settings: Settings) -> str:
 
 
 @pytest.fixture(scope="session")
+def istio_kind_config(istio_settings: Settings) -> Path | None:
+    """The configuration file for kind; override it to give one of your own. None: this package's."""
+    return istio_settings.kind_config
+
+
+@pytest.fixture(scope="session")
+def istio_install_options() -> dict[str, str]:
+    """Values for istioctl's `--set`, by key; override it to add some. `--istio-set` wins over them."""
+    return {}
+
+
+@pytest.fixture(scope="session")
+def istio_manifests() -> list[Path]:
+    """YAML files of the application under test, a Deployment among them; none: this package's httpbin."""
+    return []
+
+
+@pytest.fixture(scope="session")
 def istio_environment(
-    istio_settings: Settings, pytestconfig: pytest.Config, request: pytest.FixtureRequest
+    istio_settings: Settings,
+    istio_kind_config: Path | None,
+    istio_install_options: dict[str, str],
+    istio_manifests: list[Path],
+    pytestconfig: pytest.Config,
+    request: pytest.FixtureRequest,
 ) -> Environment:
     """Where the rules under test are; brought up once for the run, whatever the number of workers."""
+    from pytest_istio_sidecar.environments.progress import Progress
     from pytest_istio_sidecar.environments.shared import bring_up
+    from pytest_istio_sidecar.plans import plan_of
 
     run = run_of(pytestconfig)
+    show_progress(pytestconfig, istio_settings)
     try:
-        with run.exclusive(istio_settings.timeout):
-            environment = bring_up(
-                istio_settings.environment,
-                state=run.state,
-                owner=run.owner,
-                version=istio_settings.version,
-                tables=istio_settings.tables,
-                timeout=istio_settings.timeout,
-            )
+        plan = plan_of(
+            istio_settings,
+            kind_config=istio_kind_config,
+            install_options=istio_install_options,
+            manifests=istio_manifests,
+        )
+        # Whoever comes second waits for all the steps of the first.
+        with run.exclusive(istio_settings.timeout * 6):
+            environment = bring_up(plan, state=run.state, owner=run.owner, progress=Progress(run.progress))
     except IstioSidecarError as problem:
         # Without an environment every test would end in this same error: stop at the first.
         request.session.shouldfail = str(problem).splitlines()[0]

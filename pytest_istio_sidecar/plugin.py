@@ -7,6 +7,8 @@ verdict is reported as ERROR, apart from failures, and is never a pass.
 
 from __future__ import annotations
 
+import os
+import sys
 import traceback
 from collections.abc import Generator
 from operator import methodcaller
@@ -14,7 +16,8 @@ from pathlib import Path
 
 import pytest
 
-from pytest_istio_sidecar import settings, terminal, workers
+from pytest_istio_sidecar import options, settings, terminal, workers
+from pytest_istio_sidecar.environments.choices import EnvironmentName
 from pytest_istio_sidecar.errors import IstioSidecarError, VerdictAgainst
 
 pytest_plugins = ["pytest_istio_sidecar.fixtures"]
@@ -28,17 +31,23 @@ MARKERS = (
 PACKAGE = Path(__file__).parent
 SUITE = PACKAGE / "suite"
 
+FAILED = pytest.StashKey[bool]()
+"""Whether a test failed, as the session's end has it; not set where the session did not end by itself."""
+
 UNDECIDED = "verdict"
 """Phase given to the report of a test that reached no verdict: pytest shows it as an error."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    settings.add_options(parser)
+    options.add_options(parser)
 
 
 def pytest_configure(config: pytest.Config) -> None:
     for marker in MARKERS:
         config.addinivalue_line("markers", marker)
+    if not hasattr(config, "workerinput"):
+        # Here pytest does not capture; when a fixture tells how far it is, it does.
+        config.stash[workers.STDOUT] = os.dup(1)
     if config.pluginmanager.hasplugin("xdist"):
         config.pluginmanager.register(workers.WorkerSetup(), "istio-sidecar-workers")
 
@@ -49,7 +58,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     if not needed and not versions:
         return
     chosen = settings.Settings.from_config(item.config)
-    if needed and chosen.environment is settings.EnvironmentName.FILE:
+    if needed and chosen.environment is EnvironmentName.FILE:
         what = "sends requests" if "needs_traffic" in needed else "reads Envoy's listeners"
         pytest.skip(f"{what}; the file environment has listings only")
     if versions:
@@ -98,11 +107,28 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
         terminal.summarise(terminalreporter, run)
 
 
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    session.config.stash[FAILED] = bool(session.testsfailed)
+
+
 def pytest_unconfigure(config: pytest.Config) -> None:
     """Take down what the run brought up: here, because this hook also runs after Ctrl-C, and last."""
     run = config.stash.get(workers.RUN, None)
     if run is not None and run.is_owner and run.directory.exists():
+        from pytest_istio_sidecar.environments.progress import Progress
         from pytest_istio_sidecar.environments.shared import take_down
 
-        take_down(run.directory / "state.json", run.evidence)
-        run.remove()
+        keep = settings.Settings.from_config(config).keep
+        keep_it = keep == "always" or (keep == "failed" and config.stash.get(FAILED, True))
+        try:
+            left = take_down(
+                run.directory / "state.json", run.evidence, keep_it=keep_it, progress=Progress(run.progress)
+            )
+        finally:
+            workers.end_progress(config)
+            run.remove()
+        if left:
+            sys.stderr.write(f"\nistio-sidecar: {left}\n")
+    descriptor = config.stash.get(workers.STDOUT, None)
+    if descriptor is not None:
+        os.close(descriptor)

@@ -1,8 +1,8 @@
 """What the user asked for, from command line, ini file and defaults.
 
-Knows the options' names, meanings and order of precedence. Does not know what
-is done with them. Invariant: a `Settings` is valid; what cannot be meant has
-been refused with the accepted values named.
+Knows what each option may be, and their order of precedence. Does not know what is done
+with them. Invariant: a `Settings` is valid; what cannot be meant has been refused with the
+accepted values named.
 """
 
 from __future__ import annotations
@@ -11,78 +11,27 @@ import re
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, TypeVar
 
 import pytest
+
+from pytest_istio_sidecar.environments.choices import EnvironmentName, Injection, Keep, ReaderName
+from pytest_istio_sidecar.options import OPTIONS, Option
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 DEFAULT_VERSION = "1.8.3"
+_DEFAULT_CLUSTER = "pytest-kind"
+"""The name that pytest-kind gives when none is given."""
 
 
-class EnvironmentName(StrEnum):
-    """Where the rules under test are."""
-
-    KIND = "kind"
-    EXISTING = "existing"
-    EMBEDDED = "embedded"
-    FILE = "file"
-
-
-class Option(NamedTuple):
-    """One option; its ini twin has the same name with `_` for `-`."""
-
-    name: str
-    help: str
-    default: str = ""
-    metavar: str | None = None
-    repeat: bool = False
-
-    @property
-    def key(self) -> str:
-        return self.name.removeprefix("--").replace("-", "_")
-
-
-OPTIONS = (
-    Option(
-        "--istio-environment",
-        "Where the rules under test are: kind (a cluster made for the run), existing (a cluster of yours), "
-        "embedded (a pod of network namespaces on this machine, with real rules, Envoy and httpbin), "
-        "file (listings saved before).",
-        default=EnvironmentName.KIND,
-        metavar="|".join(EnvironmentName),
-    ),
-    Option(
-        "--istio-version",
-        f"Release of Istio whose rules are installed or expected (default: {DEFAULT_VERSION}).",
-        metavar="VERSION",
-    ),
-    Option(
-        "--istio-table",
-        "A listing for the file environment, as iptables-save or iptables -L prints it; '-' is standard "
-        "input. 'ip6:' in front: of ip6tables; 'legacy:' or 'nft:': of that back end. May be repeated.",
-        metavar="[ip6:][legacy:|nft:]FILE",
-        repeat=True,
-    ),
-    Option(
-        "--istio-evidence",
-        "Folder for what was read: raw listings, listeners, versions (default: .istio-sidecar/ in the "
-        "rootdir, one folder a run; the file environment keeps none unless asked).",
-        metavar="DIR",
-    ),
-    Option(
-        "--istio-timeout",
-        "Seconds that bringing the environment up may take (default: 300).",
-        default="300",
-        metavar="SECONDS",
-    ),
-)
+Choice = TypeVar("Choice", bound=StrEnum)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """The options of this run, checked."""
+    """The options of this run, checked; None where neither given nor defaulted."""
 
     environment: EnvironmentName
     version: str = DEFAULT_VERSION
@@ -90,6 +39,25 @@ class Settings:
     tables: tuple[str, ...] = ()
     evidence: Path | None = None
     timeout: float = 300.0
+    istioctl: str | None = None
+    values: tuple[str, ...] = ()
+    hub: str | None = None
+    images: tuple[str, ...] = ()
+    node_image: str | None = None
+    kind_config: Path | None = None
+    context: str | None = None
+    kubeconfig: Path | None = None
+    namespace: str = "default"
+    workloads: tuple[str, ...] = ("deployment/httpbin",)
+    injection: Injection = Injection.KUBE_INJECT
+    reader: ReaderName = ReaderName.AUTO
+    keep: Keep = Keep.NEVER
+    reuse: bool = False
+    traffic: bool = False
+    make_privileged: bool = False
+    cluster: str | None = None
+    kind: str | None = None
+    kubectl: str | None = None
 
     @classmethod
     def from_config(cls, config: pytest.Config) -> Settings:
@@ -99,11 +67,7 @@ class Settings:
             pytest.UsageError: a value that cannot be meant; the message names the accepted ones.
         """
         values = {option.key: _value(config, option) for option in OPTIONS}
-        name = values["istio_environment"][0]
-        if name not in list(EnvironmentName):
-            accepted = ", ".join(EnvironmentName)
-            raise pytest.UsageError(f"--istio-environment={name}: expected one of {accepted}")
-        environment = EnvironmentName(name)
+        environment = _one_of(EnvironmentName, "--istio-environment", values["istio_environment"])
         tables = values["istio_table"]
         if environment is EnvironmentName.FILE and not tables:
             raise pytest.UsageError("--istio-environment=file needs a listing: --istio-table FILE")
@@ -116,31 +80,46 @@ class Settings:
             raise pytest.UsageError(
                 f"--istio-version={version}: expected a release such as {DEFAULT_VERSION}"
             )
-        evidence = _only(values["istio_evidence"])
+        for value in values["istio_set"]:
+            if not re.fullmatch(r"[^=\s]+=.*", value):
+                raise pytest.UsageError(f"--istio-set={value}: expected KEY=VALUE")
+        folder = config.invocation_params.dir
         return cls(
             environment=environment,
             version=version or DEFAULT_VERSION,
             version_given=version is not None,
             tables=tuple(tables),
-            evidence=config.invocation_params.dir / evidence if evidence else None,
+            evidence=_path(folder, values["istio_evidence"]),
             timeout=_seconds("--istio-timeout", values["istio_timeout"][0]),
+            istioctl=_only(values["istio_istioctl"]),
+            values=tuple(values["istio_set"]),
+            hub=_only(values["istio_hub"]),
+            images=tuple(values["istio_load_image"]),
+            node_image=_same(
+                config, "--istio-node-image", values["istio_node_image"], "--kind-image", "kind_image"
+            ),
+            kind_config=_existing(folder, "--istio-kind-config", values["istio_kind_config"]),
+            context=_only(values["istio_context"]),
+            kubeconfig=_path(
+                folder,
+                [
+                    _same(
+                        config, "--istio-kubeconfig", values["istio_kubeconfig"], "--kubeconfig", "kubeconfig"
+                    )
+                ],
+            ),
+            namespace=_only(values["istio_namespace"]) or "default",
+            workloads=tuple(values["istio_workload"]) or ("deployment/httpbin",),
+            injection=_one_of(Injection, "--istio-injection", values["istio_injection"]),
+            reader=_one_of(ReaderName, "--istio-reader", values["istio_reader"]),
+            keep=_keep(config, values["istio_keep"]),
+            reuse=bool(values["istio_reuse"]),
+            traffic=bool(values["istio_traffic"]),
+            make_privileged=bool(values["istio_make_privileged"]),
+            cluster=_of_pytest_kind(config, "cluster_name"),
+            kind=_of_pytest_kind(config, "kind_bin"),
+            kubectl=_of_pytest_kind(config, "kind_kubectl_bin"),
         )
-
-
-def add_options(parser: pytest.Parser) -> None:
-    """Register every option and its ini twin."""
-    group = parser.getgroup("istio-sidecar", "Istio sidecar interception")
-    for option in OPTIONS:
-        group.addoption(
-            option.name,
-            dest=option.key,
-            default=None,
-            action="append" if option.repeat else "store",
-            metavar=option.metavar,
-            help=option.help,
-        )
-        lines: Literal["linelist", "string"] = "linelist" if option.repeat else "string"
-        parser.addini(option.key, f"Default of {option.name}.", type=lines, default=None)
 
 
 def _value(config: pytest.Config, option: Option) -> list[str]:
@@ -155,6 +134,53 @@ def _value(config: pytest.Config, option: Option) -> list[str]:
 
 def _only(values: Sequence[str]) -> str | None:
     return values[0] if values else None
+
+
+def _path(folder: Path, values: Sequence[str | None]) -> Path | None:
+    return folder / values[0] if values and values[0] else None
+
+
+def _existing(folder: Path, name: str, values: Sequence[str]) -> Path | None:
+    path = _path(folder, values)
+    if path is not None and not path.is_file():
+        raise pytest.UsageError(f"{name}={values[0]}: there is no such file")
+    return path
+
+
+def _one_of(kind: type[Choice], name: str, values: Sequence[str]) -> Choice:
+    try:
+        return kind(values[0])
+    except ValueError:
+        raise pytest.UsageError(f"{name}={values[0]}: expected one of {', '.join(kind)}") from None
+
+
+def _of_pytest_kind(config: pytest.Config, key: str) -> str | None:
+    """An option of pytest-kind's, where that plugin is loaded and the option is given."""
+    value: object = config.getoption(key, default=None)
+    return str(value) if value and value != _DEFAULT_CLUSTER else None
+
+
+def _same(config: pytest.Config, ours: str, values: Sequence[str], theirs: str, key: str) -> str | None:
+    """An option that both plugins have.
+
+    Raises:
+        pytest.UsageError: both are given, and differ.
+    """
+    value, other = _only(values), _of_pytest_kind(config, key)
+    if value and other and value != other:
+        raise pytest.UsageError(f"{ours}={value} and pytest-kind's {theirs}={other} say something different")
+    return value or other
+
+
+def _keep(config: pytest.Config, values: Sequence[str]) -> Keep:
+    keep = _one_of(Keep, "--istio-keep", values)
+    if not config.getoption("keep_cluster", default=False):
+        return keep
+    if config.getoption("istio_keep") and keep is not Keep.ALWAYS:
+        raise pytest.UsageError(
+            f"--istio-keep={keep} and pytest-kind's --keep-cluster say something different"
+        )
+    return Keep.ALWAYS
 
 
 def _seconds(name: str, text: str) -> float:

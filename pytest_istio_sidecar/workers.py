@@ -18,10 +18,16 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from pytest_istio_sidecar.environments.choices import EnvironmentName
+from pytest_istio_sidecar.settings import Settings
+
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
+    from pytest_istio_sidecar.environments.progress import ProgressDisplay
+
 Record = Mapping[str, object]
+_PROGRESS = "progress.jsonl"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,6 +52,11 @@ class Run:
     def state(self) -> Path:
         """Where the environment that was brought up is described for the other processes."""
         return self.make_directory() / "state.json"
+
+    @property
+    def progress(self) -> Path:
+        """Where the process that brings the environment up tells how far it is."""
+        return self.make_directory() / _PROGRESS
 
     def make_directory(self) -> Path:
         """The shared folder, under a lease by which `istio-sidecar clean` finds it after a crash."""
@@ -90,6 +101,9 @@ class Run:
 
 
 RUN = pytest.StashKey[Run]()
+STDOUT = pytest.StashKey[int]()
+"""A descriptor of the real standard output, which pytest captures while tests run."""
+_DISPLAY: pytest.StashKey[ProgressDisplay] = pytest.StashKey()
 
 
 def run_of(config: pytest.Config) -> Run:
@@ -117,9 +131,31 @@ def run_of(config: pytest.Config) -> Run:
     return run
 
 
+def show_progress(config: pytest.Config, settings: Settings) -> None:
+    """Show how far a cluster is, in the process that has the terminal; others come up in no time."""
+    run = run_of(config)
+    slow = settings.environment in (EnvironmentName.KIND, EnvironmentName.EXISTING)
+    if run.is_owner and slow and _DISPLAY not in config.stash:
+        from pytest_istio_sidecar.environments.progress import ProgressDisplay
+
+        config.stash[_DISPLAY] = ProgressDisplay(run.directory / _PROGRESS, config.stash[STDOUT])
+
+
+def end_progress(config: pytest.Config) -> None:
+    """Show what is left of it, and no more."""
+    display = config.stash.get(_DISPLAY, None)
+    if display is not None:
+        display.stop()
+        del config.stash[_DISPLAY]
+
+
 def _evidence(config: pytest.Config) -> Path:
-    given = config.getoption("istio_evidence") or config.getini("istio_evidence")
-    return config.invocation_params.dir / given if given else config.rootpath / ".istio-sidecar"
+    given: str | None = config.getoption("istio_evidence") or config.getini("istio_evidence")
+    if given:
+        return config.invocation_params.dir / given
+    # Without an ini file the rootdir is what the arguments have in common: of an installed suite, anything.
+    project = config.rootpath if config.inipath else config.invocation_params.dir
+    return project / ".istio-sidecar"
 
 
 class WorkerSetup:
@@ -127,9 +163,11 @@ class WorkerSetup:
 
     @staticmethod
     def pytest_configure_node(node: object) -> None:
-        run = run_of(node.config)  # type: ignore[attr-defined]
+        config: pytest.Config = node.config  # type: ignore[attr-defined]
+        run = run_of(config)
         node.workerinput["istio_run"] = {  # type: ignore[attr-defined]
             "directory": str(run.directory),
             "evidence": str(run.evidence),
             "owner": str(run.owner),
         }
+        show_progress(config, Settings.from_config(config))

@@ -3,8 +3,9 @@
 Knows the kinds of evidence and which of them decides. Does not know how they
 were got. Invariant: that Envoy saw a request rests on Envoy's own log, that it did
 not on a later request being in that log while this one is not; or both rest on the
-kernel's entry for this very connection, which tells where it was delivered. Rule
-counters are shown beside, and decide nothing: other traffic moves them too.
+kernel's entry for this very connection, which tells where it was delivered, or on its
+refusal, as a listener would have taken it. Rule counters are shown beside, and decide
+nothing: other traffic moves them too.
 """
 
 from __future__ import annotations
@@ -90,6 +91,7 @@ class Observation:
         sightings: where Envoy's log has its token.
         marker_seen: whether a request sent to Envoy afterwards stands in the log, which proves
             that what is missing there was not merely late.
+        refused: the connection was refused: nothing listens where the kernel delivered it.
         tracked: the kernel's entry for the connection, where that was looked up.
         counters: rules whose counters moved meanwhile.
     """
@@ -108,6 +110,7 @@ class Observation:
     error: str
     sightings: tuple[EnvoySighting, ...]
     marker_seen: bool
+    refused: bool = False
     tracked: TrackedConnection | None = None
     counters: tuple[CounterChange, ...] = ()
 
@@ -126,7 +129,7 @@ class Observation:
     @property
     def decided(self) -> bool:
         """Whether the evidence tells if Envoy captured the request."""
-        return self.capture is not None or self.marker_seen or self.tracked is not None
+        return self.capture is not None or self.marker_seen or self.refused or self.tracked is not None
 
     @property
     def delivered_elsewhere(self) -> Endpoint | None:
@@ -159,6 +162,8 @@ class Observation:
                 ),
                 ("", f"original destination {seen.original_destination}, sender {seen.downstream}"),
             ]
+        elif self.refused:
+            lines.append(("kernel", "refused it: nothing listens where it was delivered, so Envoy does not"))
         elif self.tracked is not None:
             lines.append(("kernel", _delivered(self.tracked, self.destination)))
         elif self.sightings:

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Mapping, Sequence
-from enum import StrEnum
 
 from pytest_istio_sidecar.checks.observation import Observation, RequestKind
 from pytest_istio_sidecar.environments.base import NotServed, SidecarPod
+from pytest_istio_sidecar.environments.choices import ReaderName
 from pytest_istio_sidecar.environments.cluster_traffic import APPLICATION_ID, ClusterTraffic
 from pytest_istio_sidecar.environments.command import run_command
 from pytest_istio_sidecar.environments.kubernetes_api import Json, KubernetesApi
@@ -28,15 +28,6 @@ from pytest_istio_sidecar.readers.node import enter_pod
 from pytest_istio_sidecar.readers.tables import read_tables
 
 COMMAND_SECONDS = 30.0
-
-
-class ReaderName(StrEnum):
-    """By which way a pod is read, as `--istio-reader` has it."""
-
-    AUTO = "auto"
-    EXEC = "exec"
-    NODE = "node"
-    DEBUG = "debug"
 
 
 class ClusterPod:

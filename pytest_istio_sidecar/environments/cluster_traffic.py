@@ -95,7 +95,9 @@ class ClusterTraffic:
             if kind == "inbound"
             else self._from_pod(destination, token, uid, gid)
         )
-        tracked = self._tracked(told, destination)
+        refused = bool(told.get("refused"))
+        # Of a refused connection the kernel keeps no entry (nf_conntrack_proto_tcp.c).
+        tracked = None if refused else self._tracked(told, destination)
         after = read_counters(self.runner, timeout=_COMMAND_SECONDS)
         status, head, body = _response(str(told["received"]))
         who, answered_port = _answerer(status, head, body, told, destination, tracked)
@@ -114,6 +116,7 @@ class ClusterTraffic:
             error=str(told["error"]),
             sightings=(),
             marker_seen=False,
+            refused=refused,
             tracked=tracked,
             counters=_changes(before, after),
         )
@@ -235,7 +238,7 @@ def _answerer(
 ) -> tuple[str | None, int | None]:
     """Who answered, by what the answer says of itself, and on which port."""
     if told.get("refused"):
-        return "kernel", tracked.answers_from.port if tracked else destination.port
+        return "kernel", destination.port
     if status is None:
         return None, None
     if '"headers"' in body and '"origin"' in body:

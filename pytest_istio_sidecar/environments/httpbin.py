@@ -8,10 +8,10 @@ it, never because the API server took it.
 from __future__ import annotations
 
 from collections.abc import Callable
-from enum import StrEnum
 
 import yaml
 
+from pytest_istio_sidecar.environments.choices import Injection
 from pytest_istio_sidecar.environments.istioctl import Istioctl, wait_for_injection
 from pytest_istio_sidecar.environments.kubernetes_api import (
     JSON_PATCH,
@@ -28,13 +28,6 @@ _TRIES = 5
 
 PRIVILEGED = {"privileged": True, "allowPrivilegeEscalation": True}
 """The lab's two fields. Kubernetes takes the first only with the second."""
-
-
-class Injection(StrEnum):
-    """How the sidecar comes into the pod."""
-
-    KUBE_INJECT = "kube-inject"
-    WEBHOOK = "webhook"
 
 
 class EditRefused(EnvironmentProblem):

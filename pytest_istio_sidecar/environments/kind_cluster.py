@@ -65,8 +65,7 @@ def _driver() -> type[KindCluster]:
             self.cluster.ask(argv, timeout=self.cluster.timeout, doing="create")
 
         def load_docker_image(self, docker_image: str) -> None:
-            argv = ["load", "docker-image", f"--name={self.name}", docker_image]
-            self.cluster.ask(argv, timeout=self.cluster.timeout, doing=f"load {docker_image} into")
+            self.cluster.load_images([docker_image])
 
         def kubectl(self, *args: str, **kwargs: Any) -> str:
             return self.cluster.kubectl_run(args, **kwargs).stdout
@@ -131,9 +130,10 @@ class Cluster:
         self.ask(argv, timeout=QUESTION_SECONDS, doing="reach")
         return self
 
-    def load_image(self, image: str) -> None:
-        """Put an image of this machine's engine into the nodes."""
-        _driver()(self).load_docker_image(image)
+    def load_images(self, images: Sequence[str]) -> None:
+        """Put images of this machine's engine into the nodes, all at once: they share layers."""
+        argv = ["load", "docker-image", f"--name={self.name}", *images]
+        self.ask(argv, timeout=self.timeout, doing=f"load {', '.join(images)} into")
 
     def nodes(self) -> tuple[str, ...]:
         """Names of the nodes' containers."""

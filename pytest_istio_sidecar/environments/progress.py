@@ -75,6 +75,7 @@ class ProgressDisplay:
         self._begin = 0.0
         self._last = ""
         self._open_line = False
+        self._left = False
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True, name="istio-sidecar-progress")
         self._thread.start()
@@ -95,14 +96,15 @@ class ProgressDisplay:
             event = told["event"]
             if event == "begin":
                 self._phase, self._begin, self._last = str(told["phase"]), time.monotonic(), ""
+                self._leave_line()
                 if not self._terminal:
                     self._write(f"istio-sidecar: {self._phase}\n")
             elif event == "line":
                 self._last = str(told["text"])
             else:
-                ended = "failed after" if event == "failed" else "took"
+                ended = "failed after " if event == "failed" else ""
                 self._clear()
-                self._write(f"istio-sidecar: {told['phase']}: {ended} {float(str(told['seconds'])):.1f} s\n")
+                self._write(f"istio-sidecar: {told['phase']}: {ended}{float(str(told['seconds'])):.1f} s\n")
                 self._phase = ""
         if self._phase and self._terminal:
             elapsed = time.monotonic() - self._begin
@@ -121,6 +123,12 @@ class ProgressDisplay:
         self._position += len(whole)
         for line in whole.splitlines():
             yield json.loads(line)
+
+    def _leave_line(self) -> None:
+        """Go to a line of our own once: pytest may be in the middle of one."""
+        if not self._left:
+            self._write("\n")
+            self._left = True
 
     def _clear(self) -> None:
         if self._open_line:

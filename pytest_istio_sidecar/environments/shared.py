@@ -6,70 +6,119 @@ know pytest. Invariant: called under the run's lock, and taken down by the owner
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from pytest_istio_sidecar.environments.base import Environment
+from pytest_istio_sidecar.environments.progress import Progress
 from pytest_istio_sidecar.errors import EnvironmentProblem, UsageProblem
 from pytest_istio_sidecar.istio.rules import expected_ruleset
 from pytest_istio_sidecar.netfilter.complete import complete
 from pytest_istio_sidecar.netfilter.model import PodRules, Ruleset
 from pytest_istio_sidecar.netfilter.parse_save import parse_iptables_save
 
-if TYPE_CHECKING:
-    pass
+
+class Plan(Protocol):
+    """What an environment is made of, and how it is made or found."""
+
+    def start(self, *, state: Path, owner: int, progress: Progress) -> Environment:
+        """Make it, and describe it in `state` for the other processes of the run."""
+        ...
+
+    def attach(self, state: Path) -> Environment:
+        """Find what another process of the run made."""
+        ...
 
 
-def bring_up(
-    name: str, *, state: Path, owner: int, version: str, tables: tuple[str, ...], timeout: float
-) -> Environment:
-    """The environment of that name: made if `state` does not tell of one yet, found otherwise.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FilePlan:
+    """Listings saved before: each process reads them for itself."""
+
+    tables: tuple[str, ...]
+
+    def start(self, *, state: Path, owner: int, progress: Progress) -> Environment:  # noqa: ARG002
+        """Read the listings.
+
+        Raises:
+            UsageProblem: one that cannot be used.
+        """
+        from pytest_istio_sidecar.environments.file import FileEnvironment, read_listings
+
+        return FileEnvironment(rules=read_listings(self.tables), names=self.tables)
+
+    def attach(self, state: Path) -> Environment:
+        """Never: nothing is described in `state`."""
+        raise AssertionError(state)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EmbeddedPlan:
+    """A pod of namespaces on this machine."""
+
+    version: str
+    timeout: float
+
+    def start(self, *, state: Path, owner: int, progress: Progress) -> Environment:  # noqa: ARG002
+        """Bring the pod up, which takes no time to tell of."""
+        from pytest_istio_sidecar.environments.embedded import EmbeddedEnvironment
+
+        return EmbeddedEnvironment.start(state=state, owner=owner, version=self.version, timeout=self.timeout)
+
+    def attach(self, state: Path) -> Environment:
+        """Find it."""
+        from pytest_istio_sidecar.environments.embedded import EmbeddedEnvironment
+
+        return EmbeddedEnvironment.attach(state)
+
+
+def bring_up(plan: Plan, *, state: Path, owner: int, progress: Progress) -> Environment:
+    """The environment of a plan: made if `state` does not tell of one yet, found otherwise.
 
     Args:
-        name: "kind", "existing", "embedded" or "file".
         state: file that tells other processes of the run what was made.
         owner: process that all that is made must not outlive.
-        version: release of Istio whose rules are installed.
-        tables: listings of the file environment.
-        timeout: seconds that bringing it up may take.
 
     Raises:
         EnvironmentProblem: it cannot be brought up.
-        UsageProblem: a listing that cannot be used.
+        UsageProblem: something of the plan cannot be used.
     """
-    if name == "file":
-        from pytest_istio_sidecar.environments.file import FileEnvironment, read_listings
-
-        return FileEnvironment(rules=read_listings(tables), names=tables)
-    if name == "embedded":
-        from pytest_istio_sidecar.environments.embedded import EmbeddedEnvironment
-
-        if state.exists():
-            return EmbeddedEnvironment.attach(state)
-        return EmbeddedEnvironment.start(state=state, owner=owner, version=version, timeout=timeout)
-    raise EnvironmentProblem(
-        f"--istio-environment={name} is not there yet; use --istio-environment=embedded "
-        "(a pod on this machine) or --istio-environment=file (a listing)"
-    )
-
-
-def take_down(state: Path, evidence: Path) -> None:
-    """Take down what `state` tells of; what its programs wrote goes to `evidence`, where that is there."""
     if state.exists():
-        from pytest_istio_sidecar.environments.embedded import EmbeddedEnvironment
+        return plan.attach(state)
+    return plan.start(state=state, owner=owner, progress=progress)
 
-        try:
-            environment = EmbeddedEnvironment.attach(state)
-        except EnvironmentProblem:
-            return  # it has ended by itself; the tests that needed it have said so
-        try:
-            if evidence.exists():
-                keep(environment, evidence)
-        finally:
-            environment.stop()
+
+def take_down(state: Path, evidence: Path, *, keep_it: bool, progress: Progress) -> str | None:
+    """Take down what `state` tells of; what its programs wrote goes to `evidence`, where that is there.
+
+    Args:
+        keep_it: leave a cluster standing.
+
+    Returns:
+        How to get into what was left standing.
+    """
+    if not state.exists():
+        return None
+    name = json.loads(state.read_text()).get("environment")
+    if name == "kind":
+        from pytest_istio_sidecar.environments.kind import stop_cluster
+
+        return stop_cluster(state, keep=keep_it, progress=progress)
+    from pytest_istio_sidecar.environments.embedded import EmbeddedEnvironment
+
+    try:
+        environment = EmbeddedEnvironment.attach(state)
+    except EnvironmentProblem:
+        return None  # it has ended by itself; the tests that needed it have said so
+    try:
+        if evidence.exists():
+            keep(environment, evidence)
+    finally:
+        environment.stop()
+    return None
 
 
 def keep(environment: Environment, folder: Path) -> None:

@@ -1,29 +1,25 @@
-"""An environment that is not there stops the run with one sentence."""
+"""An environment that cannot be had stops the run with one sentence."""
 
 import pytest
 
 
+@pytest.fixture
+def without_kind(monkeypatch):
+    """A PATH with no kind on it, whatever this machine has."""
+    monkeypatch.setenv("PATH", "/usr/bin:/bin")
+
+
 @pytest.mark.parametrize("processes", [[], ["-n2"]], ids=["alone", "xdist"])
-@pytest.mark.parametrize("name", ["kind", "existing"])
-def test_an_environment_that_is_not_there_yet_stops_the_run_and_names_those_that_are(
-    pytester, name, processes
+def test_a_cluster_that_cannot_be_made_stops_the_run_and_names_what_needs_none(
+    pytester, without_kind, processes
 ):
-    result = pytester.runpytest_subprocess(
-        "--pyargs", "pytest_istio_sidecar.suite", f"--istio-environment={name}", *processes
-    )
+    result = pytester.runpytest_subprocess("--pyargs", "pytest_istio_sidecar.suite", *processes)
     assert result.ret in (pytest.ExitCode.TESTS_FAILED, pytest.ExitCode.INTERRUPTED)
     result.stdout.fnmatch_lines(
-        [
-            f"*--istio-environment={name} is not there yet; use --istio-environment=embedded *",
-        ]
+        ["*there is no kind on the PATH: install kind, *; without a cluster: --istio-environment=embedded*"]
     )
     assert result.parseoutcomes().keys() <= {"error", "errors", "skipped"}
     assert result.parseoutcomes().get("error", result.parseoutcomes().get("errors")) <= 2
-
-
-def test_kind_is_the_default(pytester):
-    result = pytester.runpytest_subprocess("--pyargs", "pytest_istio_sidecar.suite")
-    result.stdout.fnmatch_lines(["*--istio-environment=kind is not there yet*"])
 
 
 def test_a_release_whose_rules_are_not_known_is_refused_by_name(pytester):

@@ -1,0 +1,75 @@
+"""From settings and overridable fixtures to the plan of an environment.
+
+Knows which setting goes where. Does not know how a plan is carried out.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pytest_istio_sidecar.environments.choices import EnvironmentName
+from pytest_istio_sidecar.errors import EnvironmentProblem
+
+if TYPE_CHECKING:
+    from pytest_istio_sidecar.environments.shared import Plan
+    from pytest_istio_sidecar.settings import Settings
+
+
+def plan_of(
+    settings: Settings,
+    *,
+    kind_config: Path | None = None,
+    install_options: Mapping[str, str] | None = None,
+    manifests: Sequence[Path] = (),
+) -> Plan:
+    """The plan that these settings ask for.
+
+    Args:
+        kind_config: kind's configuration; None: this package's.
+        install_options: more values for istioctl's `--set`, by key; options win over them.
+        manifests: YAML files of the application; none: this package's httpbin.
+    """
+    if settings.environment is EnvironmentName.FILE:
+        from pytest_istio_sidecar.environments.shared import FilePlan
+
+        return FilePlan(tables=settings.tables)
+    if settings.environment is EnvironmentName.EMBEDDED:
+        from pytest_istio_sidecar.environments.shared import EmbeddedPlan
+
+        return EmbeddedPlan(version=settings.version, timeout=settings.timeout)
+    if settings.environment is EnvironmentName.KIND:
+        from pytest_istio_sidecar.environments.kind import KindPlan
+
+        values = (*(f"{key}={value}" for key, value in (install_options or {}).items()), *settings.values)
+        return KindPlan(
+            cluster=settings.cluster or _cluster_name(settings),
+            version=settings.version,
+            image=settings.node_image,
+            config=kind_config,
+            kind=settings.kind,
+            kubectl=settings.kubectl,
+            istioctl=settings.istioctl,
+            images=settings.images,
+            values=values,
+            hub=settings.hub,
+            namespace=settings.namespace,
+            manifests=tuple(path.read_text(encoding="utf-8") for path in manifests),
+            injection=settings.injection,
+            reader=settings.reader,
+            reuse=settings.reuse,
+            timeout=settings.timeout,
+        )
+    raise EnvironmentProblem(
+        f"--istio-environment={settings.environment} is not there yet; use --istio-environment=embedded "
+        "(a pod on this machine) or --istio-environment=file (a listing)"
+    )
+
+
+def _cluster_name(settings: Settings) -> str:
+    """One for each run; one for each release where a kept one is to be found again."""
+    release = settings.version.replace(".", "-").replace("+", "-")
+    again = settings.reuse or settings.keep != "never"
+    return f"istio-sidecar-{release}" if again else f"istio-sidecar-{release}-{os.urandom(2).hex()}"
