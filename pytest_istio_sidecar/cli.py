@@ -291,9 +291,11 @@ def _check(options: argparse.Namespace) -> Status:
 
 
 def _clean(options: argparse.Namespace) -> Status:
+    from pytest_istio_sidecar.environments.kind import clean_clusters
     from pytest_istio_sidecar.environments.lease import clean_stale
+    from pytest_istio_sidecar.environments.undo import take_back_of_ended_runs
 
-    removed = clean_stale()
+    removed = [*clean_stale(), *clean_clusters(), *take_back_of_ended_runs()]
     if options.json:
         print(json.dumps({"removed": removed}))
     elif removed:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from pytest_istio_sidecar.environments.choices import EnvironmentName
 from pytest_istio_sidecar.errors import IstioSidecarError
 from pytest_istio_sidecar.settings import Settings
 from pytest_istio_sidecar.workers import Run, run_of, show_progress
@@ -20,6 +21,7 @@ from pytest_istio_sidecar.workers import Run, run_of, show_progress
 if TYPE_CHECKING:
     from pytest_istio_sidecar.checks.observation import Observation, RequestKind
     from pytest_istio_sidecar.environments.base import Environment, SidecarPod
+    from pytest_istio_sidecar.environments.existing import ExistingEnvironment
     from pytest_istio_sidecar.istio.listeners import Listener
     from pytest_istio_sidecar.netfilter.model import PodRules, Table
     from pytest_istio_sidecar.netfilter.packet import Packet
@@ -33,9 +35,15 @@ def istio_settings(pytestconfig: pytest.Config) -> Settings:
 
 
 @pytest.fixture(scope="session")
-def istio_version(istio_settings: Settings) -> str:
-    """The release of Istio whose rules are installed or expected, e.g. "1.8.3"."""
-    return istio_settings.version
+def istio_version(istio_settings: Settings, request: pytest.FixtureRequest) -> str:
+    """The release of Istio whose rules are installed or expected, e.g. "1.8.3".
+
+    In the existing environment the pod's own.
+    """
+    if istio_settings.environment is not EnvironmentName.EXISTING:
+        return istio_settings.version
+    environment: ExistingEnvironment = request.getfixturevalue("istio_environment")
+    return environment.istio_version or istio_settings.version
 
 
 @pytest.fixture(scope="session")

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pytest_istio_sidecar.environments.choices import EnvironmentName
-from pytest_istio_sidecar.errors import EnvironmentProblem
 
 if TYPE_CHECKING:
     from pytest_istio_sidecar.environments.shared import Plan
@@ -62,9 +61,18 @@ def plan_of(
             reuse=settings.reuse,
             timeout=settings.timeout,
         )
-    raise EnvironmentProblem(
-        f"--istio-environment={settings.environment} is not there yet; use --istio-environment=embedded "
-        "(a pod on this machine) or --istio-environment=file (a listing)"
+    from pytest_istio_sidecar.environments.existing import ExistingPlan
+
+    return ExistingPlan(
+        kubeconfig=settings.kubeconfig,
+        context=settings.context,
+        namespace=settings.namespace,
+        workloads=settings.workloads,
+        version=settings.version if settings.version_given else None,
+        reader=settings.reader,
+        traffic=settings.traffic,
+        make_privileged=settings.make_privileged,
+        timeout=settings.timeout,
     )
 
 

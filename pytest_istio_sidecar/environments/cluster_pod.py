@@ -15,6 +15,7 @@ from pytest_istio_sidecar.environments.base import NotServed, SidecarPod
 from pytest_istio_sidecar.environments.choices import ReaderName
 from pytest_istio_sidecar.environments.cluster_traffic import APPLICATION_ID, ClusterTraffic
 from pytest_istio_sidecar.environments.command import run_command
+from pytest_istio_sidecar.environments.debug_container import add_debug_container
 from pytest_istio_sidecar.environments.kubernetes_api import Json, KubernetesApi
 from pytest_istio_sidecar.environments.workload import SIDECAR, container_id, container_of, reread
 from pytest_istio_sidecar.errors import EnvironmentProblem
@@ -28,6 +29,8 @@ from pytest_istio_sidecar.readers.node import enter_pod
 from pytest_istio_sidecar.readers.tables import read_tables
 
 COMMAND_SECONDS = 30.0
+START_SECONDS = 120.0
+"""For an image that may have to be pulled."""
 
 
 class ClusterPod:
@@ -143,7 +146,12 @@ class ClusterPod:
         if self._wanted is ReaderName.NODE:
             return self._from_node()
         if self._wanted is ReaderName.DEBUG:
-            raise EnvironmentProblem("--istio-reader=debug is not there yet; use exec or node")
+            container = add_debug_container(self._api, self._pod, timeout=START_SECONDS)
+            where = f"{self.pod_name} (container {container})"
+            runner = become_root(self._exec(container), where=where, timeout=COMMAND_SECONDS)
+            return runner, f"debug (ephemeral container {container}, which stays in the pod's list)"
+        if self._wanted not in (ReaderName.AUTO, ReaderName.EXEC):
+            raise EnvironmentProblem(f"--istio-reader={self._wanted} reads no pod of a cluster")
         if container_of(self._pod) is None:
             raise EnvironmentProblem(f"{self.pod_name} has no container {SIDECAR}: no sidecar was injected")
         where = f"{self.pod_name} (container {SIDECAR})"

@@ -28,12 +28,11 @@ from pytest_istio_sidecar.environments.httpbin import (
 from pytest_istio_sidecar.environments.istioctl import find_istioctl, install
 from pytest_istio_sidecar.environments.kind_cluster import Cluster
 from pytest_istio_sidecar.environments.kubernetes_api import Json, KubernetesApi
-from pytest_istio_sidecar.environments.lease import Lease, leases
+from pytest_istio_sidecar.environments.lease import CLUSTER, Lease, leases
 from pytest_istio_sidecar.environments.progress import Progress
 from pytest_istio_sidecar.environments.workload import SIDECAR, Workload, is_ready
 from pytest_istio_sidecar.errors import EnvironmentProblem
 
-LEASE = "kind"
 _CLIENT = "istio-sidecar-client"
 _MERGING = (1, 9)
 """Since this release the webhook merges a user's container named istio-proxy (istio/istio#29374)."""
@@ -213,7 +212,7 @@ def clean_clusters() -> list[str]:
     """Delete the clusters of runs that have ended: kept ones, and what crashes left behind."""
     removed = []
     for lease in leases():
-        if lease.kind != LEASE or not lease.stale:
+        if lease.kind != CLUSTER or not lease.stale:
             continue
         try:
             told = json.loads((lease.directory / "cluster.json").read_text())
@@ -231,7 +230,7 @@ def clean_clusters() -> list[str]:
 
 def _cluster(plan: KindPlan, owner: int, state: Path, progress: Progress) -> Cluster:
     """The plan's cluster: a kept one where reuse is asked for, a new one elsewhere."""
-    lease = Lease.of(LEASE, owner, name=f"{LEASE}-{plan.cluster}")
+    lease = Lease.of(CLUSTER, owner, name=f"{CLUSTER}-{plan.cluster}")
     earlier = next((held for held in leases() if held.directory == lease.directory), None)
     if earlier is not None and not earlier.stale:
         raise EnvironmentProblem(

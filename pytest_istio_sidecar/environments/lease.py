@@ -21,6 +21,10 @@ from pytest_istio_sidecar.errors import EnvironmentProblem
 
 _UNFINISHED_SECONDS = 60.0
 
+CLUSTER, EDIT = "kind", "edit"
+"""Kinds of leases for what is not on this machine alone: a cluster, an edit in a cluster of the user's.
+Removing those takes time and is never done by the way: `istio-sidecar clean` does."""
+
 
 def leases_directory() -> Path:
     """The place of this user's leases, made when it is not there.
@@ -125,7 +129,7 @@ def clean_stale() -> list[str]:
                 unfinished.unlink()
                 removed.append(f"{unfinished} (a lease that was never finished)")
     for lease in leases():
-        if not lease.stale:
+        if not lease.stale or lease.kind in (CLUSTER, EDIT):
             continue
         supervisor = read_supervisor(lease.directory)
         if supervisor is not None:

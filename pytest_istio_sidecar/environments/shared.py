@@ -107,6 +107,10 @@ def take_down(state: Path, evidence: Path, *, keep_it: bool, progress: Progress)
         from pytest_istio_sidecar.environments.kind import stop_cluster
 
         return stop_cluster(state, keep=keep_it, progress=progress)
+    if name == "existing":
+        from pytest_istio_sidecar.environments.existing import put_back
+
+        return "\n".join(put_back(state)) or None
     from pytest_istio_sidecar.environments.embedded import EmbeddedEnvironment
 
     try:
