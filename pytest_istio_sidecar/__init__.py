@@ -34,6 +34,9 @@ if TYPE_CHECKING:
     from pytest_istio_sidecar.assertions import (
         assert_redirected as assert_redirected,
     )
+    from pytest_istio_sidecar.assertions import (
+        assert_rules_reach_listeners as assert_rules_reach_listeners,
+    )
     from pytest_istio_sidecar.checks.finding import Finding as Finding
     from pytest_istio_sidecar.checks.finding import Severity as Severity
     from pytest_istio_sidecar.checks.listeners import check_listener as check_listener
@@ -43,6 +46,7 @@ if TYPE_CHECKING:
     from pytest_istio_sidecar.checks.packets import (
         check_redirected as check_redirected,
     )
+    from pytest_istio_sidecar.checks.reach import check_rules_reach_listeners as check_rules_reach_listeners
     from pytest_istio_sidecar.checks.rules import (
         check_dead_rules as check_dead_rules,
     )
@@ -129,12 +133,14 @@ _HOMES = {
         "assert_intercepted",
         "assert_jump",
         "assert_listener",
+        "assert_rules_reach_listeners",
         "assert_not_intercepted",
         "assert_redirect_target",
         "assert_redirected",
     ),
     "checks.finding": ("Finding", "Severity"),
     "checks.listeners": ("check_listener",),
+    "checks.reach": ("check_rules_reach_listeners",),
     "checks.packets": ("check_bypasses", "check_redirected"),
     "checks.rules": (
         "check_dead_rules",

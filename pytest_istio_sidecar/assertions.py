@@ -12,6 +12,7 @@ from pytest_istio_sidecar.checks.finding import Finding, Kind, violations
 from pytest_istio_sidecar.checks.listeners import check_listener
 from pytest_istio_sidecar.checks.observation import Observation
 from pytest_istio_sidecar.checks.packets import check_bypasses, check_redirected
+from pytest_istio_sidecar.checks.reach import check_rules_reach_listeners
 from pytest_istio_sidecar.checks.rules import check_inbound_exclusions, check_jump, check_redirect_target
 from pytest_istio_sidecar.checks.traffic import check_intercepted, check_not_intercepted
 from pytest_istio_sidecar.errors import (
@@ -102,6 +103,18 @@ def assert_listener(listeners: Sequence[Listener], port: int, *, direction: str 
         ListenerMismatch: it does not.
     """
     _raise(check_listener(listeners, port, direction=direction))
+
+
+def assert_rules_reach_listeners(
+    rules: Rules, listeners: Sequence[Listener], *, host: Host | None = None
+) -> None:
+    """Assert that every TCP packet the rules capture comes to a listener of Envoy that can take it.
+
+    Raises:
+        ListenerMismatch: some packet does not.
+        Undecided: the rules do not show it.
+    """
+    _raise(check_rules_reach_listeners(rules, listeners, host=host))
 
 
 def assert_intercepted(observation: Observation, *, direction: str | None = None) -> None:

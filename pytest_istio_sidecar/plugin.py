@@ -61,6 +61,8 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     if needed and chosen.environment is EnvironmentName.FILE:
         what = "sends requests" if "needs_traffic" in needed else "reads Envoy's listeners"
         pytest.skip(f"{what}; the file environment has listings only")
+    if "needs_traffic" in needed and chosen.environment is EnvironmentName.EXISTING and not chosen.traffic:
+        pytest.skip("sends requests; on a cluster of yours --istio-traffic allows them")
     if versions:
         from packaging.specifiers import SpecifierSet
 

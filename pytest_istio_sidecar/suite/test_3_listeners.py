@@ -2,7 +2,7 @@
 
 import pytest
 
-from pytest_istio_sidecar import assert_listener
+from pytest_istio_sidecar import assert_listener, assert_rules_reach_listeners
 
 pytestmark = pytest.mark.needs_listeners
 
@@ -18,3 +18,7 @@ def test_envoy_listens_on_15001_for_outbound_traffic(envoy_listeners):
 @pytest.mark.parametrize("port", [15021, 15090], ids=["15021-readiness", "15090-envoy-metrics"])
 def test_envoy_serves_the_excluded_port_itself(envoy_listeners, port):
     assert_listener(envoy_listeners, port)
+
+
+def test_every_captured_packet_comes_to_a_listener_that_takes_it(pod_rules, envoy_listeners, sidecar_pod):
+    assert_rules_reach_listeners(pod_rules, envoy_listeners, host=sidecar_pod.host)

@@ -1,0 +1,122 @@
+"""Do the rules send traffic to where Envoy listens, and is every listener fed?
+
+Knows how the end of a packet's way compares with listeners. Does not know how either was
+read. Invariant: one finding for each way of missing a listener, shown by one packet.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Iterator, Sequence
+
+from pytest_istio_sidecar.checks.cause import cause_of
+from pytest_istio_sidecar.checks.finding import Finding, Kind, Severity
+from pytest_istio_sidecar.checks.packets import CAPTURED, assumptions, decided, describe, of_pod
+from pytest_istio_sidecar.istio.listeners import Direction, Listener
+from pytest_istio_sidecar.netfilter.classes import Rules, inbound_classes, outbound_classes, rulesets_of
+from pytest_istio_sidecar.netfilter.model import Family
+from pytest_istio_sidecar.netfilter.packet import Endpoint, Fate, Host
+from pytest_istio_sidecar.netfilter.trace import Trace
+
+_FAMILIES: tuple[Family, ...] = (4, 6)
+
+
+def check_rules_reach_listeners(
+    rules: Rules, listeners: Sequence[Listener], *, host: Host | None = None
+) -> list[Finding]:
+    """Whether every TCP packet that the rules capture comes to a listener of Envoy that can take it.
+
+    A listener can take a packet when it is bound to its port, to an address it reaches, for its
+    direction; what TPROXY hands over also needs a transparent socket (ip(7), IP_TRANSPARENT).
+    What the application sends to its own pod by way of Envoy is inbound traffic.
+
+    Returns:
+        Violations; and a notice for each capturing listener that no rule feeds.
+
+    Raises:
+        Undecided: the rules do not show what becomes of some packet.
+    """
+    host = host or Host()
+    findings: dict[str, Finding] = {}
+    fed: set[int] = set()
+    for way in _captured(rules, host):
+        fed.add(way.destination.port or 0)
+        problem = _problem(way, listeners, host)
+        if problem is not None and problem not in findings:
+            findings[problem] = Finding(
+                kind=Kind.LISTENER,
+                summary=f"{describe(way.packet)} is sent to {way.destination}, "
+                f"where {problem}{of_pod(rules)}",
+                wanted=f"a listener of Envoy for {_direction(way, host)} traffic at {way.destination}",
+                got=_bound(listeners),
+                trace=way,
+                cause=cause_of(way, rules),
+                assumptions=assumptions(rules, way.packet.family),
+            )
+    return [*findings.values(), *_unfed(listeners, fed, rules)]
+
+
+def _captured(rules: Rules, host: Host) -> Iterator[Trace]:
+    """The way of one packet of each class that is captured."""
+    for family in _FAMILIES:
+        if not any(any(ruleset.rules()) for ruleset in rulesets_of(rules, family)):
+            continue
+        for classes in (inbound_classes, outbound_classes):
+            for held in classes(rules, host=host, family=family):
+                way = decided(rules, held.sample, host)
+                if way.fate in CAPTURED:
+                    yield way
+
+
+def _problem(way: Trace, listeners: Sequence[Listener], host: Host) -> str | None:
+    """Why no listener takes the packet, as the end of a sentence; None: one does."""
+    here = [listener for listener in listeners if _is_bound(listener, way.destination)]
+    if not here:
+        same_port = [held for held in listeners if held.port == way.destination.port]
+        if same_port:
+            where = Endpoint(same_port[0].address, same_port[0].port)
+            return f"Envoy does not listen: it is bound to {where} only"
+        return "Envoy does not listen"
+    direction = _direction(way, host)
+    if all(listener.direction not in (direction, None) for listener in here):
+        return f"Envoy listens for {here[0].direction} traffic, and this is {direction}"
+    if way.fate is Fate.TPROXIED and all(listener.transparent is False for listener in here):
+        return "Envoy's listener takes no packet for another address: its socket is not transparent"
+    if way.fate is not Fate.TPROXIED and all(listener.original_destination is False for listener in here):
+        return "Envoy's listener does not ask where the connection was going"
+    return None
+
+
+def _direction(way: Trace, host: Host) -> Direction:
+    destination = ipaddress.ip_address(way.packet.destination)
+    inwards = way.packet.hook == "PREROUTING" or host.is_local(destination)
+    return "inbound" if inwards else "outbound"
+
+
+def _is_bound(listener: Listener, destination: Endpoint) -> bool:
+    return any(
+        held.port == destination.port
+        and (
+            held.address == destination.address
+            or (held.address.is_unspecified and held.address.version == destination.address.version)
+            # A socket on :: takes IPv4 too, as Envoy makes it for dual stack (ipv6(7), IPV6_V6ONLY).
+            or (held.address.is_unspecified and held.address.version == 6)
+        )
+        for held in listener.endpoints
+    )
+
+
+def _unfed(listeners: Sequence[Listener], fed: set[int], rules: Rules) -> Iterator[Finding]:
+    for listener in listeners:
+        if listener.original_destination and listener.direction is not None and listener.port not in fed:
+            yield Finding(
+                severity=Severity.NOTICE,
+                kind=Kind.LISTENER,
+                summary=f"no rule sends traffic to Envoy's {listener.direction} listener "
+                f"on :{listener.port}{of_pod(rules)}",
+            )
+
+
+def _bound(listeners: Sequence[Listener]) -> str:
+    places = [f"{Endpoint(held.address, held.port)} {held.direction or ''}".rstrip() for held in listeners]
+    return ", ".join(places) or "no listener at all"
