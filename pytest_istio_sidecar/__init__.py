@@ -37,6 +37,9 @@ if TYPE_CHECKING:
     from pytest_istio_sidecar.assertions import (
         assert_rules_reach_listeners as assert_rules_reach_listeners,
     )
+    from pytest_istio_sidecar.assertions import (
+        assert_same_rules as assert_same_rules,
+    )
     from pytest_istio_sidecar.checks.finding import Finding as Finding
     from pytest_istio_sidecar.checks.finding import Severity as Severity
     from pytest_istio_sidecar.checks.listeners import check_listener as check_listener
@@ -47,6 +50,7 @@ if TYPE_CHECKING:
         check_redirected as check_redirected,
     )
     from pytest_istio_sidecar.checks.reach import check_rules_reach_listeners as check_rules_reach_listeners
+    from pytest_istio_sidecar.checks.replicas import check_replicas as check_replicas
     from pytest_istio_sidecar.checks.rules import (
         check_dead_rules as check_dead_rules,
     )
@@ -134,6 +138,7 @@ _HOMES = {
         "assert_jump",
         "assert_listener",
         "assert_rules_reach_listeners",
+        "assert_same_rules",
         "assert_not_intercepted",
         "assert_redirect_target",
         "assert_redirected",
@@ -141,6 +146,7 @@ _HOMES = {
     "checks.finding": ("Finding", "Severity"),
     "checks.listeners": ("check_listener",),
     "checks.reach": ("check_rules_reach_listeners",),
+    "checks.replicas": ("check_replicas",),
     "checks.packets": ("check_bypasses", "check_redirected"),
     "checks.rules": (
         "check_dead_rules",

@@ -6,13 +6,14 @@ Knows which exception a finding becomes. Does not know how a verdict is reached
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from pytest_istio_sidecar.checks.finding import Finding, Kind, violations
 from pytest_istio_sidecar.checks.listeners import check_listener
 from pytest_istio_sidecar.checks.observation import Observation
 from pytest_istio_sidecar.checks.packets import check_bypasses, check_redirected
 from pytest_istio_sidecar.checks.reach import check_rules_reach_listeners
+from pytest_istio_sidecar.checks.replicas import check_replicas
 from pytest_istio_sidecar.checks.rules import check_inbound_exclusions, check_jump, check_redirect_target
 from pytest_istio_sidecar.checks.traffic import check_intercepted, check_not_intercepted
 from pytest_istio_sidecar.errors import (
@@ -25,7 +26,7 @@ from pytest_istio_sidecar.errors import (
 )
 from pytest_istio_sidecar.istio.listeners import Listener
 from pytest_istio_sidecar.netfilter.classes import Rules
-from pytest_istio_sidecar.netfilter.model import Family, Table
+from pytest_istio_sidecar.netfilter.model import Family, PodRules, Table
 from pytest_istio_sidecar.netfilter.packet import Host, Packet
 from pytest_istio_sidecar.reports.message import render_findings
 
@@ -115,6 +116,15 @@ def assert_rules_reach_listeners(
         Undecided: the rules do not show it.
     """
     _raise(check_rules_reach_listeners(rules, listeners, host=host))
+
+
+def assert_same_rules(rules: PodRules, others: Mapping[str, PodRules]) -> None:
+    """Assert that other replicas, by name, have the rules of this pod.
+
+    Raises:
+        RuleSetMismatch: one has not.
+    """
+    _raise(check_replicas(rules, others))
 
 
 def assert_intercepted(observation: Observation, *, direction: str | None = None) -> None:

@@ -7,7 +7,7 @@ and nothing heavy imported, until one of them is asked for.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -90,11 +90,12 @@ def istio_environment(
         # Whoever comes second waits for all the steps of the first.
         with run.exclusive(istio_settings.timeout * 6):
             environment = bring_up(plan, state=run.state, owner=run.owner, progress=Progress(run.progress))
+            facts = dict(environment.describe())
     except IstioSidecarError as problem:
         # Without an environment every test would end in this same error: stop at the first.
         request.session.shouldfail = str(problem).splitlines()[0]
         raise
-    run.record("environment", facts=dict(environment.describe()))
+    run.record("environment", facts=facts)
     return environment
 
 
@@ -122,6 +123,12 @@ def pod_rules(
     run = run_of(pytestconfig)
     run.record("capture", lines=describe_capture(rules, istio_environment.pod().host))
     return rules
+
+
+@pytest.fixture(scope="session")
+def replica_rules(istio_environment: Environment) -> Mapping[str, PodRules]:
+    """The rules of the other replicas of the workload, by pod; empty where there is one pod."""
+    return istio_environment.read_replicas()
 
 
 @pytest.fixture(scope="session")

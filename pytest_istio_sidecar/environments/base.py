@@ -57,6 +57,14 @@ class Environment(Protocol):
         """
         ...
 
+    def read_replicas(self) -> Mapping[str, PodRules]:
+        """The rules of the other pods of the workload, by pod; none where there is one pod.
+
+        Raises:
+            EnvironmentProblem: one of them could not be read.
+        """
+        ...
+
     def read_listeners(self) -> tuple[Listener, ...]:
         """Read Envoy's listeners.
 

@@ -94,6 +94,10 @@ class ClusterPod:
         reread(self._api, self._pod)
         return reading.rules
 
+    def read_replicas(self) -> Mapping[str, PodRules]:
+        """None: there is one pod."""
+        return {}
+
     def read_listeners(self) -> tuple[Listener, ...]:
         """What Envoy listens on, asked through the sidecar's container."""
         if self._listeners is None:

@@ -160,6 +160,10 @@ class EmbeddedEnvironment:
         self._keep(reading.commands)
         return reading.rules
 
+    def read_replicas(self) -> Mapping[str, PodRules]:
+        """None: there is one pod."""
+        return {}
+
     def read_listeners(self) -> tuple[Listener, ...]:
         """What Envoy listens on, from its admin port."""
         ask = ask_with_python(self._runner, sys.executable, timeout=COMMAND_SECONDS)

@@ -146,8 +146,8 @@ class ExistingEnvironment(ClusterPod):
     def stop(self) -> None:
         """Nothing: what was changed is `put_back`'s, by whoever owns the run."""
 
-    def replicas(self) -> Mapping[str, PodRules]:
-        """The rules of the other replicas, by pod."""
+    def read_replicas(self) -> Mapping[str, PodRules]:
+        """The rules of the other replicas."""
         return {other.pod_name: other.read_rules() for other in self._others}
 
 

@@ -45,6 +45,10 @@ class FileEnvironment:
         """The listings' rules."""
         return self.rules
 
+    def read_replicas(self) -> Mapping[str, PodRules]:
+        """None: there is one pod."""
+        return {}
+
     def read_listeners(self) -> NoReturn:
         """Refuse: raises NotServed."""
         raise NotServed("the file environment has listings only, no Envoy to ask for its listeners")

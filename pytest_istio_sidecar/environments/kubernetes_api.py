@@ -169,7 +169,8 @@ class KubernetesApi:
             except config.ConfigException as problem:
                 named = f"context {self.context} of " if self.context else ""
                 raise EnvironmentProblem(
-                    f"{named}{file or 'the kubeconfig file'} cannot be used: {problem}"
+                    f"{named}{file or 'the kubeconfig file'} cannot be used: {problem}\n\n"
+                    "  fix      name one: --istio-kubeconfig, or KUBECONFIG in the environment"
                 ) from None
             self._local.client = client
         return client

@@ -45,7 +45,7 @@ class Workload:
         if "=" in text or " in " in text:
             return cls(namespace=namespace, kind="selector", name=text)
         kind, slash, name = text.partition("/")
-        kind = _SHORT.get(kind.rstrip("s"), kind.rstrip("s")) if slash else "deployment"
+        kind = _SHORT.get(kind, kind if kind in _KINDS else kind.removesuffix("s")) if slash else "deployment"
         if kind not in _KINDS or not (name or kind):
             known = ", ".join(_KINDS)
             raise UsageProblem(

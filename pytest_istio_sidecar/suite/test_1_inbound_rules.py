@@ -8,6 +8,7 @@ from pytest_istio_sidecar import (
     assert_jump,
     assert_redirect_target,
     assert_redirected,
+    assert_same_rules,
 )
 
 EXCLUDED = {
@@ -38,3 +39,7 @@ def test_everything_else_goes_to_15006(pod_rules, to_pod, sidecar_pod):
 
 def test_istio_in_redirect_redirects_to_15006(iptables_nat, sidecar_pod):
     assert_redirect_target(iptables_nat, "ISTIO_IN_REDIRECT", 15006, host=sidecar_pod.host)
+
+
+def test_every_replica_has_the_same_rules(pod_rules, replica_rules):
+    assert_same_rules(pod_rules, replica_rules)
