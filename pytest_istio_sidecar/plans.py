@@ -41,12 +41,13 @@ def plan_of(
         return EmbeddedPlan(version=settings.version, timeout=settings.timeout)
     if settings.environment is EnvironmentName.KIND:
         from pytest_istio_sidecar.environments.kind import KindPlan
+        from pytest_istio_sidecar.istio.versions import cluster_pair
 
         values = (*(f"{key}={value}" for key, value in (install_options or {}).items()), *settings.values)
         return KindPlan(
             cluster=settings.cluster or _cluster_name(settings),
             version=settings.version,
-            image=settings.node_image,
+            image=settings.node_image or cluster_pair(settings.version).node_image,
             config=kind_config,
             kind=settings.kind,
             kubectl=settings.kubectl,

@@ -1,0 +1,109 @@
+"""Releases of Istio, and the clusters they are proven on: versions.toml, read.
+
+Knows how a release is looked up there, also one that is not in it. Does not know what a
+release's rules are. Invariant: a version is compared as numbers, never as text.
+"""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+from typing import Any
+
+from pytest_istio_sidecar.errors import UsageProblem
+
+Number = tuple[int, int, int]
+_RELEASE = re.compile(r"(\d+)\.(\d+)(?:\.(\d+))?((?:[-+][\w.-]+)?)")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClusterPair:
+    """A cluster that suits a release of Istio.
+
+    Attributes:
+        istio: the release it is proven with.
+        kubernetes, kind: releases that belong together.
+        node_image: of the nodes, by digest.
+        proves: what this pair is there for.
+        legacy: whether the release writes its rules through iptables-legacy, whose kernel
+            modules a host may have to load first.
+    """
+
+    istio: str
+    kubernetes: str
+    kind: str
+    node_image: str
+    proves: str
+    legacy: bool
+
+
+def number_of(version: str) -> Number:
+    """A release as numbers, whatever suffix it has: "1.20.8-distroless" is (1, 20, 8).
+
+    Raises:
+        UsageProblem: it is none.
+    """
+    found = _RELEASE.fullmatch(version)
+    if found is None:
+        raise UsageProblem(f"{version!r} is not a release of Istio; write it as 1.8.3")
+    return int(found[1]), int(found[2]), int(found[3] or 0)
+
+
+@cache
+def known_versions() -> tuple[str, ...]:
+    """Every release in versions.toml, oldest first."""
+    return tuple(
+        f"{minor}.{patch}" for minor, patches in _read()["releases"].items() for patch in _expand(patches)
+    )
+
+
+@cache
+def clusters() -> tuple[ClusterPair, ...]:
+    """Every cluster of CI, oldest release first."""
+    return tuple(
+        ClusterPair(
+            istio=held["istio"],
+            kubernetes=held["kubernetes"],
+            kind=held["kind"],
+            node_image=f"kindest/node:v{held['kubernetes']}@sha256:{held['digest']}",
+            proves=held["proves"],
+            legacy=held["legacy"],
+        )
+        for held in _read()["cluster"]
+    )
+
+
+def cluster_pair(istio_version: str) -> ClusterPair:
+    """The cluster for a release: that of the newest release in versions.toml which is not newer.
+
+    Raises:
+        UsageProblem: it is no release.
+    """
+    number = number_of(istio_version)
+    older = [pair for pair in clusters() if number_of(pair.istio) <= number]
+    return older[-1] if older else clusters()[0]
+
+
+def checksum(file_name: str) -> str | None:
+    """SHA-256 of a file of some release, in hexadecimal; None where no source gave it."""
+    checksums: Mapping[str, str] = _read().get("checksums", {})
+    return checksums.get(file_name)
+
+
+def _expand(patches: str) -> Iterator[str]:
+    for part in patches.split(", "):
+        span = re.fullmatch(r"(\d+)-(\d+)", part)
+        if span is None:
+            yield part
+        else:
+            yield from map(str, range(int(span[1]), int(span[2]) + 1))
+
+
+@cache
+def _read() -> dict[str, Any]:
+    text = (files("pytest_istio_sidecar.istio") / "versions.toml").read_text(encoding="utf-8")
+    return tomllib.loads(text)
