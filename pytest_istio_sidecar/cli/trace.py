@@ -1,8 +1,7 @@
-"""`istio-sidecar`: the same analysis without pytest.
+"""`istio-sidecar trace`: what becomes of packets in listings.
 
-Knows arguments, exit statuses and where output goes. Does not know how
-anything is decided. Invariant: one JSON document on standard output with
-`--json` (one line a packet for `trace --packets`), messages on standard error.
+Knows how packets and hosts are written on the command line. Does not know how a way is
+found or worded. Invariant: with `--packets` one line of JSON a packet, in their order.
 """
 
 from __future__ import annotations
@@ -12,67 +11,26 @@ import ipaddress
 import json
 import sys
 from collections.abc import Iterator, Sequence
-from enum import IntEnum
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pytest_istio_sidecar.errors import IstioSidecarError, ParseError, UsageProblem
+from pytest_istio_sidecar.cli.command import Commands, Status
+from pytest_istio_sidecar.errors import UsageProblem
 
 if TYPE_CHECKING:
-    import pytest
-
     from pytest_istio_sidecar.netfilter.model import PodRules
     from pytest_istio_sidecar.netfilter.packet import Host, Packet
     from pytest_istio_sidecar.netfilter.trace import Trace
 
 
-class Status(IntEnum):
-    """Exit statuses."""
-
-    HOLDS = 0
-    AGAINST = 1
-    UNUSABLE = 2
-    UNDECIDED = 3
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; returns its exit status."""
-    parser = _parser()
-    options, others = parser.parse_known_args(arguments)
-    if others and options.command is not _check:
-        parser.error(f"unknown arguments: {' '.join(others)}")
-    options.others = others
-    try:
-        return int(options.command(options))
-    except (UsageProblem, ParseError) as problem:
-        print(f"istio-sidecar: {problem}", file=sys.stderr)
-        return Status.UNUSABLE
-    except IstioSidecarError as problem:
-        print(f"istio-sidecar: {problem}", file=sys.stderr)
-        return Status.UNDECIDED
-    except BrokenPipeError:
-        return Status.UNDECIDED
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="istio-sidecar",
-        description="What becomes of a pod's traffic: through the Istio sidecar, or past it.",
-    )
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    _add_trace(commands)
-    _add_check(commands)
-    _add_clean(commands)
-    return parser
-
-
-def _add_trace(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+def add(commands: Commands) -> None:
+    """Register the command."""
     trace = commands.add_parser(
         "trace",
         help="follow a packet through listings",
         description="Follow the first packet of a connection through iptables listings, as the kernel would.",
     )
-    trace.set_defaults(command=_trace)
+    trace.set_defaults(command=run)
     trace.add_argument(
         "rules",
         nargs="+",
@@ -103,27 +61,7 @@ def _add_trace(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     trace.add_argument("--json", action="store_true", help="one JSON document on standard output")
 
 
-def _add_check(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    check = commands.add_parser(
-        "check",
-        help="run the shipped suite",
-        description="Run the shipped suite; other arguments go to pytest.",
-    )
-    check.set_defaults(command=_check)
-    check.add_argument("--environment", metavar="E", help="kind, existing, embedded or file")
-
-
-def _add_clean(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    clean = commands.add_parser(
-        "clean",
-        help="remove what crashed runs left behind",
-        description="Remove what runs left that ended without cleaning up. Running ones are left alone.",
-    )
-    clean.set_defaults(command=_clean)
-    clean.add_argument("--json", action="store_true", help="one JSON document on standard output")
-
-
-def _trace(options: argparse.Namespace) -> Status:
+def run(options: argparse.Namespace) -> Status:
     from pytest_istio_sidecar.environments.file import read_listings
     from pytest_istio_sidecar.netfilter.packet import Fate
     from pytest_istio_sidecar.netfilter.trace import trace
@@ -261,45 +199,3 @@ def _as_json(way: Trace) -> dict[str, object]:
         ],
         "reasons": list(way.reasons),
     }
-
-
-class _Outcomes:
-    """A pytest plugin that tells a verdict against from no verdict; pytest's exit status does not."""
-
-    def __init__(self) -> None:
-        self.failed = self.errors = 0
-
-    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        if report.failed:
-            self.failed += report.when == "call"
-            self.errors += report.when != "call"
-
-
-def _check(options: argparse.Namespace) -> Status:
-    import pytest
-
-    chosen = [f"--istio-environment={options.environment}"] if options.environment else []
-    outcomes = _Outcomes()
-    code = pytest.main(["--pyargs", "pytest_istio_sidecar.suite", *chosen, *options.others], [outcomes])
-    if code == pytest.ExitCode.USAGE_ERROR:
-        return Status.UNUSABLE
-    if outcomes.failed:
-        return Status.AGAINST
-    if outcomes.errors or code != pytest.ExitCode.OK:
-        return Status.UNDECIDED
-    return Status.HOLDS
-
-
-def _clean(options: argparse.Namespace) -> Status:
-    from pytest_istio_sidecar.environments.kind import clean_clusters
-    from pytest_istio_sidecar.environments.lease import clean_stale
-    from pytest_istio_sidecar.environments.undo import take_back_of_ended_runs
-
-    removed = [*clean_stale(), *clean_clusters(), *take_back_of_ended_runs()]
-    if options.json:
-        print(json.dumps({"removed": removed}))
-    elif removed:
-        print("\n".join(f"removed {what}" for what in removed))
-    else:
-        print("nothing was left behind", file=sys.stderr)
-    return Status.HOLDS

@@ -1,0 +1,48 @@
+"""`istio-sidecar`: the same analysis without pytest.
+
+Knows the commands and exit statuses. Each command is a module of its own, with `add` and
+`run`. Invariant: one JSON document on standard output with `--json` (one line a packet for
+`trace --packets`), messages on standard error.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from pytest_istio_sidecar.cli import check, clean, doctor, matrix, read, trace
+from pytest_istio_sidecar.cli.command import Status
+from pytest_istio_sidecar.errors import IstioSidecarError, ParseError, UsageProblem
+
+_COMMANDS = (trace, check, read, doctor, matrix, clean)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns its exit status."""
+    parser = _parser()
+    options, others = parser.parse_known_args(arguments)
+    if others and options.command is not check.run:
+        parser.error(f"unknown arguments: {' '.join(others)}")
+    options.others = others
+    try:
+        return int(options.command(options))
+    except (UsageProblem, ParseError) as problem:
+        print(f"istio-sidecar: {problem}", file=sys.stderr)
+        return Status.UNUSABLE
+    except IstioSidecarError as problem:
+        print(f"istio-sidecar: {problem}", file=sys.stderr)
+        return Status.UNDECIDED
+    except BrokenPipeError:
+        return Status.UNDECIDED
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="istio-sidecar",
+        description="What becomes of a pod's traffic: through the Istio sidecar, or past it.",
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    for command in _COMMANDS:
+        command.add(commands)
+    return parser

@@ -1,0 +1,53 @@
+"""`istio-sidecar check`: the shipped suite.
+
+Knows how pytest's outcomes become an exit status. Does not know what is tested.
+"""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING
+
+from pytest_istio_sidecar.cli.command import Commands, Status
+
+if TYPE_CHECKING:
+    import pytest
+
+
+def add(commands: Commands) -> None:
+    """Register the command."""
+    check = commands.add_parser(
+        "check",
+        help="run the shipped suite",
+        description="Run the shipped suite; other arguments go to pytest.",
+    )
+    check.set_defaults(command=run)
+    check.add_argument("--environment", metavar="E", help="kind, existing, embedded or file")
+
+
+class _Outcomes:
+    """A pytest plugin that tells a verdict against from no verdict; pytest's exit status does not."""
+
+    def __init__(self) -> None:
+        self.failed = self.errors = 0
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if report.failed:
+            self.failed += report.when == "call"
+            self.errors += report.when != "call"
+
+
+def run(options: argparse.Namespace) -> Status:
+    """Run the suite; what is not ours goes to pytest."""
+    import pytest
+
+    chosen = [f"--istio-environment={options.environment}"] if options.environment else []
+    outcomes = _Outcomes()
+    code = pytest.main(["--pyargs", "pytest_istio_sidecar.suite", *chosen, *options.others], [outcomes])
+    if code == pytest.ExitCode.USAGE_ERROR:
+        return Status.UNUSABLE
+    if outcomes.failed:
+        return Status.AGAINST
+    if outcomes.errors or code != pytest.ExitCode.OK:
+        return Status.UNDECIDED
+    return Status.HOLDS

@@ -1,0 +1,37 @@
+"""`istio-sidecar clean`: what runs left behind that ended without cleaning up."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+
+from pytest_istio_sidecar.cli.command import Commands, Status, add_command
+
+
+def add(commands: Commands) -> None:
+    """Register the command."""
+    add_command(
+        commands,
+        "clean",
+        run,
+        help="remove what crashed runs left behind",
+        description="Remove what runs left that ended without cleaning up: pods, clusters (kept ones too), "
+        "edits of your workloads. Running ones are left alone.",
+    )
+
+
+def run(options: argparse.Namespace) -> Status:
+    """Remove it, and say what."""
+    from pytest_istio_sidecar.environments.kind import clean_clusters
+    from pytest_istio_sidecar.environments.lease import clean_stale
+    from pytest_istio_sidecar.environments.undo import take_back_of_ended_runs
+
+    removed = [*clean_stale(), *clean_clusters(), *take_back_of_ended_runs()]
+    if options.json:
+        print(json.dumps({"removed": removed}))
+    elif removed:
+        print("\n".join(f"removed {what}" for what in removed))
+    else:
+        print("nothing was left behind", file=sys.stderr)
+    return Status.HOLDS

@@ -1,0 +1,35 @@
+"""What the commands have in common: exit statuses, and how one is registered."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from enum import IntEnum
+from typing import TypeAlias
+
+Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"  # noqa: SLF001
+"""What `add_subparsers` returns, which has no public name."""
+
+
+class Status(IntEnum):
+    """Exit statuses."""
+
+    HOLDS = 0
+    AGAINST = 1
+    UNUSABLE = 2
+    UNDECIDED = 3
+
+
+def add_command(
+    commands: Commands,
+    name: str,
+    run: Callable[[argparse.Namespace], Status],
+    *,
+    help: str,  # noqa: A002 - as argparse has it
+    description: str,
+) -> argparse.ArgumentParser:
+    """Register a command that prints JSON when asked to."""
+    parser = commands.add_parser(name, help=help, description=description)
+    parser.set_defaults(command=run)
+    parser.add_argument("--json", action="store_true", help="one JSON document on standard output")
+    return parser

@@ -1,0 +1,81 @@
+"""`istio-sidecar read`: everything a pod's rules can be judged by, in a folder.
+
+Knows what is written where. Does not know how it is read.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import tempfile
+from pathlib import Path
+
+from pytest_istio_sidecar.cli.command import Commands, Status, add_command
+
+
+def add(commands: Commands) -> None:
+    """Register the command."""
+    parser = add_command(
+        commands,
+        "read",
+        run,
+        help="read a pod's tables and listeners into a folder",
+        description="Read every table of both families and back ends, and Envoy's listeners, from a pod of "
+        "your cluster. Nothing is changed.",
+    )
+    parser.add_argument("workload", nargs="?", default="deployment/httpbin", help="KIND/NAME or LABEL=VALUE")
+    parser.add_argument("--namespace", default="default")
+    parser.add_argument("--context", help="of the kubeconfig file (default: the current one)")
+    parser.add_argument("--kubeconfig", type=Path, help="default: KUBECONFIG, ~/.kube/config")
+    parser.add_argument("--reader", default="auto", choices=("auto", "exec", "node", "debug"))
+    parser.add_argument("--into", type=Path, default=Path("istio-sidecar-read"), metavar="FOLDER")
+
+
+def run(options: argparse.Namespace) -> Status:
+    """Read, write, and say where."""
+    from pytest_istio_sidecar.environments.choices import ReaderName
+    from pytest_istio_sidecar.environments.existing import ExistingPlan
+    from pytest_istio_sidecar.environments.progress import Progress
+    from pytest_istio_sidecar.environments.shared import keep
+
+    plan = ExistingPlan(
+        kubeconfig=options.kubeconfig,
+        context=options.context,
+        namespace=options.namespace,
+        workloads=(options.workload,),
+        version=None,
+        reader=ReaderName(options.reader),
+        traffic=False,
+        make_privileged=False,
+        timeout=60.0,
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        environment = plan.start(state=Path(folder, "state.json"), owner=os.getpid(), progress=Progress())
+    rules = environment.read_rules()
+    listeners = environment.read_listeners()
+    options.into.mkdir(parents=True, exist_ok=True)
+    facts = dict(environment.describe())
+    (options.into / "environment.json").write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+    keep(environment, options.into)
+    if options.json:
+        written = {
+            **facts,
+            "folder": str(options.into),
+            "files": sorted(path.name for path in options.into.iterdir()),
+            "rules": {
+                f"{ruleset.backend} IPv{ruleset.family}": sum(1 for _ in ruleset.rules())
+                for ruleset in rules.rulesets
+            },
+            "listeners": [f"{listener.address}:{listener.port}" for listener in listeners],
+            "notes": list(rules.notes),
+        }
+        print(json.dumps(written))
+        return Status.HOLDS
+    for label, text in facts.items():
+        print(f"{label:<12}{text}")
+    print(f"{'written':<12}{options.into}")
+    for note in rules.notes:
+        print(f"{'note':<12}{note}", file=sys.stderr)
+    return Status.HOLDS
