@@ -34,6 +34,7 @@ from pytest_istio_sidecar.environments.workload import SIDECAR, Workload, is_rea
 from pytest_istio_sidecar.errors import EnvironmentProblem
 
 _CLIENT = "istio-sidecar-client"
+_LATE_NODE_SECONDS = 15.0
 _MERGING = (1, 9)
 """Since this release the webhook merges a user's container named istio-proxy (istio/istio#29374)."""
 
@@ -129,7 +130,6 @@ class KindEnvironment(ClusterPod):
             def apply(text: str) -> object:
                 return cluster.kubectl_run(["apply", "-n", plan.namespace, "-f", "-"], text=text)
 
-            apply(_manifest("client.yaml"))
             deploy(
                 api,
                 istioctl,
@@ -139,6 +139,8 @@ class KindEnvironment(ClusterPod):
                 apply=apply,
                 timeout=plan.timeout,
             )
+            # After the application: until the webhook answers, it refuses every pod of a labelled namespace.
+            apply(_manifest("client.yaml"))
             wait_until_settled(api, workload, timeout=plan.timeout)
         with progress.phase(f"making {SIDECAR} of {workload} privileged"):
             if plan.injection is Injection.KUBE_INJECT or _merges(plan.version):
@@ -203,9 +205,21 @@ def stop_cluster(state: Path, *, keep: bool, progress: Progress) -> str | None:
             f"delete it: istio-sidecar clean, or {cluster.kind} delete cluster --name={cluster.name}"
         )
     with progress.phase(f"deleting the kind cluster {cluster.name}"):
+        if told.get("interrupted"):
+            _wait_for_late_node(cluster)
         cluster.delete()
     _lease_of(directory).release()
     return None
+
+
+def _wait_for_late_node(cluster: Cluster) -> None:
+    """Wait until the engine lists the node that an interrupted kind asked for, or a while.
+
+    The engine goes on making a container whose asker has ended, and lists it only then.
+    """
+    deadline = time.monotonic() + _LATE_NODE_SECONDS
+    while not cluster.exists() and time.monotonic() < deadline:
+        time.sleep(0.5)
 
 
 def clean_clusters() -> list[str]:
@@ -275,10 +289,14 @@ def _cluster(plan: KindPlan, owner: int, state: Path, progress: Progress) -> Clu
             return cluster.adopt()
     image = f" from {plan.image}" if plan.image else ""
     with progress.phase(f"creating the kind cluster {plan.cluster}{image}"):
-        if plan.config is not None:
-            return cluster.create(plan.config)
-        with as_file(files("pytest_istio_sidecar") / "kind-config.yaml") as config:
-            return cluster.create(config)
+        try:
+            if plan.config is not None:
+                return cluster.create(plan.config)
+            with as_file(files("pytest_istio_sidecar") / "kind-config.yaml") as config:
+                return cluster.create(config)
+        except KeyboardInterrupt:
+            _write(state, _read(state) | {"interrupted": True})
+            raise
 
 
 def _was_made_here(directory: Path) -> bool:
