@@ -7,13 +7,15 @@ it these tests skip, and for no other reason. Nothing outside `tests/cluster` kn
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
+import uuid
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
-from ground import CHECKOUT, DOUBLE, HTTPBIN, KUBERNETES, Cluster, Testbed, kind_cluster
+from ground import CHECKOUT, DOUBLE, HTTPBIN, KUBERNETES, Cluster, Lab, Testbed, kind_cluster
 
 
 @pytest.fixture(scope="session")
@@ -85,3 +87,46 @@ def cluster(testbed: Testbed, tmp_path_factory: pytest.TempPathFactory) -> Itera
     with kind_cluster(testbed, tmp_path_factory.mktemp("cluster")) as made:
         made.load([HTTPBIN])
         yield made
+
+
+PRODUCTION = """apiVersion: v1
+kind: Config
+current-context: production
+clusters: [{name: production, cluster: {server: "http://127.0.0.1:PORT"}}]
+contexts: [{name: production, context: {cluster: production, user: somebody}}]
+users: [{name: somebody, user: {token: not-a-token}}]
+"""
+
+
+@pytest.fixture
+def lab(
+    testbed: Testbed,
+    istio_images: Callable[[str], tuple[str, ...]],
+    istioctl: Callable[..., Path],
+    tmp_path: Path,
+) -> Iterator[Callable[..., Lab]]:
+    """Makes labs; whatever their runs leave, their clusters go, and production was never asked anything."""
+    made: list[Lab] = []
+    with socket.create_server(("127.0.0.1", 0)) as production:
+        told = PRODUCTION.replace("PORT", str(production.getsockname()[1]))
+
+        def make(version: str = "1.8.3", fault: str = "", delay: float = 4) -> Lab:
+            directory = tmp_path / f"lab-{len(made)}"
+            (directory / "runtime").mkdir(mode=0o700, parents=True)
+            name = f"lab-{uuid.uuid4().hex[:6]}"
+            (directory / "production.kubeconfig").write_text(told)
+            images = (*istio_images(version), HTTPBIN)
+            program = istioctl(version, fault, delay)
+            arguments = {"directory": directory, "istioctl": program, "version": version}
+            made.append(Lab(testbed=testbed, images=images, name=name, **arguments))
+            return made[-1]
+
+        try:
+            yield make
+        finally:
+            for one in made:
+                testbed.run("kind", "delete", "cluster", "--name", one.name, check=False)
+        assert all(one.production.read_text() == told for one in made)
+        production.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            production.accept()

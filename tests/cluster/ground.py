@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import re
+import signal
 import subprocess
+import sys
+import time
 import uuid
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -89,3 +94,122 @@ def kind_cluster(testbed: Testbed, directory: Path) -> Iterator[Cluster]:
         yield Cluster(name=name, kubeconfig=kubeconfig, testbed=testbed)
     finally:
         testbed.run("kind", "delete", "cluster", "--name", name, "--kubeconfig", kubeconfig, check=False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """One run of pytest with the plugin, as a user sees it."""
+
+    status: int
+    output: str
+    seconds: float
+
+    def count(self, word: str) -> int:
+        """How many tests pytest's closing line says passed, failed …"""
+        closing = [line for line in self.output.splitlines() if re.match(r"=+ .* in [\d.]+s", line)]
+        found = re.findall(rf"(\d+) {word}", closing[-1]) if closing else []
+        return int(found[-1]) if found else 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lab:
+    """Runs pytest with the plugin on a kind cluster of a name of its own.
+
+    Attributes:
+        directory: the working directory; the runs' leases and the user's kubeconfig are below it.
+        istioctl: the program that installs.
+        images: loaded into the nodes.
+    """
+
+    testbed: Testbed
+    directory: Path
+    istioctl: Path
+    version: str
+    images: tuple[str, ...]
+    name: str
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """Leases of the lab's own, and a kubeconfig whose current context is someone's production."""
+        own = {"XDG_RUNTIME_DIR": str(self.directory / "runtime"), "KUBECONFIG": str(self.production)}
+        return {**self.testbed.environment, **own}
+
+    @property
+    def production(self) -> Path:
+        return self.directory / "production.kubeconfig"
+
+    def argv(self, *arguments: str | Path) -> list[str]:
+        options: list[str | Path] = [
+            "--istio-environment=kind",
+            f"--istio-version={self.version}",
+            f"--istio-istioctl={self.istioctl}",
+            f"--istio-node-image={self.testbed.node_image}",
+            f"--istio-kind-config={self.testbed.kind_config}",
+            "--istio-set=values.global.imagePullPolicy=IfNotPresent",
+            f"--cluster-name={self.name}",
+            *(f"--istio-load-image={image}" for image in self.images),
+        ]
+        return [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *map(str, [*options, *arguments])]
+
+    def start(self, *arguments: str | Path) -> subprocess.Popen[str]:
+        """Start a run whose output goes to `output.txt`."""
+        with (self.directory / "output.txt").open("w") as output:
+            return subprocess.Popen(
+                self.argv(*arguments),
+                cwd=self.directory,
+                env=self.environment,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                text=True,
+                start_new_session=True,
+            )
+
+    def end(self, run: subprocess.Popen[str], *, timeout: float = 300) -> Outcome:
+        """Wait for a run."""
+        began = time.monotonic()
+        try:
+            status = run.wait(timeout)
+        except subprocess.TimeoutExpired:
+            os.killpg(run.pid, signal.SIGKILL)
+            pytest.fail(f"the run did not end within {timeout:g} s\n{self.output}")
+        return Outcome(status=status, output=self.output, seconds=time.monotonic() - began)
+
+    def run(self, *arguments: str | Path, timeout: float = 400) -> Outcome:
+        """A run from beginning to end."""
+        return self.end(self.start(*arguments), timeout=timeout)
+
+    @property
+    def output(self) -> str:
+        """What the latest run has written so far."""
+        return (self.directory / "output.txt").read_text()
+
+    def wait_for(self, text: str, run: subprocess.Popen[str], *, timeout: float = 180) -> None:
+        """Wait until a run has written a text."""
+        deadline = time.monotonic() + timeout
+        while text not in self.output:
+            if run.poll() is not None or time.monotonic() > deadline:
+                pytest.fail(f"{text!r} was not written\n{self.output}")
+            time.sleep(0.1)
+
+    def exists(self) -> bool:
+        """Whether kind knows the lab's cluster."""
+        return self.name in self.testbed.run("kind", "get", "clusters").stdout.split()
+
+    def kubectl(self, *argv: str, check: bool = True) -> str:
+        """kubectl on the lab's cluster, for what a test does to it behind the plugin's back."""
+        kubeconfig = self.directory / "behind.kubeconfig"
+        self.testbed.run("kind", "export", "kubeconfig", "--name", self.name, "--kubeconfig", kubeconfig)
+        return self.testbed.run("kubectl", f"--kubeconfig={kubeconfig}", *argv, check=check).stdout
+
+    def command(self, *argv: str) -> subprocess.CompletedProcess[str]:
+        """`istio-sidecar …` as the same user."""
+        return subprocess.run(
+            [sys.executable, "-m", "pytest_istio_sidecar", *argv],
+            cwd=self.directory,
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            timeout=300,
+            check=False,
+        )

@@ -155,6 +155,8 @@ def webhooks() -> JSON:
             },
             "objectSelector": {"matchLabels": {"sidecar.istio.io/inject": "true"}},
         }
+        refusing = {"key": "sidecar.istio.io/inject", "operator": "NotIn", "values": ["false"]}
+        by_namespace["objectSelector"] = {"matchExpressions": [refusing]}
         webhooks = [
             {"name": "namespace.sidecar-injector.istio.io", **webhook, **by_namespace},
             {"name": "object.sidecar-injector.istio.io", **webhook, **chosen},

@@ -1,0 +1,110 @@
+"""The plugin on a real kind cluster: the user's own sentence, from nothing to a verdict.
+
+Istio is the double's (README.md); cluster, kernel, Envoy and httpbin are real. Each test
+runs pytest as a user does, in a process of its own, with a kubeconfig in its environment
+whose current context is someone's production.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+
+import pytest
+from ground import Lab
+
+SUITE = ("--pyargs", "pytest_istio_sidecar.suite")
+
+WHAT_THE_LAB_READS = """
+from pytest_istio_sidecar import (
+    assert_inbound_exclusions,
+    assert_jump,
+    assert_listener,
+    assert_redirect_target,
+)
+
+
+def test_the_rules(iptables_nat):
+    assert_jump(iptables_nat, "PREROUTING", "ISTIO_INBOUND", protocol="tcp")
+    assert_inbound_exclusions(iptables_nat, {15008, 22, 15090, 15021, 15020})
+    assert_redirect_target(iptables_nat, "ISTIO_IN_REDIRECT", 15006)
+    assert_jump(iptables_nat, "OUTPUT", "ISTIO_OUTPUT", protocol="tcp")
+    assert_redirect_target(iptables_nat, "ISTIO_REDIRECT", 15001)
+
+
+def test_the_listeners(envoy_listeners):
+    assert_listener(envoy_listeners, 15006, direction="inbound")
+    assert_listener(envoy_listeners, 15001, direction="outbound")
+
+
+def test_the_traffic(send_request):
+    assert send_request("inbound").captured_by == "inbound"
+    assert send_request("outbound").captured_by == "outbound"
+    assert send_request("localhost").captured_by is None
+"""
+
+
+def test_the_suite_passes_on_a_cluster_of_its_own_which_is_gone_afterwards(lab: Callable[..., Lab]) -> None:
+    place = lab()
+    done = place.run(*SUITE)
+    assert done.status == 0, done.output
+    assert done.count("passed") > 10, done.output
+    assert done.count("failed") == done.count("error") == 0, done.output
+    assert not place.exists()
+    assert list((place.directory / "runtime").rglob("*.json")) == []
+    assert not (place.directory / ".pytest-kind").exists()
+
+
+def test_the_suite_passes_on_what_the_webhook_injects(lab: Callable[..., Lab]) -> None:
+    done = lab().run(*SUITE, "--istio-injection=webhook")
+    assert done.status == 0, done.output
+    assert done.count("passed") > 10, done.output
+
+
+WHAT_EVERY_ERA_HAS = """
+from pytest_istio_sidecar import assert_redirect_target
+
+
+def test_the_rules(iptables_nat):
+    assert_redirect_target(iptables_nat, "ISTIO_IN_REDIRECT", 15006)
+    assert_redirect_target(iptables_nat, "ISTIO_REDIRECT", 15001)
+    assert str(iptables_nat.ruleset.backend) == BACKEND
+
+
+def test_the_traffic(send_request):
+    assert send_request("inbound").captured_by == "inbound"
+    assert send_request("outbound").captured_by == "outbound"
+"""
+
+
+@pytest.mark.parametrize(("version", "backend"), [("1.20.8", "legacy"), ("1.27.3", "nf_tables")])
+def test_a_users_container_is_merged_and_the_right_back_end_read(
+    lab: Callable[..., Lab], version: str, backend: str
+) -> None:
+    place = lab(version)
+    text = f"BACKEND = {backend!r}\n{WHAT_EVERY_ERA_HAS}"
+    (place.directory / "test_mine.py").write_text(text)
+    done = place.run("test_mine.py", "--istio-injection=webhook")
+    assert done.status == 0, done.output
+    assert done.count("passed") == 2, done.output
+
+
+def test_four_workers_share_one_cluster(lab: Callable[..., Lab]) -> None:
+    place = lab()
+    done = place.run(*SUITE, "-n", "4")
+    assert done.status == 0, done.output
+    assert len(re.findall(r"creating the kind cluster .*: [\d.]+ s$", done.output, re.MULTILINE)) == 1
+    assert not place.exists()
+
+
+def test_a_users_own_tests_read_as_the_lab_does(lab: Callable[..., Lab]) -> None:
+    place = lab()
+    (place.directory / "test_mine.py").write_text(WHAT_THE_LAB_READS)
+    done = place.run("test_mine.py", "--istio-keep=always")
+    assert done.status == 0, done.output
+    assert done.count("passed") == 3
+    assert place.exists()
+    assert "KUBECONFIG=" in done.output
+    again = place.run("test_mine.py", "--istio-reuse")
+    assert again.status == 0, again.output
+    assert not place.exists()
