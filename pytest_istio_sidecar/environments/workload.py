@@ -87,6 +87,9 @@ def settled(api: KubernetesApi, workload: Workload) -> tuple[list[Json] | None, 
         ),
         None,
     )
+    # A webhook that cannot be called yet is called again by the controller; a verdict stays.
+    if failure and "failed calling webhook" in failure:
+        return None, failure
     if failure:
         raise EnvironmentProblem(
             f"the pods of {workload} are refused: {failure}\n\n"
