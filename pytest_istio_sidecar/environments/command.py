@@ -88,13 +88,16 @@ def run_command(
 
 
 def _collect(stream: IO[str] | None, held: list[str], on_line: Callable[[str], None] | None) -> None:
+    if stream is None:
+        return
     size = 0
-    for line in stream or ():
-        size += len(line)
-        if size <= _OUTPUT_LIMIT:
-            held.append(line)
-        if on_line is not None and line.strip():
-            on_line(line.strip())
+    with stream:
+        for line in stream:
+            size += len(line)
+            if size <= _OUTPUT_LIMIT:
+                held.append(line)
+            if on_line is not None and line.strip():
+                on_line(line.strip())
 
 
 def _end_group(process: subprocess.Popen[str]) -> None:
