@@ -19,43 +19,31 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
-from urllib.parse import urlencode
+from urllib.parse import urlencode, urlsplit
 
+from pytest_istio_sidecar.environments.api_problems import (
+    ApiProblem,
+    ApiUnreachable,
+    TokenExpired,
+    refusal,
+    unreachable,
+)
 from pytest_istio_sidecar.errors import EnvironmentProblem
 from pytest_istio_sidecar.readers.command import NOT_FOUND, CommandResult
+
+__all__ = ["ApiProblem", "Json", "KubernetesApi"]
 
 T = TypeVar("T")
 Json = dict[str, Any]
 
 REQUEST_SECONDS = 30.0
 _PAUSE_SECONDS = 0.5
-_TRANSIENT = frozenset({429, 500, 502, 503, 504})
 _STDOUT, _STDERR, _STATUS = 1, 2, 3
 """Channels of the exec protocol v4.channel.k8s.io (k8s.io/kubernetes, remotecommand/constants.go)."""
 
 JSON_PATCH = "application/json-patch+json"
 MERGE_PATCH = "application/merge-patch+json"
 STRATEGIC_MERGE_PATCH = "application/strategic-merge-patch+json"
-
-
-class ApiProblem(EnvironmentProblem):
-    """The API server did not do what it was asked for.
-
-    Attributes:
-        status: of the HTTP response; 0 when there was none.
-        reason: the server's word for it: "NotFound", "Conflict", "Forbidden" …
-        said: the server's sentence.
-    """
-
-    def __init__(self, message: str, *, status: int = 0, reason: str = "", said: str = "") -> None:
-        super().__init__(message)
-        self.status = status
-        self.reason = reason
-        self.said = said
-
-
-class _NoAnswer(ApiProblem):
-    """No connection, or one that broke: what may pass when the API server restarts."""
 
 
 class KubernetesApi:
@@ -98,33 +86,32 @@ class KubernetesApi:
         Raises:
             ApiProblem: the answer is an error, or there was none.
         """
+        text = self._persist(
+            lambda seconds: self._once(method, path, body, query or {}, content_type, seconds), timeout
+        )
+        with contextlib.suppress(ValueError):
+            answer = json.loads(text)
+            if isinstance(answer, dict):
+                return answer
+        raise ApiProblem(f"{method} {path} was answered with no JSON: {text[:200]!r}", said=text[:200])
+
+    def _persist(self, attempt: Callable[[float], T], timeout: float) -> T:
+        """Try again what may pass, until the deadline; `attempt` is given the seconds that are left."""
         deadline = time.monotonic() + timeout
         renewed = False
         while True:
-            left = deadline - time.monotonic()
             try:
-                status, headers, text = self._once(method, path, body, query or {}, content_type, left)
-            except _NoAnswer:
-                if time.monotonic() + _PAUSE_SECONDS > deadline:
+                return attempt(max(deadline - time.monotonic(), 0.1))
+            except ApiProblem as problem:
+                if isinstance(problem, TokenExpired) and not renewed:
+                    # The kubeconfig file, or its credential plugin, may have a new token by now.
+                    renewed = True
+                    self._local.client = None
+                    continue
+                pause = _PAUSE_SECONDS if problem.retry_after is None else problem.retry_after
+                if not problem.passing or time.monotonic() + pause >= deadline:
                     raise
-                time.sleep(_PAUSE_SECONDS)
-                continue
-            if status == 401 and not renewed:
-                # The token may have expired: the kubeconfig file or its credential plugin has a new one.
-                renewed = True
-                self._local.client = None
-                continue
-            pause = _pause(headers)
-            if status in _TRANSIENT and time.monotonic() + pause < deadline:
-                time.sleep(pause)
-                continue
-            if status >= 300:
-                raise _refused(method, path, status, text)
-            with contextlib.suppress(ValueError):
-                answer = json.loads(text)
-                if isinstance(answer, dict):
-                    return answer
-            raise ApiProblem(f"{method} {path} was answered with no JSON: {text[:200]!r}", status=status)
+            time.sleep(pause)
 
     def _once(
         self,
@@ -134,27 +121,33 @@ class KubernetesApi:
         query: Mapping[str, str],
         content_type: str,
         seconds: float,
-    ) -> tuple[int, Mapping[str, str], str]:
+    ) -> str:
         import urllib3
 
         client = self._client()
         headers = {"accept": "application/json", "content-type": content_type}
         headers |= _authorization(client)
-        url = f"{client.configuration.host}{path}" + (f"?{urlencode(query)}" if query else "")
+        host = client.configuration.host
+        url = f"{host}{path}" + (f"?{urlencode(query)}" if query else "")
         try:
             response = client.rest_client.pool_manager.request(
                 method,
                 url,
                 body=None if body is None else json.dumps(body).encode(),
                 headers=headers,
-                timeout=urllib3.Timeout(max(seconds, 0.1)),
+                timeout=urllib3.Timeout(seconds),
                 retries=False,
             )
-        except urllib3.exceptions.SSLError as problem:
-            raise ApiProblem(_unreachable(client.configuration.host, problem, self.kubeconfig)) from None
         except urllib3.exceptions.HTTPError as problem:
-            raise _NoAnswer(_unreachable(client.configuration.host, problem, self.kubeconfig)) from None
-        return response.status, response.headers, response.data.decode(errors="replace")
+            raise self._unreachable(host, problem) from None
+        text = str(response.data.decode(errors="replace"))
+        if response.status >= 300:
+            raise refusal(method=method, url=url, status=response.status, body=text, headers=response.headers)
+        return text
+
+    def _unreachable(self, host: str, problem: Exception) -> ApiProblem:
+        config = str(self.kubeconfig or "KUBECONFIG, or ~/.kube/config")
+        return unreachable(host, str(problem), kubeconfig=config)
 
     def _client(self) -> Any:
         client = getattr(self._local, "client", None)
@@ -180,6 +173,8 @@ class KubernetesApi:
     ) -> CommandResult:
         """Run a command in a container of a pod.
 
+        A command whose connection breaks is run again while there is time: it must bear that.
+
         Returns:
             The result; exit status 127 where the container has no such program, None where the
             command went on when its time was up.
@@ -187,35 +182,72 @@ class KubernetesApi:
         Raises:
             ApiProblem: it could not be run, or its end was never told.
         """
-        from kubernetes.stream import ws_client
-
-        client = self._client()
         query = [("container", container), ("stdout", "1"), ("stderr", "1")]
         query += [("command", word) for word in argv]
-        path = f"/api/v1/namespaces/{namespace}/pods/{pod}/exec"
-        url = f"{client.configuration.host}{path}?{urlencode(query)}"
+        path = f"/api/v1/namespaces/{namespace}/pods/{pod}/exec?{urlencode(query)}"
         where = f"{namespace}/{pod} (container {container})"
-        begin = time.monotonic()
-        try:
-            socket = ws_client.create_websocket(  # type: ignore[no-untyped-call]
-                client.configuration, url.replace("http", "ws", 1), _authorization(client)
+
+        def attempt(seconds: float) -> CommandResult:
+            begin = time.monotonic()
+            socket = self._open(path, where, seconds)
+            try:
+                channels, told = _listen(socket, begin + seconds, where)
+            finally:
+                with contextlib.suppress(OSError, _websocket_error()):
+                    socket.close(timeout=1)
+            stderr = channels[_STDERR]
+            status, stderr = _exit_status(told, stderr, where) if told else (None, stderr)
+            return CommandResult(
+                argv=tuple(argv),
+                exit_status=status,
+                stdout=channels[_STDOUT],
+                stderr=stderr,
+                seconds=time.monotonic() - begin,
             )
-        except (OSError, ssl.SSLError, _websocket_error()) as problem:
-            raise _exec_refused(problem, path, where) from None
+
+        return self._persist(attempt, timeout)
+
+    def _open(self, path: str, where: str, seconds: float) -> Any:
+        """A websocket to the API server; the client's own opens one without a deadline."""
+        from websocket import WebSocket, WebSocketBadStatusException
+
+        client = self._client()
+        settings = client.configuration
+        tls = {
+            "cert_reqs": ssl.CERT_REQUIRED if settings.verify_ssl else ssl.CERT_NONE,
+            "ca_certs": settings.ssl_ca_cert,
+            "certfile": settings.cert_file,
+            "keyfile": settings.key_file,
+            "server_hostname": settings.tls_server_name,
+        }
+        proxy = urlsplit(settings.proxy or "")
+        socket = WebSocket(sslopt={key: value for key, value in tls.items() if value is not None})
         try:
-            channels, told = _listen(socket, begin + timeout, where)
-        finally:
-            with contextlib.suppress(OSError, _websocket_error()):
-                socket.close(timeout=1)
-        stdout, stderr = channels[_STDOUT], channels[_STDERR]
-        status, stderr = _exit_status(told, stderr, where) if told else (None, stderr)
-        return CommandResult(
-            argv=tuple(argv),
-            exit_status=status,
-            stdout=stdout,
-            stderr=stderr,
-            seconds=time.monotonic() - begin,
-        )
+            socket.connect(  # type: ignore[no-untyped-call]
+                settings.host.replace("http", "ws", 1) + path,
+                header=_authorization(client),
+                subprotocols=["v4.channel.k8s.io"],
+                suppress_origin=True,
+                timeout=seconds,
+                http_proxy_host=proxy.hostname,
+                http_proxy_port=proxy.port,
+                http_no_proxy=(settings.no_proxy or "").split(",") if settings.no_proxy else None,
+            )
+        except WebSocketBadStatusException as problem:
+            body = (problem.resp_body or b"").decode(errors="replace")
+            refused = refusal(
+                method="GET",
+                url=f"{settings.host}{path}",
+                status=problem.status_code,
+                body=body,
+                headers=problem.resp_headers,
+            )
+            first, _, rest = str(refused).partition("\n")
+            refused.args = (f"no command could be run in {where}: {refused.said or first}\n{rest}",)
+            raise refused from None
+        except (OSError, _websocket_error()) as problem:
+            raise self._unreachable(settings.host, problem) from None
+        return socket
 
     def wait(self, what: str, probe: Callable[[], tuple[T | None, str]], *, timeout: float) -> T:
         """Ask again and again until there is an answer.
@@ -256,72 +288,10 @@ def _authorization(client: Any) -> dict[str, str]:
     return {"authorization": str(found["value"])} if found and found.get("value") else {}
 
 
-def _pause(headers: Mapping[str, str]) -> float:
-    told = headers.get("retry-after", "")
-    return float(told) if told.isdecimal() else _PAUSE_SECONDS
-
-
-def _unreachable(host: str, problem: Exception, kubeconfig: Path | None) -> str:
-    return (
-        f"the API server at {host} cannot be reached\n\n"
-        f"  got      {problem}\n"
-        f"  config   {kubeconfig or 'KUBECONFIG, or ~/.kube/config'}"
-    )
-
-
-def _refused(method: str, path: str, status: int, text: str) -> ApiProblem:
-    try:
-        told = json.loads(text)
-        said, reason = str(told.get("message", text)), str(told.get("reason", ""))
-    except (ValueError, AttributeError):
-        said, reason = text[:500], ""
-    lines = [f"the API server refused {method} {path.partition('?')[0]}: {said}"]
-    if status == 403 and "cannot " in said:
-        lines += ["", f"  missing  {missing_rule(method, path)}", "  fix      see manifests/rbac-*.yaml"]
-    if status == 401:
-        lines += ["", "  cause    the credentials of this context are not valid, or no longer"]
-    return ApiProblem("\n".join(lines), status=status, reason=reason, said=said)
-
-
-_VERBS = {"GET": "get", "POST": "create", "PATCH": "patch", "PUT": "update", "DELETE": "delete"}
-
-
-def missing_rule(method: str, path: str) -> str:
-    """The RBAC rule that a request needs, from its path (API concepts, kubernetes.io)."""
-    words = path.strip("/").split("/")
-    group = "" if words[0] == "api" else words[1]
-    words = words[2:] if words[0] == "api" else words[3:]
-    namespace = "(cluster-wide)"
-    if len(words) > 2 and words[0] == "namespaces":
-        namespace, words = words[1], words[2:]
-    resource = words[0] + (f"/{words[2]}" if len(words) > 2 else "")
-    verb = _VERBS.get(method, method.lower())
-    if verb == "get" and len(words) == 1:
-        verb = "list"
-    return f'verb {verb}, apiGroup "{group}", resource {resource}, namespace {namespace}'
-
-
 def _websocket_error() -> type[Exception]:
     from websocket import WebSocketException
 
     return WebSocketException
-
-
-def _exec_refused(problem: Exception, path: str, where: str) -> ApiProblem:
-    status = int(getattr(problem, "status_code", 0) or 0)
-    body = getattr(problem, "resp_body", None)
-    said = str(problem)
-    if isinstance(body, bytes):
-        with contextlib.suppress(ValueError, AttributeError):
-            said = str(json.loads(body)["message"])
-    lines = [f"no command could be run in {where}: {said}"]
-    if status == 403:
-        lines += [
-            "",
-            f"  missing  {missing_rule('POST', path)} (Kubernetes before 1.35 asks for verb get)",
-            "  fix      see manifests/rbac-*.yaml",
-        ]
-    return ApiProblem("\n".join(lines), status=status, said=said)
 
 
 def _listen(socket: Any, deadline: float, where: str) -> tuple[dict[int, str], Json | None]:
@@ -337,12 +307,12 @@ def _listen(socket: Any, deadline: float, where: str) -> tuple[dict[int, str], J
         except (WebSocketTimeoutException, TimeoutError):
             break
         except (OSError, _websocket_error()) as problem:
-            raise ApiProblem(f"the connection to {where} broke while a command ran: {problem}") from None
+            raise _broke(where, str(problem)) from None
         if not frame or frame[0] not in heard:
             if heard[_STATUS]:
                 break
             if not frame:
-                raise ApiProblem(f"the connection to {where} was closed before the command's end was told")
+                raise _broke(where, "closed before the command's end was told")
             continue
         heard[frame[0]] += frame[1:]
         if frame[0] == _STATUS:
@@ -350,6 +320,10 @@ def _listen(socket: Any, deadline: float, where: str) -> tuple[dict[int, str], J
                 told = json.loads(heard[_STATUS])
                 break
     return {channel: bytes(data).decode(errors="backslashreplace") for channel, data in heard.items()}, told
+
+
+def _broke(where: str, said: str) -> ApiUnreachable:
+    return ApiUnreachable(f"the connection to {where} broke while a command ran: {said}", passing=True)
 
 
 def _exit_status(told: Json, stderr: str, where: str) -> tuple[int, str]:

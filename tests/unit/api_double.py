@@ -1,7 +1,7 @@
 """A double of the API server on loopback: answers each request with the next entry of a script.
 
-An entry is (status, headers, body) for HTTP, a list of frames for exec (bytes are sent as they are, None drops
-the connection), or "hang". The last entry is given again and again.
+An entry is (status, headers, body) for HTTP, a list of frames for exec ("hang" among them keeps silent), or
+None, which drops the connection. The last entry is given again and again.
 """
 
 import base64
@@ -40,7 +40,7 @@ class Handler(BaseHTTPRequestHandler):
             self.end_headers()
             self.wfile.write(data)
 
-    do_GET = do_POST = do_PATCH = do_DELETE = answer
+    do_GET = do_POST = do_PATCH = do_DELETE = answer  # noqa: N815 - http.server looks for these names
 
     def talk(self, frames):
         key = self.headers["sec-websocket-key"] + GUID

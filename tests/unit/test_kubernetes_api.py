@@ -52,9 +52,11 @@ def test_what_may_pass_is_asked_again(tmp_path, code):
 
 
 def test_a_server_that_asks_to_wait_longer_than_there_is_time_is_not_asked_again(tmp_path):
-    with api_double(tmp_path, [(429, {"retry-after": "60"}, "busy"), OK]) as (server, config):
-        with pytest.raises(ApiProblem) as raised:
-            KubernetesApi(kubeconfig=config).get(PODS, timeout=5)
+    with (
+        api_double(tmp_path, [(429, {"retry-after": "60"}, "busy"), OK]) as (server, config),
+        pytest.raises(ApiProblem) as raised,
+    ):
+        KubernetesApi(kubeconfig=config).get(PODS, timeout=5)
     assert raised.value.status == 429
     assert raised.value.retry_after == 60
     assert len(server.asked) == 1
@@ -70,9 +72,11 @@ def test_an_expired_token_is_read_again_from_the_kubeconfig(tmp_path):
 
 
 def test_a_token_that_stays_refused_is_told_after_one_more_try(tmp_path):
-    with api_double(tmp_path, [status(401, "Unauthorized", "Unauthorized")]) as (server, config):
-        with pytest.raises(TokenExpired, match="expired, or is of another cluster"):
-            KubernetesApi(kubeconfig=config).get(PODS)
+    with (
+        api_double(tmp_path, [status(401, "Unauthorized", "Unauthorized")]) as (server, config),
+        pytest.raises(TokenExpired, match="expired, or is of another cluster"),
+    ):
+        KubernetesApi(kubeconfig=config).get(PODS)
     assert len(server.asked) == 2
 
 
@@ -204,6 +208,6 @@ def test_a_wait_that_ends_in_vain_shows_what_was_seen_last(tmp_path):
 def test_a_context_that_is_not_there_is_named_with_its_file(tmp_path):
     with (
         api_double(tmp_path, [OK]) as (_, config),
-        pytest.raises(EnvironmentProblem, match="context other of .*kubeconfig cannot be used"),
+        pytest.raises(EnvironmentProblem, match=r"context other of .*kubeconfig cannot be used"),
     ):
         KubernetesApi(kubeconfig=config, context="other").get(PODS)
