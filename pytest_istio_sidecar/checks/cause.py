@@ -7,9 +7,11 @@ on the trace.
 
 from __future__ import annotations
 
-from pytest_istio_sidecar.istio.rules import KNOWN_VERSIONS, expected_ruleset
+from functools import cache
+
+from pytest_istio_sidecar.istio.rules import ERAS, expected_ruleset
 from pytest_istio_sidecar.netfilter.classes import Rules, rulesets_of
-from pytest_istio_sidecar.netfilter.model import Chain, Rule, Ruleset
+from pytest_istio_sidecar.netfilter.model import Chain, Family, Rule, Ruleset
 from pytest_istio_sidecar.netfilter.targets import Goto, Jump
 from pytest_istio_sidecar.netfilter.trace import Trace
 
@@ -40,16 +42,22 @@ def cause_of(way: Trace, rules: Rules) -> str:
 
 
 def _nearest(ruleset: Ruleset) -> tuple[str, Ruleset | None]:
-    """The described release that shares most rules with this ruleset, if any shares enough."""
+    """The described release from which this ruleset differs least, if they have enough in common."""
     held = set(ruleset.nat.rules())
-    best: tuple[float, str, Ruleset] | None = None
-    for version in KNOWN_VERSIONS:
-        expected = expected_ruleset(version, family=ruleset.family)
-        wanted = list(expected.nat.rules())
-        share = sum(rule in held for rule in wanted) / len(wanted)
-        if share >= ALIKE and (best is None or share > best[0]):
-            best = share, version, expected
+    best: tuple[int, str, Ruleset] | None = None
+    for version in ERAS:
+        expected = _expected(version, ruleset.family)
+        wanted = set(expected.nat.rules())
+        differing = len(wanted ^ held)
+        alike = len(wanted & held) >= ALIKE * len(wanted)
+        if alike and (best is None or differing < best[0]):
+            best = differing, version, expected
     return (best[1], best[2]) if best else ("", None)
+
+
+@cache
+def _expected(version: str, family: Family) -> Ruleset:
+    return expected_ruleset(version, family=family)
 
 
 def _chain(ruleset: Ruleset, name: str) -> Chain:

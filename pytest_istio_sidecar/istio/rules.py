@@ -4,16 +4,16 @@ Knows Istio's tables and since when they look so. Does not know how they are
 judged. Invariant: every table made here equals, rule for rule and in order,
 what a kernel reads back after that release's istio-init has run.
 
-One release is described so far; a version outside it is refused by name.
+The rules have changed at five releases; each is a constant below, with the change it began.
 """
 
 from __future__ import annotations
 
-import re
 from ipaddress import ip_network
 
 from pytest_istio_sidecar.errors import UsageProblem
 from pytest_istio_sidecar.istio import ports
+from pytest_istio_sidecar.istio.versions import Number, number_of
 from pytest_istio_sidecar.netfilter.matches import (
     PROTOCOLS,
     Address,
@@ -28,8 +28,21 @@ from pytest_istio_sidecar.netfilter.matches import (
 from pytest_istio_sidecar.netfilter.model import TABLES, Backend, Chain, Family, Rule, Ruleset, Table
 from pytest_istio_sidecar.netfilter.targets import Jump, Redirect, Target, Verdict
 
-KNOWN_VERSIONS = ("1.8.3",)
-"""Releases whose rules are described here."""
+READINESS_SINCE = (1, 6, 0)
+"""The template excludes 15021: Envoy's readiness has a port of its own."""
+TUNNEL_SINCE = (1, 7, 0)
+"""15008 is left to the tunnel (istio/istio#25392, 7405e49a014)."""
+SSH_UNTIL = (1, 13, 0)
+"""22 is no longer excluded by a fixed rule: virtual machines exclude it themselves (istio/istio#36312)."""
+TUNNEL_TO_SELF_SINCE = (1, 18, 0)
+"""What the proxy sends to its own pod's 15008 is not redirected (istio/istio#43414, 57f3b2bab3c)."""
+EVERY_PROTOCOL_SINCE = (1, 25, 0)
+"""OUTPUT sends every protocol to ISTIO_OUTPUT, whose redirects are of tcp still (istio/istio#53998)."""
+NF_TABLES_SINCE = (1, 25, 4)
+"""istio-init writes into nf_tables where nothing is in the legacy back end yet (istio/istio#55281)."""
+
+ERAS = ("1.8.3", "1.5.10", "1.6.14", "1.17.8", "1.24.6", "1.30.3")
+"""A release of each set of rules, the lab's first."""
 
 _TCP = Protocol(number=PROTOCOLS["tcp"])
 _RETURN = Verdict("RETURN")
@@ -43,27 +56,22 @@ def expected_ruleset(version: str, *, family: Family = 4) -> Ruleset:
         family: 4, or 6 for a pod where Istio programs ip6tables.
 
     Raises:
-        UsageProblem: a version that is none, or whose rules are not described.
+        UsageProblem: a version that is none, or older than 1.5.
 
-    Source: istio/istio@1.8.3 tools/istio-iptables/pkg/cmd/run.go, with the arguments of
-    manifests/charts/istio-control/istio-discovery/files/injection-template.yaml, as a kernel
-    reads them back.
+    Source: istio/istio tools/istio-iptables/pkg, run.go, with the arguments of the injection template
+    (manifests/charts/istio-control/istio-discovery/files), as a kernel reads them back.
     """
-    if not re.fullmatch(r"\d+\.\d+\.\d+(-[\w.]+)?", version):
-        raise UsageProblem(f"{version!r} is not a release of Istio; write it as 1.8.3")
-    if version not in KNOWN_VERSIONS:
-        raise UsageProblem(
-            f"the rules of Istio {version} are not described yet; known: {', '.join(KNOWN_VERSIONS)}"
-        )
+    number = _number(version)
     user_chains = {
-        "ISTIO_INBOUND": _inbound(),
+        "ISTIO_INBOUND": _inbound(number),
         "ISTIO_IN_REDIRECT": [_rule((_TCP,), Redirect(ports=(ports.INBOUND, ports.INBOUND)))],
-        "ISTIO_OUTPUT": _output(family),
+        "ISTIO_OUTPUT": _output(number, family),
         "ISTIO_REDIRECT": [_rule((_TCP,), Redirect(ports=(ports.OUTBOUND, ports.OUTBOUND)))],
     }
-    entries = {"PREROUTING": "ISTIO_INBOUND", "OUTPUT": "ISTIO_OUTPUT"}
+    sent: tuple[Match, ...] = () if number >= EVERY_PROTOCOL_SINCE else (_TCP,)
+    entries = {"PREROUTING": ((_TCP,), Jump("ISTIO_INBOUND")), "OUTPUT": (sent, Jump("ISTIO_OUTPUT"))}
     chains = [
-        _chain(hook, [_rule((_TCP,), Jump(entries[hook]))] if hook in entries else [], policy="ACCEPT")
+        _chain(hook, [_rule(*entries[hook])] if hook in entries else [], policy="ACCEPT")
         for hook in TABLES["nat"]
     ]
     chains += [_chain(name, rules) for name, rules in user_chains.items()]
@@ -78,26 +86,37 @@ def expected_ruleset(version: str, *, family: Family = 4) -> Ruleset:
 def backend(version: str) -> Backend:
     """The back end that istio-init of this release writes in a clean namespace.
 
-    Releases up to 1.21 run plain `iptables-restore`, which is the legacy one in their images
-    (tools/istio-iptables/pkg/dependencies/implementation.go).
+    Releases up to 1.21 run plain `iptables-restore`, which is the legacy one in their images; later
+    ones ask which back end holds rules already (tools/istio-iptables/pkg/dependencies,
+    DetectIptablesVersion).
     """
-    if version not in KNOWN_VERSIONS:
-        raise UsageProblem(f"the back end of Istio {version} is not described yet")
-    return Backend.LEGACY
+    return Backend.NF_TABLES if _number(version) >= NF_TABLES_SINCE else Backend.LEGACY
 
 
-def _inbound() -> list[Rule]:
+def _number(version: str) -> Number:
+    number = number_of(version)
+    if number < (1, 5, 0):
+        raise UsageProblem(f"the rules of Istio {version} are not described; the oldest described is 1.5.0")
+    return number
+
+
+def _inbound(number: Number) -> list[Rule]:
     """Ports that stay outside the mesh, then everything else.
 
-    15008 came with 1.7 (istio/istio#25392), 22 is fixed in the builder, the others are
-    the injection template's `-d 15090,15021,15020`.
+    The first two are the builder's own, the others the injection template's `-d`.
     """
-    excluded = (ports.TUNNEL, ports.SSH, ports.TELEMETRY, ports.READINESS, ports.AGENT)
+    excluded = [
+        *([ports.TUNNEL] if number >= TUNNEL_SINCE else []),
+        *([ports.SSH] if number < SSH_UNTIL else []),
+        ports.TELEMETRY,
+        *([ports.READINESS] if number >= READINESS_SINCE else []),
+        ports.AGENT,
+    ]
     rules = [_rule((_TCP, _destination_port(port)), _RETURN) for port in excluded]
     return [*rules, _rule((_TCP,), Jump("ISTIO_IN_REDIRECT"))]
 
 
-def _output(family: Family) -> list[Rule]:
+def _output(number: Number, family: Family) -> list[Rule]:
     """Who may leave without Envoy, and what Envoy sends to its own pod.
 
     The block of three for the proxy's user stands again for its group. A packet on lo never
@@ -107,13 +126,16 @@ def _output(family: Family) -> list[Rule]:
     to_self = _address("destination", loopback)
     not_to_self = _address("destination", loopback, negated=True)
     on_lo = Interface(direction="out", name="lo")
+    not_to_tunnel: tuple[Match, ...] = ()
+    if number >= TUNNEL_TO_SELF_SINCE:
+        not_to_tunnel = (_TCP, _destination_port(ports.TUNNEL, negated=True))
     rules = [_rule((_address("source", passthrough), on_lo), _RETURN)]
     for owned, not_owned in (
         (Owner(uid=_proxy()), Owner(uid=_proxy(negated=True))),
         (Owner(gid=_proxy()), Owner(gid=_proxy(negated=True))),
     ):
         rules += [
-            _rule((not_to_self, on_lo, owned), Jump("ISTIO_IN_REDIRECT")),
+            _rule((not_to_self, on_lo, *not_to_tunnel, owned), Jump("ISTIO_IN_REDIRECT")),
             _rule((on_lo, not_owned), _RETURN),
             _rule((owned,), _RETURN),
         ]
@@ -124,8 +146,8 @@ def _proxy(negated: bool = False) -> Range:
     return Range(low=ports.PROXY_ID, high=ports.PROXY_ID, negated=negated)
 
 
-def _destination_port(port: int) -> Transport:
-    return Transport(module="tcp", destination=Range(low=port, high=port))
+def _destination_port(port: int, *, negated: bool = False) -> Transport:
+    return Transport(module="tcp", destination=Range(low=port, high=port, negated=negated))
 
 
 def _address(side: Side, text: str, *, negated: bool = False) -> Address:

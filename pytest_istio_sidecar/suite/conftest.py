@@ -6,10 +6,30 @@ from collections.abc import Callable
 
 import pytest
 
-from pytest_istio_sidecar import Packet, check_dead_rules, inbound, outbound
+from pytest_istio_sidecar import Packet, Ruleset, check_dead_rules, expected_ruleset, inbound, outbound, trace
 
 ELSEWHERE = "198.51.100.7"
 """An address outside the pod and its networks (RFC 5737)."""
+
+
+@pytest.fixture(scope="session")
+def expected(istio_version) -> Ruleset:
+    """What istio-init of this release installs."""
+    return expected_ruleset(istio_version)
+
+
+@pytest.fixture(scope="session")
+def excluded(expected) -> Callable[[int], bool]:
+    """A function: whether this release leaves an inbound port to the pod."""
+    return lambda port: str(trace(expected, inbound(port)).fate) == "unchanged"
+
+
+@pytest.fixture
+def only_if_excluded(excluded, istio_version, request) -> None:
+    """Skips a test of an excluded port where this release captures it."""
+    port = request.getfixturevalue("port")
+    if not excluded(port):
+        pytest.skip(f"Istio {istio_version} captures {port}")
 
 
 @pytest.fixture(scope="session")
@@ -38,14 +58,14 @@ def from_pod(own_address) -> Callable[..., Packet]:
 @pytest.fixture(scope="session")
 def istio_output(iptables_nat) -> frozenset[str]:
     """The rules of ISTIO_OUTPUT, as text."""
-    return frozenset(_text(rule) for rule in iptables_nat.chain("ISTIO_OUTPUT"))
+    return frozenset(text_of(rule) for rule in iptables_nat.chain("ISTIO_OUTPUT"))
 
 
 @pytest.fixture(scope="session")
 def dead_rules(iptables_nat, sidecar_pod) -> frozenset[str]:
     """The rules of ISTIO_OUTPUT that no packet of this pod matches, as text."""
     found = check_dead_rules(iptables_nat, host=sidecar_pod.host)
-    return frozenset(_text(finding.rule) for finding in found)
+    return frozenset(text_of(finding.rule) for finding in found)
 
 
 @pytest.fixture
@@ -54,5 +74,6 @@ def notice(request) -> Callable[[str], None]:
     return lambda text: request.node.user_properties.append(("istio-notice", text))
 
 
-def _text(rule) -> str:
+def text_of(rule) -> str:
+    """A rule without its chain."""
     return str(rule.text.removeprefix(f"-A {rule.chain} "))

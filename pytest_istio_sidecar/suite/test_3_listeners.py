@@ -16,6 +16,7 @@ def test_envoy_listens_on_15001_for_outbound_traffic(envoy_listeners):
 
 
 @pytest.mark.parametrize("port", [15021, 15090], ids=["15021-readiness", "15090-envoy-metrics"])
+@pytest.mark.usefixtures("only_if_excluded")
 def test_envoy_serves_the_excluded_port_itself(envoy_listeners, port):
     assert_listener(envoy_listeners, port)
 

@@ -20,6 +20,7 @@ def test_a_request_to_a_port_nobody_serves_is_captured_too(send_request):
 
 
 @pytest.mark.parametrize("port", [15008, 22, 15090, 15021, 15020])
+@pytest.mark.usefixtures("only_if_excluded")
 def test_a_request_to_an_excluded_port_is_answered_by_that_port(send_request, port):
     observation = send_request("inbound", port=port)
     assert_not_intercepted(observation)
