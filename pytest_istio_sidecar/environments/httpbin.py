@@ -102,7 +102,9 @@ def make_privileged(api: KubernetesApi, workload: Workload) -> Json:
         try:
             edited = api.request("PATCH", workload.path, body=patch, content_type=content_type)
         except ApiProblem as problem:
-            if problem.status == 409 or _is_stale(problem):
+            # How a failed test of a patch is told differs between releases, down to "an error in our
+            # request"; that the Deployment has changed meanwhile does not.
+            if problem.status == 409 or (problem.status == 422 and _has_changed(api, workload, held)):
                 continue
             raise EditRefused(
                 f"{workload} in namespace {workload.namespace} cannot be made privileged: {problem.said}\n\n"
@@ -150,9 +152,10 @@ def _patch(deployment: Json, names: list[str]) -> tuple[object, str]:
     return operations, JSON_PATCH
 
 
-def _is_stale(problem: ApiProblem) -> bool:
-    """Whether the patch's own test failed: the Deployment has changed since it was read."""
-    return problem.status == 422 and "test" in problem.said and "/metadata/resourceVersion" in problem.said
+def _has_changed(api: KubernetesApi, workload: Workload, held: Json) -> bool:
+    """Whether a Deployment is no longer as it was read."""
+    now = api.get(workload.path)
+    return bool(now["metadata"]["resourceVersion"] != held["metadata"]["resourceVersion"])
 
 
 def wait_until_privileged(api: KubernetesApi, workload: Workload, *, timeout: float) -> Json:

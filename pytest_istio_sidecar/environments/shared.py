@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -126,9 +127,15 @@ def take_down(state: Path, evidence: Path, *, keep_it: bool, progress: Progress)
 
 
 def keep(environment: Environment, folder: Path) -> None:
-    """Write what was read so far, raw, into the folder for evidence."""
-    for name, text in environment.evidence().items():
-        (folder / name).write_text(text, encoding="utf-8")
+    """Write what was read so far, raw, into the folder for evidence.
+
+    A full disk costs the evidence, not the verdict: it is a warning.
+    """
+    try:
+        for name, text in environment.evidence().items():
+            (folder / name).write_text(text, encoding="utf-8")
+    except OSError as problem:
+        warnings.warn(f"the evidence in {folder} is not complete: {problem}", stacklevel=2)
 
 
 def read_rules(environment: Environment, version: str, evidence: Callable[[], Path]) -> PodRules:
