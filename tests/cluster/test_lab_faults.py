@@ -1,0 +1,200 @@
+"""One real run for each class of fault: it ends with a sentence, in time, and leaves nothing behind.
+
+The whole matrix runs with fakes in seconds elsewhere; here is the proof that the fakes do not lie.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from ground import Lab
+
+SUITE = ("--pyargs", "pytest_istio_sidecar.suite")
+
+ONE_TEST = """
+def test_the_rules_are_read(iptables_nat):
+    assert iptables_nat.chain("ISTIO_REDIRECT").rules
+"""
+
+
+KILLED = """
+import os
+import signal
+
+
+def test_it(iptables_nat):
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def with_a_test(place: Lab, text: str = ONE_TEST) -> Lab:
+    (place.directory / "test_mine.py").write_text(text)
+    return place
+
+
+@pytest.mark.parametrize("phase", ["creating the kind cluster", "installing Istio"])
+def test_an_interrupted_run_deletes_its_cluster(lab: Callable[..., Lab], phase: str) -> None:
+    place = with_a_test(lab())
+    run = place.start("test_mine.py")
+    place.wait_for(phase, run)
+    time.sleep(2)
+    os.killpg(run.pid, signal.SIGINT)
+    done = place.end(run, timeout=120)
+    assert done.status == 2, done.output
+    assert not place.exists(), done.output
+
+
+def test_a_killed_run_leaves_a_cluster_that_clean_removes(lab: Callable[..., Lab]) -> None:
+    place = with_a_test(lab())
+    run = place.start("test_mine.py")
+    place.wait_for("installing Istio", run)
+    os.killpg(run.pid, signal.SIGKILL)
+    run.wait(30)
+    assert place.exists()
+    cleaned = place.command("clean")
+    assert cleaned.returncode == 0, cleaned.stderr
+    assert place.name in cleaned.stdout + cleaned.stderr
+    assert not place.exists()
+
+
+def test_a_killed_worker_leaves_no_cluster(lab: Callable[..., Lab]) -> None:
+    place = with_a_test(lab(), KILLED)
+    done = place.run("test_mine.py", "-n", "2", "--max-worker-restart=0")
+    assert done.status != 0
+    assert not place.exists(), done.output
+
+
+def test_an_istioctl_that_hangs_ends_at_the_deadline(lab: Callable[..., Lab]) -> None:
+    place = with_a_test(lab(fault="install-hangs"))
+    done = place.run("test_mine.py", "--istio-timeout=60")
+    assert done.status == 1, done.output
+    assert "ended at its deadline" in done.output
+    assert "Processing resources for Istio core" in done.output, "the last output belongs to the error"
+    assert done.count("error") == 1
+    assert not place.exists()
+
+
+@pytest.mark.parametrize(
+    ("fault", "options", "said"),
+    [
+        ("install-fails", (), "✘ Istiod encountered an error"),
+        ("istiod-never-ready", ("--istio-timeout=60",), "istiod"),
+        ("injection-refused", (), "injection refused, as asked for"),
+        (
+            "webhook-never-ready",
+            ("--istio-injection=webhook", "--istio-timeout=60"),
+            "a pod passed unchanged",
+        ),
+        ("revert-privileged-deployment", (), "takes the edit back"),
+        ("revert-privileged-pod", (), "takes the edit back"),
+        ("refuse-privileged", ("--istio-timeout=60",), "violates PodSecurity"),
+    ],
+)
+def test_what_istio_refuses_is_an_error_that_says_so(
+    lab: Callable[..., Lab], fault: str, options: tuple[str, ...], said: str
+) -> None:
+    place = with_a_test(lab(fault=fault, delay=1))
+    done = place.run("test_mine.py", *options)
+    assert done.status == 1, done.output
+    assert done.count("error") == 1, done.output
+    assert said in done.output
+    assert not place.exists()
+
+
+def test_an_api_server_that_restarts_is_waited_for(lab: Callable[..., Lab]) -> None:
+    place = with_a_test(lab())
+    run = place.start("test_mine.py")
+    place.wait_for("deploying deployment/httpbin", run)
+    node = f"{place.name}-control-plane"
+    ask = ("docker", "exec", node, "pgrep", "-x", "kube-apiserver")
+    process = place.testbed.run(*ask).stdout.strip()
+    place.testbed.run("docker", "exec", node, "kill", "-9", process)
+    done = place.end(run)
+    assert done.status == 0, done.output
+
+
+EVICTED = """
+import subprocess
+from pathlib import Path
+
+
+def test_it(istio_environment, sidecar_pod):
+    kubeconfig = next(Path("runtime").rglob("kubeconfig"))
+    namespace, _, name = sidecar_pod.name.partition("/")
+    argv = ["kubectl", "--kubeconfig", kubeconfig, "delete", "pod", "-n", namespace, name]
+    subprocess.run(argv, check=True, timeout=90)
+    istio_environment.read_rules()
+"""
+
+
+def test_an_evicted_pod_is_named(lab: Callable[..., Lab]) -> None:
+    place = with_a_test(lab(), EVICTED)
+    done = place.run("test_mine.py")
+    assert done.status == 1, done.output
+    assert "httpbin-" in done.output
+    assert "Traceback" not in done.output
+    assert not place.exists()
+
+
+def test_a_node_that_is_killed_ends_the_run_with_an_error(lab: Callable[..., Lab]) -> None:
+    """As when the engine stops; the test bed's engine itself serves others."""
+    place = with_a_test(lab())
+    run = place.start("test_mine.py", "--istio-timeout=60")
+    place.wait_for("installing Istio", run)
+    place.testbed.run("docker", "kill", f"{place.name}-control-plane")
+    done = place.end(run, timeout=300)
+    assert done.status == 1, done.output
+    assert done.count("error") == 1, done.output
+    assert not place.exists()
+
+
+def test_a_second_run_with_the_same_name_is_refused_and_the_first_goes_on(lab: Callable[..., Lab]) -> None:
+    first = with_a_test(lab())
+    run = first.start("test_mine.py")
+    first.wait_for("installing Istio", run)
+    argv = first.argv("test_mine.py")
+    second = subprocess.run(
+        argv,
+        cwd=first.directory,
+        env=first.environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert second.returncode != 0
+    assert f"{first.name} is in use by process {run.pid}" in second.stdout
+    done = first.end(run)
+    assert done.status == 0, done.output
+    assert not first.exists()
+
+
+@pytest.fixture
+def full_disk(tmp_path: Path) -> Iterator[Path]:
+    directory = tmp_path / "full"
+    directory.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(directory)]
+    if subprocess.run(mount, capture_output=True, timeout=10, check=False).returncode:
+        pytest.skip("no file system can be mounted here")
+    try:
+        with (directory / "filler").open("wb", buffering=0) as filler, contextlib.suppress(OSError):
+            while True:
+                filler.write(b"\0" * 4096)
+        yield directory
+    finally:
+        subprocess.run(["umount", directory], timeout=10, check=True)
+
+
+def test_a_full_disk_under_the_evidence_costs_no_verdict(lab: Callable[..., Lab], full_disk: Path) -> None:
+    place = with_a_test(lab())
+    done = place.run("test_mine.py", f"--istio-evidence={full_disk / 'evidence'}")
+    assert done.count("passed") == 1, done.output
+    assert "No space left on device" in done.output
+    assert not place.exists()
