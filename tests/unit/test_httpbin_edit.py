@@ -56,6 +56,7 @@ class Api:
         assert (method, path) == ("PATCH", HTTPBIN.path)
         self.patches.append((body, content_type))
         if self.refusals:
+            self.held["metadata"]["resourceVersion"] += "0"  # others have been at it
             raise self.refusals.pop(0)
         if not self.reverted:
             self.held = _patched(self.held, body)
