@@ -1,0 +1,72 @@
+"""A fake of kind, kubectl and istioctl, one file under three names: a double, for faults in seconds.
+
+What it is asked goes to calls.log; the clusters it has "made" are files. FAKE_FAULTS names what
+shall go wrong, `COMMAND:FAULT` with a comma between: `create:hang`, `load:fail`, `install:fail`.
+`begin` files say that a command has begun, so that a test can strike in the middle of it.
+"""
+
+import json
+import os
+import sys
+import time
+from pathlib import Path
+
+HOME = Path(os.environ["FAKE_HOME"])
+PROGRAM, WORDS = Path(sys.argv[0]).name, sys.argv[1:]
+FAULTS = dict(fault.split(":") for fault in os.environ.get("FAKE_FAULTS", "").split(",") if fault)
+
+
+def option(name):
+    return next((word.partition("=")[2] for word in WORDS if word.startswith(f"--{name}=")), "")
+
+
+def begin(command):
+    (HOME / f"begun-{command}").touch()
+    fault = FAULTS.get(command)
+    if fault == "hang":
+        print(f"{command}: the last words", file=sys.stderr, flush=True)
+        time.sleep(120)
+    if fault == "fail":
+        print(f"{command}: it cannot be done", file=sys.stderr, flush=True)
+        sys.exit(1)
+
+
+def kind():
+    clusters = HOME / "clusters"
+    cluster = clusters / option("name")
+    match WORDS[:2]:
+        case ["get", "clusters"]:
+            print("\n".join(path.name for path in sorted(clusters.iterdir())))
+        case ["create", "cluster"]:
+            cluster.touch()
+            begin("create")
+            Path(option("kubeconfig")).write_text(
+                json.dumps(
+                    {
+                        "apiVersion": "v1",
+                        "kind": "Config",
+                        "current-context": "kind",
+                        "clusters": [{"name": "kind", "cluster": {"server": os.environ["FAKE_API"]}}],
+                        "users": [{"name": "kind", "user": {"token": "x"}}],
+                        "contexts": [{"name": "kind", "context": {"cluster": "kind", "user": "kind"}}],
+                    }
+                )
+            )
+        case ["export", "kubeconfig"]:
+            Path(option("kubeconfig")).write_text("{}")
+        case ["load", "docker-image"]:
+            begin("load")
+        case ["delete", "cluster"]:
+            cluster.unlink(missing_ok=True)
+
+
+def istioctl():
+    if WORDS[0] == "version":
+        print(os.environ.get("FAKE_ISTIO", "1.8.3"))
+    elif WORDS[0] == "install":
+        begin("install")
+
+
+with (HOME / "calls.log").open("a") as log:
+    log.write(json.dumps([PROGRAM, *WORDS, os.environ.get("KUBECONFIG", "")]) + "\n")
+{"kind": kind, "istioctl": istioctl, "kubectl": lambda: begin("kubectl")}[PROGRAM]()

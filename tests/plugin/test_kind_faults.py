@@ -1,0 +1,253 @@
+"""Every fault of bringing a cluster up, with fakes: it ends with a sentence and leaves nothing behind.
+
+kind, istioctl and the API server are doubles (fakes/program.py); one real run for each class of fault is
+in tests/cluster.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import stat
+import subprocess
+import sys
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+FAKE = Path(__file__).parent / "fakes" / "program.py"
+PHASES = ("create", "load", "install")
+ONE_TEST = "def test_it(iptables_nat): pass\n"
+
+
+class NoIstio(BaseHTTPRequestHandler):
+    """A double of an API server in whose cluster nothing is installed."""
+
+    def do_GET(self) -> None:
+        told = json.dumps({"gitVersion": "v0", "items": []}).encode()
+        self.send_response(200)
+        self.send_header("content-length", str(len(told)))
+        self.end_headers()
+        self.wfile.write(told)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture(scope="module")
+def api():
+    server = ThreadingHTTPServer(("127.0.0.1", 0), NoIstio)
+    server.daemon_threads = True
+    thread = threading.Thread(target=server.serve_forever, args=(0.05,))
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+class Bench:
+    """A home for the fakes, and a user's own directory and kubeconfig."""
+
+    def __init__(self, folder: Path, api: str) -> None:
+        self.folder = folder
+        self.home = folder / "fake"
+        programs, self.clusters, runtime = self.home / "bin", self.home / "clusters", folder / "runtime"
+        self.work = folder / "work"
+        for made in (programs, self.clusters, runtime, self.work):
+            made.mkdir(parents=True)
+        runtime.chmod(0o700)
+        for name in ("kind", "kubectl", "istioctl"):
+            path = programs / name
+            path.write_text(f"#!{sys.executable}\n{FAKE.read_text()}")
+            path.chmod(path.stat().st_mode | stat.S_IXUSR)
+        self.production = folder / "production.kubeconfig"
+        self.production.write_text("current-context: production\n")
+        self.environment = {
+            **os.environ,
+            "PATH": f"{programs}:/usr/bin:/bin",
+            "FAKE_HOME": str(self.home),
+            "FAKE_API": api,
+            "XDG_RUNTIME_DIR": str(runtime),
+            "KUBECONFIG": str(self.production),
+        }
+        (self.work / "test_one.py").write_text(ONE_TEST)
+
+    def command(self, *options: str) -> list[str]:
+        arguments = [
+            "-p",
+            "no:cacheprovider",
+            "--istio-load-image=a",
+            "--cluster-name=one",
+            "--istio-timeout=2",
+        ]
+        return [sys.executable, "-m", "pytest", *arguments, *options]
+
+    def start(self, *options: str, faults: str = "") -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            self.command(*options),
+            cwd=self.work,
+            env={**self.environment, "FAKE_FAULTS": faults},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+            # A job in the background is started with SIGINT ignored, and so are its children.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+        )
+
+    def run(self, *options: str, faults: str = "") -> tuple[int, str]:
+        process = self.start(*options, faults=faults)
+        output, _ = process.communicate(timeout=60)
+        return process.returncode, output
+
+    def tool(self, *arguments: str) -> str:
+        done = subprocess.run(
+            [sys.executable, "-m", "pytest_istio_sidecar", *arguments],
+            env=self.environment, capture_output=True, text=True, timeout=60, check=True,
+        )  # fmt: skip
+        return done.stdout
+
+    def wait_for(self, command: str) -> None:
+        deadline = time.monotonic() + 30
+        while not (self.home / f"begun-{command}").exists():
+            assert time.monotonic() < deadline, f"{command} never began"
+            time.sleep(0.02)
+
+    def calls(self) -> list[list[str]]:
+        return [json.loads(line) for line in (self.home / "calls.log").read_text().splitlines()]
+
+    def left(self) -> list[str]:
+        """What is left: clusters, leases, and folders of runs."""
+        leases = (self.folder / "runtime").rglob("*")
+        return sorted(
+            path.name for path in (*self.clusters.iterdir(), *leases) if path.name != "istio-sidecar"
+        )
+
+
+@pytest.fixture
+def bench(tmp_path: Path, api: str):
+    made = Bench(tmp_path, api)
+    before = made.production.read_text()
+    yield made
+    assert made.production.read_text() == before
+
+
+@pytest.mark.parametrize("phase", PHASES)
+def test_a_step_that_fails_is_told_in_its_own_words_and_leaves_nothing(bench: Bench, phase: str) -> None:
+    status, output = bench.run(faults=f"{phase}:fail")
+    assert status == 1
+    assert f"{phase}: it cannot be done" in output
+    assert "1 error" in output
+    assert "passed" not in output
+    assert bench.left() == []
+
+
+@pytest.mark.parametrize("phase", PHASES)
+def test_a_step_that_hangs_ends_at_the_deadline_with_its_last_words(bench: Bench, phase: str) -> None:
+    begin = time.monotonic()
+    status, output = bench.run(faults=f"{phase}:hang")
+    assert status == 1
+    assert "ended at its deadline" in output
+    assert f"{phase}: the last words" in output
+    assert time.monotonic() - begin < 45
+    assert bench.left() == []
+
+
+@pytest.mark.parametrize("phase", PHASES)
+def test_ctrl_c_in_a_step_leaves_nothing(bench: Bench, phase: str) -> None:
+    process = bench.start("--istio-timeout=60", faults=f"{phase}:hang")
+    bench.wait_for(phase)
+    os.killpg(process.pid, signal.SIGINT)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == pytest.ExitCode.INTERRUPTED, output
+    assert bench.left() == []
+
+
+@pytest.mark.parametrize("phase", PHASES)
+def test_what_a_killed_run_left_is_found_by_clean(bench: Bench, phase: str) -> None:
+    process = bench.start("--istio-timeout=60", faults=f"{phase}:hang")
+    bench.wait_for(phase)
+    process.kill()
+    process.communicate(timeout=60)
+    assert "one" in bench.left()
+    assert "kind cluster one" in bench.tool("clean")
+    assert bench.left() == []
+
+
+def test_a_killed_worker_leaves_nothing(bench: Bench) -> None:
+    process = bench.start("-n1", "--max-worker-restart=0", "--istio-timeout=60", faults="create:hang")
+    bench.wait_for("create")
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    os.kill(int(children[0]), signal.SIGKILL)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode != 0, output
+    assert bench.left() == []
+
+
+def test_a_cluster_of_somebody_elses_is_never_taken_and_never_deleted(bench: Bench) -> None:
+    (bench.clusters / "one").touch()
+    status, output = bench.run()
+    assert status == 1
+    assert "there is a kind cluster one already" in output
+    assert bench.left() == ["one"]
+    assert not [call for call in bench.calls() if call[1:3] in (["create", "cluster"], ["delete", "cluster"])]
+
+
+def test_a_cluster_of_somebody_elses_that_is_reused_on_request_is_not_deleted(bench: Bench) -> None:
+    (bench.clusters / "one").touch()
+    bench.run("--istio-reuse", faults="load:fail")
+    assert "one" in bench.left()
+    assert not [call for call in bench.calls() if call[1:3] == ["delete", "cluster"]]
+
+
+def test_a_second_run_with_the_same_name_is_refused_while_the_first_goes_on(bench: Bench) -> None:
+    first = bench.start("--istio-timeout=60", faults="create:hang")
+    bench.wait_for("create")
+    status, output = bench.run()
+    assert status == 1
+    assert f"the kind cluster one is in use by process {first.pid}" in output
+    os.killpg(first.pid, signal.SIGINT)
+    first.communicate(timeout=60)
+    assert bench.left() == []
+
+
+def test_a_failed_run_keeps_its_cluster_when_asked_and_says_how_to_get_in(bench: Bench) -> None:
+    _, output = bench.run("--istio-keep=failed", faults="install:fail")
+    assert "cluster one is kept: export KUBECONFIG=" in output
+    assert "one" in bench.left()
+    bench.tool("clean")
+    assert bench.left() == []
+
+
+def test_an_istioctl_of_another_release_is_refused_by_name(bench: Bench) -> None:
+    status, output = bench.run("--istio-version=1.9.0")
+    assert status == 1
+    assert "is of Istio 1.8.3, and Istio 1.9.0 is asked for" in output
+    assert bench.left() == []
+
+
+def test_no_call_reads_the_users_kubeconfig(bench: Bench) -> None:
+    bench.run(faults="install:fail")
+    for program, *words, kubeconfig in bench.calls():
+        if program == "kind" and words[0] in ("create", "delete", "export"):
+            (given,) = [word for word in words if word.startswith("--kubeconfig=")]
+            assert str(bench.production) not in given
+        if program == "istioctl" and words[0] == "install":
+            assert kubeconfig != str(bench.production)
+
+
+def test_phases_are_told_as_plain_lines_where_there_is_no_terminal(bench: Bench) -> None:
+    _, output = bench.run(faults="install:fail")
+    assert "istio-sidecar: creating the kind cluster one" in output
+    assert "istio-sidecar: loading 1 images into the nodes" in output
+    assert "istio-sidecar: installing Istio 1.8.3: failed after " in output
+
+
+def test_nothing_is_put_into_the_users_directory(bench: Bench) -> None:
+    bench.run(faults="install:fail")
+    assert not (bench.work / ".pytest-kind").exists()
