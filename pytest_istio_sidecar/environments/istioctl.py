@@ -8,7 +8,6 @@ already is left as it is, or refused by name.
 from __future__ import annotations
 
 import re
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -70,20 +69,12 @@ class Istioctl:
         return result.stdout
 
 
-def find_istioctl(version: str, kubeconfig: Path, *, given: str | None) -> Istioctl:
-    """The istioctl of a release: the given one, or the one on the PATH.
+def istioctl_of(path: str, version: str, kubeconfig: Path) -> Istioctl:
+    """That program, for a cluster.
 
     Raises:
-        EnvironmentProblem: there is none, or it is of another release.
+        EnvironmentProblem: it does not run, or is of another release.
     """
-    path = shutil.which(given or "istioctl")
-    if path is None:
-        raise EnvironmentProblem(
-            f"{given} is no program"
-            if given
-            else f"there is no istioctl on the PATH: get that of Istio {version}, "
-            "or name it with --istio-istioctl"
-        )
     result = run_command([path, "version", "--remote=false"], timeout=_QUESTION_SECONDS)
     found = re.search(r"\d+\.\d+(\.\d+)?(-[\w.-]+)?", result.stdout)
     if not result.succeeded or found is None:

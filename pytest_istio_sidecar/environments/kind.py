@@ -17,6 +17,7 @@ from pathlib import Path
 
 from pytest_istio_sidecar.environments.choices import Injection, ReaderName
 from pytest_istio_sidecar.environments.cluster_pod import ClusterPod
+from pytest_istio_sidecar.environments.download import find_or_download
 from pytest_istio_sidecar.environments.httpbin import (
     deploy,
     deployment_of,
@@ -25,13 +26,14 @@ from pytest_istio_sidecar.environments.httpbin import (
     wait_until_privileged,
     wait_until_settled,
 )
-from pytest_istio_sidecar.environments.istioctl import find_istioctl, install
+from pytest_istio_sidecar.environments.istioctl import install, istioctl_of
 from pytest_istio_sidecar.environments.kind_cluster import Cluster
 from pytest_istio_sidecar.environments.kubernetes_api import Json, KubernetesApi
 from pytest_istio_sidecar.environments.lease import CLUSTER, Lease, leases
 from pytest_istio_sidecar.environments.progress import Progress
 from pytest_istio_sidecar.environments.workload import SIDECAR, Workload, is_ready
 from pytest_istio_sidecar.errors import EnvironmentProblem
+from pytest_istio_sidecar.istio.versions import cluster_pair
 
 _CLIENT = "istio-sidecar-client"
 _LATE_NODE_SECONDS = 15.0
@@ -109,7 +111,18 @@ class KindEnvironment(ClusterPod):
         """
         cluster = _cluster(plan, owner, state, progress)
         api = KubernetesApi(kubeconfig=cluster.kubeconfig)
-        istioctl = find_istioctl(plan.version, cluster.kubeconfig, given=plan.istioctl)
+        istioctl = istioctl_of(
+            find_or_download(
+                "istioctl",
+                plan.version,
+                given=plan.istioctl,
+                option="--istio-istioctl",
+                progress=progress,
+                timeout=plan.timeout,
+            ),
+            plan.version,
+            cluster.kubeconfig,
+        )
         if plan.images:
             with progress.phase(f"loading {len(plan.images)} images into the nodes"):
                 cluster.load_images(plan.images)
@@ -251,12 +264,27 @@ def _cluster(plan: KindPlan, owner: int, state: Path, progress: Progress) -> Clu
             f"the kind cluster {plan.cluster} is in use by process {earlier.owner.pid}\n\n"
             "  fix      wait for its end, or choose another name: --cluster-name"
         )
+    pair = cluster_pair(plan.version)
     cluster = Cluster(
         plan.cluster,
         directory=lease.directory,
         image=plan.image,
-        kind=plan.kind,
-        kubectl=plan.kubectl,
+        kind=find_or_download(
+            "kind",
+            pair.kind,
+            given=plan.kind,
+            option="--kind-bin",
+            progress=progress,
+            timeout=plan.timeout,
+        ),
+        kubectl=find_or_download(
+            "kubectl",
+            pair.kubernetes,
+            given=plan.kubectl,
+            option="--kind-kubectl-bin",
+            progress=progress,
+            timeout=plan.timeout,
+        ),
         timeout=plan.timeout,
         progress=progress,
     )

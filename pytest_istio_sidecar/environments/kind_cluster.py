@@ -10,7 +10,6 @@ deadline and both streams kept, and nothing is put into the working directory.
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
@@ -84,6 +83,7 @@ class Cluster:
         name: as kind has it.
         directory: where its kubeconfig is kept.
         kubeconfig: of this cluster alone.
+        kind, kubectl: the programs.
     """
 
     def __init__(
@@ -92,8 +92,8 @@ class Cluster:
         *,
         directory: Path,
         image: str | None = None,
-        kind: str | None = None,
-        kubectl: str | None = None,
+        kind: str,
+        kubectl: str,
         timeout: float = 300.0,
         progress: Progress | None = None,
     ) -> None:
@@ -102,8 +102,8 @@ class Cluster:
         self.image = image
         self.kubeconfig = directory / "kubeconfig"
         self.timeout = timeout
-        self.kind = _program("kind", kind)
-        self.kubectl = _program("kubectl", kubectl)
+        self.kind = kind
+        self.kubectl = kubectl
         self._progress = progress or Progress()
 
     def exists(self) -> bool:
@@ -169,18 +169,6 @@ class Cluster:
         if not result.succeeded:
             raise KindFailed(_explain(result, f"kind could not {doing} the cluster {self.name}"))
         return result
-
-
-def _program(name: str, given: str | None) -> str:
-    path = shutil.which(given or name)
-    if path is None:
-        option = {"kind": "--kind-bin", "kubectl": "--kind-kubectl-bin"}[name]
-        what = f"{given} is no program" if given else f"there is no {name} on the PATH"
-        raise KindFailed(
-            f"{what}: install {name}, or name it with {option}; without a cluster: "
-            "--istio-environment=embedded"
-        )
-    return path
 
 
 _CAUSES = (

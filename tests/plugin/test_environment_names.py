@@ -4,9 +4,11 @@ import pytest
 
 
 @pytest.fixture
-def without_kind(monkeypatch):
-    """A PATH with no kind on it, whatever this machine has."""
+def without_kind(monkeypatch, tmp_path):
+    """A PATH with no kind on it, whatever this machine has, and nowhere to get one from."""
     monkeypatch.setenv("PATH", "/usr/bin:/bin")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv("ISTIO_SIDECAR_MIRROR", "http://127.0.0.1:9")
 
 
 @pytest.mark.parametrize("processes", [[], ["-n2"]], ids=["alone", "xdist"])
@@ -16,7 +18,10 @@ def test_a_cluster_that_cannot_be_made_stops_the_run_and_names_what_needs_none(
     result = pytester.runpytest_subprocess("--pyargs", "pytest_istio_sidecar.suite", *processes)
     assert result.ret in (pytest.ExitCode.TESTS_FAILED, pytest.ExitCode.INTERRUPTED)
     result.stdout.fnmatch_lines(
-        ["*there is no kind on the PATH: install kind, *; without a cluster: --istio-environment=embedded*"]
+        [
+            "*there is no kind on the PATH, and 0.17.0 could not be downloaded*",
+            "*install kind, *; without a cluster: --istio-environment=embedded*",
+        ]
     )
     assert result.parseoutcomes().keys() <= {"error", "errors", "skipped"}
     assert result.parseoutcomes().get("error", result.parseoutcomes().get("errors")) <= 2

@@ -85,7 +85,9 @@ class Bench:
             "--cluster-name=one",
             "--istio-timeout=2",
         ]
-        return [sys.executable, "-m", "pytest", *arguments, *options]
+        # A job in the background is started with SIGINT ignored, and so are its children.
+        heard = ["env", "--default-signal=INT"]
+        return [*heard, sys.executable, "-m", "pytest", *arguments, *options]
 
     def start(self, *options: str, faults: str = "") -> subprocess.Popen[str]:
         return subprocess.Popen(
@@ -96,8 +98,6 @@ class Bench:
             stderr=subprocess.STDOUT,
             text=True,
             start_new_session=True,
-            # A job in the background is started with SIGINT ignored, and so are its children.
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
         )
 
     def run(self, *options: str, faults: str = "") -> tuple[int, str]:
