@@ -97,8 +97,7 @@ def make_privileged(api: KubernetesApi, workload: Workload) -> Json:
     """
     for _ in range(_TRIES):
         held = api.get(workload.path)
-        names = [container["name"] for container in held["spec"]["template"]["spec"]["containers"]]
-        patch, content_type = _patch(held, names)
+        patch, content_type = _patch(held)
         try:
             edited = api.request("PATCH", workload.path, body=patch, content_type=content_type)
         except ApiProblem as problem:
@@ -118,8 +117,10 @@ def make_privileged(api: KubernetesApi, workload: Workload) -> Json:
     raise EditRefused(f"{workload} was changed by others {_TRIES} times while it was edited")
 
 
-def _patch(deployment: Json, names: list[str]) -> tuple[object, str]:
-    if SIDECAR not in names:
+def _patch(deployment: Json) -> tuple[object, str]:
+    template = deployment["spec"]["template"]["spec"]
+    at = place_of(template)
+    if at is None:
         container = {
             "name": SIDECAR,
             "image": "auto",
@@ -132,9 +133,7 @@ def _patch(deployment: Json, names: list[str]) -> tuple[object, str]:
             "spec": {"template": {"spec": {"containers": [container]}}},
         }
         return merged, STRATEGIC_MERGE_PATCH
-    place = names.index(SIDECAR)
-    at = f"/spec/template/spec/containers/{place}"
-    context = deployment["spec"]["template"]["spec"]["containers"][place].get("securityContext")
+    context = (container_of({"spec": template}) or {}).get("securityContext")
     operations: list[Json] = [
         {
             "op": "test",
@@ -150,6 +149,15 @@ def _patch(deployment: Json, names: list[str]) -> tuple[object, str]:
         for field, value in PRIVILEGED.items()
     ]
     return operations, JSON_PATCH
+
+
+def place_of(template: Json) -> str | None:
+    """Where a pod template has its sidecar, as a JSON patch names it: a native one is an init container."""
+    for kind in ("containers", "initContainers"):
+        for number, held in enumerate(template.get(kind, [])):
+            if held["name"] == SIDECAR:
+                return f"/spec/template/spec/{kind}/{number}"
+    return None
 
 
 def _has_changed(api: KubernetesApi, workload: Workload, held: Json) -> bool:

@@ -11,10 +11,10 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from pytest_istio_sidecar.environments.httpbin import is_privileged
+from pytest_istio_sidecar.environments.httpbin import is_privileged, place_of
 from pytest_istio_sidecar.environments.kubernetes_api import JSON_PATCH, ApiProblem, Json, KubernetesApi
 from pytest_istio_sidecar.environments.lease import EDIT, Lease, leases
-from pytest_istio_sidecar.environments.workload import SIDECAR
+from pytest_istio_sidecar.environments.workload import SIDECAR, container_of
 from pytest_istio_sidecar.errors import EnvironmentProblem
 
 _FILE = "changes.json"
@@ -43,8 +43,7 @@ class Changes:
         Args:
             before: the workload as it is.
         """
-        containers = before["spec"]["template"]["spec"]["containers"]
-        held = next((container for container in containers if container["name"] == SIDECAR), None)
+        held = container_of({"spec": before["spec"]["template"]["spec"]})
         self._note({"edited": path, "added": held is None, "context": (held or {}).get("securityContext")})
 
     def take_back(self) -> list[str]:
@@ -131,11 +130,10 @@ def _take_back(api: KubernetesApi, change: Json) -> str:
 
 
 def _operations(held: Json, change: Json) -> Sequence[Json]:
-    containers = held["spec"]["template"]["spec"]["containers"]
-    names = [container["name"] for container in containers]
-    if SIDECAR not in names or not is_privileged(containers[names.index(SIDECAR)]):
+    template = held["spec"]["template"]["spec"]
+    at = place_of(template)
+    if at is None or not is_privileged(container_of({"spec": template})):
         return []
-    at = f"/spec/template/spec/containers/{names.index(SIDECAR)}"
     operations: list[Json] = [{"op": "test", "path": f"{at}/name", "value": SIDECAR}]
     if change["added"]:
         return [*operations, {"op": "remove", "path": at}]

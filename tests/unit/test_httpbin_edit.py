@@ -140,6 +140,17 @@ def test_where_the_webhook_injects_a_container_of_the_users_is_merged() -> None:
     assert is_privileged(container)
 
 
+def test_a_native_sidecar_is_edited_where_it_stands() -> None:
+    held = deployment({"name": "httpbin"})
+    held["spec"]["template"]["spec"]["initContainers"] = [{"name": "istio-init"}, sidecar()]
+    api = Api(held)
+    make_privileged(api, HTTPBIN)
+    assert is_privileged(api.held["spec"]["template"]["spec"]["initContainers"][1])
+    assert api.held["spec"]["template"]["spec"]["containers"] == [{"name": "httpbin"}]
+    (last, *_) = _operations(api.held, {"added": False, "context": CONTEXT})
+    assert last["path"] == "/spec/template/spec/initContainers/1/name"
+
+
 class Settled:
     """A double of the API whose pod is Ready, the newest, and as given."""
 
