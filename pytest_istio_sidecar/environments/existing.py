@@ -19,7 +19,12 @@ import yaml
 from pytest_istio_sidecar.environments.choices import ReaderName
 from pytest_istio_sidecar.environments.cluster_pod import ClusterPod
 from pytest_istio_sidecar.environments.command import run_command
-from pytest_istio_sidecar.environments.httpbin import make_privileged, wait_until_privileged
+from pytest_istio_sidecar.environments.httpbin import (
+    MERGING_SINCE,
+    make_privileged,
+    place_of,
+    wait_until_privileged,
+)
 from pytest_istio_sidecar.environments.kubernetes_api import ApiProblem, Json, KubernetesApi
 from pytest_istio_sidecar.environments.lease import EDIT, Lease, leases
 from pytest_istio_sidecar.environments.progress import Progress
@@ -33,6 +38,7 @@ from pytest_istio_sidecar.environments.workload import (
     ready_pods,
 )
 from pytest_istio_sidecar.errors import EnvironmentProblem
+from pytest_istio_sidecar.istio.versions import number_of
 from pytest_istio_sidecar.netfilter.model import PodRules
 
 
@@ -109,7 +115,9 @@ class ExistingEnvironment(ClusterPod):
         if plan.make_privileged:
             for workload in workloads:
                 with progress.phase(f"making {SIDECAR} of {workload} privileged"):
-                    changes.will_edit(workload.path, api.get(workload.path))
+                    before = api.get(workload.path)
+                    _require_editable(before, _pods(api, workload, plan.version)[0], workload)
+                    changes.will_edit(workload.path, before)
                     make_privileged(api, workload)
                     wait_until_privileged(api, workload, timeout=plan.timeout)
         pods = [pod for workload in workloads for pod in _pods(api, workload, plan.version)]
@@ -185,6 +193,19 @@ def _pods(api: KubernetesApi, workload: Workload, version: str | None) -> list[J
                 f"and --istio-version={version} is asked for"
             )
     return pods
+
+
+def _require_editable(deployment: Json, pod: Json, workload: Workload) -> None:
+    """Refuse an edit that could not reach the sidecar, before anything is changed."""
+    if workload.kind != "deployment":
+        raise EnvironmentProblem(f"--istio-make-privileged edits Deployments, and {workload} is none")
+    version = istio_version_of(pod)
+    injected = place_of(deployment["spec"]["template"]["spec"]) is None
+    if injected and version is not None and number_of(version) < MERGING_SINCE:
+        raise EnvironmentProblem(
+            f"{workload} cannot be made privileged: Istio {version} merges no container of yours\n\n"
+            "  fix      --set values.global.proxy.privileged=true at istioctl install, or --istio-reader=node"
+        )
 
 
 def _client(api: KubernetesApi, changes: Changes, plan: ExistingPlan) -> Json:

@@ -26,6 +26,9 @@ from pytest_istio_sidecar.errors import EnvironmentProblem
 _TRIES = 5
 """Edits of a Deployment that others edit at the same time, before that is called a problem."""
 
+MERGING_SINCE = (1, 9, 0)
+"""The webhook merges a user's container named istio-proxy (istio/istio#29374, cf657ff502e)."""
+
 PRIVILEGED = {"privileged": True, "allowPrivilegeEscalation": True}
 """The lab's two fields. Kubernetes takes the first only with the second."""
 

@@ -19,6 +19,7 @@ from pytest_istio_sidecar.environments.choices import Injection, ReaderName
 from pytest_istio_sidecar.environments.cluster_pod import ClusterPod
 from pytest_istio_sidecar.environments.download import find_or_download
 from pytest_istio_sidecar.environments.httpbin import (
+    MERGING_SINCE,
     deploy,
     deployment_of,
     make_namespace,
@@ -33,12 +34,10 @@ from pytest_istio_sidecar.environments.lease import CLUSTER, Lease, leases
 from pytest_istio_sidecar.environments.progress import Progress
 from pytest_istio_sidecar.environments.workload import SIDECAR, Workload, is_ready
 from pytest_istio_sidecar.errors import EnvironmentProblem
-from pytest_istio_sidecar.istio.versions import cluster_pair
+from pytest_istio_sidecar.istio.versions import cluster_pair, number_of
 
 _CLIENT = "istio-sidecar-client"
 _LATE_NODE_SECONDS = 15.0
-_MERGING = (1, 9)
-"""Since this release the webhook merges a user's container named istio-proxy (istio/istio#29374)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -347,8 +346,7 @@ def _values(plan: KindPlan) -> Sequence[str]:
 
 
 def _merges(version: str) -> bool:
-    major, minor, *_ = version.split(".")
-    return (int(major), int(minor)) >= _MERGING
+    return number_of(version) >= MERGING_SINCE
 
 
 def _manifest(name: str) -> str:

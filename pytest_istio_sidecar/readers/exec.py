@@ -18,7 +18,7 @@ _SUDO_REFUSALS = (
     (
         '"no new privileges" flag is set',
         "the container does not allow privilege escalation: it is not privileged, or this is the old pod",
-        "make istio-proxy privileged (the lab's edit), or read from the node: --istio-reader=node",
+        "make istio-proxy privileged (--istio-make-privileged), or read from the node: --istio-reader=node",
     ),
     (
         "a password is required",
