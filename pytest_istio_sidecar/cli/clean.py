@@ -27,11 +27,15 @@ def run(options: argparse.Namespace) -> Status:
     from pytest_istio_sidecar.environments.lease import clean_stale
     from pytest_istio_sidecar.environments.undo import take_back_of_ended_runs
 
-    removed = [*clean_stale(), *clean_clusters(), *take_back_of_ended_runs()]
+    # Before any cluster goes: what was changed in it has to be put back there.
+    put_back, problems = take_back_of_ended_runs()
+    removed = [*put_back, *clean_stale(), *clean_clusters()]
     if options.json:
-        print(json.dumps({"removed": removed}))
+        print(json.dumps({"removed": removed, "problems": problems}))
     elif removed:
-        print("\n".join(f"removed {what}" for what in removed))
-    else:
+        print("\n".join(f"removed {what}" if what not in put_back else what for what in removed))
+    elif not problems:
         print("nothing was left behind", file=sys.stderr)
-    return Status.HOLDS
+    for problem in problems:
+        print(f"istio-sidecar: {problem}", file=sys.stderr)
+    return Status.UNDECIDED if problems else Status.HOLDS

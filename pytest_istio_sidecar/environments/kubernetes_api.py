@@ -54,6 +54,15 @@ class KubernetesApi:
         self.context = context
         self._local = threading.local()
 
+    @property
+    def server(self) -> str:
+        """Address of the API server.
+
+        Raises:
+            EnvironmentProblem: the kubeconfig file cannot be used.
+        """
+        return str(self._client().configuration.host)
+
     def get(self, path: str, *, timeout: float = REQUEST_SECONDS, **query: str) -> Json:
         """GET a path such as "/api/v1/namespaces/default/pods".
 

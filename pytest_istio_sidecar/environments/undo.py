@@ -8,6 +8,7 @@ this run left it.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -71,8 +72,10 @@ class Changes:
     def _write(self) -> None:
         kubeconfig = self._api.kubeconfig
         told = {
-            "kubeconfig": None if kubeconfig is None else str(kubeconfig.absolute()),
+            # KUBECONFIG may name several files, or another one by the time this is read.
+            "kubeconfig": os.environ.get("KUBECONFIG") if kubeconfig is None else str(kubeconfig.absolute()),
             "context": self._api.context,
+            "server": self._api.server,
             "changes": self._held,
         }
         unfinished = self.directory / f"{_FILE}.new"
@@ -84,31 +87,41 @@ class Changes:
         """What a run has written down.
 
         Raises:
-            OSError, ValueError: nothing was, or nothing that can be read.
+            OSError, ValueError, KeyError: nothing was, or nothing that can be read.
+            EnvironmentProblem: the kubeconfig file is gone, or leads to another cluster by now.
         """
         told = json.loads((lease.directory / _FILE).read_text())
         kubeconfig = told["kubeconfig"]
         api = KubernetesApi(
             kubeconfig=None if kubeconfig is None else Path(kubeconfig), context=told["context"]
         )
+        if api.server != told["server"]:
+            raise EnvironmentProblem(
+                f"the changes were made in the cluster at {told['server']}; its kubeconfig "
+                f"leads to {api.server} now"
+            )
         changes = cls(lease, api)
         changes._held = list(told["changes"])
         return changes
 
 
-def take_back_of_ended_runs() -> list[str]:
-    """Put back what runs that have ended left changed; in words what was."""
-    done = []
+def take_back_of_ended_runs() -> tuple[list[str], list[str]]:
+    """Put back what runs that have ended left changed; in words what was, and what could not be."""
+    done: list[str] = []
+    failed: list[str] = []
     for lease in leases():
         if lease.kind != EDIT or not lease.stale:
             continue
         try:
-            changes = Changes.read(lease)
+            done += Changes.read(lease).take_back()
         except (OSError, ValueError, KeyError):
-            lease.release()
-            continue
-        done += changes.take_back()
-    return done
+            lease.release()  # nothing was changed yet
+        except EnvironmentProblem as problem:
+            failed.append(
+                f"{problem}\n  note     a run's changes there are not put back yet; they are written down in "
+                f"{lease.directory / _FILE}; where that cluster is gone for good, remove {lease.path}"
+            )
+    return done, failed
 
 
 def _take_back(api: KubernetesApi, change: Json) -> str:
