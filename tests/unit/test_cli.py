@@ -97,4 +97,4 @@ def test_clean_says_when_nothing_was_left_behind(capsys, monkeypatch, tmp_path):
     tmp_path.chmod(0o700)
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
     assert main(["clean", "--json"]) == 0
-    assert json.loads(capsys.readouterr().out) == {"removed": []}
+    assert json.loads(capsys.readouterr().out) == {"removed": [], "problems": []}
