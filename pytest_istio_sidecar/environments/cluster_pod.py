@@ -147,6 +147,12 @@ class ClusterPod:
         return self._chosen
 
     def _choose(self) -> tuple[Runner, str]:
+        if self._pod["spec"].get("hostNetwork"):
+            raise EnvironmentProblem(
+                f"{self.pod_name} has its node's network (hostNetwork: true)\n\n"
+                "  cause    Istio injects nothing into such a pod; what could be read are the node's rules\n"
+                "  note     no rule of this pod was checked: it has none of its own"
+            )
         if self._wanted is ReaderName.NODE:
             return self._from_node()
         if self._wanted is ReaderName.DEBUG:

@@ -15,12 +15,16 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from pytest_istio_sidecar.errors import EnvironmentProblem, ParseError
-from pytest_istio_sidecar.netfilter.model import Backend, Family, PodRules, Ruleset
+from pytest_istio_sidecar.netfilter.model import Backend, Family, PodRules, Ruleset, Table
+from pytest_istio_sidecar.netfilter.parse_list import parse_iptables_list
 from pytest_istio_sidecar.netfilter.parse_save import parse_iptables_save
 from pytest_istio_sidecar.readers.command import CommandResult, Runner
 
 _PREFIXES: Mapping[Family, str] = {4: "iptables", 6: "ip6tables"}
 _FRONT_ENDS = {Backend.LEGACY: "legacy-save", Backend.NF_TABLES: "nft-save"}
+_LISTED_TABLES = ("nat", "mangle", "raw", "filter")
+_NO_TABLE = 3
+"""Exit status of iptables for a table that the kernel does not have."""
 _TRUSTED_SINCE = (1, 8, 8)
 """Older iptables-nft drop conditions that a newer one wrote, silently (netfilter commit c034cf31)."""
 _IPTABLES_OWN = re.compile(r"(ip|ip6) (raw|mangle|nat|filter|security)")
@@ -28,6 +32,21 @@ _IPTABLES_OWN = re.compile(r"(ip|ip6) (raw|mangle|nat|filter|security)")
 _CAUSES = (
     ("you must be root", "the command ran without CAP_NET_ADMIN and CAP_NET_RAW", "read as root"),
     ("Permission denied", "the command ran without CAP_NET_ADMIN and CAP_NET_RAW", "read as root"),
+    (
+        "Table does not exist",
+        "this kernel has no such table: its module is not loaded, and a pod cannot load one",
+        "on the node: sudo modprobe --all ip_tables iptable_nat iptable_mangle iptable_raw",
+    ),
+    (
+        "Could not fetch rule set generation id",
+        "the kernel does not let this container at nf_tables: it has no CAP_NET_ADMIN",
+        "make istio-proxy privileged, or read from the node",
+    ),
+    (
+        "Another app is currently holding the xtables lock",
+        "another program changes or lists the rules at this moment",
+        "run it again; if it stays so, look for a process that holds /run/xtables.lock",
+    ),
     (
         "can't open lock file",
         "the lock /run/xtables.lock cannot be written here",
@@ -86,6 +105,11 @@ def read_tables(runner: Runner, *, timeout: float, pod: str = "") -> TablesReadi
             commands.append(result)
             if not result.missing:
                 rulesets.append(_ruleset(result, family, _default_backend(version), pod))
+            elif not version.missing:
+                listings = _list(runner, prefix, timeout)
+                commands += listings
+                rulesets.append(_listed(listings, family, _default_backend(version), pod))
+                notes.append(f"only {prefix} -L answers in the pod: what it does not show stays unknown")
     notes += [f"{name} is not in the pod: rules of its back end would not be seen" for name in unread]
     notes += _distrust(rulesets)
     native = runner.run(["nft", "list", "ruleset"], timeout=timeout)
@@ -106,18 +130,41 @@ def read_tables(runner: Runner, *, timeout: float, pod: str = "") -> TablesReadi
 def _ruleset(result: CommandResult, family: Family, backend: Backend, pod: str) -> Ruleset:
     source = " ".join(result.argv)
     if not result.succeeded or "is incompatible, use 'nft' tool" in result.stdout:
-        said = result.stderr + result.stdout
-        cause, fix = next(
-            ((cause, fix) for text, cause, fix in _CAUSES if text in said),
-            ("the command did not say", "run it in the pod by hand"),
-        )
-        raise _unreadable(pod, [result], cause, fix)
+        raise _unreadable(pod, [result], *_cause(result))
     if not result.stdout.strip():
         return Ruleset(family=family, backend=backend, source=source, pod=pod)
     ruleset = parse_iptables_save(result.stdout, family=family, source=source)
     if ruleset.backend not in (None, backend):
         raise ParseError(f"the listing says it is of {ruleset.backend}, not {backend}", source=source)
     return replace(ruleset, backend=backend, pod=pod)
+
+
+def _list(runner: Runner, prefix: str, timeout: float) -> list[CommandResult]:
+    """The tables one by one, as a pod lists them whose image has nothing that saves them."""
+    return [
+        runner.run([prefix, "-t", table, "-L", "-n", "-v", "-x"], timeout=timeout) for table in _LISTED_TABLES
+    ]
+
+
+def _listed(listings: list[CommandResult], family: Family, backend: Backend, pod: str) -> Ruleset:
+    """One ruleset of several listings; a table that the kernel does not have holds no rule."""
+    tables: list[Table] = []
+    for result in listings:
+        if "does not exist" in result.stderr and result.exit_status == _NO_TABLE:
+            continue
+        if not result.succeeded:
+            raise _unreadable(pod, [result], *_cause(result))
+        source = " ".join(result.argv)
+        tables += parse_iptables_list(result.stdout, family=family, source=source).tables
+    source = " ".join(listings[0].argv)
+    return Ruleset(tables=tuple(tables), family=family, backend=backend, source=source, pod=pod)
+
+
+def _cause(result: CommandResult) -> tuple[str, str]:
+    """The usual cause of what a command said, and what helps."""
+    said = result.stderr + result.stdout
+    unknown = "the command did not say", "run it in the pod by hand"
+    return next(((cause, fix) for text, cause, fix in _CAUSES if text in said), unknown)
 
 
 def _unreadable(pod: str, results: list[CommandResult], cause: str, fix: str) -> TablesUnreadable:

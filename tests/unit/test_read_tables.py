@@ -134,3 +134,91 @@ def test_tables_of_nf_tables_own_are_noted():
 def test_something_else_than_a_listing_is_refused():
     with pytest.raises(ParseError):
         read_tables(_pod(iptables_legacy_save=(0, "OCI runtime exec failed\n", "")), timeout=1)
+
+
+LISTING = """Chain PREROUTING (policy ACCEPT 5 packets, 300 bytes)
+    pkts      bytes target     prot opt in     out     source               destination
+       5      300 RETURN     tcp  --  *      *       0.0.0.0/0            0.0.0.0/0
+
+Chain INPUT (policy ACCEPT 0 packets, 0 bytes)
+    pkts      bytes target     prot opt in     out     source               destination
+
+Chain OUTPUT (policy ACCEPT 0 packets, 0 bytes)
+    pkts      bytes target     prot opt in     out     source               destination
+
+Chain POSTROUTING (policy ACCEPT 0 packets, 0 bytes)
+    pkts      bytes target     prot opt in     out     source               destination
+"""
+NO_TABLE = (3, "", "iptables v1.6.1: can't initialize iptables table `raw': Table does not exist\n")
+
+
+class ListsOnly:
+    """A double of a pod whose image has iptables and nothing that saves; its kernel has nat alone."""
+
+    def run(self, argv, *, timeout):
+        assert timeout > 0
+        status, out, err = 127, "", f"{argv[0]}: not found"
+        if argv[0] in ("iptables", "ip6tables"):
+            status, out, err = (0, "iptables v1.6.1\n", "") if argv[1] == "-V" else NO_TABLE
+            if argv[0] == "iptables" and argv[1:4] == ["-t", "nat", "-L"]:
+                status, out, err = 0, LISTING, ""
+        return CommandResult(argv=tuple(argv), exit_status=status, stdout=out, stderr=err, seconds=0.1)
+
+
+def test_a_listing_is_read_where_nothing_else_answers_and_that_is_told():
+    reading = read_tables(ListsOnly(), timeout=1)
+    held = [rule.text for ruleset in reading.rules.rulesets for rule in ruleset.rules()]
+    assert held == ["-A PREROUTING -p tcp -j RETURN"]
+    assert "only iptables -L answers in the pod: what it does not show stays unknown" in reading.rules.notes
+
+
+@pytest.mark.parametrize(
+    ("stderr", "cause", "fix"),
+    [
+        (
+            "iptables-save v1.8.9 (legacy): Cannot initialize: Permission denied (you must be root)",
+            "CAP_NET_ADMIN",
+            "root",
+        ),
+        (
+            "Failed to list table names in /proc/net/ip_tables_names: Permission denied",
+            "CAP_NET_ADMIN",
+            "root",
+        ),
+        (
+            "Fatal: can't open lock file /run/xtables.lock: Read-only file system",
+            "xtables.lock",
+            "XTABLES_LOCKFILE",
+        ),
+        (
+            "iptables v1.8.9 (nf_tables): Could not fetch rule set generation id: Invalid argument",
+            "nf_tables",
+            "node",
+        ),
+        (
+            "iptables: can't initialize iptables table `nat': Table does not exist (do you need to insmod?)",
+            "module",
+            "modprobe",
+        ),
+        (
+            "Another app is currently holding the xtables lock. Perhaps you want to use the -w option?",
+            "another program",
+            "again",
+        ),
+    ],
+)
+def test_what_iptables_says_has_a_cause_and_a_fix(stderr, cause, fix):
+    with pytest.raises(EnvironmentProblem) as raised:
+        read_tables(_pod(iptables_legacy_save=(4, "", stderr)), timeout=1, pod="demo/httpbin")
+    lines = dict(line.split(maxsplit=1) for line in str(raised.value).splitlines() if line.startswith("  "))
+    assert cause in lines["cause"]
+    assert fix in lines["fix"]
+    assert lines["stderr"] == stderr
+
+
+def test_the_warning_about_legacy_tables_beside_an_empty_answer_is_no_failure():
+    warning = "# Warning: iptables-legacy tables present, use iptables-legacy-save to see them\n"
+    rules = read_tables(
+        _pod(iptables_legacy_save=(0, LEGACY, ""), iptables_nft_save=(0, "", warning)), timeout=1
+    ).rules
+    assert [len(list(ruleset.rules())) for ruleset in rules.rulesets] == [1, 0, 0, 0]
