@@ -18,7 +18,8 @@ from typing import IO
 
 from pytest_istio_sidecar.readers.command import NOT_FOUND, CommandResult
 
-_GRACE_SECONDS = 5.0
+_GRACE_SECONDS = 10.0
+"""For a command to end in good order, and then for what it started."""
 _OUTPUT_LIMIT = 16 * 2**20
 """Characters of one stream that are kept; no command here says more in earnest."""
 
@@ -101,11 +102,22 @@ def _collect(stream: IO[str] | None, held: list[str], on_line: Callable[[str], N
 
 
 def _end_group(process: subprocess.Popen[str]) -> None:
-    """End the command and everything of its session; a moment to end in good order first."""
-    for number, patience in ((signal.SIGTERM, _GRACE_SECONDS), (signal.SIGKILL, _GRACE_SECONDS)):
-        if process.poll() is not None:
-            return
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(process.pid, number)
+    """End the command and everything of its session.
+
+    Only the command is told to end. What it had begun may finish first: an engine whose client dies while
+    it makes a container makes it all the same, a moment after everybody has looked for what is left.
+    """
+    if process.poll() is None:
+        process.terminate()
         with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(patience)
+            process.wait(_GRACE_SECONDS)
+    deadline = time.monotonic() + _GRACE_SECONDS
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        while time.monotonic() < deadline:
+            os.killpg(process.pid, 0)
+            if process.poll() is None:
+                break
+            time.sleep(0.02)
+        os.killpg(process.pid, signal.SIGKILL)
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(_GRACE_SECONDS)
