@@ -15,7 +15,17 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
-from ground import CHECKOUT, DOUBLE, HTTPBIN, KUBERNETES, Cluster, Lab, Testbed, kind_cluster
+from ground import (
+    CHECKOUT,
+    DOUBLE,
+    HTTPBIN,
+    KUBERNETES,
+    Cluster,
+    Lab,
+    Testbed,
+    kind_cluster,
+    write_istioctl,
+)
 
 
 @pytest.fixture(scope="session")
@@ -68,16 +78,7 @@ def istioctl(tmp_path: Path) -> Callable[..., Path]:
     """Writes an `istioctl` of a version, with a fault or without: the double under the real one's name."""
 
     def write(version: str = "1.8.3", fault: str = "", delay: float = 4) -> Path:
-        directory = tmp_path / f"istioctl-{version}-{fault or 'sound'}"
-        directory.mkdir(exist_ok=True)
-        program = directory / "istioctl"
-        program.write_text(
-            "#!/bin/sh\n"
-            f"export ISTIO_DOUBLE_VERSION={version} ISTIO_DOUBLE_FAULT={fault} ISTIO_DOUBLE_DELAY={delay}\n"
-            f"exec '{sys.executable}' '{DOUBLE / 'istioctl.py'}' \"$@\"\n"
-        )
-        program.chmod(0o755)
-        return program
+        return write_istioctl(tmp_path, version, fault, delay)
 
     return write
 

@@ -82,6 +82,20 @@ class Cluster:
             self.loaded.update(missing)
 
 
+def write_istioctl(folder: Path, version: str, fault: str = "", delay: float = 4) -> Path:
+    """Write an `istioctl` of a version, with a fault or without: the double under the real one's name."""
+    directory = folder / f"istioctl-{version}-{fault or 'sound'}"
+    directory.mkdir(exist_ok=True)
+    program = directory / "istioctl"
+    program.write_text(
+        "#!/bin/sh\n"
+        f"export ISTIO_DOUBLE_VERSION={version} ISTIO_DOUBLE_FAULT={fault} ISTIO_DOUBLE_DELAY={delay}\n"
+        f"exec '{sys.executable}' '{DOUBLE / 'istioctl.py'}' \"$@\"\n"
+    )
+    program.chmod(0o755)
+    return program
+
+
 @contextlib.contextmanager
 def kind_cluster(testbed: Testbed, directory: Path) -> Iterator[Cluster]:
     """A cluster that is deleted whatever happens."""

@@ -1,0 +1,219 @@
+"""The plugin on a cluster that is there: with exactly the rights it asks for, and leaving it as it was.
+
+One cluster with two workloads: `default/httpbin`, whose sidecar is privileged, and `plain/httpbin`, two
+replicas of it as kube-inject makes them. Each mode runs as a service account that has exactly the roles of
+manifests/rbac-*.yaml that the mode names.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from ground import CHECKOUT, HTTPBIN, Lab, Outcome, Testbed, write_istioctl
+
+SUITE = ("--pyargs", "pytest_istio_sidecar.suite")
+MANIFESTS = CHECKOUT / "manifests"
+ONE_TEST = "def test_it(iptables_nat):\n    assert iptables_nat.chain('ISTIO_REDIRECT').rules\n"
+
+
+class Mesh:
+    """The cluster, and runs of the plugin on it as service accounts."""
+
+    def __init__(self, lab: Lab) -> None:
+        self.lab = lab
+        self.kubeconfig = lab.directory / "runtime" / "istio-sidecar" / f"kind-{lab.name}" / "kubeconfig"
+
+    def kubectl(self, *argv: str, text: str = "", check: bool = True) -> str:
+        command = ("kubectl", f"--kubeconfig={self.kubeconfig}", *argv)
+        return self.lab.testbed.run(*command, text=text, check=check).stdout
+
+    def account(self, namespace: str, *roles: str, without: str = "") -> Path:
+        """A kubeconfig of a service account that has these roles, less one resource."""
+        name = f"a-{uuid.uuid4().hex[:6]}"
+        self.kubectl("create", "serviceaccount", name, "-n", namespace)
+        for role in roles:
+            text = (MANIFESTS / f"rbac-{role}.yaml").read_text().replace(f"[{without}]", "[nothing]")
+            told = f"name: istio-sidecar-{role}"
+            text = text.replace(told, f"{told}-{name}")
+            self.kubectl("apply", "-n", namespace, "-f", "-", text=text)
+            binding = (f"--role=istio-sidecar-{role}-{name}", f"--serviceaccount={namespace}:{name}")
+            self.kubectl("create", "rolebinding", f"{role}-{name}", "-n", namespace, *binding)
+        admin = json.loads(self.kubectl("config", "view", "--raw", "-o", "json"))
+        user = {"name": "me", "user": {"token": self._token(namespace, name)}}
+        cluster = admin["clusters"][0]
+        context = {"name": "theirs", "context": {"cluster": cluster["name"], "user": "me"}}
+        path = self.lab.directory / f"{name}.kubeconfig"
+        config = {"apiVersion": "v1", "kind": "Config", "current-context": "theirs"}
+        path.write_text(json.dumps({**config, "clusters": [cluster], "users": [user], "contexts": [context]}))
+        return path
+
+    def _token(self, namespace: str, name: str) -> str:
+        """Kubernetes 1.20 makes a secret with a token for each account, a moment later."""
+        deadline = time.monotonic() + 30
+        while time.monotonic() < deadline:
+            secrets = self.kubectl(
+                "get", "serviceaccount", name, "-n", namespace, "-o", "jsonpath={.secrets[0].name}"
+            )
+            if secrets:
+                token = self.kubectl(
+                    "get", "secret", secrets, "-n", namespace, "-o", "jsonpath={.data.token}"
+                )
+                return base64.b64decode(token).decode()
+            time.sleep(0.2)
+        pytest.fail(f"no token for {name}")
+
+    def argv(self, kubeconfig: Path, *options: str) -> list[str]:
+        own = ("-p", "no:cacheprovider", "--istio-environment=existing", f"--istio-kubeconfig={kubeconfig}")
+        return [sys.executable, "-m", "pytest", *own, *options]
+
+    def run(self, kubeconfig: Path, *options: str) -> Outcome:
+        began = time.monotonic()
+        done = subprocess.run(
+            self.argv(kubeconfig, *options),
+            cwd=self.lab.directory,
+            env=self.lab.environment,
+            capture_output=True,
+            text=True,
+            timeout=300,
+            check=False,
+        )
+        return Outcome(
+            status=done.returncode, output=done.stdout + done.stderr, seconds=time.monotonic() - began
+        )
+
+    def deployment(self, namespace: str) -> dict:
+        return json.loads(self.kubectl("get", "deployment", "httpbin", "-n", namespace, "-o", "json"))["spec"]
+
+    def settle(self, namespace: str) -> None:
+        self.kubectl("rollout", "status", "deployment/httpbin", "-n", namespace, "--timeout=120s")
+
+
+@pytest.fixture(scope="module")
+def mesh(
+    testbed: Testbed,
+    istio_images: Callable[[str], tuple[str, ...]],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[Mesh]:
+    folder = tmp_path_factory.mktemp("mesh")
+    (folder / "runtime").mkdir(mode=0o700)
+    (folder / "production.kubeconfig").write_text("current-context: production\n")
+    (folder / "test_one.py").write_text(ONE_TEST)
+    program = write_istioctl(folder, "1.8.3")
+    images = (*istio_images("1.8.3"), HTTPBIN)
+    lab = Lab(
+        testbed=testbed,
+        directory=folder,
+        istioctl=program,
+        version="1.8.3",
+        images=images,
+        name=f"mesh-{uuid.uuid4().hex[:6]}",
+    )
+    try:
+        done = lab.run("test_one.py", "--istio-keep=always")
+        assert done.status == 0, done.output
+        made = Mesh(lab)
+        made.kubectl("create", "namespace", "plain")
+        manifest = (MANIFESTS / "httpbin.yaml").read_text().replace("replicas: 1", "replicas: 2")
+        environment = {**testbed.environment, "KUBECONFIG": str(made.kubeconfig)}
+        injected = subprocess.run(
+            [program, "kube-inject", "-f", "-"],
+            input=manifest, env=environment, capture_output=True, text=True, timeout=60, check=True,
+        )  # fmt: skip
+        made.kubectl("apply", "-n", "plain", "-f", "-", text=injected.stdout)
+        made.settle("plain")
+        yield made
+    finally:
+        testbed.run("kind", "delete", "cluster", "--name", lab.name, check=False)
+
+
+def test_reading_takes_the_role_for_reading_and_nothing_else(mesh: Mesh) -> None:
+    done = mesh.run(mesh.account("default", "read"), *SUITE)
+    assert done.status == 0, done.output
+    assert done.count("passed") > 25
+    assert done.count("skipped") == 11  # what sends requests
+
+
+@pytest.mark.parametrize(
+    ("resource", "missing"),
+    [
+        ("pods", 'verb list, apiGroup "", resource pods, namespace default'),
+        ("pods/exec", 'apiGroup "", resource pods/exec, namespace default'),
+        (
+            "deployments, replicasets, statefulsets, daemonsets",
+            'verb get, apiGroup "apps", resource deployments, namespace default',
+        ),
+    ],
+)
+def test_a_right_that_is_missing_is_named(mesh: Mesh, resource: str, missing: str) -> None:
+    done = mesh.run(mesh.account("default", "read", without=resource), *SUITE)
+    assert done.status != 0
+    assert missing in done.output
+    assert "passed" not in done.output
+
+
+def test_requests_take_the_role_for_traffic_and_their_pod_is_gone_afterwards(mesh: Mesh) -> None:
+    done = mesh.run(mesh.account("default", "read", "traffic"), *SUITE, "--istio-traffic")
+    assert done.status == 0, done.output
+    assert done.count("skipped") == 0
+    left = mesh.kubectl("get", "pods", "-o", "name")
+    assert "istio-sidecar-client-" not in left
+
+
+def test_every_replica_is_made_privileged_read_and_put_back(mesh: Mesh) -> None:
+    before = mesh.deployment("plain")
+    account = mesh.account("plain", "read", "make-privileged")
+    done = mesh.run(account, *SUITE, "--istio-namespace=plain", "--istio-make-privileged")
+    assert done.status == 0, done.output
+    assert "deployments/httpbin back" in done.output
+    assert mesh.deployment("plain") == before
+    mesh.settle("plain")
+
+
+def test_an_unprivileged_pod_is_read_from_its_node(mesh: Mesh) -> None:
+    done = mesh.run(mesh.account("plain", "read"), *SUITE, "--istio-namespace=plain", "--istio-reader=auto")
+    assert done.status == 0, done.output
+    assert "node (nsenter on " in done.output
+
+
+def test_what_a_killed_run_changed_is_put_back_by_clean(mesh: Mesh) -> None:
+    mesh.settle("plain")
+    before = mesh.deployment("plain")
+    (mesh.lab.directory / "test_kill.py").write_text(
+        "import os, signal\n\ndef test_it(iptables_nat):\n    os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    account = mesh.account("plain", "read", "make-privileged")
+    done = mesh.run(account, "test_kill.py", "--istio-namespace=plain", "--istio-make-privileged")
+    assert done.status == -signal.SIGKILL
+    assert mesh.deployment("plain") != before
+    # Not the whole of clean: it would delete the cluster, which a run that has ended keeps.
+    (mesh.kubeconfig.parent.with_suffix(".json")).rename(mesh.lab.directory / "set-aside")
+    try:
+        cleaned = mesh.lab.command("clean")
+    finally:
+        (mesh.lab.directory / "set-aside").rename(mesh.kubeconfig.parent.with_suffix(".json"))
+    assert cleaned.returncode == 0, cleaned.stderr
+    assert "deployments/httpbin back" in cleaned.stdout
+    assert mesh.deployment("plain") == before
+
+
+def test_the_current_context_of_ones_own_file_is_taken_when_none_is_named(mesh: Mesh) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--istio-environment=existing", *SUITE],
+        cwd=mesh.lab.directory,
+        env={**os.environ, "KUBECONFIG": str(mesh.account("default", "read"))},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout
