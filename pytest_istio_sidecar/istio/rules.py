@@ -1,86 +1,103 @@
 """The rules that Istio's own builder installs, as a ruleset.
 
-Knows Istio's tables and since when they look so. Does not know how they are
-judged. Invariant: every table made here equals, rule for rule and in order,
-what a kernel reads back after that release's istio-init has run.
+Knows what each release does with its options, and since when. Does not know how rules are
+judged. Invariant: every ruleset made here equals, rule for rule and in order, what a kernel
+reads back after that release's istio-init has run.
 
-The rules have changed at five releases; each is a constant below, with the change it began.
+Rules are written as iptables-save writes them. Read `_describe` from top to bottom: it is the order
+in which istio-iptables goes (tools/istio-iptables/pkg/capture/run.go; cmd/run.go up to 1.11).
+DNS capture and TPROXY have modules of their own.
 """
 
 from __future__ import annotations
 
-from ipaddress import ip_network
+from dataclasses import replace
+from typing import Unpack
 
 from pytest_istio_sidecar.errors import UsageProblem
-from pytest_istio_sidecar.istio import ports
-from pytest_istio_sidecar.istio.versions import Number, number_of
-from pytest_istio_sidecar.netfilter.matches import (
-    PROTOCOLS,
-    Address,
-    Interface,
-    Match,
-    Owner,
-    Protocol,
-    Range,
-    Side,
-    Transport,
+from pytest_istio_sidecar.istio import dns_capture, ports, tproxy
+from pytest_istio_sidecar.istio.builder import RuleBuilder
+from pytest_istio_sidecar.istio.options import (
+    ALL,
+    IstioOptions,
+    OptionFields,
+    cidr,
+    is_loopback,
+    split,
 )
-from pytest_istio_sidecar.netfilter.model import TABLES, Backend, Chain, Family, Rule, Ruleset, Table
-from pytest_istio_sidecar.netfilter.targets import Jump, Redirect, Target, Verdict
+from pytest_istio_sidecar.istio.release import Installation
+from pytest_istio_sidecar.istio.versions import Number, number_of
+from pytest_istio_sidecar.netfilter.model import Backend, Family, Ruleset
 
 READINESS_SINCE = (1, 6, 0)
 """The template excludes 15021: Envoy's readiness has a port of its own."""
+OWN_INBOUND_PORT_SINCE = (1, 6, 0)
+"""A list of included inbound ports is sent to 15006 like all of them; before, to 15001."""
 TUNNEL_SINCE = (1, 7, 0)
 """15008 is left to the tunnel (istio/istio#25392, 7405e49a014)."""
+OUTBOUND_PORTS_SINCE = (1, 7, 0)
+"""Outbound ports can be included (istio/istio#23941)."""
+LOOPBACK_RANGE_SINCE = (1, 7, 0)
+"""An included loopback range takes out the rules that let a process talk to itself (istio/istio#24143)."""
+OUTBOUND_PORTS_IPV6_SINCE = ((1, 9, 6), (1, 10, 2))
+"""Outbound ports are included in IPv6 too; the fix came to 1.9 after 1.10 had branched off."""
+EXCLUDED_INTERFACES_SINCE = (1, 11, 3)
+"""Interfaces can be left alone (istio/istio#34832, #35003)."""
+ONE_LAYOUT_SINCE = (1, 12, 0)
+"""IPv6 has the rules of IPv4 (istio/istio#34274). Before, a layout of its own: nothing of DNS capture,
+TPROXY as plain REDIRECT, and the interfaces of virtual machines returned instead of redirected."""
+DROP_INVALID_SINCE = (1, 12, 2)
+"""What conntrack calls INVALID can be dropped (istio/istio#36566)."""
 SSH_UNTIL = (1, 13, 0)
 """22 is no longer excluded by a fixed rule: virtual machines exclude it themselves (istio/istio#36312)."""
+OWNER_GROUPS_SINCE = (1, 14, 0)
+"""Capture can be limited to groups (istio/istio#37057)."""
 TUNNEL_TO_SELF_SINCE = (1, 18, 0)
 """What the proxy sends to its own pod's 15008 is not redirected (istio/istio#43414, 57f3b2bab3c)."""
+LOOPBACK_CIDR_SINCE = (1, 21, 0)
+"""What counts as this host can be set (istio/istio#48045)."""
+LAST_RETURN_UNTIL = (1, 23, 0)
+"""A RETURN after included ranges, which changed nothing, is gone (istio/istio#51352, fa8b7af93f8)."""
+DROP_CHAIN_SINCE = (1, 24, 0)
+"""INVALID is dropped in a chain of Istio's, so that it can be taken out again (istio/istio#50328)."""
 EVERY_PROTOCOL_SINCE = (1, 25, 0)
-"""OUTPUT sends every protocol to ISTIO_OUTPUT, whose redirects are of tcp still (istio/istio#53998)."""
+"""OUTPUT sends every protocol to ISTIO_OUTPUT, whose redirects are of tcp still; excluded outbound ports
+are excluded for udp too (istio/istio#53998, f4d72e7fc52)."""
 NF_TABLES_SINCE = (1, 25, 4)
 """istio-init writes into nf_tables where nothing is in the legacy back end yet (istio/istio#55281)."""
+BAD_RANGES_UNTIL = (1, 27, 0)
+"""A range that is none was passed over with a message; now istio-iptables ends on it."""
 
 ERAS = ("1.8.3", "1.5.10", "1.6.14", "1.17.8", "1.24.6", "1.30.3")
-"""A release of each set of rules, the lab's first."""
-
-_TCP = Protocol(number=PROTOCOLS["tcp"])
-_RETURN = Verdict("RETURN")
+"""A release of each set of default rules, the lab's first."""
 
 
-def expected_ruleset(version: str, *, family: Family = 4) -> Ruleset:
-    """What istio-init of a release installs with its injection template's arguments.
+def expected_ruleset(
+    version: str,
+    *,
+    family: Family = 4,
+    options: IstioOptions | None = None,
+    **given: Unpack[OptionFields],
+) -> Ruleset:
+    """What istio-init of a release installs.
 
     Args:
-        version: a release of Istio, "1.8.3".
-        family: 4, or 6 for a pod where Istio programs ip6tables.
+        version: a release of Istio, "1.8.3"; a suffix ("-distroless") does not count.
+        family: 4, or 6.
+        options: what it is told; None: `given`, else what the injection template passes. An
+            option that the release does not have yet changes nothing.
 
     Raises:
-        UsageProblem: a version that is none, or older than 1.5.
-
-    Source: istio/istio tools/istio-iptables/pkg, run.go, with the arguments of the injection template
-    (manifests/charts/istio-control/istio-discovery/files), as a kernel reads them back.
+        UsageProblem: a version that is none, or older than 1.5; options that Istio refuses.
     """
+    if options is not None and given:
+        raise UsageProblem("give options, or single ones by name, not both")
     number = _number(version)
-    user_chains = {
-        "ISTIO_INBOUND": _inbound(number),
-        "ISTIO_IN_REDIRECT": [_rule((_TCP,), Redirect(ports=(ports.INBOUND, ports.INBOUND)))],
-        "ISTIO_OUTPUT": _output(number, family),
-        "ISTIO_REDIRECT": [_rule((_TCP,), Redirect(ports=(ports.OUTBOUND, ports.OUTBOUND)))],
-    }
-    sent: tuple[Match, ...] = () if number >= EVERY_PROTOCOL_SINCE else (_TCP,)
-    entries = {"PREROUTING": ((_TCP,), Jump("ISTIO_INBOUND")), "OUTPUT": (sent, Jump("ISTIO_OUTPUT"))}
-    chains = [
-        _chain(hook, [_rule(*entries[hook])] if hook in entries else [], policy="ACCEPT")
-        for hook in TABLES["nat"]
-    ]
-    chains += [_chain(name, rules) for name, rules in user_chains.items()]
-    return Ruleset(
-        tables=(Table(name="nat", chains=tuple(chains)),),
-        family=family,
-        backend=backend(version),
-        source=f"Istio {version}",
-    )
+    told = of_release(number, options if options is not None else IstioOptions.of(given), family)
+    builder = RuleBuilder(family)
+    if told is not None:
+        _describe(Installation(number, told, builder))
+    return builder.ruleset(backend=backend(version), source=f"Istio {version}")
 
 
 def backend(version: str) -> Backend:
@@ -93,6 +110,47 @@ def backend(version: str) -> Backend:
     return Backend.NF_TABLES if _number(version) >= NF_TABLES_SINCE else Backend.LEGACY
 
 
+def excluded_by_template(version: Number) -> str:
+    """The inbound ports that the injection template of a release excludes (`-d`)."""
+    readiness = [ports.READINESS] if version >= READINESS_SINCE else []
+    return ",".join(str(port) for port in (ports.TELEMETRY, *readiness, ports.AGENT))
+
+
+def of_release(number: Number, options: IstioOptions, family: Family) -> IstioOptions | None:
+    """Options with everything filled in that was left to the release; None: it installs no rule."""
+    if options.inbound_interception_mode == "NONE" or (family == 6 and options.enable_ipv6 is False):
+        return None
+    by_cni = options.mode == "cni"
+    unset = IstioOptions()
+    told = replace(
+        options,
+        inbound_ports_exclude=_or(
+            options.inbound_ports_exclude, CNI_INBOUND if by_cni else excluded_by_template(number)
+        ),
+        outbound_ports_exclude=_or(options.outbound_ports_exclude, str(ports.AGENT) if by_cni else ""),
+        capture_all_dns=by_cni if options.capture_all_dns is None else options.capture_all_dns,
+    )
+    if by_cni and number < CNI_DNS_SINCE:
+        told = replace(told, redirect_dns=False)
+    if number < LOOPBACK_CIDR_SINCE:
+        told = replace(told, host_ipv4_loopback_cidr=unset.host_ipv4_loopback_cidr)
+    if number < dns_capture.ALL_SINCE:
+        told = replace(told, capture_all_dns=False)
+    if family == 6 and number < ONE_LAYOUT_SINCE:
+        told = replace(told, inbound_interception_mode="REDIRECT", redirect_dns=False)
+    return told
+
+
+CNI_INBOUND = "15020,15021,15090"
+"""istio-cni's excluded inbound ports, in its order (cni/pkg/plugin)."""
+CNI_DNS_SINCE = (1, 11, 0)
+"""istio-cni captures DNS, all of it (istio/istio#32416)."""
+
+
+def _or(text: str | None, default: str) -> str:
+    return default if text is None else text
+
+
 def _number(version: str) -> Number:
     number = number_of(version)
     if number < (1, 5, 0):
@@ -100,74 +158,180 @@ def _number(version: str) -> Number:
     return number
 
 
-def _inbound(number: Number) -> list[Rule]:
-    """Ports that stay outside the mesh, then everything else.
+def _describe(told: Installation) -> None:
+    """Every rule, in the order in which istio-iptables makes them."""
+    _excluded_interfaces(told)
+    _virtual_machines(told)
+    if told.options.drop_invalid and told.number >= DROP_INVALID_SINCE:
+        _drop_invalid(told)
+    if told.number >= TUNNEL_SINCE:
+        told.append(
+            "nat", "ISTIO_INBOUND", f"-p tcp -m tcp --dport {told.options.inbound_tunnel_port} -j RETURN"
+        )
+    if dns_capture.through_redirect(told):
+        dns_capture.tcp_of_every_server(told)
+    _redirects(told)
+    _inbound(told)
+    _outbound(told)
+    if told.intercepts_by_tproxy:
+        tproxy.marks(told)
 
-    The first two are the builder's own, the others the injection template's `-d`.
+
+def _excluded_interfaces(told: Installation) -> None:
+    if told.number < EXCLUDED_INTERFACES_SINCE:
+        return
+    for table in ("nat", "mangle") if told.intercepts_by_tproxy else ("nat",):
+        for interface in split(told.options.exclude_interfaces):
+            told.append(table, "PREROUTING", f"-i {interface} -j RETURN")
+            told.append(table, "OUTPUT", f"-o {interface} -j RETURN")
+
+
+def _virtual_machines(told: Installation) -> None:
+    """What comes from a virtual machine's interface is not inbound; `_included` redirects it."""
+    if told.family == 6 and told.number < (1, 8, 0):
+        return
+    for interface in split(told.options.kube_virt_interfaces):
+        told.builder.insert("nat", "PREROUTING", f"-i {interface} -j RETURN")
+
+
+def _drop_invalid(told: Installation) -> None:
+    own = told.number >= DROP_CHAIN_SINCE
+    target = "ISTIO_DROP" if own else "DROP"
+    told.append("mangle", "PREROUTING", f"-m conntrack --ctstate INVALID -j {target}")
+    if own:
+        told.append("mangle", "ISTIO_DROP", "-j DROP")
+
+
+def _redirects(told: Installation) -> None:
+    told.append("nat", "ISTIO_REDIRECT", f"-p tcp -j REDIRECT --to-ports {told.options.proxy_port}")
+    everything = told.options.inbound_ports_include == ALL
+    own = everything or told.number >= OWN_INBOUND_PORT_SINCE
+    port = told.options.inbound_capture_port if own else told.options.proxy_port
+    told.append("nat", "ISTIO_IN_REDIRECT", f"-p tcp -j REDIRECT --to-ports {port}")
+
+
+def _inbound(told: Installation) -> None:
+    """Ports that stay outside the mesh, then everything else; or a list of ports and nothing else."""
+    included = told.options.inbound_ports_include
+    if not included:
+        return
+    table = "nat"
+    if told.intercepts_by_tproxy:
+        table = "mangle"
+        tproxy.chains(told)
+    told.append(table, "PREROUTING", "-p tcp -j ISTIO_INBOUND")
+    if included != ALL:
+        for port in split(included):
+            _capture(told, table, f"-p tcp -m tcp --dport {port}")
+        return
+    fixed = [str(ports.SSH)] if told.number < SSH_UNTIL else []
+    for port in (*fixed, *split(told.options.inbound_ports_exclude or "")):
+        told.append(table, "ISTIO_INBOUND", f"-p tcp -m tcp --dport {port} -j RETURN")
+    _capture(told, table, "-p tcp")
+
+
+def _capture(told: Installation, table: str, packets: str) -> None:
+    if table == "mangle":
+        tproxy.capture(told, packets)
+    else:
+        told.append("nat", "ISTIO_INBOUND", f"{packets} -j ISTIO_IN_REDIRECT")
+
+
+def _outbound(told: Installation) -> None:
+    """Who may leave without Envoy, what Envoy sends to its own pod, and what is captured."""
+    everything = told.number >= EVERY_PROTOCOL_SINCE
+    told.append("nat", "OUTPUT", "-j ISTIO_OUTPUT" if everything else "-p tcp -j ISTIO_OUTPUT")
+    for port in split(told.options.outbound_ports_exclude or ""):
+        told.output(f"-p tcp -m tcp --dport {port} -j RETURN")
+        if everything:
+            told.output(f"-p udp -m udp --dport {port} -j RETURN")
+    told.output(f"-s {told.passthrough} -o lo -j RETURN")
+    for identity in split(told.options.proxy_uid):
+        _proxy(told, "uid", identity)
+    for identity in split(told.options.proxy_gid):
+        _proxy(told, "gid", identity)
+    if told.number >= OWNER_GROUPS_SINCE:
+        for groups in told.uncaptured_groups():
+            told.output(f"{groups}-j RETURN")
+    dns_capture.tcp(told)
+    told.output(f"-d {told.loopback} -j RETURN")
+    for network in _ranges(told, "outbound_ip_ranges_exclude"):
+        told.output(f"{_to(network)}-j RETURN")
+    if told.number >= OUTBOUND_PORTS_SINCE and _includes_outbound_ports(told):
+        for port in split(told.options.outbound_ports_include):
+            told.output(f"-p tcp -m tcp --dport {port} -j ISTIO_REDIRECT")
+    _included(told)
+    dns_capture.udp(told)
+
+
+def _proxy(told: Installation, kind: str, identity: str) -> None:
+    """A proxy's user or group: captured on lo as inbound, let go elsewhere.
+
+    A packet on lo never reaches the group's first two: the user's three have returned or
+    redirected it already, unless DNS capture or an included loopback range opened a way.
     """
-    excluded = [
-        *([ports.TUNNEL] if number >= TUNNEL_SINCE else []),
-        *([ports.SSH] if number < SSH_UNTIL else []),
-        ports.TELEMETRY,
-        *([ports.READINESS] if number >= READINESS_SINCE else []),
-        ports.AGENT,
-    ]
-    rules = [_rule((_TCP, _destination_port(port)), _RETURN) for port in excluded]
-    return [*rules, _rule((_TCP,), Jump("ISTIO_IN_REDIRECT"))]
+    own = f"-m owner --{kind}-owner {identity}"
+    others = f"-m owner ! --{kind}-owner {identity}"
+    told.output(f"! -d {told.loopback} -o lo {_but_for_the_tunnel(told, kind)}{own} -j ISTIO_IN_REDIRECT")
+    if not _includes_loopback(told):
+        but = "-p tcp -m tcp ! --dport 53 " if dns_capture.splits_loopback(told) else ""
+        told.output(f"-o lo {but}{others} -j RETURN")
+    told.output(f"{own} -j RETURN")
 
 
-def _output(number: Number, family: Family) -> list[Rule]:
-    """Who may leave without Envoy, and what Envoy sends to its own pod.
-
-    The block of three for the proxy's user stands again for its group. A packet on lo never
-    reaches the group's first two: the user's block has returned or redirected it already.
-    """
-    loopback, passthrough = ("127.0.0.1", "127.0.0.6") if family == 4 else ("::1", "::6")
-    to_self = _address("destination", loopback)
-    not_to_self = _address("destination", loopback, negated=True)
-    on_lo = Interface(direction="out", name="lo")
-    not_to_tunnel: tuple[Match, ...] = ()
-    if number >= TUNNEL_TO_SELF_SINCE:
-        not_to_tunnel = (_TCP, _destination_port(ports.TUNNEL, negated=True))
-    rules = [_rule((_address("source", passthrough), on_lo), _RETURN)]
-    for owned, not_owned in (
-        (Owner(uid=_proxy()), Owner(uid=_proxy(negated=True))),
-        (Owner(gid=_proxy()), Owner(gid=_proxy(negated=True))),
-    ):
-        rules += [
-            _rule((not_to_self, on_lo, *not_to_tunnel, owned), Jump("ISTIO_IN_REDIRECT")),
-            _rule((on_lo, not_owned), _RETURN),
-            _rule((owned,), _RETURN),
-        ]
-    return [*rules, _rule((to_self,), _RETURN), _rule((), Jump("ISTIO_REDIRECT"))]
+def _but_for_the_tunnel(told: Installation, kind: str) -> str:
+    to_dns = kind == "uid" and dns_capture.splits_loopback(told)
+    if told.number < TUNNEL_TO_SELF_SINCE:
+        return "-p tcp -m tcp ! --dport 53 " if to_dns else ""
+    tunnel = told.options.inbound_tunnel_port
+    if to_dns:
+        return f"-p tcp -m multiport ! --dports 53,{tunnel} "
+    return f"-p tcp -m tcp ! --dport {tunnel} "
 
 
-def _proxy(negated: bool = False) -> Range:
-    return Range(low=ports.PROXY_ID, high=ports.PROXY_ID, negated=negated)
+def _includes_loopback(told: Installation) -> bool:
+    if told.number < LOOPBACK_RANGE_SINCE or (told.family == 6 and told.number < ONE_LAYOUT_SINCE):
+        return False
+    included = split(told.options.outbound_ip_ranges_include)
+    return any(is_loopback(text) for text in included if cidr(text) is not None)
 
 
-def _destination_port(port: int, *, negated: bool = False) -> Transport:
-    return Transport(module="tcp", destination=Range(low=port, high=port, negated=negated))
+def _includes_outbound_ports(told: Installation) -> bool:
+    if told.family == 4 or told.number >= (1, 11, 0):
+        return True
+    return any(told.number[:2] == since[:2] and told.number >= since for since in OUTBOUND_PORTS_IPV6_SINCE)
 
 
-def _address(side: Side, text: str, *, negated: bool = False) -> Address:
-    network = ip_network(text)
-    return Address(
-        side=side,
-        family=4 if network.version == 4 else 6,
-        network=int(network.network_address),
-        mask=int(network.netmask),
-        negated=negated,
-    )
+def _ranges(told: Installation, name: str) -> list[str]:
+    """The ranges of this family in an option, as iptables-save writes them."""
+    found = []
+    for text in split(getattr(told.options, name)):
+        network = cidr(text)
+        if network is None:
+            if told.number >= BAD_RANGES_UNTIL:
+                raise UsageProblem(f"{name}: {text!r} is no range in CIDR; Istio refuses it since 1.27")
+        elif network.version == told.family:
+            found.append(str(network))
+    return found
 
 
-def _rule(matches: tuple[Match, ...], target: Target) -> Rule:
-    return Rule(chain="", matches=matches, target=target)
+def _to(network: str) -> str:
+    return "" if network.endswith("/0") else f"-d {network} "
 
 
-def _chain(name: str, rules: list[Rule], *, policy: str | None = None) -> Chain:
-    placed = (
-        Rule(chain=name, matches=rule.matches, target=rule.target, number=number)
-        for number, rule in enumerate(rules, 1)
-    )
-    return Chain(name=name, rules=tuple(placed), policy=policy)
+def _included(told: Installation) -> None:
+    """What is captured after all exceptions, and the same for what virtual machines send."""
+    machines = split(told.options.kube_virt_interfaces)
+    if told.options.outbound_ip_ranges_include == ALL:
+        told.output("-j ISTIO_REDIRECT")
+        target = "RETURN" if told.family == 6 and told.number < ONE_LAYOUT_SINCE else "ISTIO_REDIRECT"
+        for interface in machines:
+            told.builder.insert("nat", "PREROUTING", f"-i {interface} -j {target}")
+        return
+    networks = _ranges(told, "outbound_ip_ranges_include")
+    for network in networks:
+        for interface in machines:
+            told.builder.insert("nat", "PREROUTING", f"{_to(network)}-i {interface} -j ISTIO_REDIRECT")
+        told.output(f"{_to(network)}-j ISTIO_REDIRECT")
+    if networks and told.number < LAST_RETURN_UNTIL:
+        told.output("-j RETURN")

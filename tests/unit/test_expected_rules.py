@@ -4,18 +4,35 @@ from __future__ import annotations
 
 import gzip
 import json
+import re
 from functools import cache
 from pathlib import Path
 
 import pytest
 
-from pytest_istio_sidecar import UsageProblem, expected_ruleset, parse_iptables_save
+from pytest_istio_sidecar import Ruleset, UsageProblem, expected_ruleset, parse_iptables_save
+from pytest_istio_sidecar.istio.options import IstioOptions
 from pytest_istio_sidecar.istio.rules import backend
 from pytest_istio_sidecar.istio.versions import known_versions
-from pytest_istio_sidecar.netfilter.model import Backend
+from pytest_istio_sidecar.netfilter.model import Backend, Chain
 
 DATA = Path(__file__).parents[1] / "data" / "istio-init-tables.json.gz"
-FAMILIES = {"default:V4": 4, "ipv6:V4": 4, "ipv6:V6": 6}
+FIELDS = {
+    "ProxyUID": "proxy_uid",
+    "ProxyGID": "proxy_gid",
+    "KubeVirt": "kube_virt_interfaces",
+    "IPv6": "enable_ipv6",
+    "InboundTProxyMark": "inbound_tproxy_mark",
+    "InboundTProxyRouteTable": "inbound_tproxy_route_table",
+    "OutboundIPRangesInclude": "outbound_ip_ranges_include",
+    "OutboundIPRangesExclude": "outbound_ip_ranges_exclude",
+    "HostIPv4LoopbackCidr": "host_ipv4_loopback_cidr",
+    "RedirectDNS": "redirect_dns",
+    "CaptureAllDNS": "capture_all_dns",
+    "DNSServersV4": "dns_servers_v4",
+}
+"""Keys of the recorded scenarios that do not become a field's name by their capitals alone."""
+CHANGE_NO_RULE = {"RestoreFormat", "SkipRuleApply"}
 
 
 @cache
@@ -23,21 +40,54 @@ def recorded() -> dict:
     return json.loads(gzip.decompress(DATA.read_bytes()))
 
 
-def without_readiness(text: str) -> str:
-    """The recorded scenarios exclude 15021 in every release; the template of 1.5 does not yet."""
-    return "".join(line for line in text.splitlines(keepends=True) if "--dport 15021" not in line)
+def field_of(key: str) -> str:
+    return FIELDS.get(key) or re.sub(r"(?<!^)(?=[A-Z])", "_", key).lower()
+
+
+@cache
+def scenarios() -> dict[str, IstioOptions]:
+    return {
+        held["Name"]: IstioOptions.of(
+            {field_of(key): value for key, value in held["Cfg"].items() if key not in CHANGE_NO_RULE}
+        )
+        for held in recorded()["scenarios"]
+    }
+
+
+@cache
+def observed(index: int, family: int) -> Ruleset:
+    return parse_iptables_save(recorded()["tables"][index], family=family)
 
 
 @pytest.mark.parametrize("state", recorded()["versions"])
-@pytest.mark.parametrize("scenario", FAMILIES)
-def test_the_rules_of_a_release_are_those_that_its_builder_installed(state: str, scenario: str) -> None:
-    table = recorded()["tables"][recorded()["results"][state][scenario]]
-    text = without_readiness(table) if state.startswith("1.5.") else table
-    observed = parse_iptables_save(text, family=FAMILIES[scenario])
-    for version in recorded()["versions"][state]:
-        expected = expected_ruleset(version, family=FAMILIES[scenario])
-        assert list(expected.nat.rules()) == list(observed.nat.rules())
-        assert set(expected.nat.chains) == set(observed.nat.chains)
+def test_the_rules_of_a_release_are_those_that_its_builder_installed(state: str) -> None:
+    for key, index in recorded()["results"][state].items():
+        name, _, family = key.partition(":V")
+        held = observed(index, int(family))
+        for version in recorded()["versions"][state]:
+            expected = expected_ruleset(version, family=int(family), options=scenarios()[name])
+            assert tables_of(expected) == tables_of(held), (version, key)
+
+
+def tables_of(ruleset: Ruleset) -> dict[str, dict[str, Chain]]:
+    return {
+        table.name: {chain.name: chain for chain in table.chains}
+        for table in ruleset.tables
+        if any(chain.rules for chain in table.chains)
+    }
+
+
+def test_every_recorded_table_is_compared() -> None:
+    assert sum(len(results) for results in recorded()["results"].values()) == 48 * 24
+    indices = {index for results in recorded()["results"].values() for index in results.values()}
+    assert indices == set(range(len(recorded()["tables"])))
+
+
+@pytest.mark.parametrize("version", ["1.5.10", "1.8.3", "1.27.3"])
+def test_unset_options_are_those_of_the_injection_template(version: str) -> None:
+    ports = ["15090", "15020"] if version == "1.5.10" else ["15090", "15021", "15020"]
+    told = expected_ruleset(version, inbound_ports_exclude=ports)
+    assert expected_ruleset(version).tables == told.tables
 
 
 def test_every_recorded_release_is_known_and_no_other() -> None:
