@@ -102,6 +102,7 @@ if TYPE_CHECKING:
     from pytest_istio_sidecar.errors import (
         VerdictAgainst as VerdictAgainst,
     )
+    from pytest_istio_sidecar.istio.options import IstioOptions as IstioOptions
     from pytest_istio_sidecar.istio.rules import expected_ruleset as expected_ruleset
     from pytest_istio_sidecar.netfilter.complete import complete as complete
     from pytest_istio_sidecar.netfilter.model import PodRules as PodRules
@@ -168,6 +169,7 @@ _HOMES = {
         "UsageProblem",
         "VerdictAgainst",
     ),
+    "istio.options": ("IstioOptions",),
     "istio.rules": ("expected_ruleset",),
     "netfilter.complete": ("complete",),
     "netfilter.model": ("PodRules", "Ruleset"),

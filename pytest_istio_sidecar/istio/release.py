@@ -12,6 +12,10 @@ from pytest_istio_sidecar.istio.options import ALL, IstioOptions, group_ids
 from pytest_istio_sidecar.istio.versions import Number
 from pytest_istio_sidecar.netfilter.model import Family
 
+ONE_LAYOUT_SINCE = (1, 12, 0)
+"""IPv6 has the rules of IPv4 (istio/istio#34274). Before, a layout of its own: nothing of DNS capture,
+plain REDIRECT where TPROXY was asked for, and the interfaces of virtual machines returned, not redirected."""
+
 
 @dataclass(frozen=True, slots=True)
 class Installation:
@@ -33,7 +37,8 @@ class Installation:
 
     @property
     def intercepts_by_tproxy(self) -> bool:
-        return self.options.inbound_interception_mode == "TPROXY"
+        knows = self.family == 4 or self.number >= ONE_LAYOUT_SINCE
+        return knows and self.options.inbound_interception_mode == "TPROXY"
 
     @property
     def loopback(self) -> str:

@@ -25,7 +25,7 @@ from pytest_istio_sidecar.istio.options import (
     is_loopback,
     split,
 )
-from pytest_istio_sidecar.istio.release import Installation
+from pytest_istio_sidecar.istio.release import ONE_LAYOUT_SINCE, Installation
 from pytest_istio_sidecar.istio.versions import Number, number_of
 from pytest_istio_sidecar.netfilter.model import Backend, Family, Ruleset
 
@@ -43,9 +43,6 @@ OUTBOUND_PORTS_IPV6_SINCE = ((1, 9, 6), (1, 10, 2))
 """Outbound ports are included in IPv6 too; the fix came to 1.9 after 1.10 had branched off."""
 EXCLUDED_INTERFACES_SINCE = (1, 11, 3)
 """Interfaces can be left alone (istio/istio#34832, #35003)."""
-ONE_LAYOUT_SINCE = (1, 12, 0)
-"""IPv6 has the rules of IPv4 (istio/istio#34274). Before, a layout of its own: nothing of DNS capture,
-TPROXY as plain REDIRECT, and the interfaces of virtual machines returned instead of redirected."""
 DROP_INVALID_SINCE = (1, 12, 2)
 """What conntrack calls INVALID can be dropped (istio/istio#36566)."""
 SSH_UNTIL = (1, 13, 0)
@@ -137,7 +134,7 @@ def of_release(number: Number, options: IstioOptions, family: Family) -> IstioOp
     if number < dns_capture.ALL_SINCE:
         told = replace(told, capture_all_dns=False)
     if family == 6 and number < ONE_LAYOUT_SINCE:
-        told = replace(told, inbound_interception_mode="REDIRECT", redirect_dns=False)
+        told = replace(told, redirect_dns=False)
     return told
 
 
@@ -180,7 +177,8 @@ def _describe(told: Installation) -> None:
 def _excluded_interfaces(told: Installation) -> None:
     if told.number < EXCLUDED_INTERFACES_SINCE:
         return
-    for table in ("nat", "mangle") if told.intercepts_by_tproxy else ("nat",):
+    tproxy_asked_for = told.options.inbound_interception_mode == "TPROXY"
+    for table in ("nat", "mangle") if tproxy_asked_for else ("nat",):
         for interface in split(told.options.exclude_interfaces):
             told.append(table, "PREROUTING", f"-i {interface} -j RETURN")
             told.append(table, "OUTPUT", f"-o {interface} -j RETURN")

@@ -1,0 +1,115 @@
+"""The options of istio-iptables: their written forms, and what Istio would refuse."""
+
+from __future__ import annotations
+
+import pytest
+
+from pytest_istio_sidecar import UsageProblem, expected_ruleset
+from pytest_istio_sidecar.istio.options import IstioOptions
+
+
+def rules(
+    version: str, table: str = "nat", chain: str = "ISTIO_OUTPUT", family: int = 4, **given
+) -> list[str]:
+    held = expected_ruleset(version, family=family, **given).table(table)
+    return [rule.text.removeprefix(f"-A {chain} ") for rule in held.chain(chain)]
+
+
+@pytest.mark.parametrize("given", ["80,8080", [80, 8080], ("80", "8080"), {80, 8080}])
+def test_a_list_may_be_written_as_istio_does_or_as_a_sequence(given) -> None:
+    assert IstioOptions(inbound_ports_include=given).inbound_ports_include == "80,8080"
+
+
+def test_the_proxys_group_is_its_user_where_none_is_given() -> None:
+    assert IstioOptions(proxy_uid="2000", proxy_gid="").proxy_gid == "2000"
+
+
+def test_what_was_set_is_told_apart_from_what_was_not() -> None:
+    assert IstioOptions(redirect_dns=True, proxy_uid=1337).changed() == {"redirect_dns": True}
+
+
+def test_an_unknown_option_is_refused_with_the_nearest_known_one() -> None:
+    with pytest.raises(UsageProblem, match="inbound_port_include; inbound_ports_include"):
+        expected_ruleset("1.8.3", inbound_port_include="80")
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"inbound_ports_exclude": "80,http"}, "'http' is no port"),
+        ({"proxy_port": 70000}, "'70000' is no port"),
+        ({"proxy_uid": "envoy"}, "'envoy' is no number"),
+        ({"inbound_interception_mode": "MAGIC"}, "REDIRECT, TPROXY, NONE"),
+        ({"outbound_ip_ranges_exclude": "*"}, "OUTBOUND_IP_RANGES_EXCLUDE"),
+        ({"owner_groups_exclude": "no-such-group"}, 'Bad value for "--gid-owner"'),
+        ({"owner_groups_include": range(65)}, "has 65 groups; Istio takes 64"),
+        ({"host_ipv4_loopback_cidr": "10.0.0.0/8"}, "loopback"),
+        ({"dns_servers_v4": "2001:db8::53"}, "no IPv4 address"),
+        ({"exclude_interfaces": "a-name-that-is-too-long"}, "no interface's name"),
+        ({"redirect_dns": "yes"}, "True or False"),
+        ({"proxy_port": object()}, "text as Istio writes it"),
+        ({"mode": "ambient"}, "init or cni"),
+    ],
+)  # fmt: skip
+def test_what_istio_refuses_is_refused(given, said: str) -> None:
+    with pytest.raises(UsageProblem) as problem:
+        expected_ruleset("1.27.3", **given)
+    assert said in str(problem.value)
+
+
+def test_options_and_single_fields_are_not_mixed() -> None:
+    with pytest.raises(UsageProblem, match="not both"):
+        expected_ruleset("1.8.3", options=IstioOptions(), redirect_dns=True)
+
+
+def test_a_range_that_is_none_is_passed_over_until_istio_refused_it() -> None:
+    assert "-d 10.0.0.0/8 -j ISTIO_REDIRECT" in rules(
+        "1.26.8", outbound_ip_ranges_include="10.0.0.1,10.0.0.0/8"
+    )
+    with pytest.raises(UsageProblem, match=r"'10\.0\.0\.1' is no range"):
+        expected_ruleset("1.27.0", outbound_ip_ranges_include="10.0.0.1,10.0.0.0/8")
+
+
+def test_ranges_go_to_their_own_family() -> None:
+    both = "10.0.0.0/8,2001:db8::/32"
+    assert rules("1.30.3", outbound_ip_ranges_include=both)[-1] == "-d 10.0.0.0/8 -j ISTIO_REDIRECT"
+    assert (
+        rules("1.30.3", family=6, outbound_ip_ranges_include=both)[-1] == "-d 2001:db8::/32 -j ISTIO_REDIRECT"
+    )
+
+
+def test_no_owner_group_at_all_lets_everything_go() -> None:
+    assert "-j RETURN" in rules("1.14.0", owner_groups_include="")
+
+
+def test_a_pod_without_interception_has_no_rule() -> None:
+    assert list(expected_ruleset("1.8.3", inbound_interception_mode="NONE").rules()) == []
+
+
+def test_ip6tables_of_a_pod_without_ipv6_have_no_rule() -> None:
+    assert list(expected_ruleset("1.8.3", family=6, enable_ipv6=False).rules()) == []
+
+
+def test_istio_cni_has_another_order_and_leaves_the_agents_port_alone() -> None:
+    inbound = rules("1.27.3", chain="ISTIO_INBOUND", mode="cni")
+    assert [rule.split()[5] for rule in inbound[:-1]] == ["15008", "15020", "15021", "15090"]
+    assert rules("1.27.3", mode="cni")[:2] == [
+        "-p tcp -m tcp --dport 15020 -j RETURN",
+        "-p udp -m udp --dport 15020 -j RETURN",
+    ]
+
+
+def test_excluded_interfaces_reach_mangle_of_ipv6_before_tproxy_did() -> None:
+    """1.11.3 to 1.11.8: one of the builder's cross-effects."""
+    held = expected_ruleset(
+        "1.11.8", family=6, inbound_interception_mode="TPROXY", exclude_interfaces="eth2"
+    ).mangle
+    assert [rule.text for rule in held.rules()] == [
+        "-A PREROUTING -i eth2 -j RETURN",
+        "-A OUTPUT -o eth2 -j RETURN",
+    ]
+
+
+def test_a_chain_that_istio_would_not_make_is_refused_as_iptables_restore_does() -> None:
+    with pytest.raises(UsageProblem, match="no rule is in ISTIO_INBOUND"):
+        expected_ruleset("1.6.14", inbound_ports_include=",")
