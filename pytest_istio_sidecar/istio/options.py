@@ -213,6 +213,40 @@ class IstioOptions:
                 raise UsageProblem(f"Istio has no option {name}{hint} There are {', '.join(_NAMES)}")
         return cls(**given)
 
+    @classmethod
+    def from_pod(cls, pod: Mapping[str, Any]) -> Self:
+        """The options that a pod was injected with.
+
+        The servers of its resolv.conf are not in it, unless its `dnsConfig` names them.
+
+        Args:
+            pod: as the API server returns it in JSON. What its init container was told counts;
+                where istio-cni did the work, its annotations and the sidecar's variables.
+
+        Raises:
+            UsageProblem: this is no pod, it has no sidecar, or Istio would refuse a value.
+        """
+        from pytest_istio_sidecar.istio.pod_options import fields_of_pod
+
+        return cls(**fields_of_pod(pod))
+
+    @classmethod
+    def from_init_arguments(
+        cls, arguments: Sequence[str], environment: Mapping[str, str] | None = None
+    ) -> Self:
+        """The options on a command line of istio-iptables.
+
+        Args:
+            arguments: with or without the program's name.
+            environment: its variables.
+
+        Raises:
+            UsageProblem: a flag that istio-iptables does not have, or one without its value.
+        """
+        from pytest_istio_sidecar.istio.pod_options import fields_of_arguments
+
+        return cls(**fields_of_arguments(arguments, environment or {}))
+
     def changed(self) -> dict[str, str | bool]:
         """What differs from the options unset, by name."""
         return {
