@@ -11,11 +11,11 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from pytest_istio_sidecar.cli import check, clean, doctor, matrix, read, trace
+from pytest_istio_sidecar.cli import check, clean, doctor, expected, matrix, read, trace
 from pytest_istio_sidecar.cli.command import Status
 from pytest_istio_sidecar.errors import IstioSidecarError, ParseError, UsageProblem
 
-_COMMANDS = (trace, check, read, doctor, matrix, clean)
+_COMMANDS = (trace, check, read, expected, doctor, matrix, clean)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

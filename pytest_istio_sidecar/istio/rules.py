@@ -26,7 +26,7 @@ from pytest_istio_sidecar.istio.options import (
     split,
 )
 from pytest_istio_sidecar.istio.release import ONE_LAYOUT_SINCE, Installation
-from pytest_istio_sidecar.istio.versions import Number, number_of
+from pytest_istio_sidecar.istio.versions import Number, known_release, number_of
 from pytest_istio_sidecar.netfilter.model import Backend, Family, Ruleset
 
 READINESS_SINCE = (1, 6, 0)
@@ -79,7 +79,8 @@ def expected_ruleset(
     """What istio-init of a release installs.
 
     Args:
-        version: a release of Istio, "1.8.3"; a suffix ("-distroless") does not count.
+        version: a release of Istio, "1.8.3". One that is not known, be it by its suffix, has the rules
+            of the newest known one before it; the ruleset's `source` says so.
         family: 4, or 6.
         options: what it is told; None: `given`, else what the injection template passes. An
             option that the release does not have yet changes nothing.
@@ -94,7 +95,9 @@ def expected_ruleset(
     builder = RuleBuilder(family)
     if told is not None:
         _describe(Installation(number, told, builder))
-    return builder.ruleset(backend=backend(version), source=f"Istio {version}")
+    known = known_release(version)
+    source = f"Istio {version}" if version == known else f"Istio {version}, with the rules of {known}"
+    return builder.ruleset(backend=backend(version), source=source)
 
 
 def backend(version: str) -> Backend:

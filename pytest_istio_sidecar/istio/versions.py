@@ -61,6 +61,17 @@ def known_versions() -> tuple[str, ...]:
     )
 
 
+def known_release(version: str) -> str:
+    """The release in versions.toml whose rules a release is taken to have: itself, or the newest before it.
+
+    Raises:
+        UsageProblem: it is no release.
+    """
+    number = number_of(version)
+    older = [known for known in known_versions() if number_of(known) <= number]
+    return older[-1] if older else known_versions()[0]
+
+
 @cache
 def clusters() -> tuple[ClusterPair, ...]:
     """Every cluster of CI, oldest release first."""

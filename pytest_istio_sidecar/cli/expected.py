@@ -1,0 +1,72 @@
+"""`istio-sidecar expected`: the rules that a release installs, as text."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from pytest_istio_sidecar.cli.command import Commands, Status, add_command
+from pytest_istio_sidecar.errors import UsageProblem
+
+if TYPE_CHECKING:
+    from pytest_istio_sidecar.istio.options import IstioOptions
+
+_TRUTHS = {"true": True, "false": False}
+
+
+def add(commands: Commands) -> None:
+    """Register the command."""
+    parser = add_command(
+        commands,
+        "expected",
+        run,
+        help="print the rules that a release of Istio installs",
+        description="Print the rules that istio-init of a release installs, as iptables-save would.",
+    )
+    parser.add_argument("version", metavar="VERSION", help="a release of Istio: 1.8.3")
+    parser.add_argument(
+        "--option",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="what istio-iptables is told (repeat): inbound_ports_exclude=15090,15021,9000,15020",
+    )
+    parser.add_argument("--family", type=int, choices=(4, 6), default=4, help="default 4")
+
+
+def run(options: argparse.Namespace) -> Status:
+    """Print them."""
+    from pytest_istio_sidecar.istio.rules import expected_ruleset
+    from pytest_istio_sidecar.istio.versions import known_release
+    from pytest_istio_sidecar.netfilter.render import render_save
+
+    ruleset = expected_ruleset(options.version, family=options.family, options=told(options.option))
+    known = known_release(options.version)
+    if known != options.version:
+        print(f"istio-sidecar: {options.version} is taken to have the rules of {known}", file=sys.stderr)
+    text = render_save(ruleset)
+    if options.json:
+        print(json.dumps({"version": options.version, "rules_of": known, "iptables_save": text}))
+    else:
+        print(text, end="")
+    return Status.HOLDS
+
+
+def told(given: Iterable[str]) -> IstioOptions:
+    """Options as they are written on the command line.
+
+    Raises:
+        UsageProblem: no NAME=VALUE, or no option of that name or value.
+    """
+    from pytest_istio_sidecar.istio.options import IstioOptions
+
+    found: dict[str, str | bool] = {}
+    for text in given:
+        name, equals, value = text.partition("=")
+        if not equals:
+            raise UsageProblem(f"--option {text}: write it as NAME=VALUE")
+        found[name.strip()] = _TRUTHS.get(value, value)
+    return IstioOptions.of(found)
