@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from pytest_istio_sidecar.environments.base import Environment, SidecarPod
     from pytest_istio_sidecar.environments.existing import ExistingEnvironment
     from pytest_istio_sidecar.istio.listeners import Listener
+    from pytest_istio_sidecar.istio.options import IstioOptions
     from pytest_istio_sidecar.netfilter.model import PodRules, Table
     from pytest_istio_sidecar.netfilter.packet import Packet
     from pytest_istio_sidecar.netfilter.trace import Trace
@@ -103,6 +104,12 @@ def istio_environment(
 def sidecar_pod(istio_environment: Environment) -> SidecarPod:
     """The pod under test: its name, and the interfaces and addresses it has."""
     return istio_environment.pod()
+
+
+@pytest.fixture(scope="session")
+def istio_options(sidecar_pod: SidecarPod) -> IstioOptions:
+    """What istio-init was told, as the pod has it; where there is no such pod, the template's options."""
+    return sidecar_pod.options
 
 
 @pytest.fixture(scope="session")

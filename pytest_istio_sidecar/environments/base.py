@@ -6,12 +6,13 @@ Knows the questions. Does not know how any environment answers them.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from pytest_istio_sidecar.checks.observation import Observation, RequestKind
 from pytest_istio_sidecar.errors import EnvironmentProblem
 from pytest_istio_sidecar.istio.listeners import Listener
+from pytest_istio_sidecar.istio.options import IstioOptions
 from pytest_istio_sidecar.netfilter.model import PodRules
 from pytest_istio_sidecar.netfilter.packet import Host
 
@@ -27,10 +28,12 @@ class SidecarPod:
     Attributes:
         name: how messages name it: `namespace/name`, or what stands for it.
         host: its interfaces and addresses.
+        options: what its rules were installed with.
     """
 
     name: str
     host: Host
+    options: IstioOptions = field(default_factory=IstioOptions)
 
 
 class Environment(Protocol):

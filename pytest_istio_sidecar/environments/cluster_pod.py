@@ -20,6 +20,7 @@ from pytest_istio_sidecar.environments.kubernetes_api import Json, KubernetesApi
 from pytest_istio_sidecar.environments.workload import SIDECAR, container_id, container_of, reread
 from pytest_istio_sidecar.errors import EnvironmentProblem
 from pytest_istio_sidecar.istio.listeners import Direction, Listener
+from pytest_istio_sidecar.istio.options import IstioOptions
 from pytest_istio_sidecar.netfilter.model import PodRules
 from pytest_istio_sidecar.readers.command import CommandResult, Runner
 from pytest_istio_sidecar.readers.exec import CannotBecomeRoot, Exec, become_root
@@ -79,10 +80,12 @@ class ClusterPod:
         return {**self._facts, "pod": self.pod_name, "reader": how, "iptables": iptables}
 
     def pod(self) -> SidecarPod:
-        """The pod and the addresses it has."""
+        """The pod, the addresses it has, and what its istio-init was told."""
         runner, _ = self._reader()
         return SidecarPod(
-            name=self.pod_name, host=read_host(runner, timeout=COMMAND_SECONDS, pod=self.pod_name)
+            name=self.pod_name,
+            host=read_host(runner, timeout=COMMAND_SECONDS, pod=self.pod_name),
+            options=IstioOptions.from_pod(self._pod),
         )
 
     def read_rules(self) -> PodRules:

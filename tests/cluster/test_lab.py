@@ -21,6 +21,7 @@ from pytest_istio_sidecar import (
     assert_jump,
     assert_listener,
     assert_redirect_target,
+    expected_ruleset,
 )
 
 
@@ -41,6 +42,11 @@ def test_the_traffic(send_request):
     assert send_request("inbound").captured_by == "inbound"
     assert send_request("outbound").captured_by == "outbound"
     assert send_request("localhost").captured_by is None
+
+
+def test_the_options(istio_options, istio_version, iptables_nat):
+    expected = expected_ruleset(istio_version, options=istio_options)
+    assert list(iptables_nat.rules()) == list(expected.nat.rules())
 """
 
 
@@ -102,7 +108,7 @@ def test_a_users_own_tests_read_as_the_lab_does(lab: Callable[..., Lab]) -> None
     (place.directory / "test_mine.py").write_text(WHAT_THE_LAB_READS)
     done = place.run("test_mine.py", "--istio-keep=always")
     assert done.status == 0, done.output
-    assert done.count("passed") == 3
+    assert done.count("passed") == 4
     assert place.exists()
     assert "KUBECONFIG=" in done.output
     again = place.run("test_mine.py", "--istio-reuse")
