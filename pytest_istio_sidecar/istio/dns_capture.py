@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from pytest_istio_sidecar.istio.options import split
-from pytest_istio_sidecar.istio.release import Installation
+from pytest_istio_sidecar.istio.release import ONE_LAYOUT_SINCE, Installation
 
 ENVOY_SINCE = (1, 6, 0)
 """udp goes to Envoy on 15013."""
@@ -115,7 +115,7 @@ def _zones(told: Installation, chain: str, *, answers: str) -> None:
 
 def _captures(told: Installation) -> bool:
     options = told.options
-    if not options.redirect_dns:
+    if not options.redirect_dns or (told.family == 6 and told.number < ONE_LAYOUT_SINCE):
         return False
     servers = options.dns_servers_v4 + options.dns_servers_v6
     return told.number < OWN_CHAIN_SINCE or bool(options.capture_all_dns or servers)
@@ -130,7 +130,7 @@ def _proxies(told: Installation) -> Iterator[str]:
 
 def _servers(told: Installation) -> Iterator[str]:
     """Matches of the captured servers; one that matches all."""
-    if told.options.capture_all_dns:
+    if told.options.capture_all_dns and told.number >= ALL_SINCE:
         yield ""
         return
     servers, length = (

@@ -11,7 +11,6 @@ DNS capture and TPROXY have modules of their own.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Unpack
 
 from pytest_istio_sidecar.errors import UsageProblem
@@ -25,12 +24,10 @@ from pytest_istio_sidecar.istio.options import (
     is_loopback,
     split,
 )
-from pytest_istio_sidecar.istio.release import ONE_LAYOUT_SINCE, Installation
+from pytest_istio_sidecar.istio.release import ONE_LAYOUT_SINCE, Installation, in_effect, installs_rules
 from pytest_istio_sidecar.istio.versions import Number, known_release, number_of
 from pytest_istio_sidecar.netfilter.model import Backend, Family, Ruleset
 
-READINESS_SINCE = (1, 6, 0)
-"""The template excludes 15021: Envoy's readiness has a port of its own."""
 OWN_INBOUND_PORT_SINCE = (1, 6, 0)
 """A list of included inbound ports is sent to 15006 like all of them; before, to 15001."""
 TUNNEL_SINCE = (1, 7, 0)
@@ -51,8 +48,6 @@ OWNER_GROUPS_SINCE = (1, 14, 0)
 """Capture can be limited to groups (istio/istio#37057)."""
 TUNNEL_TO_SELF_SINCE = (1, 18, 0)
 """What the proxy sends to its own pod's 15008 is not redirected (istio/istio#43414, 57f3b2bab3c)."""
-LOOPBACK_CIDR_SINCE = (1, 21, 0)
-"""What counts as this host can be set (istio/istio#48045)."""
 LAST_RETURN_UNTIL = (1, 23, 0)
 """A RETURN after included ranges, which changed nothing, is gone (istio/istio#51352, fa8b7af93f8)."""
 DROP_CHAIN_SINCE = (1, 24, 0)
@@ -91,10 +86,10 @@ def expected_ruleset(
     if options is not None and given:
         raise UsageProblem("give options, or single ones by name, not both")
     number = _number(version)
-    told = of_release(number, options if options is not None else IstioOptions.of(given), family)
+    asked_for = IstioOptions.of(given) if options is None else options
     builder = RuleBuilder(family)
-    if told is not None:
-        _describe(Installation(number, told, builder))
+    if installs_rules(asked_for, family):
+        _describe(Installation(number, in_effect(number, asked_for), builder))
     known = known_release(version)
     source = f"Istio {version}" if version == known else f"Istio {version}, with the rules of {known}"
     return builder.ruleset(backend=backend(version), source=source)
@@ -108,47 +103,6 @@ def backend(version: str) -> Backend:
     DetectIptablesVersion).
     """
     return Backend.NF_TABLES if _number(version) >= NF_TABLES_SINCE else Backend.LEGACY
-
-
-def excluded_by_template(version: Number) -> str:
-    """The inbound ports that the injection template of a release excludes (`-d`)."""
-    readiness = [ports.READINESS] if version >= READINESS_SINCE else []
-    return ",".join(str(port) for port in (ports.TELEMETRY, *readiness, ports.AGENT))
-
-
-def of_release(number: Number, options: IstioOptions, family: Family) -> IstioOptions | None:
-    """Options with everything filled in that was left to the release; None: it installs no rule."""
-    if options.inbound_interception_mode == "NONE" or (family == 6 and options.enable_ipv6 is False):
-        return None
-    by_cni = options.mode == "cni"
-    unset = IstioOptions()
-    told = replace(
-        options,
-        inbound_ports_exclude=_or(
-            options.inbound_ports_exclude, CNI_INBOUND if by_cni else excluded_by_template(number)
-        ),
-        outbound_ports_exclude=_or(options.outbound_ports_exclude, str(ports.AGENT) if by_cni else ""),
-        capture_all_dns=by_cni if options.capture_all_dns is None else options.capture_all_dns,
-    )
-    if by_cni and number < CNI_DNS_SINCE:
-        told = replace(told, redirect_dns=False)
-    if number < LOOPBACK_CIDR_SINCE:
-        told = replace(told, host_ipv4_loopback_cidr=unset.host_ipv4_loopback_cidr)
-    if number < dns_capture.ALL_SINCE:
-        told = replace(told, capture_all_dns=False)
-    if family == 6 and number < ONE_LAYOUT_SINCE:
-        told = replace(told, redirect_dns=False)
-    return told
-
-
-CNI_INBOUND = "15020,15021,15090"
-"""istio-cni's excluded inbound ports, in its order (cni/pkg/plugin)."""
-CNI_DNS_SINCE = (1, 11, 0)
-"""istio-cni captures DNS, all of it (istio/istio#32416)."""
-
-
-def _or(text: str | None, default: str) -> str:
-    return default if text is None else text
 
 
 def _number(version: str) -> Number:
