@@ -18,6 +18,7 @@ from pytest_istio_sidecar.environments.base import Environment
 from pytest_istio_sidecar.environments.progress import Progress
 from pytest_istio_sidecar.errors import EnvironmentProblem, UsageProblem
 from pytest_istio_sidecar.istio.rules import expected_ruleset
+from pytest_istio_sidecar.istio.tables import other_mode
 from pytest_istio_sidecar.netfilter.complete import complete
 from pytest_istio_sidecar.netfilter.model import PodRules, Ruleset
 from pytest_istio_sidecar.netfilter.parse_save import parse_iptables_save
@@ -144,12 +145,21 @@ def read_rules(environment: Environment, version: str, evidence: Callable[[], Pa
     Args:
         version: release whose expected rules complete a listing.
         evidence: gives the folder; asked only when there is something to keep.
+
+    Raises:
+        EnvironmentProblem: the rules are not a sidecar's in iptables, so that none of them could be judged.
     """
     rules = environment.read_rules()
     raw = environment.evidence()
     if raw:
         keep(environment, evidence())
     pod = environment.pod().name
+    told = other_mode(rules)
+    if told:
+        raise EnvironmentProblem(
+            f"{pod} has no sidecar's iptables rules\n\n  cause    {told}\n"
+            "  note     no rule of this pod was checked"
+        )
     placed = tuple(_placed(ruleset, pod, raw, evidence) for ruleset in rules.rulesets)
     return replace(rules, pod=pod, rulesets=tuple(_completed(ruleset, version) for ruleset in placed))
 

@@ -9,6 +9,8 @@ from pytest_istio_sidecar.errors import Undecided
 from pytest_istio_sidecar.netfilter.model import Family, PodRules, Table
 
 PREFIX = "ISTIO_"
+_AMBIENT = "ISTIO_PRERT"
+_NATIVE, _NATIVE_AMBIENT = "istio-", "istio-ambient-"
 
 
 def istio_nat(rules: PodRules, family: Family) -> Table:
@@ -26,3 +28,25 @@ def istio_nat(rules: PodRules, family: Family) -> Table:
         if any(chain.name.startswith(PREFIX) for chain in table.chains):
             return table
     return tables[0]
+
+
+def other_mode(rules: PodRules) -> str:
+    """Which other way of capturing traffic these rules are of, in a sentence; "" for a sidecar's iptables.
+
+    Source: istio/istio tools/istio-nftables/pkg/constants (tables, since 1.27), cni/pkg/nftables and
+    cni/pkg/iptables (ISTIO_PRERT).
+    """
+    chains = {chain.name for ruleset in rules.rulesets for table in ruleset.tables for chain in table.chains}
+    native = [name for name in rules.native_tables if name.split()[-1].startswith(_NATIVE)]
+    if "ISTIO_INBOUND" in chains:
+        return ""
+    ambient = [name for name in native if name.split()[-1].startswith(_NATIVE_AMBIENT)]
+    if ambient or _AMBIENT in chains:
+        where = f"the table {ambient[0]}" if ambient else f"the chain {_AMBIENT}"
+        return f"{where} is of ambient mode: ztunnel on the node captures this traffic, not a sidecar"
+    if native:
+        return (
+            f"Istio's rules are in nf_tables' own tables ({', '.join(native)}), as with "
+            "values.global.nativeNftables=true: iptables shows none of them"
+        )
+    return ""

@@ -198,6 +198,8 @@ class PodRules:
     """How messages name the pod: `namespace/name`, or what stands for it."""
     notes: tuple[str, ...] = ()
     """What the reader saw that bears on trust in these rulesets."""
+    native_tables: tuple[str, ...] = ()
+    """nf_tables' own tables, which iptables does not show: "inet istio-proxy-nat"."""
 
     def of_family(self, family: Family) -> tuple[Ruleset, ...]:
         return tuple(ruleset for ruleset in self.rulesets if ruleset.family == family)

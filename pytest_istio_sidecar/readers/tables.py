@@ -113,9 +113,11 @@ def read_tables(runner: Runner, *, timeout: float, pod: str = "") -> TablesReadi
     notes += [f"{name} is not in the pod: rules of its back end would not be seen" for name in unread]
     notes += _distrust(rulesets)
     native = runner.run(["nft", "list", "ruleset"], timeout=timeout)
+    native_tables: tuple[str, ...] = ()
     if not native.missing:
         commands.append(native)
-        notes += _native_tables(native)
+        native_tables = _native_tables(native)
+        notes += _not_checked(native, native_tables)
     if unread and not any(True for ruleset in rulesets for _ in ruleset.rules()):
         raise _unreadable(
             pod,
@@ -123,7 +125,7 @@ def read_tables(runner: Runner, *, timeout: float, pod: str = "") -> TablesReadi
             "no rule was found, and not every back end has its command in the pod",
             "install iptables 1.8 there, or read from the node",
         )
-    rules = PodRules(rulesets=tuple(rulesets), pod=pod, notes=tuple(notes))
+    rules = PodRules(rulesets=tuple(rulesets), pod=pod, notes=tuple(notes), native_tables=native_tables)
     return TablesReading(rules=rules, commands=tuple(commands))
 
 
@@ -191,14 +193,18 @@ def _distrust(rulesets: list[Ruleset]) -> Iterator[str]:
             )
 
 
-def _native_tables(result: CommandResult) -> Iterator[str]:
+def _native_tables(result: CommandResult) -> tuple[str, ...]:
+    """The tables that no iptables made."""
+    names: list[str] = re.findall(r"^table (\S+ \S+) \{", result.stdout, re.MULTILINE)
+    return tuple(name for name in names if not _IPTABLES_OWN.fullmatch(name))
+
+
+def _not_checked(result: CommandResult, native_tables: tuple[str, ...]) -> Iterator[str]:
     if not result.succeeded:
         said = result.stderr.strip().partition("\n")[0]
         yield f"nft list ruleset failed ({said}): tables of nf_tables' own would not be seen"
-        return
-    for name in re.findall(r"^table (\S+ \S+) \{", result.stdout, re.MULTILINE):
-        if not _IPTABLES_OWN.fullmatch(name):
-            yield f"nf_tables has the table {name}, which iptables does not show and which was not checked"
+    for name in native_tables:
+        yield f"nf_tables has the table {name}, which iptables does not show and which was not checked"
 
 
 def read_counters(runner: Runner, *, timeout: float) -> list[tuple[str, int]]:
