@@ -95,7 +95,29 @@ class Mesh:
         return json.loads(self.kubectl("get", "deployment", "httpbin", "-n", namespace, "-o", "json"))["spec"]
 
     def settle(self, namespace: str) -> None:
+        """Wait until the rollout is over, and nothing is left of the pods it replaced.
+
+        The test bed's crictl lists every container and then asks for each: one that goes in between ends it.
+        """
         self.kubectl("rollout", "status", "deployment/httpbin", "-n", namespace, "--timeout=120s")
+        deadline = time.monotonic() + 120
+        while any(self._leftovers(held) for held in ("default", namespace)):
+            assert time.monotonic() < deadline, f"containers of deleted pods are still there ({namespace})"
+            time.sleep(0.5)
+
+    def _leftovers(self, namespace: str) -> int:
+        """Containers on the node whose pod is gone, or on its way."""
+        told = self.kubectl("get", "pods", "-n", namespace, "-o", "json")
+        pods = [pod["metadata"] for pod in json.loads(told)["items"]]
+        staying = [pod["uid"] for pod in pods if not pod.get("deletionTimestamp")]
+        live = sum(self._containers("uid", uid) for uid in staying)
+        return self._containers("namespace", namespace) - live
+
+    def _containers(self, label: str, value: str) -> int:
+        node = f"{self.lab.name}-control-plane"
+        chosen = f'labels."io.kubernetes.pod.{label}"=={value}'
+        argv = ("docker", "exec", node, "ctr", "--namespace", "k8s.io", "containers", "ls", "--quiet", chosen)
+        return len(self.lab.testbed.run(*argv).stdout.split())
 
 
 @pytest.fixture(scope="module")
@@ -180,6 +202,7 @@ def test_every_replica_is_made_privileged_read_and_put_back(mesh: Mesh) -> None:
 
 
 def test_an_unprivileged_pod_is_read_from_its_node(mesh: Mesh) -> None:
+    mesh.settle("plain")
     done = mesh.run(mesh.account("plain", "read"), *SUITE, "--istio-namespace=plain", "--istio-reader=auto")
     assert done.status == 0, done.output
     assert "node (nsenter on " in done.output
