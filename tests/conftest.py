@@ -1,13 +1,48 @@
-"""Prints the seeds and figures of the random tests at the end of every run, by workers or not."""
+"""What tests of several folders share, and what every run says at its end, by workers or not: the seeds and
+figures of the random tests, and how much of the documentation was run."""
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
 import pytest
+
+DOCS = Path(__file__).parent / "docs"
+
+
+def machine_problem() -> str | None:
+    """Why this machine can have no embedded pod; None where it can. Whether one starts is for the tests."""
+    from pytest_istio_sidecar.environments import envoy, network_namespace
+    from pytest_istio_sidecar.errors import EnvironmentProblem
+
+    try:
+        command = network_namespace.unshare_command()
+        envoy.require_distributions("httpbin", "gunicorn")
+        envoy.find_envoy()
+        for program in ("ip", "setpriv", "iptables-legacy-restore", "iptables-nft-restore"):
+            network_namespace.require_program(program)
+    except EnvironmentProblem as problem:
+        return str(problem)
+    trial = subprocess.run([*command, "true"], capture_output=True, text=True, timeout=10, check=False)
+    return network_namespace.explain_failed_unshare(trial.stderr) if trial.returncode else None
+
+
+@pytest.fixture(scope="session")
+def able_machine():
+    """Skips where this machine can have no embedded pod."""
+    problem = machine_problem()
+    if problem is not None:
+        pytest.skip(problem)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    run = 0
     for outcome in ("passed", "failed"):
         for report in terminalreporter.getreports(outcome):
+            run += "test_blocks.py::test_a_block_runs" in report.nodeid
             told = dict(report.user_properties)
             name = report.nodeid.rpartition("::")[2]
             if "seed" in told:
@@ -16,3 +51,17 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
                 )
             elif "noticed" in told:
                 terminalreporter.write_line(f"{name}: {told['noticed']}")
+    if run:
+        terminalreporter.write_line(f"documentation: {run} blocks run, {_not_run()}")
+
+
+def _not_run() -> str:
+    """How many blocks of the documentation are marked as not run, and why."""
+    sys.path.insert(0, str(DOCS))
+    try:
+        from markdown_blocks import every_block
+    finally:
+        sys.path.remove(str(DOCS))
+    reasons = Counter(block.not_run for block in every_block() if block.not_run is not None)
+    told = ", ".join(f"{reason} {count}" for reason, count in sorted(reasons.items()))
+    return f"{reasons.total()} marked as not run (they need: {told})" if reasons else "none marked as not run"

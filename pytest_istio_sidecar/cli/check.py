@@ -43,7 +43,10 @@ def run(options: argparse.Namespace) -> Status:
 
     chosen = [f"--istio-environment={options.environment}"] if options.environment else []
     outcomes = _Outcomes()
-    code = pytest.main(["--pyargs", "pytest_istio_sidecar.suite", *chosen, *options.others], [outcomes])
+    # Assertions are rewritten as modules are imported, and the command line is imported by now: no loss.
+    quiet = "-Wignore:Module already imported:pytest.PytestAssertRewriteWarning"
+    arguments = [quiet, "--pyargs", "pytest_istio_sidecar.suite", *chosen, *options.others]
+    code = pytest.main(arguments, [outcomes])
     if code == pytest.ExitCode.USAGE_ERROR:
         return Status.UNUSABLE
     if outcomes.failed:

@@ -15,9 +15,13 @@ class Status(IntEnum):
     """Exit statuses."""
 
     HOLDS = 0
+    """What was asked holds; of a command that only shows, it was shown."""
     AGAINST = 1
+    """A verdict against."""
     UNUSABLE = 2
+    """Wrong use, or input that cannot be read."""
     UNDECIDED = 3
+    """No verdict could be reached, or the environment failed."""
 
 
 def add_command(

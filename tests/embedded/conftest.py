@@ -1,33 +1,9 @@
 """One embedded pod for the tests that only look, and places of their own for those that end pods."""
 
-import subprocess
-
 import pytest
 
-from pytest_istio_sidecar.environments import embedded, envoy, network_namespace
+from pytest_istio_sidecar.environments import embedded
 from pytest_istio_sidecar.environments.lease import leases_directory
-from pytest_istio_sidecar.errors import EnvironmentProblem
-
-
-def machine_problem():
-    """Why this machine can have no embedded pod; None where it can. Whether one starts is for the tests."""
-    try:
-        command = network_namespace.unshare_command()
-        envoy.require_distributions("httpbin", "gunicorn")
-        envoy.find_envoy()
-        for program in ("ip", "setpriv", "iptables-legacy-restore", "iptables-nft-restore"):
-            network_namespace.require_program(program)
-    except EnvironmentProblem as problem:
-        return str(problem)
-    trial = subprocess.run([*command, "true"], capture_output=True, text=True, timeout=10, check=False)
-    return network_namespace.explain_failed_unshare(trial.stderr) if trial.returncode else None
-
-
-@pytest.fixture(scope="session")
-def able_machine():
-    problem = machine_problem()
-    if problem is not None:
-        pytest.skip(problem)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -1,0 +1,291 @@
+"""Writes docs/reference/ from the code: options, fixtures, public names, the command line.
+
+Knows where each of them is defined and how it reads in Markdown. Invariant: every sentence on a page
+about a name comes from that name's own text; the same code gives the same pages under every Python.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import griffe
+
+CHECKOUT = Path(__file__).parents[1]
+FOLDER = CHECKOUT / "docs" / "reference"
+NOTICE = "<!-- Made by scripts/reference.py. Change the code's own texts, then run it again. -->"
+WIDTH = 100
+
+SECTIONS = (
+    (
+        "assertions",
+        "Assertions",
+        (
+            "Each raises a subclass of `AssertionError` whose message is the whole explanation, or "
+            "`Undecided` where no verdict can be reached. They need no fixture."
+        ),
+    ),
+    (
+        "checks",
+        "Checks",
+        "What the assertions ask: each returns findings and raises nothing for a verdict against.",
+    ),
+    ("netfilter", "Rules and packets", "What a ruleset means; nothing of Istio."),
+    ("istio", "What Istio means", "Which rules a release installs."),
+    ("errors", "Errors", "Only a `VerdictAgainst` fails a test; any other is reported as ERROR."),
+    ("", "More", "What is none of these."),
+)
+"""Beginning of the home module, heading, first sentence."""
+
+
+def main() -> int:
+    """Write the pages; returns 0."""
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    for name, text in pages().items():
+        (FOLDER / name).write_text(text, encoding="utf-8")
+    return 0
+
+
+def pages() -> dict[str, str]:
+    """Every page of the reference, by file name."""
+    package = griffe.load("pytest_istio_sidecar", search_paths=[CHECKOUT], allow_inspection=False)
+    made = {
+        "options.md": _options(),
+        "fixtures.md": _fixtures(package),
+        "python.md": _names(package),
+        "command-line.md": _command_line(package),
+    }
+    return {name: "\n".join((NOTICE, "", *lines)).rstrip() + "\n" for name, lines in made.items()}
+
+
+def _options() -> Iterator[str]:
+    from pytest_istio_sidecar.options import OPTIONS
+
+    yield "# Options"
+    yield ""
+    yield (
+        "Given to pytest. Each has a twin in the ini file (`pytest.ini`, `pyproject.toml`) of the name in "
+        "the second column; one that may be repeated is a list of lines there, a flag is true or false. "
+        "The command line wins over the ini file."
+    )
+    yield ""
+    yield "| Option | Ini key | What it says |"
+    yield "|---|---|---|"
+    for option in OPTIONS:
+        value = f"={option.metavar}" if option.metavar else ""
+        yield f"| `{_cell(option.name + value)}` | `{option.key}` | {_cell(option.help)} |"
+    yield ""
+    yield (
+        "pytest-kind's `--cluster-name`, `--kind-bin`, `--kind-kubectl-bin`, `--kind-image`, "
+        "`--keep-cluster` and `--kubeconfig` are honoured in the kind environment. Where one of them and one "
+        "of these say something different, the run stops and names both."
+    )
+
+
+def _fixtures(package: griffe.Module) -> Iterator[str]:
+    from pytest_istio_sidecar.plugin import MARKERS
+
+    yield "# Fixtures and markers"
+    yield ""
+    yield (
+        "The environment is brought up, and heavy modules are imported, when a fixture first needs them. "
+        "Every fixture has session scope unless it says otherwise."
+    )
+    for function in package["fixtures"].functions.values():
+        decorators = [str(held.value) for held in function.decorators]
+        if not any("fixture" in held for held in decorators):
+            continue
+        scopes = re.findall(r"scope='(\w+)'", " ".join(decorators)) or ["function"]
+        scope = "" if scopes == ["session"] else f" ({scopes[0]} scope)"
+        yield ""
+        yield f"## {function.name}"
+        yield ""
+        yield f"`{function.returns}`{scope}"
+        yield ""
+        yield from _docstring(function)
+    yield ""
+    yield "## Markers"
+    yield ""
+    for marker in MARKERS:
+        name, _, text = marker.partition(": ")
+        yield f"- `@pytest.mark.{name}`: {text}"
+
+
+def _names(package: griffe.Module) -> Iterator[str]:
+    import pytest_istio_sidecar
+
+    homes = {name: home for home, names in pytest_istio_sidecar._HOMES.items() for name in names}
+    yield "# Python names"
+    yield ""
+    yield (
+        "Everything here is imported from `pytest_istio_sidecar`; what has another name, or stands in a "
+        "module below it, may change between releases."
+    )
+    left = dict(homes)
+    for beginning, heading, sentence in SECTIONS:
+        names = sorted(name for name, home in left.items() if home.startswith(beginning))
+        if not names:
+            continue
+        yield ""
+        yield f"## {heading}"
+        yield ""
+        yield sentence
+        for name in names:
+            yield ""
+            yield from _name(name, package[f"{left.pop(name)}.{name}"])
+
+
+def _name(name: str, found: griffe.Object) -> Iterator[str]:
+    yield f"### {name}"
+    yield ""
+    if isinstance(found, griffe.Function):
+        yield "```py"
+        yield from _signature(found)
+        yield "```"
+        yield ""
+        yield from _docstring(found)
+        return
+    if not isinstance(found, griffe.Class):
+        yield from _docstring(found)
+        return
+    if found.bases:
+        bases = [str(base).rpartition(".")[2] for base in found.bases]
+        yield f"A subclass of {' and '.join(f'`{base}`' for base in bases)}."
+        yield ""
+    yield from _docstring(found)
+    yield from _members(found)
+
+
+def _members(found: griffe.Class) -> Iterator[str]:
+    """Values of an enumeration, fields that the docstring does not tell of, and what can be asked of one."""
+    public = {name: held for name, held in found.members.items() if not name.startswith("_")}
+    fields = {name: held for name, held in public.items() if isinstance(held, griffe.Attribute)}
+    told = found.docstring.value if found.docstring is not None else ""
+    if any("Enum" in str(base) for base in found.bases):
+        yield ""
+        yield "Values: " + ", ".join(f"`{str(held.value).strip(chr(39))}`" for held in fields.values()) + "."
+        return
+    items = []
+    for name, held in public.items():
+        if isinstance(held, griffe.Function) and held.docstring is not None:
+            items.append(f"- `{name}({_arguments(held)})`: {_sentence(held)}")
+        elif isinstance(held, griffe.Attribute) and "property" in held.labels and held.docstring is not None:
+            items.append(f"- `{name}`: {_sentence(held)}")
+        elif isinstance(held, griffe.Attribute) and not re.search(rf"\b{name}\b[^\n]*:", told):
+            meaning = f": {_sentence(held)}" if held.docstring is not None else ""
+            items.append(f"- `{name}` (`{held.annotation}`){meaning}")
+    yield from ["", *items] if items else []
+
+
+def _arguments(function: griffe.Function) -> str:
+    return ", ".join(held.name for held in function.parameters if held.name not in ("self", "cls"))
+
+
+def _signature(function: griffe.Function) -> Iterator[str]:
+    line = function.signature()
+    if len(line) <= WIDTH:
+        yield line
+        return
+    yield f"{function.name}("
+    kinds = griffe.ParameterKind
+    starred = False
+    for held in function.parameters:
+        if held.kind is kinds.keyword_only and not starred:
+            yield "    *,"
+            starred = True
+        stars = {kinds.var_positional: "*", kinds.var_keyword: "**"}.get(held.kind, "")
+        starred |= held.kind is kinds.var_positional
+        default = "" if stars or held.default is None else f" = {held.default}"
+        yield f"    {stars}{held.name}: {held.annotation}{default},"
+    yield f") -> {function.returns}"
+
+
+def _docstring(found: griffe.Object) -> Iterator[str]:
+    """A docstring of Google's form as Markdown; several names may share an item, as in `uid, gid: …`."""
+    if found.docstring is None:
+        raise ValueError(f"{found.path} has no docstring")
+    for number, block in enumerate(found.docstring.value.split("\n\n")):
+        if number:
+            yield ""
+        heading, _, rest = block.partition("\n")
+        if heading in ("Args:", "Attributes:", "Raises:"):
+            yield {"Args:": "Arguments:", "Attributes:": "Fields:"}.get(heading, heading)
+            yield ""
+            for item in re.split(r"\n(?=    \S)", f"\n{rest}")[1:]:
+                names, _, told = item.partition(": ")
+                yield f"- {', '.join(f'`{name.strip()}`' for name in names.split(','))}: {_flat(told)}"
+        elif heading == "Returns:":
+            yield f"Returns: {_flat(rest)}"
+        elif block.startswith("    "):
+            yield f"```text\n{block}\n```"
+        else:
+            yield _flat(block)
+
+
+def _sentence(found: griffe.Object) -> str:
+    assert found.docstring is not None
+    return _flat(found.docstring.value.split("\n\n")[0])
+
+
+def _flat(text: str) -> str:
+    return " ".join(text.split())
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|")
+
+
+def _command_line(package: griffe.Module) -> Iterator[str]:
+    from pytest_istio_sidecar.cli import _parser
+
+    parser = _parser()
+    yield "# Command line"
+    yield ""
+    yield (
+        "`istio-sidecar COMMAND`, also `python -m pytest_istio_sidecar COMMAND`. With `--json` one document "
+        "goes to standard output; messages go to standard error."
+    )
+    yield ""
+    yield "## Exit statuses"
+    yield ""
+    yield "| Status | Meaning |"
+    yield "|---|---|"
+    for held in package["cli.command.Status"].attributes.values():
+        yield f"| {held.value} | {_sentence(held)} |"
+    (commands,) = (held for held in parser._actions if isinstance(held, argparse._SubParsersAction))
+    for name, command in commands.choices.items():
+        yield ""
+        yield f"## {name}"
+        yield ""
+        yield _flat(command.description or "")
+        yield ""
+        yield "| Argument | What it says |"
+        yield "|---|---|"
+        for action in command._actions:
+            if action.help != argparse.SUPPRESS and not isinstance(action, argparse._HelpAction):
+                yield f"| {_cell(_argument(action))} | {_cell(_told(action))} |"
+
+
+def _argument(action: argparse.Action) -> str:
+    """An argument as it is written."""
+    choices = "|".join(map(str, action.choices)) if action.choices else ""
+    value = action.metavar or choices or action.dest.upper()
+    if not action.option_strings:
+        several = {"+": f"{value}…", "*": f"[{value}…]", "?": f"[{value}]"}
+        return f"`{several.get(str(action.nargs), value)}`"
+    taken = "" if action.nargs == 0 else f" {value}"
+    return ", ".join(f"`{name}{taken}`" for name in action.option_strings)
+
+
+def _told(action: argparse.Action) -> str:
+    told = _flat(action.help or "")
+    if "default" in told or action.default in (None, False, argparse.SUPPRESS) or action.nargs == 0:
+        return told
+    return f"{told} (default: {action.default})".strip() if action.default != [] else told
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,173 @@
+"""The pages hang together: links lead somewhere, and what is written about the code is true of it."""
+
+from __future__ import annotations
+
+import ast
+import gzip
+import json
+import re
+import runpy
+from collections.abc import Iterator
+from functools import cache
+from itertools import pairwise
+
+import pytest
+from markdown_blocks import CHECKOUT, PAGES, tokens_of
+
+import pytest_istio_sidecar
+from pytest_istio_sidecar.cli import _COMMANDS
+from pytest_istio_sidecar.netfilter.diagnosis import _KNOWN, diagnose
+from pytest_istio_sidecar.options import OPTIONS
+
+LINKED = (*PAGES, "ARCHITECTURE.md", "CONTRIBUTING.md", "changelog.d/README.md", "tests/cluster/README.md")
+
+
+def text_of(page: str) -> str:
+    return (CHECKOUT / page).read_text(encoding="utf-8")
+
+
+def links_of(page: str) -> Iterator[str]:
+    for token in tokens_of(text_of(page)):
+        for child in token.children or ():
+            if child.type in ("link_open", "image"):
+                yield str(child.attrGet("href") or child.attrGet("src"))
+
+
+def anchors_of(page: str) -> set[str]:
+    """The anchors that GitHub gives headings."""
+    tokens = tokens_of(text_of(page))
+    headings = [following.content for token, following in pairwise(tokens) if token.type == "heading_open"]
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", LINKED)
+def test_every_link_within_the_project_leads_to_a_file_and_a_heading(page):
+    for link in links_of(page):
+        if re.match(r"https?:", link):
+            continue
+        name, _, anchor = link.partition("#")
+        target = ((CHECKOUT / page).parent / name).resolve() if name else CHECKOUT / page
+        assert target.exists(), f"{page}: {link}"
+        if anchor:
+            assert anchor in anchors_of(str(target.relative_to(CHECKOUT))), f"{page}: {link}"
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if page not in ("README.md", "docs/README.md")])
+def test_every_page_is_linked_from_the_readme(page):
+    assert page in set(links_of("README.md")), f"README.md does not link {page}"
+
+
+def test_the_architecture_is_two_pages_at_most():
+    assert len(text_of("ARCHITECTURE.md").splitlines()) <= 110
+
+
+REFERENCE = runpy.run_path(str(CHECKOUT / "scripts" / "reference.py"))["pages"]()
+
+
+@pytest.mark.parametrize("name", REFERENCE)
+def test_the_reference_is_what_the_code_says_today(name):
+    assert text_of(f"docs/reference/{name}") == REFERENCE[name], "run .venv/bin/python scripts/reference.py"
+
+
+def test_the_reference_has_every_option_public_name_and_command():
+    options, names, commands = (
+        text_of(f"docs/reference/{name}") for name in ("options.md", "python.md", "command-line.md")
+    )
+    for option in OPTIONS:
+        assert f"| `{option.name}" in options
+    for name in pytest_istio_sidecar.__all__:
+        assert f"### {name}\n" in names
+    assert len(re.findall(r"^## ", commands, re.MULTILINE)) == len(_COMMANDS) + 1
+
+
+def test_the_reference_has_every_fixture_that_pytest_knows_of_the_plugin(pytester):
+    shown = pytester.runpytest_subprocess("--fixtures", "-q").stdout.str()
+    section = shown.partition("from pytest_istio_sidecar.fixtures")[2].partition("fixtures defined from")[0]
+    known = set(re.findall(r"^(\w+) \[session scope\]|^(\w+) --", section, re.MULTILINE))
+    assert known
+    page = text_of("docs/reference/fixtures.md")
+    for one, other in known:
+        assert f"## {one or other}\n" in page
+
+
+SEMANTICS = text_of("docs/semantics.md")
+CLAUSES = dict(re.findall(r"^- \*\*(\d+\.\d+)\*\* (.*(?:\n  .*)*)", SEMANTICS, re.MULTILINE))
+DEFINITIONS = {"1.1", "1.2"}
+"""Clauses that say what words mean; nothing could show them to be wrong."""
+
+
+@cache
+def known_experiments() -> set[str]:
+    with gzip.open(CHECKOUT / "tests/data/netfilter-vectors.json.gz") as file:
+        return {experiment["id"] for experiment in json.load(file)["experiments"]}
+
+
+@cache
+def known_tests() -> set[str]:
+    texts = (path.read_text() for path in (CHECKOUT / "tests").rglob("test_*.py"))
+    return {name for text in texts for name in re.findall(r"^def (test_\w+)", text, re.MULTILINE)}
+
+
+def test_clauses_are_numbered_without_a_gap():
+    sections = [int(number) for number in re.findall(r"^## (\d+)\. ", SEMANTICS, re.MULTILINE)]
+    assert sections == list(range(1, len(sections) + 1))
+    for section in sections:
+        own = [int(number.partition(".")[2]) for number in CLAUSES if number.startswith(f"{section}.")]
+        assert own == list(range(1, len(own) + 1))
+
+
+@pytest.mark.parametrize("number", sorted(CLAUSES.keys() - DEFINITIONS))
+def test_a_clause_names_experiments_that_are_replayed_or_a_test_that_holds_it(number):
+    cited = [
+        name.strip() for names in re.findall(r"\[([^\]]*)\]", CLAUSES[number]) for name in names.split(",")
+    ]
+    assert cited, f"clause {number} rests on nothing"
+    assert set(cited) <= known_experiments() | known_tests()
+
+
+def test_every_experiment_stands_under_a_clause():
+    cited = set(re.findall(r"\b[A-Z]\d*[a-z]?\b", " ".join(re.findall(r"\[([^\]]*)\]", SEMANTICS))))
+    assert known_experiments() <= cited
+
+
+TROUBLES = text_of("docs/troubleshooting.md")
+QUOTED = re.findall(r"^### `(.*)`$", TROUBLES, re.MULTILINE)
+ROWS = re.findall(r"^\| `+ ?(.*?) ?`+ \| (.*) \| (.*) \|$", TROUBLES, re.MULTILINE)
+
+
+@cache
+def written_texts() -> tuple[str, ...]:
+    """Every text in the code; `…` where a value is put in."""
+    trees = [ast.parse(path.read_text()) for path in (CHECKOUT / "pytest_istio_sidecar").rglob("*.py")]
+    return tuple(text for tree in trees for node in ast.walk(tree) if (text := written(node)) is not None)
+
+
+def written(node: ast.AST) -> str | None:
+    match node:
+        case ast.Constant(value=str(text)):
+            return text
+        case ast.JoinedStr(values=parts):
+            return "".join(written(part) or "…" for part in parts)
+        case ast.BinOp(left=left, op=ast.Add(), right=right):
+            return (written(left) or "…") + (written(right) or "…")
+    return None
+
+
+def test_every_trouble_is_headed_by_a_message():
+    headings = re.findall(r"^### (.*)$", TROUBLES, re.MULTILINE)
+    assert len(headings) == len(QUOTED) == len(set(QUOTED))
+
+
+@pytest.mark.parametrize("message", QUOTED)
+def test_a_message_in_troubleshooting_is_in_the_code(message):
+    pattern = re.compile(".*".join(re.escape(part) for part in message.split("…")), re.DOTALL)
+    assert any(pattern.search(text) for text in written_texts())
+
+
+@pytest.mark.parametrize(("message", "cause", "fix"), ROWS)
+def test_a_message_of_iptables_has_the_cause_that_the_code_tells(message, cause, fix):
+    assert diagnose(message) == f"{cause}; {fix}"
+
+
+def test_every_message_of_iptables_that_the_code_knows_is_listed():
+    assert {f"{cause}; {fix}" for _, cause, fix in ROWS} == {f"{cause}; {fix}" for _, cause, fix in _KNOWN}
