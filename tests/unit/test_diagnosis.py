@@ -12,7 +12,7 @@ from pytest_istio_sidecar.netfilter.diagnosis import diagnose
 
 def messages() -> Iterator[tuple[str, str]]:
     for situation, seen in vectors()["messages"].items():
-        for stderr in {message["stderr"] for message in seen if message["stderr"]}:
+        for stderr in sorted({message["stderr"] for message in seen if message["stderr"]}):
             yield situation, stderr
 
 
