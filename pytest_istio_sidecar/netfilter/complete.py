@@ -4,6 +4,7 @@ Knows how hidden fields and well-known names relate to full rules. Does not know
 either was read. Invariant: a rule is completed only when every visible field equals
 the expected rule's and the order of the rules allows no other partner; everything
 else stays unknown, and every completion is said in `Ruleset.assumptions`.
+Semantics: docs/semantics.md, 9.
 """
 
 from __future__ import annotations

@@ -3,6 +3,7 @@
 Knows the packet as a hook sees it (`Skb`) and what each condition asks of it.
 Does not know tables, targets or the order of hooks. Invariant: a condition
 that is not modelled, or asks for what is not known, is None, never a guess.
+Semantics: docs/semantics.md, 6 and 7.
 """
 
 from __future__ import annotations

@@ -3,6 +3,7 @@
 Knows how the kernel chooses address and port for REDIRECT, DNAT, SNAT and
 MASQUERADE. Does not know tables or rules. Invariant: a choice that the kernel
 makes by a hash or by chance is `Unforeseeable`, or None, never a guess.
+Semantics: docs/semantics.md, 5.
 """
 
 from __future__ import annotations

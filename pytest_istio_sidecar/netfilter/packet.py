@@ -3,6 +3,7 @@
 Knows what a rule can ask about the first packet of a connection. Does not know
 rules. Invariant: a `Packet` is consistent in itself (one family, known
 protocol, ports within range), so that nothing downstream has to check again.
+Semantics: docs/semantics.md, 1.
 """
 
 from __future__ import annotations

@@ -6,6 +6,7 @@ answers that are not known (`trace`). Invariant: an instance is used once.
 
 Order: hook priorities in include/uapi/linux/netfilter_ipv4.h; nat before
 security at INPUT is iptables-nft's own.
+Semantics: docs/semantics.md, 2 and 3.
 """
 
 from __future__ import annotations

@@ -3,6 +3,7 @@
 Knows the kernel's order of tables and hooks, and what to answer where a match
 cannot be told: both ways are followed, and only what all ways agree on is an
 answer. Does not know Istio. Invariant: pure, and `UNKNOWN` always has reasons.
+Semantics: docs/semantics.md, 1.3 and 8.
 """
 
 from __future__ import annotations

@@ -4,6 +4,7 @@ Knows chains, jump, goto, RETURN, policies, and what each target does to the
 packet. Does not know the order of tables and hooks (`trace`). Invariant: a
 ruleset is compiled once and never changes; every rule met leaves one entry in
 the journal, in the order met.
+Semantics: docs/semantics.md, 4.
 """
 
 from __future__ import annotations
