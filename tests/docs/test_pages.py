@@ -139,6 +139,7 @@ def test_every_experiment_stands_under_a_clause():
 
 TROUBLES = text_of("docs/troubleshooting.md")
 QUOTED = re.findall(r"^### `(.*)`$", TROUBLES, re.MULTILINE)
+OTHERS = [text.replace("\\|", "|") for text in re.findall(r"^\| `(.*)` \| [^|]* \|$", TROUBLES, re.MULTILINE)]
 ROWS = re.findall(r"^\| `+ ?(.*?) ?`+ \| (.*) \| (.*) \|$", TROUBLES, re.MULTILINE)
 
 
@@ -168,10 +169,35 @@ def test_every_trouble_is_headed_by_a_message():
     assert len(headings) == len(QUOTED) == len(set(QUOTED))
 
 
-@pytest.mark.parametrize("message", QUOTED)
+def pattern_of(message: str) -> re.Pattern[str]:
+    return re.compile(".*".join(re.escape(part.strip()) for part in message.split("…")), re.DOTALL)
+
+
+@pytest.mark.parametrize("message", [*QUOTED, *OTHERS])
 def test_a_message_in_troubleshooting_is_in_the_code(message):
-    pattern = re.compile(".*".join(re.escape(part.strip()) for part in message.split("…")), re.DOTALL)
-    assert any(pattern.search(text) for text in written_texts())
+    assert any(pattern_of(message).search(text) for text in written_texts())
+
+
+def raised_texts() -> list[object]:
+    """The first line of every error that environments and readers raise in words of their own."""
+    found = {}
+    for folder in ("environments", "readers"):
+        for path in (CHECKOUT / "pytest_istio_sidecar" / folder).glob("*.py"):
+            for node in ast.walk(ast.parse(path.read_text())):
+                if isinstance(node, ast.Raise) and isinstance(node.exc, ast.Call) and node.exc.args:
+                    name, text = ast.unparse(node.exc.func), written(node.exc.args[0])
+                    if text is not None and name not in NOT_SEEN:
+                        found[text.partition("\n")[0]] = path.name
+    return [pytest.param(text, id=f"{name}-{text[:40]}") for text, name in found.items()]
+
+
+NOT_SEEN = ("AssertionError", "BrokenPipeError", "SystemExit")
+"""What no user sees: they are caught where they belong."""
+
+
+@pytest.mark.parametrize("text", raised_texts())
+def test_every_error_of_an_environment_or_reader_is_in_troubleshooting(text):
+    assert any(pattern_of(message).search(text) for message in (*QUOTED, *OTHERS))
 
 
 @pytest.mark.parametrize(("message", "cause", "fix"), ROWS)
