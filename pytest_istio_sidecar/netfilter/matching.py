@@ -29,7 +29,7 @@ from pytest_istio_sidecar.netfilter.matches import (
 )
 from pytest_istio_sidecar.netfilter.skb import Skb, Test, Truth, both
 
-_NUMBERS = {**PROTOCOLS, "dccp": 33}
+NUMBERS = {**PROTOCOLS, "dccp": 33}
 
 _FAULTY_WRITERS = ("1.8.8", "1.8.9", "1.8.10")
 """iptables-nft that writes two inverted ports as one comparison (iptables c034cf31, fixed by 681935f6)."""
@@ -83,7 +83,7 @@ def compile_faulty(match: Match) -> Test:
     assert dport is not None  # noqa: S101
 
     def holds(skb: Skb) -> Truth:
-        if skb.protocol != _NUMBERS.get(match.module):
+        if skb.protocol != NUMBERS.get(match.module):
             return False
         as_meant = meant(skb)
         if skb.source_port is None or skb.destination_port is None:
@@ -146,7 +146,7 @@ def _within(port: int | None, ports: Range) -> Truth:
 
 
 def _transport(match: Transport) -> Test:
-    number = _NUMBERS.get(match.module)
+    number = NUMBERS.get(match.module)
     source, destination, flags = match.source, match.destination, match.flags
     if flags is None and match.tcp_option is None and source is None and destination is not None:
         low, high, negated = destination.low, destination.high, destination.negated

@@ -17,7 +17,7 @@ from pytest_istio_sidecar.netfilter.targets import Extended, Redirect, Translate
 
 IPAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
 
-_WITH_PORTS = frozenset({PROTOCOLS["tcp"], PROTOCOLS["udp"], PROTOCOLS["udplite"], PROTOCOLS["sctp"], 33})
+WITH_PORTS = frozenset({PROTOCOLS["tcp"], PROTOCOLS["udp"], PROTOCOLS["udplite"], PROTOCOLS["sctp"], 33})
 
 
 class Unforeseeable(Exception):
@@ -100,7 +100,7 @@ def _port(
     first_free: bool = True,
 ) -> int | None:
     """Kept if in the range, else its first (net/netfilter/nf_nat_core.c); None where it cannot be told."""
-    if ports is None or skb.protocol not in _WITH_PORTS:
+    if ports is None or skb.protocol not in WITH_PORTS:
         return None if any(flag.startswith("--random") for flag in flags) else port
     low, high = ports
     if low == high:

@@ -1,0 +1,428 @@
+"""Interval decision diagrams: functions from many integer fields to sets of answers, shared and exact.
+
+Knows intervals, levels and leaves. Does not know packets or rules. Invariant: a diagram
+is reduced (equal functions are one object), and along a path levels only increase.
+
+A leaf holds a set of answers: more than one where a condition cannot be told. The answer
+`FALL` means "not decided here"; `first` hands it to the next diagram, as a chain of rules does
+(first match decides). That composition is associative, so that a long chain is composed in
+balanced halves, which keeps each step short.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from itertools import compress
+from operator import attrgetter, is_, is_not
+from typing import Final
+
+Interval = tuple[int, int]
+Box = dict[int, tuple[Interval, ...]]
+"""Per level the closed intervals allowed, ascending; a level not named is free."""
+
+LEAF: Final = 1 << 30
+"""The level of leaves: below every other."""
+
+FALL: Final = "fall"
+"""The answer "not decided here"."""
+
+HOLDS: Final = "holds"
+"""The answer of a condition that is met; one that is not met falls."""
+
+
+class Node:
+    """A test of one level, or a leaf. `highs` are the inclusive upper ends of its intervals."""
+
+    __slots__ = ("answers", "falls", "highs", "kids", "level")
+
+    def __init__(
+        self,
+        level: int,
+        highs: tuple[int, ...],
+        kids: tuple[Node, ...],
+        answers: frozenset[Hashable],
+        *,
+        falls: bool,
+    ) -> None:
+        self.level = level
+        self.highs = highs
+        self.kids = kids
+        self.answers = answers
+        self.falls = falls
+        """Whether some path ends undecided."""
+
+
+_FALLS = attrgetter("falls")
+_NOTHING: Final[frozenset[Hashable]] = frozenset()
+
+
+class Diagrams:
+    """Makes diagrams over levels 0, 1, 2 …, whose values run from 0 to `tops[level]`."""
+
+    def __init__(self, tops: Sequence[int]) -> None:
+        self.tops = tuple(tops)
+        self._nodes: dict[tuple[int, tuple[int, ...], tuple[Node, ...]], Node] = {}
+        self._leaves: dict[frozenset[Hashable], Node] = {}
+        self._firsts: dict[tuple[Node, Node], Node] = {}
+        self._unions: dict[tuple[Node, Node], Node] = {}
+        self._whens: dict[tuple[Node, Node], Node] = {}
+        self.fall = self.leaf(FALL)
+        self.holds = self.leaf(HOLDS)
+        self.maybe = self.leaf_of(frozenset((HOLDS, FALL)))
+
+    def leaf(self, answer: Hashable) -> Node:
+        return self.leaf_of(frozenset((answer,)))
+
+    def leaf_of(self, answers: frozenset[Hashable]) -> Node:
+        known = self._leaves.get(answers)
+        if known is None:
+            known = self._leaves[answers] = Node(LEAF, (), (), answers, falls=FALL in answers)
+        return known
+
+    def make(self, level: int, highs: Sequence[int], kids: Sequence[Node]) -> Node:
+        """The node with these branches, all of whose kids are of deeper levels."""
+        if any(map(is_, kids, kids[1:])):
+            last = [*map(is_not, kids, kids[1:]), True]
+            highs, kids = list(compress(highs, last)), list(compress(kids, last))
+        if len(kids) == 1:
+            return kids[0]
+        key = (level, tuple(highs), tuple(kids))
+        known = self._nodes.get(key)
+        if known is None:
+            known = self._nodes[key] = Node(level, key[1], key[2], _NOTHING, falls=any(map(_FALLS, kids)))
+        return known
+
+    def box(self, box: Box, inside: Node) -> Node:
+        """`inside` for every point of the box, undecided elsewhere."""
+        node = inside
+        for level in sorted(box, reverse=True):
+            node = self._within(level, box[level], node)
+        return node
+
+    def _within(self, level: int, intervals: Sequence[Interval], inside: Node) -> Node:
+        fall, top = self.fall, self.tops[level]
+        highs: list[int] = []
+        kids: list[Node] = []
+        start = 0
+        for low, high in intervals:
+            if low > start:
+                highs.append(low - 1)
+                kids.append(fall)
+            highs.append(high)
+            kids.append(inside)
+            start = high + 1
+        if start <= top:
+            highs.append(top)
+            kids.append(fall)
+        return self.make(level, highs, kids)
+
+    def first(self, above: Node, below: Node) -> Node:
+        """What `above` answers, and where it falls, what `below` does."""
+        if not above.falls or below is self.fall:
+            return above
+        if above is self.fall:
+            return below
+        key = (above, below)
+        known = self._firsts.get(key)
+        if known is None:
+            if above.level == below.level == LEAF:
+                known = self.leaf_of((above.answers - {FALL}) | below.answers)
+            else:
+                known = self._pairwise(self.first, above, below)
+            self._firsts[key] = known
+        return known
+
+    def chain(self, diagrams: Sequence[Node]) -> Node:
+        """The first answer of a sequence of diagrams, composed in balanced halves."""
+        row = list(diagrams)
+        if not row:
+            return self.fall
+        while len(row) > 1:
+            pairs = [self.first(row[i], row[i + 1]) for i in range(0, len(row) - 1, 2)]
+            row = [*pairs, row[-1]] if len(row) % 2 else pairs
+        return row[0]
+
+    def union(self, one: Node, other: Node) -> Node:
+        """The answers of both."""
+        if one is other:
+            return one
+        key = (one, other)
+        known = self._unions.get(key)
+        if known is None:
+            if one.level == other.level == LEAF:
+                known = self.leaf_of(one.answers | other.answers)
+            else:
+                known = self._pairwise(self.union, one, other)
+            self._unions[key] = known
+        return known
+
+    def when(self, condition: Node, then: Node) -> Node:
+        """`then` where the condition holds, undecided where it does not, both where that cannot be told."""
+        if condition is self.fall or then is self.fall:
+            return self.fall
+        if condition is self.holds:
+            return then
+        if condition is self.maybe:
+            return self.union(then, self.fall)
+        key = (condition, then)
+        known = self._whens.get(key)
+        if known is None:
+            known = self._whens[key] = self._pairwise(self.when, condition, then)
+        return known
+
+    def negate(self, condition: Node) -> Node:
+        """The condition that holds where this one does not; what cannot be told stays so."""
+        return self.relabel(condition, lambda answer: FALL if answer == HOLDS else HOLDS)
+
+    def relabel(self, node: Node, change: Callable[[Hashable], Hashable]) -> Node:
+        """The same tests with other answers."""
+        return self._map(node, lambda leaf: self.leaf_of(frozenset(map(change, leaf.answers))))
+
+    def merge(self, node: Node, change: Callable[[frozenset[Hashable]], Hashable]) -> Node:
+        """The same tests with one answer in place of each set of them."""
+        return self._map(node, lambda leaf: self.leaf(change(leaf.answers)))
+
+    def bind(self, node: Node, follow: Callable[[Hashable], Node]) -> Node:
+        """Each answer replaced with a diagram over the same fields."""
+
+        def united(leaf: Node) -> Node:
+            answers = iter(leaf.answers)
+            result = follow(next(answers))
+            for answer in answers:
+                result = self.union(result, follow(answer))
+            return result
+
+        return self._map(node, united)
+
+    def _map(self, node: Node, change: Callable[[Node], Node]) -> Node:
+        if node.level == LEAF:
+            return change(node)
+        done: dict[Node, Node] = {}
+
+        def mapped(node: Node) -> Node:
+            known = done.get(node)
+            if known is None:
+                if node.level == LEAF:
+                    known = change(node)
+                else:
+                    kids = [mapped(kid) for kid in node.kids]
+                    known = self.branch(node.level, node.highs, kids)
+                done[node] = known
+            return known
+
+        return mapped(node)
+
+    def simplify(self, node: Node, free: Node) -> Node:
+        """A diagram with fewer tests that answers the same wherever this one does not answer `free`."""
+        unified: dict[tuple[Node, Node], Node | None] = {}
+        done: dict[Node, Node] = {}
+
+        def unify(one: Node, other: Node) -> Node | None:
+            """A diagram that agrees with both where they are not free; None where they disagree."""
+            if one is other or other is free:
+                return one
+            if one is free:
+                return other
+            if one.level == other.level == LEAF:
+                return None
+            key = (one, other)
+            if key not in unified:
+                unified[key] = self._unified(unify, one, other)
+            return unified[key]
+
+        def simple(node: Node) -> Node:
+            if node.level == LEAF:
+                return node
+            if node not in done:
+                groups: list[Node] = []
+                place: dict[Node, int] = {}
+                for kid in dict.fromkeys(node.kids):
+                    for at, held in enumerate(groups[:_GROUPS]):
+                        both = unify(held, kid)
+                        if both is not None:
+                            groups[at], place[kid] = both, at
+                            break
+                    else:
+                        place[kid] = len(groups)
+                        groups.append(kid)
+                kept = [simple(group) for group in groups]
+                done[node] = self.make(node.level, node.highs, [kept[place[kid]] for kid in node.kids])
+            return done[node]
+
+        return simple(node)
+
+    def _unified(self, unify: Callable[[Node, Node], Node | None], one: Node, other: Node) -> Node | None:
+        level = min(one.level, other.level)
+        highs: list[int] = []
+        kids: list[Node] = []
+        for high, left, right in _meeting(one, other, level):
+            both = unify(left, right)
+            if both is None:
+                return None
+            highs.append(high)
+            kids.append(both)
+        return self.make(level, highs, kids)
+
+    def branch(self, level: int, highs: Sequence[int], kids: Sequence[Node]) -> Node:
+        """As `make`, for kids that may test this level or ones above it."""
+        if all(kid.level > level for kid in kids):
+            return self.make(level, highs, kids)
+        result = self.fall
+        for kid in dict.fromkeys(kids):
+            here = self.make(level, highs, [self.holds if other is kid else self.fall for other in kids])
+            # Disjoint guards: where one falls, another holds, unless the kid itself falls there.
+            result = (
+                self.first(self.when(here, kid), result) if not kid.falls else self._either(here, kid, result)
+            )
+        return result
+
+    def _either(self, here: Node, kid: Node, otherwise: Node) -> Node:
+        """`kid` where `here` holds, `otherwise` elsewhere, also where `kid` falls."""
+        marked = self.relabel(kid, lambda answer: _KEPT if answer == FALL else answer)
+        joined = self.first(self.when(here, marked), otherwise)
+        return self.relabel(joined, lambda answer: FALL if answer == _KEPT else answer)
+
+    def _pairwise(self, apply: Callable[[Node, Node], Node], one: Node, other: Node) -> Node:
+        """`apply` on every pair of branches that meet."""
+        level = one.level
+        if level < other.level:
+            return self.make(level, one.highs, [apply(kid, other) for kid in one.kids])
+        if level > other.level:
+            return self.make(other.level, other.highs, [apply(one, kid) for kid in other.kids])
+        highs: list[int] = []
+        kids: list[Node] = []
+        left, right = one.highs, other.highs
+        i = j = 0
+        last: tuple[Node, Node] | None = None
+        while i < len(left):
+            a, b = left[i], right[j]
+            pair = (one.kids[i], other.kids[j])
+            high = min(b, a)
+            if last is not None and pair[0] is last[0] and pair[1] is last[1]:
+                highs[-1] = high
+            else:
+                kids.append(apply(*pair))
+                highs.append(high)
+                last = pair
+            if a == high:
+                i += 1
+            if b == high:
+                j += 1
+        return self.make(level, highs, kids)
+
+
+def _meeting(one: Node, other: Node, level: int) -> Iterator[tuple[int, Node, Node]]:
+    """The branches of two nodes that meet at a level, with the inclusive upper end of each."""
+    left = (one.highs, one.kids) if one.level == level else ((_TOP,), (one,))
+    right = (other.highs, other.kids) if other.level == level else ((_TOP,), (other,))
+    i = j = 0
+    while i < len(left[0]) and j < len(right[0]):
+        high = min(left[0][i], right[0][j])
+        yield high, left[1][i], right[1][j]
+        i += left[0][i] == high
+        j += right[0][j] == high
+
+
+_TOP: Final = 1 << 130
+"""Above every value of a field."""
+_GROUPS: Final = 8
+"""How many kinds of branches `simplify` compares each further branch with."""
+_KEPT: Final = "kept"
+
+
+def answers_at(node: Node, point: Mapping[int, int]) -> frozenset[Hashable]:
+    """What a diagram answers at one point, given by its value on each level that is tested."""
+    while node.level != LEAF:
+        value = point[node.level]
+        low, high = 0, len(node.highs) - 1
+        while low < high:
+            middle = (low + high) // 2
+            if node.highs[middle] < value:
+                low = middle + 1
+            else:
+                high = middle
+        node = node.kids[low]
+    return node.answers
+
+
+def volume(node: Node, tops: Sequence[int]) -> dict[frozenset[Hashable], int]:
+    """How many points each set of answers has; exact, so that the sum is that of the whole space."""
+    above = [1]
+    for top in reversed(tops):
+        above.append(above[-1] * (top + 1))
+    sizes = above[::-1]
+    """sizes[level]: points of the space from that level down."""
+    depth = len(tops)
+    done: dict[Node, dict[frozenset[Hashable], int]] = {}
+
+    def level_of(node: Node) -> int:
+        return depth if node.level == LEAF else node.level
+
+    def counted(node: Node) -> dict[frozenset[Hashable], int]:
+        known = done.get(node)
+        if known is not None:
+            return known
+        if node.level == LEAF:
+            known = {node.answers: 1}
+        else:
+            known = {}
+            start = 0
+            for high, kid in zip(node.highs, node.kids, strict=True):
+                factor = (high - start + 1) * (sizes[node.level + 1] // sizes[level_of(kid)])
+                for answers, count in counted(kid).items():
+                    known[answers] = known.get(answers, 0) + factor * count
+                start = high + 1
+        done[node] = known
+        return known
+
+    factor = sizes[0] // sizes[level_of(node)]
+    return {answers: factor * count for answers, count in counted(node).items()}
+
+
+def answers_within(node: Node, box: Box) -> set[Hashable]:
+    """Every answer that some point of a box gets."""
+    found: set[Hashable] = set()
+    seen: set[Node] = set()
+    waiting = [node]
+    while waiting:
+        node = waiting.pop()
+        if node in seen:
+            continue
+        seen.add(node)
+        if node.level == LEAF:
+            found |= node.answers
+            continue
+        asked = box.get(node.level)
+        start = 0
+        for high, kid in zip(node.highs, node.kids, strict=True):
+            if asked is None or any(low <= high and start <= end for low, end in asked):
+                waiting.append(kid)
+            start = high + 1
+    return found
+
+
+def branches(node: Node) -> Iterator[tuple[tuple[Interval, ...], Node]]:
+    """Each kid of a node once, with all intervals that lead to it."""
+    found: dict[Node, list[Interval]] = {}
+    start = 0
+    for high, kid in zip(node.highs, node.kids, strict=True):
+        found.setdefault(kid, []).append((start, high))
+        start = high + 1
+    for kid, intervals in found.items():
+        yield tuple(intervals), kid
+
+
+def paths(node: Node) -> Iterator[tuple[Box, frozenset[Hashable]]]:
+    """Every path with what it answers: disjoint boxes that cover the space."""
+    trail: Box = {}
+
+    def walk(node: Node) -> Iterator[tuple[Box, frozenset[Hashable]]]:
+        if node.level == LEAF:
+            yield dict(trail), node.answers
+            return
+        for intervals, kid in branches(node):
+            trail[node.level] = intervals
+            yield from walk(kid)
+        del trail[node.level]
+
+    yield from walk(node)

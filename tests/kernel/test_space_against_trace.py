@@ -1,0 +1,116 @@
+"""All packets at once, held against one packet at a time, on random rulesets that meet at every edge."""
+
+import ipaddress
+from itertools import islice
+
+import pytest
+from kernel_generator import Generator
+from kernel_testbed import HOST
+
+from pytest_istio_sidecar import Fate, parse_iptables_save, trace
+from pytest_istio_sidecar.netfilter.cubes import Cube
+from pytest_istio_sidecar.netfilter.diagram import answers_at, paths, volume
+from pytest_istio_sidecar.netfilter.journey import OWN
+from pytest_istio_sidecar.netfilter.routing import Routing
+from pytest_istio_sidecar.netfilter.space import IMPOSSIBLE, Space, agreed, differing
+
+SEEDS = range(24)
+HOOKS = ("PREROUTING", "OUTPUT")
+WITNESSES = 150
+
+
+def random_rules(seed):
+    family = 6 if seed % 3 == 2 else 4
+    generator = Generator(f"space {seed}", family, inverted_pairs=True)
+    return parse_iptables_save(generator.rules().text(), family=family), generator
+
+
+def point_of(fields, packet):
+    """The packet as a point of the fields' levels."""
+    out = packet.out_interface or Routing(fields.host).out(packet.destination)
+    values = {
+        "protocol": packet.protocol,
+        "interface": fields.interfaces.index(packet.in_interface if packet.hook == "PREROUTING" else out),
+        "uid": 0 if packet.uid is None else packet.uid + 1,
+        "gid": 0 if packet.gid is None else packet.gid + 1,
+        "mark": packet.mark,
+        "source": int(packet.source),
+        "destination": int(packet.destination),
+        "destination_port": packet.destination_port,
+        "source_port": packet.source_port,
+    }
+    point = {}
+    for field in fields:
+        for part in field.parts:
+            point[part.level] = part.press(values[field.name])
+        if not field.parts:
+            point[field.level] = values[field.name]
+    return point
+
+
+def told(outcome, packet):
+    if outcome.fate is Fate.UNKNOWN:
+        return "unknown"
+    address = packet.destination if outcome.address == OWN else outcome.address
+    port = packet.destination_port if outcome.port == OWN else outcome.port
+    return outcome.fate, address, port
+
+
+def traced(way):
+    return (
+        "unknown" if way.fate is Fate.UNKNOWN else (way.fate, way.destination.address, way.destination.port)
+    )
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_every_packet_has_the_fate_that_trace_gives_it(seed):
+    rules, generator = random_rules(seed)
+    packets = generator.packets(60)
+    for hook in HOOKS:
+        space = Space([rules], hook, host=HOST, family=rules.family)
+        node = space.within(space.outcomes())
+        asked = [packet for packet in packets if packet.hook == hook]
+        asked += [Cube(space.fields, box).witness for box, _ in islice(paths(node), WITNESSES)]
+        compared = 0
+        for packet in asked:
+            answers = answers_at(node, point_of(space.fields, packet))
+            if IMPOSSIBLE not in answers:
+                compared += 1
+                assert told(agreed(answers), packet) == traced(trace(rules, packet, host=HOST)), packet
+        assert compared > 10
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_the_volumes_of_all_classes_add_up_to_the_space(seed):
+    rules, _ = random_rules(seed)
+    for hook in HOOKS:
+        space = Space([rules], hook, host=HOST, family=rules.family)
+        size = 1
+        for top in space.diagrams.tops:
+            size *= top + 1
+        assert sum(volume(space.within(space.outcomes()), space.diagrams.tops).values()) == size
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_a_difference_is_one_for_its_witness(seed):
+    rules, _ = random_rules(seed)
+    others, _ = random_rules(seed + 3)
+    for hook in HOOKS:
+        for difference in differing(rules, others, hook, host=HOST, family=rules.family)[:20]:
+            packet = difference.witness
+            assert told(difference.observed, packet) == traced(trace(rules, packet, host=HOST))
+            assert told(difference.expected, packet) == traced(trace(others, packet, host=HOST))
+            assert told(difference.observed, packet) != told(difference.expected, packet)
+
+
+def test_a_witness_is_a_packet_that_the_host_can_see():
+    rules, _ = random_rules(0)
+    space = Space([rules], "OUTPUT", host=HOST, family=4)
+    node = space.within(space.outcomes())
+    for box, answers in islice(paths(node), 200):
+        if IMPOSSIBLE not in answers:
+            packet = Cube(space.fields, box).witness
+            local = HOST.is_local(packet.destination)
+            assert (packet.out_interface == "lo") is local
+            assert HOST.is_local(packet.source)
+            assert local or not ipaddress.ip_address(packet.source).is_loopback
