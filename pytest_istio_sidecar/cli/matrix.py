@@ -17,16 +17,29 @@ def add(commands: Commands) -> None:
         run,
         help="print the clusters that releases are proven on",
         description="Print the pairs of Istio and Kubernetes that releases are proven on; with --json as "
-        "GitHub Actions takes a matrix.",
+        "GitHub Actions takes a matrix. A checksum is that of the program for this machine, and empty where "
+        "versions.toml has none.",
     )
 
 
 def run(options: argparse.Namespace) -> Status:
     """Print them."""
-    from pytest_istio_sidecar.istio.versions import clusters
+    from pytest_istio_sidecar.environments.download import release_of
+    from pytest_istio_sidecar.istio.versions import checksum, clusters
+
+    def sha256(program: str, version: str) -> str:
+        return checksum(version, release_of(program, version).file_name) or ""
 
     if options.json:
-        print(json.dumps({"include": [asdict(pair) for pair in clusters()]}))
+        pairs = [
+            asdict(pair)
+            | {
+                "kind_sha256": sha256("kind", pair.kind),
+                "istioctl_sha256": sha256("istioctl", pair.istio),
+            }
+            for pair in clusters()
+        ]
+        print(json.dumps({"include": pairs}))
         return Status.HOLDS
     print(f"{'ISTIO':<10}{'KUBERNETES':<12}{'KIND':<8}PROVES")
     for pair in clusters():

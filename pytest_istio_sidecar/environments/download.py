@@ -126,7 +126,7 @@ def cache_directory() -> Path:
 
 
 def _download(release: Release, place: Path, option: str, progress: Progress, timeout: float) -> None:
-    wanted = checksum(release.file_name)
+    wanted = checksum(release.version, release.file_name)
     if wanted is None:
         text = _fetch(
             release, release.checksum_url, lambda answer: answer.read(4096).decode(), option, timeout

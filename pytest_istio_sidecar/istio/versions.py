@@ -99,10 +99,10 @@ def cluster_pair(istio_version: str) -> ClusterPair:
     return older[-1] if older else clusters()[0]
 
 
-def checksum(file_name: str) -> str | None:
-    """SHA-256 of a file of some release, in hexadecimal; None where no source gave it."""
-    checksums: Mapping[str, str] = _read().get("checksums", {})
-    return checksums.get(file_name)
+def checksum(release: str, file_name: str) -> str | None:
+    """SHA-256 of a file of a release, in hexadecimal; None where no source gave it."""
+    checksums: Mapping[str, str] = _read()["checksums"]
+    return checksums.get(f"{release}/{file_name}")
 
 
 def _expand(patches: str) -> Iterator[str]:

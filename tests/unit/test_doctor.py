@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import platform
+import re
 import sys
 from pathlib import Path
 
@@ -108,3 +109,11 @@ def test_the_matrix_is_what_github_actions_takes(capsys) -> None:
     told = json.loads(capsys.readouterr().out)
     assert told["include"][0]["istio"] == "1.8.3"
     assert told["include"][0]["node_image"].startswith("kindest/node:v1.19.16@sha256:")
+
+
+def test_the_matrix_has_checksums_where_a_source_gives_them_and_nothing_elsewhere(capsys) -> None:
+    main(["matrix", "--json"])
+    pairs = {pair["istio"]: pair for pair in json.loads(capsys.readouterr().out)["include"]}
+    assert all(re.fullmatch("[0-9a-f]{64}", pair["kind_sha256"]) for pair in pairs.values())
+    assert re.fullmatch("[0-9a-f]{64}", pairs["1.30.3"]["istioctl_sha256"])
+    assert pairs["1.8.3"]["istioctl_sha256"] == ""

@@ -14,6 +14,7 @@ import pytest
 from pytest_istio_sidecar.environments.download import MIRROR, find_or_download, release_of
 from pytest_istio_sidecar.environments.progress import Progress
 from pytest_istio_sidecar.errors import EnvironmentProblem
+from pytest_istio_sidecar.istio.versions import clusters
 
 PROGRAM = b"#!/bin/sh\necho kind\n"
 
@@ -68,7 +69,7 @@ def publish(
     releases[path_of(release.checksum_url)] = f"{told}  {release.file_name}\n".encode()
 
 
-def get(name: str = "kind", version: str = "0.17.0", *, given: str | None = None) -> str:
+def get(name: str = "kind", version: str = "0.16.0", *, given: str | None = None) -> str:
     return find_or_download(name, version, given=given, option="--kind-bin", progress=Progress(), timeout=5)
 
 
@@ -77,25 +78,33 @@ def kept(tmp_path: Path) -> list[str]:
 
 
 def test_a_program_is_downloaded_checked_and_kept_for_the_next_time(releases, tmp_path) -> None:
-    publish(releases, "kind", "0.17.0", PROGRAM)
+    publish(releases, "kind", "0.16.0", PROGRAM)
     path = Path(get())
     assert path.read_bytes() == PROGRAM
     assert path.stat().st_mode & 0o111
     asked = len(releases.asked)
     assert get() == str(path)
     assert len(releases.asked) == asked
-    assert kept(tmp_path) == ["kind-0.17.0"]
+    assert kept(tmp_path) == ["kind-0.16.0"]
 
 
 def test_a_program_that_is_not_what_its_release_says_is_not_kept(releases, tmp_path) -> None:
-    publish(releases, "kind", "0.17.0", PROGRAM, checksum="0" * 64)
+    publish(releases, "kind", "0.16.0", PROGRAM, checksum="0" * 64)
     with pytest.raises(EnvironmentProblem, match="is not what its release says it is"):
         get()
     assert kept(tmp_path) == []
 
 
+def test_a_pinned_program_is_held_against_its_pin_whatever_its_server_says(releases, tmp_path) -> None:
+    pinned = clusters()[0].kind
+    publish(releases, "kind", pinned, PROGRAM)
+    with pytest.raises(EnvironmentProblem, match="is not what its release says it is"):
+        get("kind", pinned)
+    assert kept(tmp_path) == []
+
+
 def test_a_download_that_breaks_off_is_not_kept(releases, tmp_path) -> None:
-    publish(releases, "kind", "0.17.0", PROGRAM)
+    publish(releases, "kind", "0.16.0", PROGRAM)
     releases.broken = True
     with pytest.raises(EnvironmentProblem):
         get()
@@ -103,7 +112,7 @@ def test_a_download_that_breaks_off_is_not_kept(releases, tmp_path) -> None:
 
 
 def test_a_checksum_file_without_checksum_is_refused(releases) -> None:
-    publish(releases, "kind", "0.17.0", PROGRAM, checksum="<html>")
+    publish(releases, "kind", "0.16.0", PROGRAM, checksum="<html>")
     with pytest.raises(EnvironmentProblem, match="has no SHA-256 in it"):
         get()
 
@@ -112,7 +121,7 @@ def test_what_cannot_be_had_is_told_with_its_address_and_what_helps(releases) ->
     with pytest.raises(EnvironmentProblem) as raised:
         get()
     message = str(raised.value)
-    assert message.startswith("there is no kind on the PATH, and 0.17.0 could not be downloaded\n")
+    assert message.startswith("there is no kind on the PATH, and 0.16.0 could not be downloaded\n")
     assert "404" in message
     assert "--kind-bin" in message
     assert "--istio-environment=embedded" in message
