@@ -239,9 +239,9 @@ def _cell(text: str) -> str:
 
 
 def _command_line(package: griffe.Module) -> Iterator[str]:
-    from pytest_istio_sidecar.cli import _parser
+    from pytest_istio_sidecar.cli import build_parser
 
-    parser = _parser()
+    parser = build_parser()
     yield "# Command line"
     yield ""
     yield (

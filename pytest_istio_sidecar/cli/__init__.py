@@ -11,16 +11,16 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from pytest_istio_sidecar.cli import check, clean, doctor, expected, matrix, read, trace
+from pytest_istio_sidecar.cli import check, clean, completion, doctor, expected, matrix, read, trace
 from pytest_istio_sidecar.cli.command import Status
 from pytest_istio_sidecar.errors import IstioSidecarError, ParseError, UsageProblem
 
-_COMMANDS = (trace, check, read, expected, doctor, matrix, clean)
+_COMMANDS = (trace, check, read, expected, doctor, matrix, clean, completion)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit status."""
-    parser = _parser()
+    parser = build_parser()
     options, others = parser.parse_known_args(arguments)
     if others and options.command is not check.run:
         parser.error(f"unknown arguments: {' '.join(others)}")
@@ -37,10 +37,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return Status.UNDECIDED
 
 
-def _parser() -> argparse.ArgumentParser:
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of every command."""
     parser = argparse.ArgumentParser(
         prog="istio-sidecar",
         description="What becomes of a pod's traffic: through the Istio sidecar, or past it.",
+        epilog="Completion for bash, zsh, fish and tcsh: istio-sidecar completion --help",
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for command in _COMMANDS:

@@ -9,6 +9,7 @@ import argparse
 from typing import TYPE_CHECKING
 
 from pytest_istio_sidecar.cli.command import Commands, Status
+from pytest_istio_sidecar.environments.choices import EnvironmentName
 
 if TYPE_CHECKING:
     import pytest
@@ -22,7 +23,7 @@ def add(commands: Commands) -> None:
         description="Run the shipped suite; other arguments go to pytest.",
     )
     check.set_defaults(command=run)
-    check.add_argument("--environment", metavar="E", help="kind, existing, embedded or file")
+    check.add_argument("--environment", choices=[name.value for name in EnvironmentName])
 
 
 class _Outcomes:

@@ -21,7 +21,7 @@ import yaml
 from markdown_blocks import CHECKOUT, Block, Kind, blocks_of, commands_of, every_block, matches
 
 from pytest_istio_sidecar import parse_iptables
-from pytest_istio_sidecar.cli import _parser
+from pytest_istio_sidecar.cli import build_parser
 from pytest_istio_sidecar.settings import Settings
 
 DATA = CHECKOUT / "tests" / "data"
@@ -141,7 +141,7 @@ def own_words(command: str) -> list[str]:
 def test_a_command_that_is_not_run_has_only_options_that_there_are(pytester, block: Block, command: str):
     program, *words = own_words(command)
     if program == "istio-sidecar":
-        _, others = _parser().parse_known_args(words)
+        _, others = build_parser().parse_known_args(words)
         if words[0] != "check":
             assert others == []
             return
