@@ -1,5 +1,5 @@
 # `make demo` and `make test` are all a new user needs; both bring the machine up to what they need first.
-.PHONY: demo test cluster-test lint coverage setup clean
+.PHONY: demo test cluster-test lint coverage bench setup clean
 
 demo: setup
 	@.venv/bin/pytest --pyargs pytest_istio_sidecar.suite --istio-environment=embedded
@@ -19,8 +19,13 @@ coverage: setup
 	@.venv/bin/coverage combine --quiet
 	@.venv/bin/coverage report
 
+# The parsers that are measured against are installed for this only, in an environment of its own.
+bench: setup
+	@UV_PROJECT_ENVIRONMENT=.venv-bench .venv/bin/uv sync --quiet --locked --no-default-groups --group bench
+	@.venv-bench/bin/python benchmarks/run.py
+
 setup:
 	@scripts/setup
 
 clean:
-	rm -rf .venv .coverage .coverage.* .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache build dist
+	rm -rf .venv .venv-bench .coverage .coverage.* .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache build dist

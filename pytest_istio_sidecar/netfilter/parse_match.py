@@ -54,6 +54,13 @@ _MARK = re.compile(r"(0x[0-9a-fA-F]{1,8}|0|[1-9][0-9]{0,9})(?:/(0x[0-9a-fA-F]{1,
 _FLAGS = ("FIN", "SYN", "RST", "PSH", "ACK", "URG")
 _PORTS = frozenset(("--sport", "--dport"))
 
+_OCTETS = {str(number): number for number in range(256)}
+_MASKS = {
+    family: {str(length): (1 << size) - (1 << size - length) for length in range(size + 1)}
+    for family, size in ((4, 32), (6, 128))
+}
+"""Masks of a family by the length of their prefix, as iptables writes it."""
+
 OPTIONS: Mapping[str, frozenset[str]] = {
     "tcp": _PORTS | {"--tcp-flags", "--syn", "--tcp-option"},
     "udp": _PORTS,
@@ -114,12 +121,13 @@ def parse_address(option: str, text: str, family: Family, negated: bool) -> Matc
     bits = 32 if family == 4 else 128
     host, separator, length = text.partition("/")
     if not separator:
-        mask = (1 << bits) - 1
-    elif length.isascii() and length.isdigit() and len(length) < 4:
-        if int(length) > bits:
-            raise ValueError(_wrong_family(text, family, f"prefix length /{length} is longer than {bits}"))
-        mask = ((1 << int(length)) - 1) << (bits - int(length))
-    else:
+        length = str(bits)
+    mask = _MASKS[family].get(length)
+    if mask is None:
+        if length.isascii() and length.isdigit():
+            raise ValueError(
+                _wrong_family(text, family, f"prefix length /{length[:9]} is longer than {bits}")
+            )
         mask = _ip(length, family)
     network = _ip(host, family) & mask
     if not mask and not negated:
@@ -130,10 +138,13 @@ def parse_address(option: str, text: str, family: Family, negated: bool) -> Matc
 
 def _ip(text: str, family: Family) -> int:
     try:
-        address = ipaddress.IPv4Address(text) if family == 4 else ipaddress.IPv6Address(text)
-    except ValueError:
+        if family == 4:
+            first, second, third, fourth = text.split(".")
+            return _OCTETS[first] << 24 | _OCTETS[second] << 16 | _OCTETS[third] << 8 | _OCTETS[fourth]
+        address = ipaddress.IPv6Address(text)
+    except (KeyError, ValueError):
         raise ValueError(_wrong_family(text, family, f"{text!r} is no address")) from None
-    if isinstance(address, ipaddress.IPv6Address) and address.scope_id is not None:
+    if address.scope_id is not None:
         raise ValueError(f"{text!r} names an interface, which no rule's address does")
     return int(address)
 
@@ -172,28 +183,30 @@ def parse_fragment(option: str, text: str, family: Family, negated: bool) -> Mat
     return Fragment(negated=negated)
 
 
-@lru_cache(_REMEMBERED)
 def parse_match(module: str, options: tuple[RawOption, ...]) -> Match:
-    """The typed match, or the extension as it stands where some option is beyond the type.
+    """The typed match, or the extension as it stands where some option is beyond the type."""
+    typed = _typed_match(module, options) if module in _TYPED else None
+    return typed or Extension(module=module, options=as_options(options))
 
-    Raises:
-        ValueError: a comment that is none.
-    """
-    typed = _TYPED.get(module)
-    if typed is not None:
-        by_name = {name: (values, negated) for name, values, negated in options}
-        if len(by_name) == len(options):
-            try:
-                return typed(module, by_name)
-            except (KeyError, ValueError):
-                pass
-    return Extension(module=module, options=as_options(options))
+
+@lru_cache(_REMEMBERED)
+def _typed_match(module: str, options: tuple[RawOption, ...]) -> Match | None:
+    by_name = {name: (values, negated) for name, values, negated in options}
+    if len(by_name) == len(options):
+        try:
+            return _TYPED[module](module, by_name)
+        except (KeyError, ValueError):
+            pass
+    return None
 
 
 def as_options(options: tuple[RawOption, ...]) -> tuple[Option, ...]:
     """The same options as values of the model."""
     return tuple(
-        Option(name=name, values=tuple(map(str, values)), negated=no) for name, values, no in options
+        [
+            Option(name=name, values=tuple([str(word) for word in values]), negated=no)
+            for name, values, no in options
+        ]
     )
 
 

@@ -55,6 +55,8 @@ _CORE: dict[str, Callable[[str, str, Family, bool], Match | None]] = {
 }
 """In the order in which iptables-save writes them."""
 _SHORT = frozenset((*_CORE, "-m", "-j", "-g", "-c"))
+_JUMPS = frozenset(("-j", "-g"))
+_NO_OPTIONS: frozenset[str] = frozenset()
 _QUOTED = frozenset(
     ("--comment", "--log-prefix", "--nflog-prefix", "--ulog-prefix", "--string", "--hex-string")
 )
@@ -100,60 +102,66 @@ def parse_rule(
     end = len(given)
     while position < end:
         word = given[position]
+        position += 1
         negated = word == "!"
         if negated:
-            position += 1
             if position == end:
                 raise ValueError("it ends with !")
             word = given[position]
-        position += 1
+            position += 1
         name = _ALIASES.get(word, word)
+        if name not in _SHORT:
+            if name[:2] != "--" or type(word) is Quoted:
+                raise ValueError(f"unexpected word {word!r}")
+            stop = _end_of_values(given, position, name)
+            values = tuple(given[position:stop])
+            position = stop
+            if len(values) == 1 and type(values[0]) is Quoted and name not in _TEXTS:
+                hidden = _hidden(name, values[0], negated)
+                if hidden is not None:
+                    held.append(hidden)
+                    continue
+            if current is None or (current.known is not None and name not in current.known):
+                _owner(name, current, held, core).options.append((name, values, negated))
+            else:
+                current.options.append((name, values, negated))
+            continue
+        if name == "-f":
+            value = ""
+        elif position == end:
+            raise ValueError(f"{name} lacks its value")
+        else:
+            value = given[position]
+            position += 1
+        hidden = None
+        if type(value) is Quoted and not (name in _JUMPS and value in chains):
+            hidden = None if name in _JUMPS else _hidden(name, value, negated)
+            if hidden is None:
+                value = _named(value)
         reader = _CORE.get(name)
         if reader is not None:
             if name in core:
                 raise ValueError(f"{name} stands twice")
-            if name != "-f":
-                value = _word(given, position, name)
-                position += 1
-                core[name] = _hidden(name, value, negated) or reader(name, _named(value), family, negated)
-            else:
-                core[name] = reader(name, "", family, negated)
-        elif negated and name in ("-m", "-j", "-g", "-c"):
+            core[name] = hidden or reader(name, value, family, negated)
+        elif negated:
             raise ValueError(f"! before {name}")
         elif name == "-m":
-            module = _word(given, position, name)
-            position += 1
-            hidden = _hidden(name, module, negated=False)
-            if hidden is None:
-                current = _Holder(_named(module), OPTIONS.get(module), strict=module == "comment")
-            held.append(hidden or current)  # type: ignore[arg-type]
-        elif name in ("-j", "-g"):
-            if jump is not None:
-                raise ValueError("it has two targets")
-            chosen = _word(given, position, name)
-            position += 1
-            goes = name == "-g"
-            plain = goes or chosen in chains or chosen in VERDICTS
-            if chosen not in chains:
-                _named(chosen)
-            current = jump = _Holder(chosen, TARGET_OPTIONS.get(chosen), strict=plain)
-            if plain:
-                jump.known = frozenset()
-        elif name == "-c":
-            counters = (
-                strict_number(_word(given, position, name), 20),
-                strict_number(_word(given, position + 1, name), 20),
-            )
-            position += 2
-        elif name.startswith("--") and type(word) is not Quoted:
-            values, position = _values(given, position, name)
-            hidden = _hidden(name, values[0], negated) if len(values) == 1 and name not in _TEXTS else None
             if hidden is not None:
                 held.append(hidden)
-            else:
-                _owner(name, current, held, core).options.append((name, values, negated))
+                continue
+            current = _Holder(value, OPTIONS.get(value), strict=value == "comment")
+            held.append(current)
+        elif name == "-c":
+            if position == end:
+                raise ValueError(f"{name} lacks its value")
+            counters = strict_number(value, 20), strict_number(given[position], 20)
+            position += 1
+        elif jump is not None:
+            raise ValueError("it has two targets")
         else:
-            raise ValueError(f"unexpected word {word!r}")
+            goes = name == "-g"
+            plain = goes or value in chains or value in VERDICTS
+            current = jump = _Holder(value, _NO_OPTIONS if plain else TARGET_OPTIONS.get(value), strict=plain)
     matches = [match for name in _CORE if (match := core.get(name)) is not None]
     matches += [
         holder if isinstance(holder, Hidden) else parse_match(holder.name, tuple(holder.options))
@@ -174,12 +182,6 @@ def _target(jump: _Holder | None, family: Family, chains: Container[str], *, goe
     return parse_target(jump.name, tuple(jump.options), family)
 
 
-def _word(given: Sequence[str], position: int, name: str) -> str:
-    if position >= len(given):
-        raise ValueError(f"{name} lacks its value")
-    return given[position]
-
-
 def _named(word: str) -> str:
     """A word that names something; iptables-save never quotes it, so it cannot hold just anything."""
     if type(word) is Quoted and not (word.isprintable() and word[:1] not in '"-!' and " " not in word):
@@ -187,19 +189,25 @@ def _named(word: str) -> str:
     return str(word)
 
 
-def _values(given: Sequence[str], position: int, name: str) -> tuple[tuple[str, ...], int]:
-    start = position
+def _end_of_values(given: Sequence[str], position: int, name: str) -> int:
+    """Where the values of an option end that begin at a position."""
+    end = len(given)
     if name in _TEXTS:
-        _word(given, position, name)
+        if position == end:
+            raise ValueError(f"{name} lacks its value")
         position += 1
-    if name in _QUOTED:
-        return (str(given[start]),), position
-    while position < len(given):
+        if name in _QUOTED:
+            return position
+    while position < end:
         word = given[position]
-        if type(word) is not Quoted and (word == "!" or word[:2] == "--" or word in _SHORT):
+        if (
+            word[:1] in ("-", "!")
+            and type(word) is not Quoted
+            and (word == "!" or word[:2] == "--" or word in _SHORT)
+        ):
             break
         position += 1
-    return tuple(given[start:position]), position
+    return position
 
 
 def _owner(

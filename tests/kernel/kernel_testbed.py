@@ -126,6 +126,12 @@ class Kernel:
         assert answer.returncode == 0, answer.stderr
         return answer.stdout
 
+    def listed(self, options: str) -> str:
+        """`iptables -t nat -L` with more options, such as `-nvx`."""
+        answer = self._tool(self.tools, "", "-t", "nat", "-L", options)
+        assert answer.returncode == 0, answer.stderr
+        return answer.stdout
+
     def forget_connections(self) -> None:
         """`conntrack -F`, as one netlink message: IPCTNL_MSG_CT_DELETE without a tuple."""
         self._netlink.send(struct.pack("=IHHIIBBH", 20, (1 << 8) | 2, 5, 1, 0, 0, 0, 0))
