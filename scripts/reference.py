@@ -267,6 +267,9 @@ def _command_line(package: griffe.Module) -> Iterator[str]:
         for action in command._actions:
             if action.help != argparse.SUPPRESS and not isinstance(action, argparse._HelpAction):
                 yield f"| {_cell(_argument(action))} | {_cell(_told(action))} |"
+        if command.epilog:
+            yield ""
+            yield f"```text\n{command.epilog.strip()}\n```"
 
 
 def _argument(action: argparse.Action) -> str:
