@@ -11,6 +11,7 @@ import os
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from pytest_istio_sidecar.cli.command import Commands, Status, add_command
 
@@ -26,10 +27,15 @@ def add(commands: Commands) -> None:
         "your cluster. Nothing is changed.",
     )
     parser.add_argument("workload", nargs="?", default="deployment/httpbin", help="KIND/NAME or LABEL=VALUE")
-    parser.add_argument("--namespace", default="default")
-    parser.add_argument("--context", help="of the kubeconfig file (default: the current one)")
-    parser.add_argument("--kubeconfig", type=Path, help="default: KUBECONFIG, ~/.kube/config")
-    parser.add_argument("--reader", default="auto", choices=("auto", "exec", "node", "debug"))
+
+    def option(name: str, **settings: Any) -> None:
+        # By pytest's name for it too, which is what messages tell to give.
+        parser.add_argument(f"--{name}", f"--istio-{name}", dest=name, **settings)
+
+    option("namespace", default="default")
+    option("context", help="of the kubeconfig file (default: the current one)")
+    option("kubeconfig", type=Path, help="default: KUBECONFIG, ~/.kube/config")
+    option("reader", default="auto", choices=("auto", "exec", "node", "debug"))
     parser.add_argument("--into", type=Path, default=Path("istio-sidecar-read"), metavar="FOLDER")
 
 
@@ -39,6 +45,7 @@ def run(options: argparse.Namespace) -> Status:
     from pytest_istio_sidecar.environments.existing import ExistingPlan
     from pytest_istio_sidecar.environments.progress import Progress
     from pytest_istio_sidecar.environments.shared import keep
+    from pytest_istio_sidecar.reports.summary import describe_capture
 
     plan = ExistingPlan(
         kubeconfig=options.kubeconfig,
@@ -73,9 +80,10 @@ def run(options: argparse.Namespace) -> Status:
         }
         print(json.dumps(written))
         return Status.HOLDS
-    for label, text in facts.items():
-        print(f"{label:<12}{text}")
-    print(f"{'written':<12}{options.into}")
+    told = [*facts.items(), *describe_capture(rules, environment.pod().host)]
+    ports = ", ".join(f"{listener.address}:{listener.port}" for listener in listeners)
+    for label, text in [*told, ("listeners", ports), ("written", str(options.into))]:
+        print(f"{label:<16}{text}")
     for note in rules.notes:
-        print(f"{'note':<12}{note}", file=sys.stderr)
+        print(f"{'note':<16}{note}", file=sys.stderr)
     return Status.HOLDS

@@ -173,7 +173,7 @@ class ClusterPod:
         except CannotBecomeRoot as problem:
             if self._wanted is ReaderName.AUTO and self._node_containers:
                 runner_on_node, how = self._from_node()
-                return runner_on_node, f"{how}, as {str(problem).splitlines()[0]}"
+                return runner_on_node, f"{how}, as exec {str(problem).splitlines()[0]}"
             raise
         how = "sudo" if runner.prefix else "root"
         return runner, f"exec ({how} in {SIDECAR})"

@@ -11,6 +11,7 @@ import contextlib
 import os
 import signal
 import subprocess
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -46,17 +47,21 @@ def run_command(
     begin = time.monotonic()
     streams: dict[str, list[str]] = {"stdout": [], "stderr": []}
     try:
-        process = subprocess.Popen(
-            argv,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            errors="backslashreplace",
-            env={**os.environ, **(environment or {})},
-            # A group of its own: what the command starts ends with it, and Ctrl-C comes to us alone.
-            start_new_session=True,
-        )
+        # Input from a file: a pipe that nobody reads would hold us up beyond any deadline.
+        with tempfile.TemporaryFile("w+", encoding="utf-8") as source:
+            source.write(text)
+            source.seek(0)
+            process = subprocess.Popen(
+                argv,
+                stdin=source,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+                errors="backslashreplace",
+                env={**os.environ, **(environment or {})},
+                # A group of its own: what the command starts ends with it, and Ctrl-C comes to us alone.
+                start_new_session=True,
+            )
     except OSError as problem:
         return CommandResult(
             argv=tuple(argv), exit_status=NOT_FOUND, stdout="", stderr=str(problem), seconds=0.0
@@ -68,10 +73,6 @@ def run_command(
     try:
         for reader in readers:
             reader.start()
-        with contextlib.suppress(BrokenPipeError):
-            if process.stdin is not None:
-                process.stdin.write(text)
-                process.stdin.close()
         status: int | None = process.wait(timeout)
     except subprocess.TimeoutExpired:
         status = None

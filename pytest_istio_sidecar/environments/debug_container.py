@@ -55,8 +55,12 @@ def add_debug_container(api: KubernetesApi, pod: Json, *, timeout: float) -> str
             content_type=STRATEGIC_MERGE_PATCH,
         )
     except ApiProblem as problem:
-        cause = "the cluster is older than Kubernetes 1.23" if problem.status in (404, 405) else ""
-        told = f"\n\n  cause    {cause}" if cause else ""
+        told = ""
+        if problem.status in (404, 405):
+            told = (
+                "\n\n  cause    the cluster is older than Kubernetes 1.23, which was the first to have them\n"
+                "  fix      --istio-reader=exec with a privileged sidecar (--istio-make-privileged), or node"
+            )
         raise EnvironmentProblem(
             f"no debug container could be put into {where}: {problem.said or problem}{told}"
         ) from None

@@ -24,6 +24,7 @@ _GIGABYTES = 10
 """Free on the engine's disk: the node image, Istio's images and what a node unpacks them to."""
 _INOTIFY = {"max_user_instances": 512, "max_user_watches": 524_288}
 """kind.sigs.k8s.io, Known Issues, "Pod errors due to too many open files"."""
+_DOWNLOADED = "not on the PATH: downloaded when needed, and checked against its release"
 _MODULES = ("ip_tables", "iptable_nat", "iptable_mangle", "xt_REDIRECT", "xt_owner", "xt_multiport")
 
 
@@ -115,8 +116,8 @@ def _engine() -> Iterator[Line]:
 def _tool(name: str, argv: list[str], paired: str, where: str) -> Iterator[Line]:
     path = find_program(name)
     if path is None:
-        advice = f"install {name} {paired}: {where}"
-        yield Line(name=name, condition=Condition.MISSING, found="not on the PATH", advice=advice)
+        advice = f"where no download is possible: install {name} {paired} ({where})"
+        yield Line(name=name, condition=Condition.DOUBTFUL, found=_DOWNLOADED, advice=advice)
         return
     result = run_command([path, *argv], timeout=_SECONDS)
     found = re.search(r"v?(\d+\.\d+\.\d+)", result.stdout)
@@ -130,8 +131,8 @@ def _tool(name: str, argv: list[str], paired: str, where: str) -> Iterator[Line]
 def _istioctl(version: str) -> Iterator[Line]:
     path = find_program("istioctl")
     if path is None:
-        advice = f"get that of {version} (github.com/istio/istio, releases), or name one: --istio-istioctl"
-        yield Line(name="istioctl", condition=Condition.MISSING, found="not on the PATH", advice=advice)
+        advice = f"where no download is possible: get that of {version} and name it with --istio-istioctl"
+        yield Line(name="istioctl", condition=Condition.DOUBTFUL, found=_DOWNLOADED, advice=advice)
         return
     result = run_command([path, "version", "--remote=false"], timeout=_SECONDS)
     found = re.search(r"\d+\.\d+\.\d+(-[\w.-]+)?", result.stdout)
@@ -206,7 +207,7 @@ def _inotify() -> Iterator[Line]:
 
 
 def _disk() -> Iterator[Line]:
-    place = next((path for path in ("/var/lib/docker", "/var/lib") if Path(path).is_dir()), "/")
+    place = next(path for path in (_engine_folder(), "/var/lib", "/") if path and Path(path).is_dir())
     free = shutil.disk_usage(place).free / 2**30
     low = free < _GIGABYTES
     yield Line(
@@ -215,6 +216,14 @@ def _disk() -> Iterator[Line]:
         found=f"{free:.0f} GiB free at {place}",
         advice=f"a node and its images take about {_GIGABYTES} GiB: docker system prune" if low else "",
     )
+
+
+def _engine_folder() -> str:
+    """Where the engine keeps its images; "" where it does not say."""
+    docker = find_program("docker")
+    if docker is None:
+        return ""
+    return run_command([docker, "info", "--format", "{{.DockerRootDir}}"], timeout=_SECONDS).stdout.strip()
 
 
 def _packages() -> Iterator[Line]:

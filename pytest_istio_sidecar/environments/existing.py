@@ -177,7 +177,7 @@ def _pods(api: KubernetesApi, workload: Workload, version: str | None) -> list[J
             ) from None
         raise
     if not pods:
-        raise EnvironmentProblem(f"{workload} in namespace {workload.namespace} has no Ready pod: {seen}")
+        raise EnvironmentProblem(f"no Ready pod of {workload} in namespace {workload.namespace}: {seen}")
     for pod in pods:
         name = f"{pod['metadata']['namespace']}/{pod['metadata']['name']}"
         if container_of(pod) is None:

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from pytest_istio_sidecar.environments.api_program import run_api_program
 from pytest_istio_sidecar.environments.command import run_command
 from pytest_istio_sidecar.environments.kubernetes_api import ApiProblem, Json, KubernetesApi
 from pytest_istio_sidecar.environments.progress import Progress
@@ -43,7 +44,7 @@ class Istioctl:
 
     def run(self, argv: Sequence[str], *, timeout: float, progress: Progress | None = None) -> CommandResult:
         """Run it; the kubeconfig goes by the environment, which every release reads."""
-        return run_command(
+        return run_api_program(
             [self.path, *argv],
             timeout=timeout,
             environment={"KUBECONFIG": str(self.kubeconfig)},
@@ -56,7 +57,7 @@ class Istioctl:
         Raises:
             IstioNotInstalled: istioctl refused.
         """
-        result = run_command(
+        result = run_api_program(
             [self.path, "kube-inject", "-f", "-"],
             timeout=_QUESTION_SECONDS,
             environment={"KUBECONFIG": str(self.kubeconfig)},

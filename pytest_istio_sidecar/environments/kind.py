@@ -28,7 +28,7 @@ from pytest_istio_sidecar.environments.httpbin import (
     wait_until_settled,
 )
 from pytest_istio_sidecar.environments.istioctl import install, istioctl_of
-from pytest_istio_sidecar.environments.kind_cluster import Cluster
+from pytest_istio_sidecar.environments.kind_cluster import Cluster, KindFailed
 from pytest_istio_sidecar.environments.kubernetes_api import Json, KubernetesApi
 from pytest_istio_sidecar.environments.lease import CLUSTER, Lease, leases
 from pytest_istio_sidecar.environments.progress import Progress
@@ -256,61 +256,35 @@ def clean_clusters() -> list[str]:
 
 def _cluster(plan: KindPlan, owner: int, state: Path, progress: Progress) -> Cluster:
     """The plan's cluster: a kept one where reuse is asked for, a new one elsewhere."""
+    kind, kubectl = _programs(plan, progress)
     lease = Lease.of(CLUSTER, owner, name=f"{CLUSTER}-{plan.cluster}")
-    earlier = next((held for held in leases() if held.directory == lease.directory), None)
+    earlier = lease.claim()
     if earlier is not None and not earlier.stale:
         raise EnvironmentProblem(
             f"the kind cluster {plan.cluster} is in use by process {earlier.owner.pid}\n\n"
             "  fix      wait for its end, or choose another name: --cluster-name"
         )
-    pair = cluster_pair(plan.version)
     cluster = Cluster(
         plan.cluster,
         directory=lease.directory,
         image=plan.image,
-        kind=find_or_download(
-            "kind",
-            pair.kind,
-            given=plan.kind,
-            option="--kind-bin",
-            progress=progress,
-            timeout=plan.timeout,
-        ),
-        kubectl=find_or_download(
-            "kubectl",
-            pair.kubernetes,
-            given=plan.kubectl,
-            option="--kind-kubectl-bin",
-            progress=progress,
-            timeout=plan.timeout,
-        ),
+        kind=kind,
+        kubectl=kubectl,
         timeout=plan.timeout,
         progress=progress,
     )
-    there = cluster.exists()
-    if there and not plan.reuse:
-        raise EnvironmentProblem(
-            f"there is a kind cluster {plan.cluster} already\n\n"
-            "  fix      use it: --istio-reuse; or choose another name: --cluster-name"
-            + ("; or delete it: istio-sidecar clean" if earlier is not None else "")
-        )
+    try:
+        there = _is_there(cluster, plan, earlier)
+    except EnvironmentProblem:
+        lease.give_back(earlier)
+        raise
     ours = not there or _was_made_here(lease.directory)
-    lease.write()
     lease.directory.mkdir(mode=0o700, exist_ok=True)
     (lease.directory / "kept").unlink(missing_ok=True)
-    facts = {"name": plan.cluster, "kind": cluster.kind, "kubectl": cluster.kubectl, "made": ours}
+    facts = {"name": plan.cluster, "kind": kind, "kubectl": kubectl, "made": ours}
     (lease.directory / "cluster.json").write_text(json.dumps(facts))
-    _write(
-        state,
-        {
-            "environment": "kind",
-            "cluster": plan.cluster,
-            "directory": str(lease.directory),
-            "kind": cluster.kind,
-            "kubectl": cluster.kubectl,
-            "made": ours,
-        },
-    )
+    told = {"environment": "kind", "directory": str(lease.directory), "cluster": plan.cluster}
+    _write(state, {**told, "kind": kind, "kubectl": kubectl, "made": ours})
     if there:
         with progress.phase(f"reusing the kind cluster {plan.cluster}"):
             return cluster.adopt()
@@ -321,9 +295,41 @@ def _cluster(plan: KindPlan, owner: int, state: Path, progress: Progress) -> Clu
                 return cluster.create(plan.config)
             with as_file(files("pytest_istio_sidecar") / "kind-config.yaml") as config:
                 return cluster.create(config)
+        except KindFailed as problem:
+            if problem.already_there:
+                # Somebody made it since we looked: it is theirs to delete.
+                _write(state, {"environment": "kind"})
+                lease.release()
+            raise
         except KeyboardInterrupt:
             _write(state, _read(state) | {"interrupted": True})
             raise
+
+
+def _is_there(cluster: Cluster, plan: KindPlan, earlier: Lease | None) -> bool:
+    """Whether there is a cluster to reuse; one that was not to be there is refused."""
+    there = cluster.exists()
+    if there and not plan.reuse:
+        raise EnvironmentProblem(
+            f"there is a kind cluster {plan.cluster} already\n\n"
+            "  fix      use it: --istio-reuse; or choose another name: --cluster-name"
+            + ("; or delete it: istio-sidecar clean" if earlier is not None else "")
+        )
+    return there
+
+
+def _programs(plan: KindPlan, progress: Progress) -> tuple[str, str]:
+    """The paths of kind and kubectl."""
+    pair = cluster_pair(plan.version)
+    wanted = (
+        ("kind", pair.kind, plan.kind, "--kind-bin"),
+        ("kubectl", pair.kubernetes, plan.kubectl, "--kind-kubectl-bin"),
+    )
+    kind, kubectl = (
+        find_or_download(name, version, given=given, option=option, progress=progress, timeout=plan.timeout)
+        for name, version, given, option in wanted
+    )
+    return kind, kubectl
 
 
 def _was_made_here(directory: Path) -> bool:

@@ -15,6 +15,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
+from pytest_istio_sidecar.environments.api_program import run_api_program
 from pytest_istio_sidecar.environments.command import run_command
 from pytest_istio_sidecar.environments.progress import Progress
 from pytest_istio_sidecar.errors import EnvironmentProblem
@@ -23,12 +24,20 @@ from pytest_istio_sidecar.readers.command import CommandResult
 if TYPE_CHECKING:
     from pytest_kind import KindCluster
 
+ALREADY_THERE = "node(s) already exist"
+"""kind, pkg/cluster/internal/create/create.go, alreadyExists; nothing has been made then."""
+
 QUESTION_SECONDS = 60.0
 _DELETE_SECONDS = 180.0
 
 
 class KindFailed(EnvironmentProblem):
     """A command of kind's did not do what it was asked for."""
+
+    @property
+    def already_there(self) -> bool:
+        """Whether it was for a cluster of the same name, made by somebody else."""
+        return ALREADY_THERE in str(self)
 
 
 @cache
@@ -152,7 +161,7 @@ class Cluster:
         Raises:
             KindFailed: it failed.
         """
-        result = run_command(
+        result = run_api_program(
             [self.kubectl, f"--kubeconfig={self.kubeconfig}", *argv], timeout=timeout, text=text
         )
         if not result.succeeded:
@@ -188,7 +197,7 @@ _CAUSES = (
         "sudo usermod -aG docker $USER",
     ),
     (
-        "node(s) already exist",
+        ALREADY_THERE,
         "a cluster of this name is there already",
         "--istio-reuse, or another --cluster-name",
     ),

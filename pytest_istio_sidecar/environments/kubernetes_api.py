@@ -345,4 +345,6 @@ def _exit_status(told: Json, stderr: str, where: str) -> tuple[int, str]:
     for cause in (told.get("details") or {}).get("causes", []):
         if cause.get("reason") == "ExitCode":
             return int(cause["message"]), stderr
-    raise ApiProblem(f"no command could be run in {where}: {message}", said=message)
+    # The runtime could not start it just now (runc on a busy node: "read init-p: connection reset by peer").
+    passing = any(text in message for text in ("connection reset by peer", "temporarily unavailable"))
+    raise ApiProblem(f"no command could be run in {where}: {message}", said=message, passing=passing)

@@ -8,6 +8,7 @@ Invariant: nothing is removed while the process that owns it lives.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 import shutil
@@ -20,6 +21,7 @@ from pytest_istio_sidecar.environments.process import ProcessIdentity
 from pytest_istio_sidecar.errors import EnvironmentProblem
 
 _UNFINISHED_SECONDS = 60.0
+_CLAIM_SECONDS = 10.0
 
 CLUSTER, EDIT = "kind", "edit"
 """Kinds of leases for what is not on this machine alone: a cluster, an edit in a cluster of the user's.
@@ -98,10 +100,56 @@ class Lease:
         """Whether the owner has ended."""
         return not self.owner.alive
 
+    def claim(self) -> Lease | None:
+        """Write it, unless another process has a lease for this directory and goes on.
+
+        Returns:
+            The lease that was there: not stale, nothing was written; stale, its directory may be there still.
+        """
+        with _claiming():
+            earlier = next((held for held in leases() if held.directory == self.directory), None)
+            if earlier is None or earlier.stale:
+                self.write()
+        return earlier
+
+    def give_back(self, earlier: Lease | None) -> None:
+        """Leave things as they were before `claim`, which returned `earlier`."""
+        if earlier is None:
+            self.release()
+        else:
+            earlier.write()
+
     def release(self) -> None:
         """Remove the directory, then the lease; both may be gone already."""
         shutil.rmtree(self.directory, ignore_errors=True)
         self.path.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _claiming() -> Iterator[None]:
+    """Alone among this user's processes that look whether a lease is free and then take it.
+
+    The lock is on the leases' directory: it leaves no file, and the kernel frees it when its holder dies.
+
+    Raises:
+        EnvironmentProblem: another process holds it, for longer than looking takes.
+    """
+    descriptor = os.open(leases_directory(), os.O_RDONLY)
+    deadline = time.monotonic() + _CLAIM_SECONDS
+    try:
+        while True:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    raise EnvironmentProblem(
+                        f"another process holds {leases_directory()} for more than {_CLAIM_SECONDS:.0f} s"
+                    ) from None
+            time.sleep(0.05)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def leases() -> Iterator[Lease]:

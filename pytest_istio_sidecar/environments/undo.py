@@ -127,19 +127,26 @@ def take_back_of_ended_runs() -> tuple[list[str], list[str]]:
 def _take_back(api: KubernetesApi, change: Json) -> str:
     path = change.get("created") or change["edited"]
     held = api.find(path)
+    name = _name_of(path)
     if held is None:
-        return f"{path} is gone already"
+        return f"{name} is gone already"
     if "created" in change:
         api.request("DELETE", path, query={"gracePeriodSeconds": "0"})
-        return f"deleted {path}"
+        return f"deleted {name}"
     operations = _operations(held, change)
     if not operations:
-        return f"{path} has been changed by others since; it is left as it is"
+        return f"{name} has been changed by others since; it is left as it is"
     try:
         api.request("PATCH", path, body=operations, content_type=JSON_PATCH)
     except ApiProblem as problem:
-        raise EnvironmentProblem(f"{path} could not be put back: {problem.said}") from None
-    return f"put {path} back"
+        raise EnvironmentProblem(f"{name} could not be put back: {problem.said}") from None
+    return f"put {name} back"
+
+
+def _name_of(path: str) -> str:
+    """An object as messages name it: "deployments/httpbin in namespace demo"."""
+    *_, namespace, kind, name = path.split("/")
+    return f"{kind}/{name} in namespace {namespace}"
 
 
 def _operations(held: Json, change: Json) -> Sequence[Json]:

@@ -54,7 +54,7 @@ class Workload:
         return cls(namespace=namespace, kind=kind, name=name if slash else text)
 
     def __str__(self) -> str:
-        return f"{self.namespace}/{self.name}" if self.kind == "selector" else f"{self.kind}/{self.name}"
+        return f"pods with {self.name}" if self.kind == "selector" else f"{self.kind}/{self.name}"
 
     @property
     def path(self) -> str:
@@ -95,7 +95,8 @@ def settled(api: KubernetesApi, workload: Workload) -> tuple[list[Json] | None, 
             f"the pods of {workload} are refused: {failure}\n\n"
             "  cause    an admission controller (Pod Security, a policy, a webhook) refuses this pod"
         )
-    everything = pods_of(api, workload)
+    # An evicted pod stays in the list, ended, until somebody deletes it.
+    everything = [pod for pod in pods_of(api, workload) if not _has_ended(pod)]
     newest = _of_newest(api, workload, everything)
     observed = status.get("observedGeneration", 0) >= held["metadata"].get("generation", 0)
     done = observed and len(newest) == wanted == len(everything) and all(map(is_ready, newest))
@@ -158,6 +159,10 @@ def is_ready(pod: Json) -> bool:
     return not pod["metadata"].get("deletionTimestamp") and any(
         condition["type"] == "Ready" and condition["status"] == "True" for condition in conditions
     )
+
+
+def _has_ended(pod: Json) -> bool:
+    return pod.get("status", {}).get("phase") in ("Failed", "Succeeded")
 
 
 def describe_pods(pods: Iterable[Json]) -> str:

@@ -168,8 +168,10 @@ class Lab:
     def start(self, *arguments: str | Path) -> subprocess.Popen[str]:
         """Start a run whose output goes to `output.txt`."""
         with (self.directory / "output.txt").open("w") as output:
+            # A job in the background is started with SIGINT ignored, and so are its children.
+            heard = ["env", "--default-signal=INT"]
             return subprocess.Popen(
-                self.argv(*arguments),
+                [*heard, *self.argv(*arguments)],
                 cwd=self.directory,
                 env=self.environment,
                 stdin=subprocess.DEVNULL,

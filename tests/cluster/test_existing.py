@@ -196,7 +196,7 @@ def test_every_replica_is_made_privileged_read_and_put_back(mesh: Mesh) -> None:
     account = mesh.account("plain", "read", "make-privileged")
     done = mesh.run(account, *SUITE, "--istio-namespace=plain", "--istio-make-privileged")
     assert done.status == 0, done.output
-    assert "deployments/httpbin back" in done.output
+    assert "put deployments/httpbin in namespace plain back" in done.output
     assert mesh.deployment("plain") == before
     mesh.settle("plain")
 
@@ -225,7 +225,7 @@ def test_what_a_killed_run_changed_is_put_back_by_clean(mesh: Mesh) -> None:
     finally:
         (mesh.lab.directory / "set-aside").rename(mesh.kubeconfig.parent.with_suffix(".json"))
     assert cleaned.returncode == 0, cleaned.stderr
-    assert "deployments/httpbin back" in cleaned.stdout
+    assert "put deployments/httpbin in namespace plain back" in cleaned.stdout
     assert mesh.deployment("plain") == before
 
 

@@ -14,6 +14,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -214,6 +215,34 @@ def test_a_second_run_with_the_same_name_is_refused_while_the_first_goes_on(benc
     os.killpg(first.pid, signal.SIGINT)
     first.communicate(timeout=60)
     assert bench.left() == []
+
+
+def test_of_two_runs_that_begin_at_once_with_the_same_name_one_is_refused(bench: Bench) -> None:
+    runs = [bench.start("--istio-timeout=60", faults="create:hang") for _ in range(2)]
+    bench.wait_for("create")
+    refused = next(run for run in _ended(runs))
+    output, _ = refused.communicate(timeout=60)
+    (going_on,) = [run for run in runs if run is not refused]
+    assert f"the kind cluster one is in use by process {going_on.pid}" in output
+    assert "one" in bench.left()
+    os.killpg(going_on.pid, signal.SIGINT)
+    going_on.communicate(timeout=60)
+    assert bench.left() == []
+
+
+def _ended(runs: list[subprocess.Popen[str]]) -> Iterator[subprocess.Popen[str]]:
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        yield from (run for run in runs if run.poll() is not None)
+        time.sleep(0.05)
+    pytest.fail("both runs go on")
+
+
+def test_a_cluster_that_somebody_makes_meanwhile_is_theirs(bench: Bench) -> None:
+    status, output = bench.run(faults="create:exist")
+    assert status == 1
+    assert "a cluster of this name is there already" in output
+    assert bench.left() == ["one"]
 
 
 def test_a_failed_run_keeps_its_cluster_when_asked_and_says_how_to_get_in(bench: Bench) -> None:

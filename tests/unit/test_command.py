@@ -27,6 +27,15 @@ def test_a_command_that_goes_on_is_ended_with_all_it_started() -> None:
     assert _ended(int(result.stdout))
 
 
+def test_a_command_that_does_not_read_its_input_is_ended_at_its_deadline() -> None:
+    result = run_command(["sleep", "60"], timeout=0.3, text="x" * 2**20)
+    assert result.exit_status is None
+
+
+def test_a_command_is_given_its_whole_input() -> None:
+    assert run_command(["wc", "-c"], timeout=10, text="x" * 2**20).stdout.strip() == str(2**20)
+
+
 def test_what_an_ended_command_had_begun_is_finished_before_anybody_looks(tmp_path: Path) -> None:
     made = tmp_path / "made"
     begun = f"(sleep 1; touch {made}) & wait"

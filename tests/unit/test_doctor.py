@@ -37,10 +37,22 @@ def line(name: str, version: str = "1.8.3") -> Line:
 
 
 def test_what_is_missing_is_told_with_what_to_do(programs) -> None:
-    for name in ("engine", "kind", "kubectl", "istioctl"):
+    found = line("engine")
+    assert found.condition is Condition.MISSING
+    assert found.advice
+
+
+def test_what_is_downloaded_when_needed_is_not_called_missing(programs) -> None:
+    for name in ("kind", "kubectl", "istioctl"):
         found = line(name)
-        assert found.condition is Condition.MISSING
-        assert found.advice
+        assert found.condition is Condition.DOUBTFUL
+        assert "downloaded when needed" in found.found
+        assert "where no download is possible" in found.advice
+
+
+def test_the_disk_that_is_looked_at_is_the_engines(programs, tmp_path) -> None:
+    programs("docker", str(tmp_path))
+    assert line("disk").found.endswith(f"free at {tmp_path}")
 
 
 def test_every_line_that_is_not_well_has_advice(programs) -> None:
@@ -93,8 +105,9 @@ def test_other_machines_are_told_what_to_expect(monkeypatch, programs, system, m
 def test_the_command_ends_with_3_when_something_is_missing(programs, capsys) -> None:
     assert main(["doctor"]) == 3
     printed = capsys.readouterr().out
-    assert "missing  kind" in printed
-    assert "-> install kind 0.17.0" in printed
+    assert "missing  engine" in printed
+    assert "-> install Docker" in printed
+    assert "install kind 0.17.0" in printed
 
 
 def test_the_commands_json_is_one_document(programs, capsys) -> None:

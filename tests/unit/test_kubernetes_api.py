@@ -166,6 +166,16 @@ def test_a_command_whose_connection_breaks_is_run_again(tmp_path):
     assert len(server.asked) == 2
 
 
+def test_a_command_that_the_runtime_could_not_start_just_now_is_run_again(tmp_path):
+    message = (
+        "error executing command in container: OCI runtime exec failed: read init-p: connection reset by peer"
+    )
+    told = {"status": "Failure", "reason": "InternalError", "message": message}
+    frames = [b"\x03" + json.dumps(told).encode()]
+    with api_double(tmp_path, [frames, [b"\x01whole", SUCCESS]]) as (_, config):
+        assert run(KubernetesApi(kubeconfig=config)).stdout == "whole"
+
+
 def test_a_command_whose_end_is_never_told_has_not_succeeded(tmp_path):
     with (
         api_double(tmp_path, [[b"\x01half"]]) as (_, config),

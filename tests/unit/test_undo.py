@@ -104,7 +104,10 @@ def test_clean_puts_back_what_a_killed_run_changed(cluster, capsys) -> None:
     assert main(["clean"]) == 0
     assert context(objects) == CONTEXT
     assert POD not in objects
-    assert capsys.readouterr().out.splitlines() == [f"deleted {POD}", f"put {DEPLOYMENT} back"]
+    assert capsys.readouterr().out.splitlines() == [
+        "deleted pods/client in namespace demo",
+        "put deployments/httpbin in namespace demo back",
+    ]
     assert main(["clean"]) == 0
     assert "nothing was left behind" in capsys.readouterr().err
 
@@ -115,7 +118,7 @@ def test_a_run_that_goes_on_is_left_alone(cluster) -> None:
     changes.will_create(POD)
     assert main(["clean"]) == 0
     assert POD in objects
-    assert changes.take_back() == [f"deleted {POD}"]
+    assert changes.take_back() == ["deleted pods/client in namespace demo"]
 
 
 def test_another_cluster_is_never_touched(cluster, tmp_path, capsys) -> None:

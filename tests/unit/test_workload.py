@@ -95,6 +95,14 @@ def test_a_workload_is_named_as_kubectl_names_it(text: str, kind: str, name: str
     assert (found.kind, found.name) == (kind, name)
 
 
+def test_a_pod_that_was_evicted_before_keeps_no_rollout_waiting() -> None:
+    evicted = pod("evicted", ready=False)
+    evicted["status"] = {"phase": "Failed", "reason": "Evicted"}
+    found, _ = settled(Cluster(evicted, pod("new-one")), HTTPBIN)
+    assert found is not None
+    assert names(found) == ["new-one"]
+
+
 def test_a_kind_that_has_no_pods_is_refused_with_those_that_have() -> None:
     with pytest.raises(UsageProblem, match="expected KIND/NAME with KIND one of deployment"):
         Workload.parse("service/httpbin", "demo")

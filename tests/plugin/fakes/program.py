@@ -26,6 +26,9 @@ def begin(command):
     if fault == "hang":
         print(f"{command}: the last words", file=sys.stderr, flush=True)
         time.sleep(120)
+    if fault == "exist":
+        print('ERROR: node(s) already exist for a cluster with the name "one"', file=sys.stderr)
+        sys.exit(1)
     if fault == "fail":
         print(f"{command}: it cannot be done", file=sys.stderr, flush=True)
         sys.exit(1)
