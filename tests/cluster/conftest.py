@@ -13,6 +13,7 @@ import sys
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from ground import (
@@ -100,34 +101,65 @@ users: [{name: somebody, user: {token: not-a-token}}]
 
 
 @pytest.fixture
-def lab(
+def production(tmp_path: Path) -> Iterator[str]:
+    """A kubeconfig whose current context is someone's production, which is never asked anything."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield PRODUCTION.replace("PORT", str(server.getsockname()[1]))
+        server.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            server.accept()
+
+
+@pytest.fixture
+def make_lab(
     testbed: Testbed,
     istio_images: Callable[[str], tuple[str, ...]],
     istioctl: Callable[..., Path],
     tmp_path: Path,
+    production: str,
 ) -> Iterator[Callable[..., Lab]]:
-    """Makes labs; whatever their runs leave, their clusters go, and production was never asked anything."""
+    """Makes labs on clusters of any name; what becomes of the clusters is for who names them."""
     made: list[Lab] = []
-    with socket.create_server(("127.0.0.1", 0)) as production:
-        told = PRODUCTION.replace("PORT", str(production.getsockname()[1]))
 
-        def make(version: str = "1.8.3", fault: str = "", delay: float = 4) -> Lab:
-            directory = tmp_path / f"lab-{len(made)}"
-            (directory / "runtime").mkdir(mode=0o700, parents=True)
-            name = f"lab-{uuid.uuid4().hex[:6]}"
-            (directory / "production.kubeconfig").write_text(told)
-            images = (*istio_images(version), HTTPBIN)
-            program = istioctl(version, fault, delay)
-            arguments = {"directory": directory, "istioctl": program, "version": version}
-            made.append(Lab(testbed=testbed, images=images, name=name, **arguments))
-            return made[-1]
+    def make(
+        name: str, version: str = "1.8.3", fault: str = "", delay: float = 4, options: tuple[str, ...] = ()
+    ) -> Lab:
+        directory = tmp_path / f"lab-{len(made)}"
+        (directory / "runtime").mkdir(mode=0o700, parents=True)
+        (directory / "production.kubeconfig").write_text(production)
+        images = (*istio_images(version), HTTPBIN)
+        program = istioctl(version, fault, delay)
+        arguments = {"directory": directory, "istioctl": program, "version": version, "options": options}
+        made.append(Lab(testbed=testbed, images=images, name=name, **arguments))
+        return made[-1]
 
-        try:
-            yield make
-        finally:
-            for one in made:
-                testbed.run("kind", "delete", "cluster", "--name", one.name, check=False)
-        assert all(one.production.read_text() == told for one in made)
-        production.setblocking(False)
-        with pytest.raises(BlockingIOError):
-            production.accept()
+    yield make
+    assert all(one.production.read_text() == production for one in made)
+
+
+@pytest.fixture
+def lab(testbed: Testbed, make_lab: Callable[..., Lab]) -> Iterator[Callable[..., Lab]]:
+    """Makes labs that have their clusters made; whatever their runs leave, their clusters go."""
+    names: list[str] = []
+
+    def make(**arguments: Any) -> Lab:
+        names.append(f"lab-{uuid.uuid4().hex[:6]}")
+        return make_lab(names[-1], **arguments)
+
+    try:
+        yield make
+    finally:
+        for name in names:
+            testbed.run("kind", "delete", "cluster", "--name", name, check=False)
+
+
+@pytest.fixture
+def standing_lab(cluster: Cluster, make_lab: Callable[..., Lab]) -> Callable[..., Lab]:
+    """Makes a lab in the tests' one cluster, emptied first: its runs reuse the cluster, and leave it."""
+
+    def make(**arguments: Any) -> Lab:
+        cluster.empty()
+        options = ("--istio-reuse", f"--istio-namespace=lab-{uuid.uuid4().hex[:6]}")
+        return make_lab(cluster.name, options=options, **arguments)
+
+    return make

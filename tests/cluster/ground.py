@@ -74,6 +74,19 @@ class Cluster:
         command = ("kubectl", f"--kubeconfig={self.kubeconfig}", *argv)
         return self.testbed.run(*command, text=text, timeout=timeout, check=check).stdout
 
+    def empty(self) -> None:
+        """Take out Istio and every namespace that a test made, at once."""
+        kinds = "mutatingwebhookconfigurations,validatingwebhookconfigurations"
+        self.kubectl("delete", kinds, "--all")
+        told = self.kubectl("get", "namespaces", "-o", "name").split()
+        made = [name for name in told if not name.startswith(("namespace/kube-", "namespace/local-"))]
+        made.remove("namespace/default")
+        for name in made:
+            namespace = name.partition("/")[2]
+            self.kubectl("delete", "pods", "--all", "-n", namespace, "--grace-period=0", "--force")
+        if made:
+            self.kubectl("delete", *made, "--timeout=100s")
+
     def load(self, images: Sequence[str]) -> None:
         """Bring images of this machine into the node."""
         missing = [image for image in images if image not in self.loaded]
@@ -133,6 +146,7 @@ class Lab:
         directory: the working directory; the runs' leases and the user's kubeconfig are below it.
         istioctl: the program that installs.
         images: loaded into the nodes.
+        options: for pytest, beside those that every lab has.
     """
 
     testbed: Testbed
@@ -141,6 +155,7 @@ class Lab:
     version: str
     images: tuple[str, ...]
     name: str
+    options: tuple[str, ...] = ()
 
     @property
     def environment(self) -> dict[str, str]:
@@ -162,6 +177,7 @@ class Lab:
             "--istio-set=values.global.imagePullPolicy=IfNotPresent",
             f"--cluster-name={self.name}",
             *(f"--istio-load-image={image}" for image in self.images),
+            *self.options,
         ]
         return [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *map(str, [*options, *arguments])]
 

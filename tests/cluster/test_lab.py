@@ -61,8 +61,8 @@ def test_the_suite_passes_on_a_cluster_of_its_own_which_is_gone_afterwards(lab: 
     assert not (place.directory / ".pytest-kind").exists()
 
 
-def test_the_suite_passes_on_what_the_webhook_injects(lab: Callable[..., Lab]) -> None:
-    done = lab().run(*SUITE, "--istio-injection=webhook")
+def test_the_suite_passes_on_what_the_webhook_injects(standing_lab: Callable[..., Lab]) -> None:
+    done = standing_lab().run(*SUITE, "--istio-injection=webhook")
     assert done.status == 0, done.output
     assert done.count("passed") > 10, done.output
 
@@ -85,9 +85,9 @@ def test_the_traffic(send_request):
 
 @pytest.mark.parametrize(("version", "backend"), [("1.20.8", "legacy"), ("1.27.3", "nf_tables")])
 def test_a_users_container_is_merged_and_the_right_back_end_read(
-    lab: Callable[..., Lab], version: str, backend: str
+    standing_lab: Callable[..., Lab], version: str, backend: str
 ) -> None:
-    place = lab(version)
+    place = standing_lab(version=version)
     text = f"BACKEND = {backend!r}\n{WHAT_EVERY_ERA_HAS}"
     (place.directory / "test_mine.py").write_text(text)
     done = place.run("test_mine.py", "--istio-injection=webhook")

@@ -71,25 +71,24 @@ def test_a_killed_worker_leaves_no_cluster(lab: Callable[..., Lab]) -> None:
     assert not place.exists(), done.output
 
 
-def test_an_istioctl_that_hangs_ends_at_the_deadline(lab: Callable[..., Lab]) -> None:
-    place = with_a_test(lab(fault="install-hangs"))
-    done = place.run("test_mine.py", "--istio-timeout=60")
+def test_an_istioctl_that_hangs_ends_at_the_deadline(standing_lab: Callable[..., Lab]) -> None:
+    place = with_a_test(standing_lab(fault="install-hangs"))
+    done = place.run("test_mine.py", "--istio-timeout=30")
     assert done.status == 1, done.output
     assert "ended at its deadline" in done.output
     assert "Processing resources for Istio core" in done.output, "the last output belongs to the error"
     assert done.count("error") == 1
-    assert not place.exists()
 
 
 @pytest.mark.parametrize(
     ("fault", "options", "said"),
     [
         ("install-fails", (), "✘ Istiod encountered an error"),
-        ("istiod-never-ready", ("--istio-timeout=60",), "istiod"),
+        ("istiod-never-ready", ("--istio-timeout=40",), "istiod"),
         ("injection-refused", (), "injection refused, as asked for"),
         (
             "webhook-never-ready",
-            ("--istio-injection=webhook", "--istio-timeout=60"),
+            ("--istio-injection=webhook", "--istio-timeout=40"),
             "a pod passed unchanged",
         ),
         ("revert-privileged-deployment", (), "takes the edit back"),
@@ -98,18 +97,18 @@ def test_an_istioctl_that_hangs_ends_at_the_deadline(lab: Callable[..., Lab]) ->
     ],
 )
 def test_what_istio_refuses_is_an_error_that_says_so(
-    lab: Callable[..., Lab], fault: str, options: tuple[str, ...], said: str
+    standing_lab: Callable[..., Lab], fault: str, options: tuple[str, ...], said: str
 ) -> None:
-    place = with_a_test(lab(fault=fault, delay=1))
+    place = with_a_test(standing_lab(fault=fault, delay=1))
     done = place.run("test_mine.py", *options)
     assert done.status == 1, done.output
     assert done.count("error") == 1, done.output
     assert said in done.output
-    assert not place.exists()
+    assert place.exists(), "a cluster that was there is not deleted"
 
 
-def test_an_api_server_that_restarts_is_waited_for(lab: Callable[..., Lab]) -> None:
-    place = with_a_test(lab())
+def test_an_api_server_that_restarts_is_waited_for(standing_lab: Callable[..., Lab]) -> None:
+    place = with_a_test(standing_lab())
     run = place.start("test_mine.py")
     place.wait_for("deploying deployment/httpbin", run)
     node = f"{place.name}-control-plane"
@@ -134,13 +133,12 @@ def test_it(istio_environment, sidecar_pod):
 """
 
 
-def test_an_evicted_pod_is_named(lab: Callable[..., Lab]) -> None:
-    place = with_a_test(lab(), EVICTED)
+def test_an_evicted_pod_is_named(standing_lab: Callable[..., Lab]) -> None:
+    place = with_a_test(standing_lab(), EVICTED)
     done = place.run("test_mine.py")
     assert done.status == 1, done.output
     assert "httpbin-" in done.output
     assert "Traceback" not in done.output
-    assert not place.exists()
 
 
 def test_a_node_that_is_killed_ends_the_run_with_an_error(lab: Callable[..., Lab]) -> None:
@@ -192,9 +190,10 @@ def full_disk(tmp_path: Path) -> Iterator[Path]:
         subprocess.run(["umount", directory], timeout=10, check=True)
 
 
-def test_a_full_disk_under_the_evidence_costs_no_verdict(lab: Callable[..., Lab], full_disk: Path) -> None:
-    place = with_a_test(lab())
+def test_a_full_disk_under_the_evidence_costs_no_verdict(
+    standing_lab: Callable[..., Lab], full_disk: Path
+) -> None:
+    place = with_a_test(standing_lab())
     done = place.run("test_mine.py", f"--istio-evidence={full_disk / 'evidence'}")
     assert done.count("passed") == 1, done.output
     assert "No space left on device" in done.output
-    assert not place.exists()
