@@ -105,7 +105,7 @@ class Cube:
 
     def _value(self, name: FieldName, wanted: int | None) -> int:
         field = self.fields[name]
-        usual = [
+        usual: list[int] = [
             *((wanted,) if wanted is not None else ()),
             *_USUAL.get(name, ()),
             *_usual_addresses(self.fields, name),
