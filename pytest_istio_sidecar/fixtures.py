@@ -16,6 +16,7 @@ import pytest
 from pytest_istio_sidecar.environments.choices import EnvironmentName
 from pytest_istio_sidecar.errors import IstioSidecarError
 from pytest_istio_sidecar.settings import Settings
+from pytest_istio_sidecar.version_marker import MARKER, specifier_of
 from pytest_istio_sidecar.workers import Run, run_of, show_progress
 
 if TYPE_CHECKING:
@@ -45,6 +46,17 @@ def istio_version(istio_settings: Settings, request: pytest.FixtureRequest) -> s
         return istio_settings.version
     environment: ExistingEnvironment = request.getfixturevalue("istio_environment")
     return environment.istio_version or istio_settings.version
+
+
+@pytest.fixture
+def _holds_for_istio_version(istio_version: str, request: pytest.FixtureRequest) -> None:
+    """Skips a test whose marker `istio_version` leaves this release out; the plugin makes it ask for this."""
+    from pytest_istio_sidecar.istio.versions import number_of
+
+    release = ".".join(map(str, number_of(istio_version)))
+    for marker in request.node.iter_markers(MARKER):
+        if not specifier_of(marker, request.node).contains(release):
+            pytest.skip(f"holds for Istio {marker.args[0]}; this is {istio_version}")
 
 
 @pytest.fixture(scope="session")
@@ -168,7 +180,7 @@ def envoy_listeners(
 
 @pytest.fixture(scope="session")
 def trace_packet(pod_rules: PodRules, sidecar_pod: SidecarPod) -> Callable[[Packet], Trace]:
-    """A function that traces a packet through everything read from the pod."""
+    """`trace_packet(packet)`: what everything read from the pod makes of a packet."""
     from pytest_istio_sidecar.netfilter.trace import trace
 
     return lambda packet: trace(pod_rules, packet, host=sidecar_pod.host)
@@ -176,7 +188,10 @@ def trace_packet(pod_rules: PodRules, sidecar_pod: SidecarPod) -> Callable[[Pack
 
 @pytest.fixture(scope="session")
 def send_request(istio_environment: Environment, pytestconfig: pytest.Config) -> Callable[..., Observation]:
-    """A function that sends one real request and returns what was observed of it."""
+    """`send_request("inbound", port=80)` sends one real request; what was observed of it.
+
+    Or "outbound", or "localhost", with the `uid` and `gid` of the sender.
+    """
     run: Run = run_of(pytestconfig)
 
     def send(
@@ -198,7 +213,7 @@ def send_request(istio_environment: Environment, pytestconfig: pytest.Config) ->
 
 @pytest.fixture(scope="session")
 def istio_evidence(pytestconfig: pytest.Config) -> Callable[[], Path]:
-    """A function that returns this run's folder for evidence, made at the first call."""
+    """`istio_evidence()`: this run's folder for evidence, made at the first call."""
     run = run_of(pytestconfig)
 
     def folder() -> Path:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from pytest_istio_sidecar import options, settings, terminal, workers
+from pytest_istio_sidecar import options, settings, terminal, version_marker, workers
 from pytest_istio_sidecar.environments.choices import EnvironmentName
 from pytest_istio_sidecar.errors import IstioSidecarError, VerdictAgainst
 
@@ -54,21 +54,18 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
     needed = [name for name in ("needs_traffic", "needs_listeners") if item.get_closest_marker(name)]
-    versions = [str(marker.args[0]) for marker in item.iter_markers("istio_version") if marker.args]
-    if not needed and not versions:
+    if not needed:
         return
     chosen = settings.Settings.from_config(item.config)
-    if needed and chosen.environment is EnvironmentName.FILE:
+    if chosen.environment is EnvironmentName.FILE:
         what = "sends requests" if "needs_traffic" in needed else "reads Envoy's listeners"
         pytest.skip(f"{what}; the file environment has listings only")
     if "needs_traffic" in needed and chosen.environment is EnvironmentName.EXISTING and not chosen.traffic:
         pytest.skip("sends requests; on a cluster of yours --istio-traffic allows them")
-    if versions:
-        from packaging.specifiers import SpecifierSet
 
-        for specifier in versions:
-            if chosen.version not in SpecifierSet(specifier, prereleases=True):
-                pytest.skip(f"holds for Istio {specifier}; this is {chosen.version}")
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    version_marker.require_version_fixture(config, items)
 
 
 @pytest.hookimpl(wrapper=True)

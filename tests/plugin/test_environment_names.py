@@ -49,20 +49,3 @@ def test_a_project_that_asks_for_no_fixture_has_no_summary_and_no_folder(pyteste
     result.assert_outcomes(passed=1)
     result.stdout.no_fnmatch_line("*istio sidecar*")
     assert not (pytester.path / ".istio-sidecar").exists()
-
-
-def test_a_version_marker_skips_what_does_not_hold_for_the_version(pytester):
-    pytester.makepyfile(
-        """
-        import pytest
-
-        @pytest.mark.istio_version(">=1.13")
-        def test_newer(): raise AssertionError
-
-        @pytest.mark.istio_version(">=1.8,<1.13")
-        def test_this(): pass
-        """
-    )
-    result = pytester.runpytest_subprocess("-rs")
-    result.assert_outcomes(passed=1, skipped=1)
-    result.stdout.fnmatch_lines(["SKIPPED *holds for Istio >=1.13; this is 1.8.3"])

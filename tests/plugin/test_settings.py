@@ -1,7 +1,10 @@
 """Options: the command line wins over the ini file; what cannot be meant is refused."""
 
+from itertools import pairwise
+
 import pytest
 
+from pytest_istio_sidecar.options import GROUPS
 from pytest_istio_sidecar.settings import EnvironmentName, Settings
 
 
@@ -58,6 +61,17 @@ def test_every_option_has_an_ini_twin(pytester):
     for option in OPTIONS:
         assert option.name in text
         assert f"{option.key} (" in text
+
+
+def test_options_stand_under_the_environment_that_they_are_for(pytester):
+    text = pytester.runpytest("--help").stdout.str()
+    headings = ["Istio sidecar interception:", *(f"{name}:" for name in list(GROUPS)[1:])]
+    places = [text.index(f"\n{heading}\n") for heading in headings]
+    assert places == sorted(places)
+    general, kind, existing = (text[a:b] for a, b in pairwise([*places, text.index("[pytest]")]))
+    assert "--istio-environment=" in general
+    assert "--istio-keep=" in kind
+    assert "--istio-traffic" in existing
 
 
 def test_listing_the_tests_needs_no_environment(pytester):

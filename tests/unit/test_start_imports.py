@@ -17,6 +17,7 @@ OWN = {
     "pytest_istio_sidecar.plugin",
     "pytest_istio_sidecar.settings",
     "pytest_istio_sidecar.terminal",
+    "pytest_istio_sidecar.version_marker",
     "pytest_istio_sidecar.workers",
 }
 
