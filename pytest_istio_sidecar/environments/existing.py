@@ -30,12 +30,15 @@ from pytest_istio_sidecar.environments.lease import EDIT, Lease, leases
 from pytest_istio_sidecar.environments.progress import Progress
 from pytest_istio_sidecar.environments.undo import Changes
 from pytest_istio_sidecar.environments.workload import (
+    NO_POD,
     SIDECAR,
     Workload,
     container_of,
+    describe_pods,
     is_ready,
     istio_version_of,
     ready_pods,
+    unready_pods,
 )
 from pytest_istio_sidecar.errors import EnvironmentProblem
 from pytest_istio_sidecar.istio.versions import number_of
@@ -84,6 +87,8 @@ class ExistingEnvironment(ClusterPod):
             "istio": istio_version_of(pods[0]) or "unknown",
             "kubernetes": told["kubernetes"],
         }
+        if told["unread"] != NO_POD:
+            facts["not read"] = told["unread"]
         local = _is_container_here(pods[0]["spec"]["nodeName"]) if reader is not ReaderName.EXEC else False
         super().__init__(
             api, pods[0], name="existing", reader=reader, client=client, facts=facts, node_containers=local
@@ -121,6 +126,7 @@ class ExistingEnvironment(ClusterPod):
                     make_privileged(api, workload)
                     wait_until_privileged(api, workload, timeout=plan.timeout)
         pods = [pod for workload in workloads for pod in _pods(api, workload, plan.version)]
+        told["unread"] = describe_pods(pod for held in workloads for pod in unready_pods(api, held))
         client = _client(api, changes, plan) if plan.traffic else None
         told["pods"] = [_path(pod) for pod in pods]
         told["client"] = None if client is None else _path(client)

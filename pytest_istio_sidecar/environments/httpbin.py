@@ -20,7 +20,7 @@ from pytest_istio_sidecar.environments.kubernetes_api import (
     Json,
     KubernetesApi,
 )
-from pytest_istio_sidecar.environments.workload import SIDECAR, Workload, container_of, settled
+from pytest_istio_sidecar.environments.workload import SIDECAR, Workload, container_of, explain_pods, settled
 from pytest_istio_sidecar.errors import EnvironmentProblem
 
 _TRIES = 5
@@ -204,7 +204,8 @@ def wait_until_settled(api: KubernetesApi, workload: Workload, *, timeout: float
     except EnvironmentProblem as problem:
         events = api.events(workload.namespace, [workload.name])[-5:]
         told = "\n".join(f"  event    {line}" for line in events)
-        raise EnvironmentProblem(f"{problem}\n{told}".rstrip()) from None
+        message = f"{problem}\n{told}".rstrip() + explain_pods(str(problem))
+        raise EnvironmentProblem(message) from None
 
 
 def is_privileged(container: Json | None) -> bool:

@@ -16,6 +16,7 @@ from pytest_istio_sidecar.environments.kubernetes_api import ApiProblem, Json, K
 from pytest_istio_sidecar.errors import EnvironmentProblem, UsageProblem
 
 SIDECAR = "istio-proxy"
+NO_POD = "no pod"
 _KINDS = {
     "deployment": ("/apis/apps/v1", "deployments"),
     "statefulset": ("/apis/apps/v1", "statefulsets"),
@@ -167,7 +168,34 @@ def _has_ended(pod: Json) -> bool:
 
 def describe_pods(pods: Iterable[Json]) -> str:
     """Pods with what keeps each from being Ready, in a few words."""
-    return "; ".join(f"{pod['metadata']['name']} {_state(pod)}" for pod in pods) or "no pod"
+    return "; ".join(f"{pod['metadata']['name']} {_state(pod)}" for pod in pods) or NO_POD
+
+
+def unready_pods(api: KubernetesApi, workload: Workload) -> list[Json]:
+    """Its pods that should run and are not Ready: those of an older revision too, ended ones not."""
+    return [
+        pod
+        for pod in pods_of(api, workload)
+        if not is_ready(pod) and not _has_ended(pod) and not pod["metadata"].get("deletionTimestamp")
+    ]
+
+
+def explain_pods(described: str) -> str:
+    """Cause and fix, as lines of a message, of what pods are said to be stuck in; "" where none is known."""
+    if re.search(r"ImagePullBackOff|ErrImagePull|ErrImageNeverPull|InvalidImageName", described):
+        return (
+            "\n\n  cause    the node cannot pull that image; one that it has is used where the pod's policy\n"
+            "           lets it, and Istio 1.8 and older inject imagePullPolicy: Always by default\n"
+            "  fix      --istio-load-image=IMAGE --istio-set=values.global.imagePullPolicy=IfNotPresent,\n"
+            "           or a registry that can be reached: --istio-hub"
+        )
+    if re.search(r"istio-(init|validation) in (CrashLoopBackOff|Error)", described):
+        return (
+            "\n\n  cause    istio-init cannot write its rules: a module is missing, or they are there\n"
+            "  fix      kubectl logs POD -c istio-init says which; on the node: sudo modprobe --all\n"
+            "           ip_tables iptable_nat iptable_mangle xt_REDIRECT xt_owner xt_multiport"
+        )
+    return ""
 
 
 def _state(pod: Json) -> str:

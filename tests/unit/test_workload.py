@@ -12,10 +12,12 @@ from pytest_istio_sidecar.environments.workload import (
     container_id,
     container_of,
     describe_pods,
+    explain_pods,
     istio_version_of,
     ready_pods,
     selector_of,
     settled,
+    unready_pods,
 )
 from pytest_istio_sidecar.errors import EnvironmentProblem, UsageProblem
 
@@ -101,6 +103,33 @@ def test_a_pod_that_was_evicted_before_keeps_no_rollout_waiting() -> None:
     found, _ = settled(Cluster(evicted, pod("new-one")), HTTPBIN)
     assert found is not None
     assert names(found) == ["new-one"]
+
+
+def test_a_replica_that_is_not_ready_is_told_as_one_that_was_not_read() -> None:
+    ended, leaving = pod("ended", ready=False), pod("leaving", ready=False, deleted=True)
+    ended["status"]["phase"] = "Succeeded"
+    found = unready_pods(Cluster(pod("well"), pod("ill", ready=False), ended, leaving), HTTPBIN)
+    assert names(found) == ["ill"]
+
+
+@pytest.mark.parametrize(
+    ("container", "reason", "fix"),
+    [
+        ("istio-proxy", "ImagePullBackOff", "imagePullPolicy=IfNotPresent"),
+        ("istio-init", "ErrImagePull", "imagePullPolicy=IfNotPresent"),
+        ("istio-init", "CrashLoopBackOff", "modprobe"),
+    ],
+)
+def test_what_a_pod_is_stuck_in_has_a_cause_and_a_fix(container: str, reason: str, fix: str) -> None:
+    stuck = pod("stuck", ready=False)
+    stuck["status"]["initContainerStatuses"] = [{"name": container, "state": {"waiting": {"reason": reason}}}]
+    told = explain_pods(describe_pods([stuck]))
+    assert "  cause    " in told
+    assert fix in told
+
+
+def test_what_is_only_slow_is_not_explained() -> None:
+    assert explain_pods(describe_pods([pod("slow", ready=False)])) == ""
 
 
 def test_a_kind_that_has_no_pods_is_refused_with_those_that_have() -> None:
