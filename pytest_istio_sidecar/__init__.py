@@ -29,6 +29,9 @@ if TYPE_CHECKING:
         assert_not_intercepted as assert_not_intercepted,
     )
     from pytest_istio_sidecar.assertions import (
+        assert_only_bypasses as assert_only_bypasses,
+    )
+    from pytest_istio_sidecar.assertions import (
         assert_redirect_target as assert_redirect_target,
     )
     from pytest_istio_sidecar.assertions import (
@@ -39,6 +42,19 @@ if TYPE_CHECKING:
     )
     from pytest_istio_sidecar.assertions import (
         assert_same_rules as assert_same_rules,
+    )
+    from pytest_istio_sidecar.checks.bypass import Bypass as Bypass
+    from pytest_istio_sidecar.checks.bypasses import (
+        BypassReport as BypassReport,
+    )
+    from pytest_istio_sidecar.checks.bypasses import (
+        FoundBypass as FoundBypass,
+    )
+    from pytest_istio_sidecar.checks.bypasses import (
+        bypasses as bypasses,
+    )
+    from pytest_istio_sidecar.checks.bypasses import (
+        check_only_bypasses as check_only_bypasses,
     )
     from pytest_istio_sidecar.checks.finding import Finding as Finding
     from pytest_istio_sidecar.checks.finding import Severity as Severity
@@ -141,9 +157,12 @@ _HOMES = {
         "assert_rules_reach_listeners",
         "assert_same_rules",
         "assert_not_intercepted",
+        "assert_only_bypasses",
         "assert_redirect_target",
         "assert_redirected",
     ),
+    "checks.bypass": ("Bypass",),
+    "checks.bypasses": ("BypassReport", "FoundBypass", "bypasses", "check_only_bypasses"),
     "checks.finding": ("Finding", "Severity"),
     "checks.listeners": ("check_listener",),
     "checks.reach": ("check_rules_reach_listeners",),

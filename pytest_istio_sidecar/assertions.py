@@ -6,8 +6,10 @@ Knows which exception a finding becomes. Does not know how a verdict is reached
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
+from pytest_istio_sidecar.checks.bypass import Bypass
+from pytest_istio_sidecar.checks.bypasses import FoundBypass, check_only_bypasses
 from pytest_istio_sidecar.checks.finding import Finding, Kind, violations
 from pytest_istio_sidecar.checks.listeners import check_listener
 from pytest_istio_sidecar.checks.observation import Observation
@@ -125,6 +127,28 @@ def assert_same_rules(rules: PodRules, others: Mapping[str, PodRules]) -> None:
         RuleSetMismatch: one has not.
     """
     _raise(check_replicas(rules, others))
+
+
+def assert_only_bypasses(
+    rules: Rules,
+    allowed: Iterable[Bypass | FoundBypass | str],
+    *,
+    envoy_ports: Collection[int] = (15001, 15006),
+    expected: Rules | None = None,
+    host: Host | None = None,
+) -> None:
+    """Assert that nothing gets by without Envoy but what is allowed, over all packets.
+
+    Args:
+        allowed: bypasses as values (`Bypass.inbound(tcp={22})`) or written ("inbound tcp 22").
+        expected: rules whose bypasses are allowed too.
+
+    Raises:
+        BypassError: other packets get by; the message has one, and the rule that lets it.
+        Undecided: it depends on a condition that rules alone do not tell.
+        UsageProblem: a text that is no bypass.
+    """
+    _raise(check_only_bypasses(rules, allowed, envoy_ports=envoy_ports, expected=expected, host=host))
 
 
 def assert_intercepted(observation: Observation, *, direction: str | None = None) -> None:

@@ -70,7 +70,7 @@ def run(options: argparse.Namespace) -> Status:
     if options.packets == "-" and "-" in [spec.rpartition(":")[2] for spec in options.rules]:
         raise UsageProblem("standard input can be the rules or the packets, not both")
     rules = read_listings(options.rules)
-    host = _host(options.interface)
+    host = host_of(options.interface)
     undecided = False
     for packet in _packets(options, host):
         _require_family(rules, packet)
@@ -94,7 +94,8 @@ def _require_family(rules: PodRules, packet: Packet) -> None:
         )
 
 
-def _host(interfaces: Sequence[str]) -> Host:
+def host_of(interfaces: Sequence[str]) -> Host:
+    """The interfaces given on the command line; none: the default host."""
     from pytest_istio_sidecar.netfilter.packet import Host
 
     if not interfaces:

@@ -11,8 +11,8 @@ import ipaddress
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
-from pytest_istio_sidecar.netfilter.diagram import Box, Interval, Node
-from pytest_istio_sidecar.netfilter.fields import NO_SOCKET, FieldName, Fields, common, joined, outside
+from pytest_istio_sidecar.netfilter.diagram import Box, Interval, Node, common
+from pytest_istio_sidecar.netfilter.fields import NO_SOCKET, FieldName, Fields, joined, outside
 from pytest_istio_sidecar.netfilter.matches import (
     Address,
     Extension,

@@ -11,7 +11,7 @@ from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
 from pytest_istio_sidecar.netfilter.diagram import Box, Interval, Node, paths
-from pytest_istio_sidecar.netfilter.fields import NO_SOCKET, FieldName, Fields
+from pytest_istio_sidecar.netfilter.fields import NO_SOCKET, Field, FieldName, Fields
 from pytest_istio_sidecar.netfilter.matches import PROTOCOL_NAMES
 from pytest_istio_sidecar.netfilter.packet import Packet
 
@@ -53,9 +53,7 @@ class Cube:
             if field.is_free(self.box) or self._is_given(field.name):
                 continue
             if field.parts:
-                told[self._name(field.name)] = [
-                    self._pattern(field.name, *held) for held in field.patterns_in(self.box)
-                ]
+                told[self._name(field.name)] = [self._patterns(field)]
             else:
                 told[self._name(field.name)] = _listed(self.fields, field.name, field.values_in(self.box))
         return told
@@ -96,6 +94,13 @@ class Cube:
             return "in_interface" if self.fields.hook == "PREROUTING" else "out_interface"
         return name
 
+    def _patterns(self, field: Field) -> str:
+        """Values under masks, in the grammar of `Bypass`: "0x1/0x1|0x2/0x3&!0x10/0xf0"."""
+        return "&".join(
+            ("!" if excluded else "") + "|".join(self._pattern(field.name, *pair) for pair in pairs)
+            for excluded, pairs in field.patterns_in(self.box)
+        )
+
     def _pattern(self, name: FieldName, value: int, mask: int) -> str:
         """A value under a mask, as iptables writes it."""
         if name == "mark":
@@ -105,18 +110,15 @@ class Cube:
 
     def _value(self, name: FieldName, wanted: int | None) -> int:
         field = self.fields[name]
-        usual: list[int] = [
-            *((wanted,) if wanted is not None else ()),
-            *_USUAL.get(name, ()),
-            *_usual_addresses(self.fields, name),
-        ]
+        usual: list[int] = [] if wanted is None else [wanted]
+        usual += [*_USUAL.get(name, ()), *_usual_addresses(self.fields, name)]
         if field.parts:
-            found = int(usual[0]) if usual else 0
+            found = usual[0] if usual else 0
             for part in field.parts:
                 held = self.box.get(part.level)
                 pressed = part.press(found)
                 if held is not None and not _has(held, pressed):
-                    found = found & ~part.mask | part.spread(held[0][0])
+                    found = (found & ~part.mask) | part.spread(held[0][0])
             return found
         intervals = field.values_in(self.box)
         for value in usual:
@@ -159,7 +161,8 @@ def _listed(
     fields: Fields, name: FieldName, intervals: Sequence[Interval]
 ) -> list[list[int] | list[str] | str]:
     if name == "interface":
-        return [fields.interfaces[i] for low, high in intervals for i in range(low, high + 1)]
+        held = [fields.interfaces[i] for low, high in intervals for i in range(low, high + 1)]
+        return [interface for interface in held if interface in fields.host.interfaces]
     if name in ("source", "destination"):
         kind = ipaddress.IPv4Address if fields.family == 4 else ipaddress.IPv6Address
         return [[str(kind(low)), str(kind(high))] for low, high in intervals]
@@ -169,7 +172,7 @@ def _listed(
         return [*without, *ids]
     if name == "protocol":
         return [
-            PROTOCOL_NAMES[low] if low == high and low in PROTOCOL_NAMES else [low, high]
+            PROTOCOL_NAMES[low] if low == high and low in PROTOCOL_NAMES else [max(low, 1), high]
             for low, high in intervals
         ]
     return [[low, high] for low, high in intervals]

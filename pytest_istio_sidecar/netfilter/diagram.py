@@ -230,6 +230,12 @@ class Diagrams:
                 unified[key] = self._unified(unify, one, other)
             return unified[key]
 
+        def no_larger(both: Node, one: Node, other: Node) -> bool:
+            """Whether one diagram for two is no harder to read than the harder of the two."""
+            if both.level == LEAF or both is one or both is other:
+                return True
+            return size(simple(both)) <= max(size(simple(one)), size(simple(other)))
+
         def simple(node: Node) -> Node:
             if node.level == LEAF:
                 return node
@@ -239,7 +245,7 @@ class Diagrams:
                 for kid in dict.fromkeys(node.kids):
                     for at, held in enumerate(groups[:_GROUPS]):
                         both = unify(held, kid)
-                        if both is not None:
+                        if both is not None and no_larger(both, held, kid):
                             groups[at], place[kid] = both, at
                             break
                     else:
@@ -377,6 +383,55 @@ def volume(node: Node, tops: Sequence[int]) -> dict[frozenset[Hashable], int]:
 
     factor = sizes[0] // sizes[level_of(node)]
     return {answers: factor * count for answers, count in counted(node).items()}
+
+
+def paths_within(node: Node, box: Box) -> Iterator[tuple[Box, frozenset[Hashable]]]:
+    """As `paths`, for the points of a box."""
+    trail = dict(box)
+
+    def walk(node: Node) -> Iterator[tuple[Box, frozenset[Hashable]]]:
+        if node.level == LEAF:
+            yield dict(trail), node.answers
+            return
+        asked = box.get(node.level)
+        for intervals, kid in branches(node):
+            held = intervals if asked is None else common(asked, intervals)
+            if held:
+                trail[node.level] = held
+                yield from walk(kid)
+        if asked is None:
+            trail.pop(node.level, None)
+        else:
+            trail[node.level] = asked
+
+    yield from walk(node)
+
+
+def common(one: Sequence[Interval], other: Sequence[Interval]) -> tuple[Interval, ...]:
+    """The values of both."""
+    found = []
+    i = j = 0
+    while i < len(one) and j < len(other):
+        low, high = max(one[i][0], other[j][0]), min(one[i][1], other[j][1])
+        if low <= high:
+            found.append((low, high))
+        if one[i][1] < other[j][1]:
+            i += 1
+        else:
+            j += 1
+    return tuple(found)
+
+
+def size(node: Node) -> int:
+    """How many tests a diagram has."""
+    seen: set[Node] = set()
+    waiting = [node]
+    while waiting:
+        node = waiting.pop()
+        if node.level != LEAF and node not in seen:
+            seen.add(node)
+            waiting += node.kids
+    return len(seen)
 
 
 def answers_within(node: Node, box: Box) -> set[Hashable]:

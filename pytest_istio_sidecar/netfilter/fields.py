@@ -92,16 +92,19 @@ class Field:
         """The field's values in a box, of a field on one level."""
         return box.get(self.level, ((0, self.top),))
 
-    def patterns_in(self, box: Box) -> list[tuple[int, int]]:
-        """The field's values in a box as value and mask pairs, of a field in parts; the whole field: none."""
-        found = [(0, 0)]
+    def patterns_in(self, box: Box) -> Iterator[tuple[bool, list[tuple[int, int]]]]:
+        """The values in a box of a field in parts: of each part that the box asks for, value and mask pairs.
+
+        A value has one pair of every part, or none of the part's pairs where they are given as excluded.
+        """
         for part in self.parts:
-            if part.level in box:
-                pressed = [value for low, high in box[part.level] for value in range(low, high + 1)]
-                found = [
-                    (value | part.spread(bits), mask | part.mask) for value, mask in found for bits in pressed
-                ]
-        return [] if found == [(0, 0)] else found
+            held = box.get(part.level)
+            if held is None:
+                continue
+            rest = outside(held, (1 << len(part.shifts)) - 1)
+            excluded = _width(rest) < _width(held)
+            pressed = (value for low, high in (rest if excluded else held) for value in range(low, high + 1))
+            yield excluded, [(part.spread(value), part.mask) for value in pressed]
 
     def is_free(self, box: Box) -> bool:
         """Whether a box leaves every value of the field."""
@@ -133,7 +136,11 @@ class Fields:
                 if name == "mark":
                     masks += [mask for target in targets for mask in _masks_set(target)]
             level = len(tops)
-            holes = any(not _is_prefix(mask, top) for mask in masks)
+            if name == "mark":
+                # What a target keeps of a mark is what its mask does not have.
+                holes = any(mask not in (0, top) for mask in masks)
+            else:
+                holes = any(not _is_prefix(mask, top) for mask in masks)
             parts = _parts(name, masks, top, level) if holes else ()
             tops += [(1 << len(part.shifts)) - 1 for part in parts] or [top]
             self._fields[name] = Field(name=name, level=level, top=top, parts=parts)
@@ -170,19 +177,8 @@ def joined(intervals: Iterable[Interval]) -> tuple[Interval, ...]:
     return tuple(merged)
 
 
-def common(one: Sequence[Interval], other: Sequence[Interval]) -> tuple[Interval, ...]:
-    """The values of both."""
-    found = []
-    i = j = 0
-    while i < len(one) and j < len(other):
-        low, high = max(one[i][0], other[j][0]), min(one[i][1], other[j][1])
-        if low <= high:
-            found.append((low, high))
-        if one[i][1] < other[j][1]:
-            i += 1
-        else:
-            j += 1
-    return tuple(found)
+def _width(intervals: Iterable[Interval]) -> int:
+    return sum(high - low + 1 for low, high in intervals)
 
 
 def _interfaces(matches: Iterable[Match], host: Host, hook: Hook) -> tuple[str, ...]:
@@ -214,10 +210,8 @@ def _masks(name: str, matches: Iterable[Match], family: Family) -> list[int]:
 
 def _masks_set(target: object) -> list[int]:
     """The masks by which a target changes the mark: its bits are changed all alike only within them."""
-    if isinstance(target, SetMark):
-        return [target.mask, target.value]
-    if isinstance(target, Tproxy):
-        return [target.mask, target.mark]
+    if isinstance(target, SetMark | Tproxy):
+        return [target.mask]
     if isinstance(target, Extended) and target.name == "CONNMARK":
         words = [word for option in target.options for value in option.values for word in value.split("/")]
         return [int(word, 0) for word in words if word.startswith("0x") or word.isdecimal()]

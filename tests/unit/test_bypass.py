@@ -1,0 +1,77 @@
+"""The written form of a bypass: what it says, and what is refused."""
+
+import pytest
+
+from pytest_istio_sidecar import Bypass, UsageProblem
+
+
+def test_ports_of_a_protocol_are_written_behind_it():
+    assert str(Bypass.inbound(tcp={22, 15008})) == "inbound tcp 22,15008"
+
+
+def test_an_id_is_written_with_its_kind():
+    assert str(Bypass.outbound(gid=1337)) == "outbound from gid 1337"
+
+
+@pytest.mark.parametrize(
+    ("written", "same_as"),
+    [
+        ("inbound tcp 22,15008", Bypass.inbound(tcp={22, 15008})),
+        ("inbound tcp to 22, 15008", Bypass.inbound(tcp=[15008, 22])),
+        ("outbound from gid 1337", Bypass.outbound(gid=1337)),
+        ("outbound gid 1337", Bypass.outbound(gid=1337)),
+        ("inbound udp", Bypass.parse("all inbound udp")),
+        ("all inbound IPv6: no rules", Bypass(direction="inbound", family=6)),
+        ("outbound tcp 443 from uid 0-999", Bypass.outbound(tcp=443, uid="0-999")),
+    ],
+)
+def test_a_written_bypass_is_that_value(written, same_as):
+    assert Bypass.parse(written) == same_as
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "all inbound",
+        "all outbound IPv6",
+        "inbound not tcp",
+        "inbound tcp 22,15008,15020-15021",
+        "outbound tcp not 53 from uid not 1337 gid 0 by lo",
+        "outbound tcp 443 to 192.0.2.0/24,198.51.100.1 from 192.0.2.10",
+        "outbound tcp to 192.0.2.3-192.0.2.9",
+        "outbound IPv6 tcp 80 to 2001:db8::/32",
+        "outbound from uid none,0-5",
+        "inbound tcp from port 1024-65535",
+        "outbound udp,tcp mark 0x1",
+        "outbound mark 0x1/0xff",
+    ],
+)
+def test_what_is_written_reads_back_as_the_same(text):
+    bypass = Bypass.parse(text)
+    assert Bypass.parse(str(bypass)) == bypass
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("", "a direction, inbound or outbound is missing"),
+        ("sideways tcp", "'sideways' where inbound or outbound should be"),
+        ("inbound tcp 70000", "'70000' where a value for to port should be"),
+        ("inbound tcp 9-3", "'9-3'"),
+        ("inbound frob", "'frob' where a value for protocol should be"),
+        ("outbound from uid", "a value for from uid is missing"),
+        ("outbound to 192.0.2.300", "'192.0.2.300'"),
+        ("inbound tcp 1 tcp 2", "each field once"),
+        ("outbound not by lo", "'by'"),
+        ("outbound by not lo", "no `not` before by lo"),
+    ],
+)
+def test_what_is_no_bypass_is_refused_where_it_stops_being_one(text, told):
+    with pytest.raises(UsageProblem, match="is no bypass") as problem:
+        Bypass.parse(text)
+    assert told in str(problem.value)
+
+
+def test_a_field_that_no_packet_has_is_refused():
+    with pytest.raises(UsageProblem, match="'colour' is no field of a bypass"):
+        Bypass.inbound(colour=3)
