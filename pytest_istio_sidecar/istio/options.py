@@ -10,7 +10,7 @@ import difflib
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
+from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from typing import Any, Literal, Self, TypedDict
 
 from pytest_istio_sidecar.errors import UsageProblem
@@ -275,9 +275,20 @@ def cidr(text: str) -> Network | None:
         return None
 
 
+def unmapped(network: Network) -> Network:
+    """An IPv4 range in the notation of IPv6 (RFC 4291, 2.5.5.2) in its own; any other unchanged."""
+    address = network.network_address
+    if isinstance(address, IPv6Address) and address.ipv4_mapped and network.prefixlen >= 96:
+        return IPv4Network((address.ipv4_mapped, network.prefixlen - 96))
+    return network
+
+
 def is_loopback(text: str) -> bool:
     """Whether the address of a range in CIDR is a loopback one."""
-    return ip_address(text.partition("/")[0]).is_loopback
+    address = ip_address(text.partition("/")[0])
+    if isinstance(address, IPv6Address) and address.ipv4_mapped:
+        return address.ipv4_mapped.is_loopback
+    return address.is_loopback
 
 
 def group_ids(text: str, *, option: str = "owner groups") -> tuple[str, ...]:

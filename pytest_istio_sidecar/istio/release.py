@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from pytest_istio_sidecar.errors import UsageProblem
 from pytest_istio_sidecar.istio import ports
 from pytest_istio_sidecar.istio.builder import RuleBuilder
-from pytest_istio_sidecar.istio.options import ALL, IstioOptions, group_ids
+from pytest_istio_sidecar.istio.options import ALL, IstioOptions, group_ids, split
 from pytest_istio_sidecar.istio.versions import Number
 from pytest_istio_sidecar.netfilter.model import Family
 
@@ -92,6 +93,22 @@ class Installation:
     def passthrough(self) -> str:
         """From where Envoy connects to the application (its cluster InboundPassthroughCluster)."""
         return "127.0.0.6/32" if self.family == 4 else "::6/128"
+
+    def listed(self, name: str) -> tuple[str, ...]:
+        """The members of an option that is a list of ports, interfaces, users or groups.
+
+        Raises:
+            UsageProblem: an empty member, where the release hands that on to iptables-restore.
+        """
+        text = getattr(self.options, name) or ""
+        keeps_empty_ones = self.number < (1, 5, 8) or (1, 6, 0) <= self.number < (1, 6, 5)
+        if text and keeps_empty_ones and not all(text.split(",")):
+            release = ".".join(map(str, self.number))
+            raise UsageProblem(
+                f"{name}: {text!r} has an empty member; istio-iptables of {release} hands it on, "
+                "and iptables-restore refuses every rule"
+            )
+        return split(text)
 
     def append(self, table: str, chain: str, rule: str) -> None:
         self.builder.append(table, chain, rule)

@@ -23,6 +23,7 @@ from pytest_istio_sidecar.istio.options import (
     cidr,
     is_loopback,
     split,
+    unmapped,
 )
 from pytest_istio_sidecar.istio.release import ONE_LAYOUT_SINCE, Installation, in_effect, installs_rules
 from pytest_istio_sidecar.istio.versions import Number, known_release, number_of
@@ -57,6 +58,8 @@ EVERY_PROTOCOL_SINCE = (1, 25, 0)
 are excluded for udp too (istio/istio#53998, f4d72e7fc52)."""
 NF_TABLES_SINCE = (1, 25, 4)
 """istio-init writes into nf_tables where nothing is in the legacy back end yet (istio/istio#55281)."""
+IPV6_NOTATION_SINCE = (1, 16, 0)
+"""An IPv4 range in the notation of IPv6 (::ffff:10.0.0.0/104) is IPv6; before, it was IPv4."""
 BAD_RANGES_UNTIL = (1, 27, 0)
 """A range that is none was passed over with a message; now istio-iptables ends on it."""
 
@@ -136,7 +139,7 @@ def _excluded_interfaces(told: Installation) -> None:
         return
     tproxy_asked_for = told.options.inbound_interception_mode == "TPROXY"
     for table in ("nat", "mangle") if tproxy_asked_for else ("nat",):
-        for interface in split(told.options.exclude_interfaces):
+        for interface in told.listed("exclude_interfaces"):
             told.append(table, "PREROUTING", f"-i {interface} -j RETURN")
             told.append(table, "OUTPUT", f"-o {interface} -j RETURN")
 
@@ -145,7 +148,7 @@ def _virtual_machines(told: Installation) -> None:
     """What comes from a virtual machine's interface is not inbound; `_included` redirects it."""
     if told.family == 6 and told.number < (1, 8, 0):
         return
-    for interface in split(told.options.kube_virt_interfaces):
+    for interface in told.listed("kube_virt_interfaces"):
         told.builder.insert("nat", "PREROUTING", f"-i {interface} -j RETURN")
 
 
@@ -176,11 +179,11 @@ def _inbound(told: Installation) -> None:
         tproxy.chains(told)
     told.append(table, "PREROUTING", "-p tcp -j ISTIO_INBOUND")
     if included != ALL:
-        for port in split(included):
+        for port in told.listed("inbound_ports_include"):
             _capture(told, table, f"-p tcp -m tcp --dport {port}")
         return
     fixed = [str(ports.SSH)] if told.number < SSH_UNTIL else []
-    for port in (*fixed, *split(told.options.inbound_ports_exclude or "")):
+    for port in (*fixed, *told.listed("inbound_ports_exclude")):
         told.append(table, "ISTIO_INBOUND", f"-p tcp -m tcp --dport {port} -j RETURN")
     _capture(told, table, "-p tcp")
 
@@ -196,14 +199,14 @@ def _outbound(told: Installation) -> None:
     """Who may leave without Envoy, what Envoy sends to its own pod, and what is captured."""
     everything = told.number >= EVERY_PROTOCOL_SINCE
     told.append("nat", "OUTPUT", "-j ISTIO_OUTPUT" if everything else "-p tcp -j ISTIO_OUTPUT")
-    for port in split(told.options.outbound_ports_exclude or ""):
+    for port in told.listed("outbound_ports_exclude"):
         told.output(f"-p tcp -m tcp --dport {port} -j RETURN")
         if everything:
             told.output(f"-p udp -m udp --dport {port} -j RETURN")
     told.output(f"-s {told.passthrough} -o lo -j RETURN")
-    for identity in split(told.options.proxy_uid):
+    for identity in told.listed("proxy_uid"):
         _proxy(told, "uid", identity)
-    for identity in split(told.options.proxy_gid):
+    for identity in told.listed("proxy_gid"):
         _proxy(told, "gid", identity)
     if told.number >= OWNER_GROUPS_SINCE:
         for groups in told.uncaptured_groups():
@@ -213,7 +216,7 @@ def _outbound(told: Installation) -> None:
     for network in _ranges(told, "outbound_ip_ranges_exclude"):
         told.output(f"{_to(network)}-j RETURN")
     if told.number >= OUTBOUND_PORTS_SINCE and _includes_outbound_ports(told):
-        for port in split(told.options.outbound_ports_include):
+        for port in told.listed("outbound_ports_include"):
             told.output(f"-p tcp -m tcp --dport {port} -j ISTIO_REDIRECT")
     _included(told)
     dns_capture.udp(told)
@@ -262,6 +265,8 @@ def _ranges(told: Installation, name: str) -> list[str]:
     found = []
     for text in split(getattr(told.options, name)):
         network = cidr(text)
+        if network is not None and told.number < IPV6_NOTATION_SINCE:
+            network = unmapped(network)
         if network is None:
             if told.number >= BAD_RANGES_UNTIL:
                 raise UsageProblem(f"{name}: {text!r} is no range in CIDR; Istio refuses it since 1.27")
@@ -276,7 +281,7 @@ def _to(network: str) -> str:
 
 def _included(told: Installation) -> None:
     """What is captured after all exceptions, and the same for what virtual machines send."""
-    machines = split(told.options.kube_virt_interfaces)
+    machines = told.listed("kube_virt_interfaces")
     if told.options.outbound_ip_ranges_include == ALL:
         told.output("-j ISTIO_REDIRECT")
         target = "RETURN" if told.family == 6 and told.number < ONE_LAYOUT_SINCE else "ISTIO_REDIRECT"

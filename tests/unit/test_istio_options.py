@@ -113,3 +113,28 @@ def test_excluded_interfaces_reach_mangle_of_ipv6_before_tproxy_did() -> None:
 def test_a_chain_that_istio_would_not_make_is_refused_as_iptables_restore_does() -> None:
     with pytest.raises(UsageProblem, match="no rule is in ISTIO_INBOUND"):
         expected_ruleset("1.6.14", inbound_ports_include=",")
+
+
+def test_an_ipv4_range_in_the_notation_of_ipv6_is_ipv4_until_1_16() -> None:
+    mapped = "::ffff:10.0.0.0/104"
+    assert "-d 10.0.0.0/8 -j ISTIO_REDIRECT" in rules("1.15.7", outbound_ip_ranges_include=mapped)
+    assert not any("-d 10." in rule for rule in rules("1.16.0", outbound_ip_ranges_include=mapped))
+    assert rules("1.16.0", family=6, outbound_ip_ranges_include=mapped)[-2].endswith("/104 -j ISTIO_REDIRECT")
+
+
+def test_a_loopback_range_in_the_notation_of_ipv6_opens_loopback() -> None:
+    held = rules("1.30.3", outbound_ip_ranges_include="::ffff:127.0.0.1/128")
+    assert not any("-o lo -m owner !" in rule for rule in held)
+
+
+@pytest.mark.parametrize("version", ["1.5.7", "1.6.4"])
+def test_an_empty_member_of_a_list_is_refused_until_istio_left_it_out(version: str) -> None:
+    with pytest.raises(UsageProblem, match="'80,' has an empty member"):
+        expected_ruleset(version, inbound_ports_include="80,")
+
+
+@pytest.mark.parametrize("version", ["1.5.8", "1.6.5", "1.30.3"])
+def test_an_empty_member_of_a_list_is_left_out(version: str) -> None:
+    assert expected_ruleset(version, inbound_ports_include="80,").tables == (
+        expected_ruleset(version, inbound_ports_include="80").tables
+    )
