@@ -26,6 +26,9 @@ if TYPE_CHECKING:
         assert_listener as assert_listener,
     )
     from pytest_istio_sidecar.assertions import (
+        assert_matches_istio as assert_matches_istio,
+    )
+    from pytest_istio_sidecar.assertions import (
         assert_not_intercepted as assert_not_intercepted,
     )
     from pytest_istio_sidecar.assertions import (
@@ -56,6 +59,9 @@ if TYPE_CHECKING:
     from pytest_istio_sidecar.checks.bypasses import (
         check_only_bypasses as check_only_bypasses,
     )
+    from pytest_istio_sidecar.checks.comparison import Comparison as Comparison
+    from pytest_istio_sidecar.checks.comparison import compare as compare
+    from pytest_istio_sidecar.checks.expectation import check_matches_istio as check_matches_istio
     from pytest_istio_sidecar.checks.finding import Finding as Finding
     from pytest_istio_sidecar.checks.finding import Severity as Severity
     from pytest_istio_sidecar.checks.listeners import check_listener as check_listener
@@ -154,6 +160,7 @@ _HOMES = {
         "assert_intercepted",
         "assert_jump",
         "assert_listener",
+        "assert_matches_istio",
         "assert_rules_reach_listeners",
         "assert_same_rules",
         "assert_not_intercepted",
@@ -163,6 +170,8 @@ _HOMES = {
     ),
     "checks.bypass": ("Bypass",),
     "checks.bypasses": ("BypassReport", "FoundBypass", "bypasses", "check_only_bypasses"),
+    "checks.comparison": ("Comparison", "compare"),
+    "checks.expectation": ("check_matches_istio",),
     "checks.finding": ("Finding", "Severity"),
     "checks.listeners": ("check_listener",),
     "checks.reach": ("check_rules_reach_listeners",),

@@ -7,9 +7,11 @@ Knows which exception a finding becomes. Does not know how a verdict is reached
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Unpack
 
 from pytest_istio_sidecar.checks.bypass import Bypass
 from pytest_istio_sidecar.checks.bypasses import FoundBypass, check_only_bypasses
+from pytest_istio_sidecar.checks.expectation import check_matches_istio
 from pytest_istio_sidecar.checks.finding import Finding, Kind, violations
 from pytest_istio_sidecar.checks.listeners import check_listener
 from pytest_istio_sidecar.checks.observation import Observation
@@ -27,6 +29,7 @@ from pytest_istio_sidecar.errors import (
     VerdictAgainst,
 )
 from pytest_istio_sidecar.istio.listeners import Listener
+from pytest_istio_sidecar.istio.options import IstioOptions, OptionFields
 from pytest_istio_sidecar.netfilter.classes import Rules
 from pytest_istio_sidecar.netfilter.model import Family, PodRules, Table
 from pytest_istio_sidecar.netfilter.packet import Host, Packet
@@ -118,6 +121,29 @@ def assert_rules_reach_listeners(
         Undecided: the rules do not show it.
     """
     _raise(check_rules_reach_listeners(rules, listeners, host=host))
+
+
+def assert_matches_istio(
+    rules: Rules,
+    version: str,
+    exact: bool = False,
+    *,
+    options: IstioOptions | None = None,
+    host: Host | None = None,
+    **given: Unpack[OptionFields],
+) -> None:
+    """Assert that rules do to every packet what those of a release with these options do.
+
+    Args:
+        exact: whether their text has to be the same too.
+        options: what istio-init was told; None: `given`, else what the template passes.
+
+    Raises:
+        RuleSetMismatch: some packet has another fate, or, if `exact`, some rule differs.
+        Undecided: the rules do not show it.
+        UsageProblem: no such release or option.
+    """
+    _raise(check_matches_istio(rules, version, exact, options=options, host=host, **given))
 
 
 def assert_same_rules(rules: PodRules, others: Mapping[str, PodRules]) -> None:

@@ -10,9 +10,13 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import TYPE_CHECKING
 
 from pytest_istio_sidecar.netfilter.model import Rule
 from pytest_istio_sidecar.netfilter.trace import Trace
+
+if TYPE_CHECKING:
+    from pytest_istio_sidecar.checks.comparison import Comparison
 
 
 class Severity(StrEnum):
@@ -41,6 +45,7 @@ class Finding:
         wanted, got: the two sides, in a few words each.
         trace: the way of the packet that shows it, where a packet does.
         rule: the rule it is about, where it is about one.
+        comparison: with the rules expected, where it is about all of them.
         facts: more labelled evidence, in the order to show it.
         cause: why, in one sentence, where the evidence tells.
         assumptions: what was taken from an expectation because the listing does not show it.
@@ -53,6 +58,7 @@ class Finding:
     got: str = ""
     trace: Trace | None = None
     rule: Rule | None = None
+    comparison: Comparison | None = None
     facts: tuple[tuple[str, str], ...] = ()
     cause: str = ""
     assumptions: tuple[str, ...] = ()

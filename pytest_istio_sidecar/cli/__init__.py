@@ -11,11 +11,22 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from pytest_istio_sidecar.cli import bypasses, check, clean, completion, doctor, expected, matrix, read, trace
+from pytest_istio_sidecar.cli import (
+    bypasses,
+    check,
+    clean,
+    compare,
+    completion,
+    doctor,
+    expected,
+    matrix,
+    read,
+    trace,
+)
 from pytest_istio_sidecar.cli.command import Status
 from pytest_istio_sidecar.errors import IstioSidecarError, ParseError, UsageProblem
 
-_COMMANDS = (trace, bypasses, check, read, expected, doctor, matrix, clean, completion)
+_COMMANDS = (trace, bypasses, compare, check, read, expected, doctor, matrix, clean, completion)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

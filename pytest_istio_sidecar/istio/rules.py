@@ -60,6 +60,8 @@ NF_TABLES_SINCE = (1, 25, 4)
 """istio-init writes into nf_tables where nothing is in the legacy back end yet (istio/istio#55281)."""
 IPV6_NOTATION_SINCE = (1, 16, 0)
 """An IPv4 range in the notation of IPv6 (::ffff:10.0.0.0/104) is IPv6; before, it was IPv4."""
+SHOWN_NF_TABLES_SINCE = (1, 31, 0)
+"""The image's iptables is that of nf_tables (istio/istio#59193)."""
 BAD_RANGES_UNTIL = (1, 27, 0)
 """A range that is none was passed over with a message; now istio-iptables ends on it."""
 
@@ -106,6 +108,11 @@ def backend(version: str) -> Backend:
     DetectIptablesVersion).
     """
     return Backend.NF_TABLES if _number(version) >= NF_TABLES_SINCE else Backend.LEGACY
+
+
+def shown_by_image(version: str) -> Backend:
+    """The back end that `iptables` shows in the proxy image of this release (docker/Dockerfile.base)."""
+    return Backend.NF_TABLES if _number(version) >= SHOWN_NF_TABLES_SINCE else Backend.LEGACY
 
 
 def _number(version: str) -> Number:

@@ -17,6 +17,7 @@ from pytest_istio_sidecar.netfilter.classes import rulesets_of
 from pytest_istio_sidecar.netfilter.matches import PROTOCOL_NAMES
 from pytest_istio_sidecar.netfilter.packet import Endpoint, Packet
 from pytest_istio_sidecar.netfilter.trace import Trace
+from pytest_istio_sidecar.reports.comparison import render_comparison
 from pytest_istio_sidecar.reports.path import WIDTH, PathLine, path_of
 
 _LABEL = 9
@@ -38,6 +39,8 @@ def render_finding(finding: Finding) -> str:
     lines = [finding.summary, ""]
     lines += _fact("wanted", finding.wanted)
     lines += _fact("got", finding.got)
+    if finding.comparison is not None:
+        lines += render_comparison(finding.comparison)
     if finding.trace is not None:
         lines += ["", *render_way(finding.trace)]
     if finding.facts:

@@ -75,8 +75,8 @@ def _line(group: list[Step], way: Trace) -> PathLine:
 def _conditions(group: list[Step]) -> str:
     if len(group) == 1:
         rule = group[0].rule
-        return _short(rule) if rule is not None else ""
-    texts = [_short(step.rule).partition(" -j ")[0] for step in group if step.rule is not None]
+        return short_rule(rule) if rule is not None else ""
+    texts = [short_rule(step.rule).partition(" -j ")[0] for step in group if step.rule is not None]
     shared = _common(texts)
     differing = [text.removeprefix(shared).strip() for text in texts]
     option = shared.rpartition(" ")[2]
@@ -86,8 +86,8 @@ def _conditions(group: list[Step]) -> str:
     return f"{len(texts)} rules"
 
 
-def _short(rule: Rule) -> str:
-    """The rule without its chain and without the `-m tcp` that a port option implies."""
+def short_rule(rule: Rule) -> str:
+    """A rule without its chain and without the `-m tcp` that a port option implies."""
     return re.sub(r" -m (tcp|udp)(?= )", "", rule.text.removeprefix(f"-A {rule.chain} "))
 
 

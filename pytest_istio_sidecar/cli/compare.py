@@ -1,0 +1,142 @@
+"""`istio-sidecar compare`: listings beside what a release installs, or which release they are of."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from typing import TYPE_CHECKING, Any
+
+from pytest_istio_sidecar.cli.command import Commands, Status, add_command
+from pytest_istio_sidecar.cli.expected import told
+from pytest_istio_sidecar.cli.trace import host_of
+from pytest_istio_sidecar.errors import UsageProblem
+
+if TYPE_CHECKING:
+    from pytest_istio_sidecar.checks.comparison import Comparison
+    from pytest_istio_sidecar.netfilter.model import PodRules
+    from pytest_istio_sidecar.netfilter.packet import Host
+
+
+def add(commands: Commands) -> None:
+    """Register the command."""
+    parser = add_command(
+        commands,
+        "compare",
+        run,
+        help="hold listings against what a release of Istio installs",
+        description="Hold listings against what a release of Istio installs, by text and by what becomes of "
+        "packets; or find the releases and options that they may come from.",
+    )
+    parser.add_argument(
+        "rules", nargs="+", metavar="RULES", help="[ip6:][legacy:|nft:]FILE; - is standard input"
+    )
+    against = parser.add_mutually_exclusive_group(required=True)
+    against.add_argument("--istio-version", metavar="VERSION", help="the release to compare with: 1.8.3")
+    against.add_argument(
+        "--guess", action="store_true", help="which releases and options install the same, nearest first"
+    )
+    parser.add_argument(
+        "--option",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="what istio-iptables was told (repeat): inbound_ports_exclude=15090,15021,9000,15020",
+    )
+    parser.add_argument("--exact", action="store_true", help="the text has to be the same too")
+    parser.add_argument(
+        "--interface",
+        action="append",
+        default=[],
+        metavar="NAME=ADDRESS/PREFIX",
+        help="an interface of the pod and its address (repeat; default eth0=192.0.2.10/24)",
+    )
+
+
+def run(options: argparse.Namespace) -> Status:
+    """Compare, or guess."""
+    from pytest_istio_sidecar.environments.file import read_listings
+
+    if options.guess and (options.option or options.exact):
+        raise UsageProblem("--guess looks for the options itself; leave --option and --exact out")
+    rules = read_listings(options.rules)
+    host = host_of(options.interface)
+    return _guess(options, rules, host) if options.guess else _compare(options, rules, host)
+
+
+def _compare(options: argparse.Namespace, rules: PodRules, host: Host) -> Status:
+    from pytest_istio_sidecar.checks.comparison import compare
+    from pytest_istio_sidecar.checks.expectation import check_matches_istio, completed, expected_of
+    from pytest_istio_sidecar.checks.finding import violations
+    from pytest_istio_sidecar.reports.message import render_findings
+
+    asked = told(options.option)
+    found = check_matches_istio(rules, options.istio_version, options.exact, options=asked, host=host)
+    if options.json:
+        expected = expected_of(rules, options.istio_version, asked)
+        comparison = (found[0].comparison if found else None) or compare(
+            completed(rules, expected), expected, host=host
+        )
+        document = _as_json(comparison)
+        document["as_with"] = found[0].cause if found else ""
+        print(json.dumps(document))
+    elif found:
+        print(render_findings(found))
+    else:
+        print(f"these are Istio {options.istio_version}'s rules, rule for rule")
+    return Status.AGAINST if violations(found) else Status.HOLDS
+
+
+def _guess(options: argparse.Namespace, rules: PodRules, host: Host) -> Status:
+    from pytest_istio_sidecar.checks.expectation import guess
+
+    guesses = guess(rules, host=host)
+    equivalent = [held for held in guesses if held.comparison.equivalent]
+    if options.json:
+        print(
+            json.dumps(
+                {
+                    "guesses": [
+                        {
+                            "versions": list(held.versions),
+                            "options": list(held.changes),
+                            **_as_json(held.comparison),
+                        }
+                        for held in guesses
+                    ]
+                }
+            )
+        )
+    elif equivalent:
+        for held in equivalent:
+            same = "rule for rule" if held.comparison.equal_text else "no packet is treated differently"
+            print(f"{held.text}: {same}")
+    else:
+        nearest = guesses[0]
+        print(f"no release installs rules that do the same; nearest is {nearest.text}:")
+        for effect in nearest.comparison.effects:
+            print(f"  {effect.text}: {effect.fates}")
+    return Status.HOLDS if equivalent else Status.AGAINST
+
+
+def _as_json(comparison: Comparison) -> dict[str, Any]:
+    return {
+        "equal_text": comparison.equal_text,
+        "equivalent": comparison.equivalent,
+        "differences": [
+            {
+                "kind": str(held.kind),
+                "family": held.family,
+                "table": held.table,
+                "chain": held.chain,
+                "expected": held.line.expected.text if held.line.expected else None,
+                "observed": held.line.observed.text if held.line.observed else None,
+            }
+            for held in comparison.differences
+        ],
+        "effects": [effect.to_dict() for effect in comparison.effects],
+        "foreign": [
+            {"owner": held.owner, "places": list(held.places), "rules": held.count, "matters": held.matters}
+            for held in comparison.foreign
+        ],
+        "assumptions": list(comparison.assumptions),
+    }
