@@ -41,6 +41,9 @@ if TYPE_CHECKING:
         assert_redirected as assert_redirected,
     )
     from pytest_istio_sidecar.assertions import (
+        assert_reviewed_bypasses as assert_reviewed_bypasses,
+    )
+    from pytest_istio_sidecar.assertions import (
         assert_rules_reach_listeners as assert_rules_reach_listeners,
     )
     from pytest_istio_sidecar.assertions import (
@@ -73,6 +76,9 @@ if TYPE_CHECKING:
     )
     from pytest_istio_sidecar.checks.reach import check_rules_reach_listeners as check_rules_reach_listeners
     from pytest_istio_sidecar.checks.replicas import check_replicas as check_replicas
+    from pytest_istio_sidecar.checks.reviewed import ReviewedBypass as ReviewedBypass
+    from pytest_istio_sidecar.checks.reviewed import check_reviewed_bypasses as check_reviewed_bypasses
+    from pytest_istio_sidecar.checks.reviewed import parse_reviewed_bypasses as parse_reviewed_bypasses
     from pytest_istio_sidecar.checks.rules import (
         check_dead_rules as check_dead_rules,
     )
@@ -161,6 +167,7 @@ _HOMES = {
         "assert_jump",
         "assert_listener",
         "assert_matches_istio",
+        "assert_reviewed_bypasses",
         "assert_rules_reach_listeners",
         "assert_same_rules",
         "assert_not_intercepted",
@@ -176,6 +183,7 @@ _HOMES = {
     "checks.listeners": ("check_listener",),
     "checks.reach": ("check_rules_reach_listeners",),
     "checks.replicas": ("check_replicas",),
+    "checks.reviewed": ("ReviewedBypass", "check_reviewed_bypasses", "parse_reviewed_bypasses"),
     "checks.packets": ("check_bypasses", "check_redirected"),
     "checks.rules": (
         "check_dead_rules",

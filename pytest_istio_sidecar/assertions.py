@@ -7,6 +7,7 @@ Knows which exception a finding becomes. Does not know how a verdict is reached
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from datetime import UTC, date, datetime
 from typing import Unpack
 
 from pytest_istio_sidecar.checks.bypass import Bypass
@@ -18,6 +19,7 @@ from pytest_istio_sidecar.checks.observation import Observation
 from pytest_istio_sidecar.checks.packets import check_bypasses, check_redirected
 from pytest_istio_sidecar.checks.reach import check_rules_reach_listeners
 from pytest_istio_sidecar.checks.replicas import check_replicas
+from pytest_istio_sidecar.checks.reviewed import ReviewedBypass, check_reviewed_bypasses
 from pytest_istio_sidecar.checks.rules import check_inbound_exclusions, check_jump, check_redirect_target
 from pytest_istio_sidecar.checks.traffic import check_intercepted, check_not_intercepted
 from pytest_istio_sidecar.errors import (
@@ -144,6 +146,27 @@ def assert_matches_istio(
         UsageProblem: no such release or option.
     """
     _raise(check_matches_istio(rules, version, exact, options=options, host=host, **given))
+
+
+def assert_reviewed_bypasses(
+    version: str,
+    options: IstioOptions,
+    reviewed: Sequence[ReviewedBypass],
+    *,
+    today: date | None = None,
+    host: Host | None = None,
+) -> None:
+    """Assert that what these options open beyond the template's is on a project's list, and in date.
+
+    Args:
+        today: a review counts up to its last day; None: this day, in UTC.
+
+    Raises:
+        BypassError: some packets get by that no review allows.
+        UsageProblem: no such release or option.
+    """
+    day = today or datetime.now(tz=UTC).date()
+    _raise(check_reviewed_bypasses(version, options, reviewed, today=day, host=host))
 
 
 def assert_same_rules(rules: PodRules, others: Mapping[str, PodRules]) -> None:

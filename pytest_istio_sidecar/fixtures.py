@@ -21,6 +21,7 @@ from pytest_istio_sidecar.workers import Run, run_of, show_progress
 
 if TYPE_CHECKING:
     from pytest_istio_sidecar.checks.observation import Observation, RequestKind
+    from pytest_istio_sidecar.checks.reviewed import ReviewedBypass
     from pytest_istio_sidecar.environments.base import Environment, SidecarPod
     from pytest_istio_sidecar.environments.existing import ExistingEnvironment
     from pytest_istio_sidecar.istio.listeners import Listener
@@ -119,15 +120,31 @@ def sidecar_pod(istio_environment: Environment) -> SidecarPod:
 
 
 @pytest.fixture(scope="session")
-def istio_options(sidecar_pod: SidecarPod) -> IstioOptions:
-    """What istio-init was told, as the pod has it; where there is no such pod, the template's options."""
-    return sidecar_pod.options
+def istio_options(istio_settings: Settings, sidecar_pod: SidecarPod) -> IstioOptions:
+    """What istio-init was told, as the pod has it; where there is no such pod, `--istio-option`, else the
+    template's options.
+    """
+    from pytest_istio_sidecar.istio.options import IstioOptions
+
+    return IstioOptions.from_pairs(istio_settings.options) if istio_settings.options else sidecar_pod.options
+
+
+@pytest.fixture(scope="session")
+def reviewed_bypasses(istio_settings: Settings) -> tuple[ReviewedBypass, ...] | None:
+    """The bypasses that this project has reviewed; None: it keeps no list (`--istio-reviewed-bypasses`)."""
+    from pytest_istio_sidecar.checks.reviewed import parse_reviewed_bypasses
+
+    path = istio_settings.reviewed_bypasses
+    if path is None:
+        return None
+    return parse_reviewed_bypasses(path.read_text(encoding="utf-8"), source=str(path))
 
 
 @pytest.fixture(scope="session")
 def pod_rules(
     istio_environment: Environment,
-    istio_settings: Settings,
+    istio_version: str,
+    istio_options: IstioOptions,
     istio_evidence: Callable[[], Path],
     pytestconfig: pytest.Config,
 ) -> PodRules:
@@ -138,7 +155,7 @@ def pod_rules(
     from pytest_istio_sidecar.environments.shared import read_rules
     from pytest_istio_sidecar.reports.summary import describe_capture
 
-    rules = read_rules(istio_environment, istio_settings.version, istio_evidence)
+    rules = read_rules(istio_environment, istio_version, istio_options, istio_evidence)
     run = run_of(pytestconfig)
     run.record("capture", lines=describe_capture(rules, istio_environment.pod().host))
     return rules

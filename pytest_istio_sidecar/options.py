@@ -43,6 +43,19 @@ GROUPS = {
             "Release of Istio whose rules are installed or expected (default: 1.8.3).",
             metavar="VERSION",
         ),
+        Option(
+            "--istio-option",
+            "What istio-init was told, where no pod tells it: the embedded environment loads such rules, the "
+            "file environment expects them: inbound_ports_exclude=15090,15021,8443,15020. May be repeated.",
+            metavar="NAME=VALUE",
+            repeat=True,
+        ),
+        Option(
+            "--istio-reviewed-bypasses",
+            "TOML file of the bypasses that options of the pod may open: what, why, until when. One that is "
+            "not on it, or past its date, fails the suite.",
+            metavar="FILE",
+        ),
         Option("--istio-namespace", "Namespace of the workload (default: default).", metavar="NAME"),
         Option(
             "--istio-table",

@@ -38,7 +38,7 @@ def plan_of(
     if settings.environment is EnvironmentName.EMBEDDED:
         from pytest_istio_sidecar.environments.shared import EmbeddedPlan
 
-        return EmbeddedPlan(version=settings.version, timeout=settings.timeout)
+        return EmbeddedPlan(version=settings.version, options=settings.options, timeout=settings.timeout)
     if settings.environment is EnvironmentName.KIND:
         from pytest_istio_sidecar.environments.kind import KindPlan
         from pytest_istio_sidecar.istio.versions import cluster_pair

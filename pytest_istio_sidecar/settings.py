@@ -37,6 +37,8 @@ class Settings:
     version: str = DEFAULT_VERSION
     version_given: bool = False
     tables: tuple[str, ...] = ()
+    options: tuple[str, ...] = ()
+    reviewed_bypasses: Path | None = None
     evidence: Path | None = None
     timeout: float = 300.0
     istioctl: str | None = None
@@ -83,12 +85,23 @@ class Settings:
         for value in values["istio_set"]:
             if not re.fullmatch(r"[^=\s]+=.*", value):
                 raise pytest.UsageError(f"--istio-set={value}: expected KEY=VALUE")
+        for option in values["istio_option"]:
+            if not re.fullmatch(r"\w+=.*", option):
+                raise pytest.UsageError(f"--istio-option={option}: expected NAME=VALUE")
+        if values["istio_option"] and environment not in (EnvironmentName.EMBEDDED, EnvironmentName.FILE):
+            raise pytest.UsageError(
+                f"--istio-option is for the environments embedded and file; in {environment} the pod tells it"
+            )
         folder = config.invocation_params.dir
         return cls(
             environment=environment,
             version=version or DEFAULT_VERSION,
             version_given=version is not None,
             tables=tuple(tables),
+            options=tuple(values["istio_option"]),
+            reviewed_bypasses=_existing(
+                folder, "--istio-reviewed-bypasses", values["istio_reviewed_bypasses"]
+            ),
             evidence=_path(folder, values["istio_evidence"]),
             timeout=_seconds("--istio-timeout", values["istio_timeout"][0]),
             istioctl=_only(values["istio_istioctl"]),

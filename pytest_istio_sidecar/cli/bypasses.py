@@ -94,14 +94,14 @@ def run(options: argparse.Namespace) -> Status:
 
 def _expected(rules: PodRules, options: argparse.Namespace) -> PodRules:
     from pytest_istio_sidecar.checks.bypasses import families_of
-    from pytest_istio_sidecar.cli.expected import told
+    from pytest_istio_sidecar.istio.options import IstioOptions
     from pytest_istio_sidecar.istio.rules import expected_ruleset
     from pytest_istio_sidecar.netfilter.model import PodRules
 
     version = options.istio_version or "1.8.3"
     return PodRules(
         rulesets=tuple(
-            expected_ruleset(version, family=family, options=told(options.option))
+            expected_ruleset(version, family=family, options=IstioOptions.from_pairs(options.option))
             for family in families_of(rules)
         )
     )

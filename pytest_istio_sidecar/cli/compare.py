@@ -7,7 +7,6 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from pytest_istio_sidecar.cli.command import Commands, Status, add_command
-from pytest_istio_sidecar.cli.expected import told
 from pytest_istio_sidecar.cli.trace import host_of
 from pytest_istio_sidecar.errors import UsageProblem
 
@@ -67,9 +66,10 @@ def _compare(options: argparse.Namespace, rules: PodRules, host: Host) -> Status
     from pytest_istio_sidecar.checks.comparison import compare
     from pytest_istio_sidecar.checks.expectation import check_matches_istio, completed, expected_of
     from pytest_istio_sidecar.checks.finding import violations
+    from pytest_istio_sidecar.istio.options import IstioOptions
     from pytest_istio_sidecar.reports.message import render_findings
 
-    asked = told(options.option)
+    asked = IstioOptions.from_pairs(options.option)
     found = check_matches_istio(rules, options.istio_version, options.exact, options=asked, host=host)
     if options.json:
         expected = expected_of(rules, options.istio_version, asked)

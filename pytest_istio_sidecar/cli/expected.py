@@ -5,16 +5,8 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Iterable
-from typing import TYPE_CHECKING
 
 from pytest_istio_sidecar.cli.command import Commands, Status, add_command
-from pytest_istio_sidecar.errors import UsageProblem
-
-if TYPE_CHECKING:
-    from pytest_istio_sidecar.istio.options import IstioOptions
-
-_TRUTHS = {"true": True, "false": False}
 
 
 def add(commands: Commands) -> None:
@@ -39,34 +31,27 @@ def add(commands: Commands) -> None:
 
 def run(options: argparse.Namespace) -> Status:
     """Print them."""
-    from pytest_istio_sidecar.istio.rules import expected_ruleset
+    from pytest_istio_sidecar.istio.options import IstioOptions
+    from pytest_istio_sidecar.istio.rules import expected_ruleset, shown_by_image
     from pytest_istio_sidecar.istio.versions import known_release
     from pytest_istio_sidecar.netfilter.render import render_save
 
-    ruleset = expected_ruleset(options.version, family=options.family, options=told(options.option))
+    ruleset = expected_ruleset(
+        options.version, family=options.family, options=IstioOptions.from_pairs(options.option)
+    )
     known = known_release(options.version)
     if known != options.version:
         print(f"istio-sidecar: {options.version} is taken to have the rules of {known}", file=sys.stderr)
     text = render_save(ruleset)
     if options.json:
-        print(json.dumps({"version": options.version, "rules_of": known, "iptables_save": text}))
+        document = {
+            "version": options.version,
+            "rules_of": known,
+            "backend": ruleset.backend,
+            "image_shows": shown_by_image(options.version),
+            "iptables_save": text,
+        }
+        print(json.dumps(document))
     else:
         print(text, end="")
     return Status.HOLDS
-
-
-def told(given: Iterable[str]) -> IstioOptions:
-    """Options as they are written on the command line.
-
-    Raises:
-        UsageProblem: no NAME=VALUE, or no option of that name or value.
-    """
-    from pytest_istio_sidecar.istio.options import IstioOptions
-
-    found: dict[str, str | bool] = {}
-    for text in given:
-        name, equals, value = text.partition("=")
-        if not equals:
-            raise UsageProblem(f"--option {text}: write it as NAME=VALUE")
-        found[name.strip()] = _TRUTHS.get(value, value)
-    return IstioOptions.of(found)

@@ -32,6 +32,7 @@ from pytest_istio_sidecar.environments.traffic import APPLICATION_ID, ECHO_PORT,
 from pytest_istio_sidecar.errors import EnvironmentProblem
 from pytest_istio_sidecar.istio import ports
 from pytest_istio_sidecar.istio.listeners import Listener
+from pytest_istio_sidecar.istio.options import IstioOptions
 from pytest_istio_sidecar.netfilter.model import Backend, Family, PodRules
 from pytest_istio_sidecar.readers.command import CommandResult
 from pytest_istio_sidecar.readers.host import read_host
@@ -56,8 +57,11 @@ class PodRulesText:
     ipv6: str | None = None
 
 
-def rules_for(version: str) -> PodRulesText:
+def rules_for(version: str, options: IstioOptions | None = None) -> PodRulesText:
     """What istio-init of a release loads, into the back end it uses.
+
+    Args:
+        options: what it is told; None: what the template passes. With `enable_ipv6` IPv6 is programmed too.
 
     Raises:
         UsageProblem: the release is not known.
@@ -65,8 +69,11 @@ def rules_for(version: str) -> PodRulesText:
     from pytest_istio_sidecar.istio.rules import expected_ruleset
     from pytest_istio_sidecar.netfilter.render import render_save
 
-    ruleset = expected_ruleset(version)
-    return PodRulesText(backend=ruleset.backend or Backend.LEGACY, ipv4=render_save(ruleset))
+    ruleset = expected_ruleset(version, options=options)
+    ipv6 = None
+    if options is not None and options.enable_ipv6:
+        ipv6 = render_save(expected_ruleset(version, family=6, options=options))
+    return PodRulesText(backend=ruleset.backend or Backend.LEGACY, ipv4=render_save(ruleset), ipv6=ipv6)
 
 
 class EmbeddedEnvironment:

@@ -17,6 +17,7 @@ from typing import Protocol
 from pytest_istio_sidecar.environments.base import Environment
 from pytest_istio_sidecar.environments.progress import Progress
 from pytest_istio_sidecar.errors import EnvironmentProblem, UsageProblem
+from pytest_istio_sidecar.istio.options import IstioOptions
 from pytest_istio_sidecar.istio.rules import expected_ruleset
 from pytest_istio_sidecar.istio.tables import other_mode
 from pytest_istio_sidecar.netfilter.complete import complete
@@ -63,12 +64,21 @@ class EmbeddedPlan:
 
     version: str
     timeout: float
+    options: tuple[str, ...] = ()
+    """What its istio-init is told, as NAME=VALUE."""
 
     def start(self, *, state: Path, owner: int, progress: Progress) -> Environment:  # noqa: ARG002
-        """Bring the pod up, which takes no time to tell of."""
-        from pytest_istio_sidecar.environments.embedded import EmbeddedEnvironment
+        """Bring the pod up, which takes no time to tell of.
 
-        return EmbeddedEnvironment.start(state=state, owner=owner, version=self.version, timeout=self.timeout)
+        Raises:
+            UsageProblem: an option that Istio does not have, or refuses.
+        """
+        from pytest_istio_sidecar.environments.embedded import EmbeddedEnvironment, rules_for
+
+        rules = rules_for(self.version, IstioOptions.from_pairs(self.options))
+        return EmbeddedEnvironment.start(
+            state=state, owner=owner, version=self.version, rules=rules, timeout=self.timeout
+        )
 
     def attach(self, state: Path) -> Environment:
         """Find it."""
@@ -139,11 +149,13 @@ def keep(environment: Environment, folder: Path) -> None:
         warnings.warn(f"the evidence in {folder} is not complete: {problem}", stacklevel=2)
 
 
-def read_rules(environment: Environment, version: str, evidence: Callable[[], Path]) -> PodRules:
+def read_rules(
+    environment: Environment, version: str, options: IstioOptions, evidence: Callable[[], Path]
+) -> PodRules:
     """Read everything, keep it as evidence, and complete what lossy listings hide.
 
     Args:
-        version: release whose expected rules complete a listing.
+        version, options: release, and what it was told, whose expected rules complete a listing.
         evidence: gives the folder; asked only when there is something to keep.
 
     Raises:
@@ -161,7 +173,9 @@ def read_rules(environment: Environment, version: str, evidence: Callable[[], Pa
             "  note     no rule of this pod was checked"
         )
     placed = tuple(_placed(ruleset, pod, raw, evidence) for ruleset in rules.rulesets)
-    return replace(rules, pod=pod, rulesets=tuple(_completed(ruleset, version) for ruleset in placed))
+    return replace(
+        rules, pod=pod, rulesets=tuple(_completed(ruleset, version, options) for ruleset in placed)
+    )
 
 
 def _placed(ruleset: Ruleset, pod: str, raw: Mapping[str, str], evidence: Callable[[], Path]) -> Ruleset:
@@ -175,11 +189,11 @@ def _placed(ruleset: Ruleset, pod: str, raw: Mapping[str, str], evidence: Callab
     return replace(again, pod=pod, backend=ruleset.backend)
 
 
-def _completed(ruleset: Ruleset, version: str) -> Ruleset:
+def _completed(ruleset: Ruleset, version: str, options: IstioOptions) -> Ruleset:
     if not any(rule.hidden for rule in ruleset.rules()):
         return ruleset
     try:
-        expected = expected_ruleset(version, family=ruleset.family)
+        expected = expected_ruleset(version, family=ruleset.family, options=options)
     except UsageProblem:
         return ruleset
     return complete(ruleset, expected)

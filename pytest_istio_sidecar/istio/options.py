@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from typing import Any, Literal, Self, TypedDict
@@ -212,6 +212,21 @@ class IstioOptions:
                 hint = f"; {near[0]}?" if near else ""
                 raise UsageProblem(f"Istio has no option {name}{hint} There are {', '.join(_NAMES)}")
         return cls(**given)
+
+    @classmethod
+    def from_pairs(cls, pairs: Iterable[str]) -> Self:
+        """Options as they are written on a command line: "inbound_ports_exclude=15090,8443".
+
+        Raises:
+            UsageProblem: no NAME=VALUE, or no option of that name or value.
+        """
+        found: dict[str, str | bool] = {}
+        for text in pairs:
+            name, equals, value = text.partition("=")
+            if not equals:
+                raise UsageProblem(f"{text!r} is no option; write it as NAME=VALUE")
+            found[name.strip()] = {"true": True, "false": False}.get(value, value)
+        return cls.of(found)
 
     @classmethod
     def from_pod(cls, pod: Mapping[str, Any]) -> Self:

@@ -19,6 +19,8 @@ READINESS = 15021
 """Envoy's readiness endpoint, since 1.6."""
 TELEMETRY = 15090
 """Envoy's own Prometheus metrics."""
+DNS = (15013, 15053)
+"""Envoy's and the agent's DNS proxies, where DNS is captured."""
 SSH = 22
 """Excluded by a fixed rule up to 1.12, so that a virtual machine stays reachable."""
 

@@ -6,16 +6,44 @@ from collections.abc import Callable
 
 import pytest
 
-from pytest_istio_sidecar import Packet, Ruleset, check_dead_rules, expected_ruleset, inbound, outbound, trace
+from pytest_istio_sidecar import (
+    Packet,
+    Ruleset,
+    VerdictAgainst,
+    check_dead_rules,
+    expected_ruleset,
+    inbound,
+    outbound,
+    trace,
+)
 
 ELSEWHERE = "198.51.100.7"
 """An address outside the pod and its networks (RFC 5737)."""
 
 
 @pytest.fixture(scope="session")
-def expected(istio_version) -> Ruleset:
-    """What istio-init of this release installs."""
-    return expected_ruleset(istio_version)
+def expected(istio_version, istio_options) -> Ruleset:
+    """What istio-init of this release installs with the pod's options."""
+    return expected_ruleset(istio_version, options=istio_options)
+
+
+@pytest.fixture(scope="session")
+def claim(expected, sidecar_pod, istio_version, istio_options) -> Callable[..., None]:
+    """A function: asserts of the pod's rules what the expected ones hold to; skips what these do not."""
+
+    def assert_if_meant(assertion, rules, *arguments, **named) -> None:
+        meant = expected.table(rules.name) if hasattr(rules, "chains") else expected
+        named["host"] = sidecar_pod.host
+        try:
+            assertion(meant, *arguments, **named)
+        except VerdictAgainst as problem:
+            told = ", ".join(f"{name}={value}" for name, value in istio_options.changed().items())
+            pytest.skip(
+                f"not meant by Istio {istio_version} with {told or 'its defaults'}: {problem.args[0]}"
+            )
+        assertion(rules, *arguments, **named)
+
+    return assert_if_meant
 
 
 @pytest.fixture(scope="session")
@@ -24,9 +52,21 @@ def excluded(expected) -> Callable[[int], bool]:
     return lambda port: str(trace(expected, inbound(port)).fate) == "unchanged"
 
 
+@pytest.fixture(scope="session")
+def meant(expected, sidecar_pod, istio_version) -> Callable[..., None]:
+    """A function: skips unless the expected rules capture a packet, or do not, as said."""
+
+    def skip_unless(packet: Packet, *, captured: bool) -> None:
+        if (str(trace(expected, packet, host=sidecar_pod.host).fate) != "unchanged") is not captured:
+            verb = "leaves it alone" if captured else "captures it"
+            pytest.skip(f"Istio {istio_version} {verb}, told what this pod is told")
+
+    return skip_unless
+
+
 @pytest.fixture
 def only_if_excluded(excluded, istio_version, request) -> None:
-    """Skips a test of an excluded port where this release captures it."""
+    """Skips a test of an excluded port where this release, told what the pod tells it, captures it."""
     port = request.getfixturevalue("port")
     if not excluded(port):
         pytest.skip(f"Istio {istio_version} captures {port}")
@@ -66,6 +106,14 @@ def dead_rules(iptables_nat, sidecar_pod) -> frozenset[str]:
     """The rules of ISTIO_OUTPUT that no packet of this pod matches, as text."""
     found = check_dead_rules(iptables_nat, host=sidecar_pod.host)
     return frozenset(text_of(finding.rule) for finding in found)
+
+
+@pytest.fixture(scope="session")
+def meant_dead(expected, sidecar_pod) -> frozenset[str]:
+    """The rules of the expected ISTIO_OUTPUT that no packet of this pod matches, as text."""
+    return frozenset(
+        text_of(finding.rule) for finding in check_dead_rules(expected.nat, host=sidecar_pod.host)
+    )
 
 
 @pytest.fixture

@@ -20,26 +20,26 @@ EXCLUDED = {  # in one release or another
 }
 
 
-def test_prerouting_sends_all_tcp_to_istio_inbound(iptables_nat, sidecar_pod):
-    assert_jump(iptables_nat, "PREROUTING", "ISTIO_INBOUND", protocol="tcp", host=sidecar_pod.host)
+def test_prerouting_sends_all_tcp_to_istio_inbound(iptables_nat, claim):
+    claim(assert_jump, iptables_nat, "PREROUTING", "ISTIO_INBOUND", protocol="tcp")
 
 
 @pytest.mark.parametrize("port", EXCLUDED, ids=[f"{port}-{use}" for port, use in EXCLUDED.items()])
 @pytest.mark.usefixtures("only_if_excluded")
-def test_istio_inbound_returns_the_excluded_port(pod_rules, to_pod, sidecar_pod, port):
-    assert_bypasses(pod_rules, to_pod(port), host=sidecar_pod.host)
+def test_istio_inbound_returns_the_excluded_port(pod_rules, to_pod, claim, port):
+    claim(assert_bypasses, pod_rules, to_pod(port))
 
 
-def test_istio_inbound_excludes_no_other_port(pod_rules, excluded, sidecar_pod):
-    assert_inbound_exclusions(pod_rules, set(filter(excluded, EXCLUDED)), host=sidecar_pod.host)
+def test_istio_inbound_excludes_no_other_port(pod_rules, excluded, claim):
+    claim(assert_inbound_exclusions, pod_rules, set(filter(excluded, EXCLUDED)))
 
 
-def test_everything_else_goes_to_15006(pod_rules, to_pod, sidecar_pod):
-    assert_redirected(pod_rules, to_pod(80), to=15006, host=sidecar_pod.host)
+def test_everything_else_goes_to_15006(pod_rules, to_pod, claim):
+    claim(assert_redirected, pod_rules, to_pod(80), to=15006)
 
 
-def test_istio_in_redirect_redirects_to_15006(iptables_nat, sidecar_pod):
-    assert_redirect_target(iptables_nat, "ISTIO_IN_REDIRECT", 15006, host=sidecar_pod.host)
+def test_istio_in_redirect_redirects_to_15006(iptables_nat, claim):
+    claim(assert_redirect_target, iptables_nat, "ISTIO_IN_REDIRECT", 15006)
 
 
 def test_every_replica_has_the_same_rules(pod_rules, replica_rules):

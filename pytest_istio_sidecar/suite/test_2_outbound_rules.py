@@ -6,7 +6,13 @@ of this host: two because the rules above them take every such packet, one becau
 
 import pytest
 
-from pytest_istio_sidecar import assert_bypasses, assert_jump, assert_redirect_target, assert_redirected
+from pytest_istio_sidecar import (
+    assert_bypasses,
+    assert_jump,
+    assert_redirect_target,
+    assert_redirected,
+    expected_ruleset,
+)
 from pytest_istio_sidecar.suite.conftest import ELSEWHERE, text_of
 
 PROXY = 1337
@@ -16,36 +22,39 @@ ABOVE = "the rules for the proxy's user take every packet on lo before it"
 DEAD = {5: ABOVE, 6: ABOVE, 8: "what goes to 127.0.0.1 leaves by lo, where rules 3 and 4 take it"}
 
 
-def test_output_sends_all_tcp_to_istio_output(iptables_nat, sidecar_pod):
-    assert_jump(iptables_nat, "OUTPUT", "ISTIO_OUTPUT", protocol="tcp", host=sidecar_pod.host)
+def test_output_sends_all_tcp_to_istio_output(iptables_nat, claim):
+    claim(assert_jump, iptables_nat, "OUTPUT", "ISTIO_OUTPUT", protocol="tcp")
 
 
-def test_rule_1_lets_envoy_reach_the_application_from_127_0_0_6(
-    pod_rules, from_pod, own_address, sidecar_pod
-):
+def test_rule_1_lets_envoy_reach_the_application_from_127_0_0_6(pod_rules, from_pod, own_address, claim):
     packet = from_pod(own_address, uid=PROXY, gid=PROXY, source="127.0.0.6")
-    assert_bypasses(pod_rules, packet, host=sidecar_pod.host)
+    claim(assert_bypasses, pod_rules, packet)
 
 
-def test_rule_2_sends_the_proxy_calling_its_own_pod_to_15006(pod_rules, from_pod, own_address, sidecar_pod):
+def test_rule_2_sends_the_proxy_calling_its_own_pod_to_15006(pod_rules, from_pod, own_address, claim):
     packet = from_pod(own_address, uid=PROXY, gid=PROXY)
-    assert_redirected(pod_rules, packet, to=15006, host=sidecar_pod.host)
+    claim(assert_redirected, pod_rules, packet, to=15006)
 
 
 @pytest.mark.parametrize("gid", [APPLICATION, PROXY], ids=["own-group", "group-of-the-proxy"])
-def test_rule_3_lets_the_application_call_its_own_pod(pod_rules, from_pod, own_address, sidecar_pod, gid):
+def test_rule_3_lets_the_application_call_its_own_pod(pod_rules, from_pod, own_address, claim, gid):
     packet = from_pod(own_address, uid=APPLICATION, gid=gid)
-    assert_bypasses(pod_rules, packet, host=sidecar_pod.host)
+    claim(assert_bypasses, pod_rules, packet)
 
 
-def test_rule_4_lets_the_user_of_the_proxy_out(pod_rules, from_pod, sidecar_pod):
+def test_rule_4_lets_the_user_of_the_proxy_out(pod_rules, from_pod, claim):
     packet = from_pod(ELSEWHERE, uid=PROXY, gid=APPLICATION)
-    assert_bypasses(pod_rules, packet, host=sidecar_pod.host)
+    claim(assert_bypasses, pod_rules, packet)
 
 
 @pytest.mark.parametrize("number", DEAD, ids=[f"rule-{number}" for number in DEAD])
-def test_rules_5_6_and_8_decide_nothing(dead_rules, expected, istio_output, notice, number):
-    rule, why = text_of(expected.nat.chain("ISTIO_OUTPUT").rules[number - 1]), DEAD[number]
+def test_rules_5_6_and_8_decide_nothing(dead_rules, meant_dead, istio_version, istio_output, notice, number):
+    rule, why = (
+        text_of(expected_ruleset(istio_version).nat.chain("ISTIO_OUTPUT").rules[number - 1]),
+        DEAD[number],
+    )
+    if rule not in meant_dead:
+        pytest.skip(f"with this pod's options {rule} is not there, or packets match it")
     if rule not in istio_output:
         notice(f"ISTIO_OUTPUT rule {number} is not there ({rule}); nothing changes: {why}")
         return
@@ -53,21 +62,21 @@ def test_rules_5_6_and_8_decide_nothing(dead_rules, expected, istio_output, noti
     notice(f"ISTIO_OUTPUT rule {number} is dead: {why}")
 
 
-def test_rule_7_lets_the_group_of_the_proxy_out(pod_rules, from_pod, sidecar_pod):
+def test_rule_7_lets_the_group_of_the_proxy_out(pod_rules, from_pod, claim):
     packet = from_pod(ELSEWHERE, uid=APPLICATION, gid=PROXY)
-    assert_bypasses(pod_rules, packet, host=sidecar_pod.host)
+    claim(assert_bypasses, pod_rules, packet)
 
 
 @pytest.mark.parametrize("port", [80, 443, 15001, 15006])
-def test_rule_9_sends_what_the_application_sends_to_15001(pod_rules, from_pod, sidecar_pod, port):
+def test_rule_9_sends_what_the_application_sends_to_15001(pod_rules, from_pod, claim, port):
     packet = from_pod(ELSEWHERE, port, uid=APPLICATION, gid=APPLICATION)
-    assert_redirected(pod_rules, packet, to=15001, host=sidecar_pod.host)
+    claim(assert_redirected, pod_rules, packet, to=15001)
 
 
-def test_localhost_is_left_to_the_application(pod_rules, from_pod, sidecar_pod):
+def test_localhost_is_left_to_the_application(pod_rules, from_pod, claim):
     packet = from_pod("127.0.0.1", uid=APPLICATION, gid=APPLICATION, source="127.0.0.1")
-    assert_bypasses(pod_rules, packet, host=sidecar_pod.host)
+    claim(assert_bypasses, pod_rules, packet)
 
 
-def test_istio_redirect_redirects_to_15001(iptables_nat, sidecar_pod):
-    assert_redirect_target(iptables_nat, "ISTIO_REDIRECT", 15001, host=sidecar_pod.host)
+def test_istio_redirect_redirects_to_15001(iptables_nat, claim):
+    claim(assert_redirect_target, iptables_nat, "ISTIO_REDIRECT", 15001)

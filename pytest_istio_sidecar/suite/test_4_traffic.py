@@ -9,13 +9,15 @@ pytestmark = pytest.mark.needs_traffic
 UNSERVED = 8443
 
 
-def test_a_request_to_port_80_goes_through_15006(send_request):
+def test_a_request_to_port_80_goes_through_15006(send_request, meant, to_pod):
+    meant(to_pod(80), captured=True)
     observation = send_request("inbound", port=80)
     assert_intercepted(observation, direction="inbound")
     assert observation.answered_by == "httpbin"
 
 
-def test_a_request_to_a_port_nobody_serves_is_captured_too(send_request):
+def test_a_request_to_a_port_nobody_serves_is_captured_too(send_request, meant, to_pod):
+    meant(to_pod(UNSERVED), captured=True)
     assert_intercepted(send_request("inbound", port=UNSERVED), direction="inbound")
 
 
@@ -27,13 +29,19 @@ def test_a_request_to_an_excluded_port_is_answered_by_that_port(send_request, po
     assert observation.answered_port == port
 
 
-def test_a_request_of_the_application_goes_through_15001(send_request):
-    assert_intercepted(send_request("outbound", uid=1000, gid=1000), direction="outbound")
+def test_a_request_of_the_application_goes_through_15001(send_request, meant, from_pod):
+    observation = send_request("outbound", uid=1000, gid=1000)
+    to = observation.destination
+    meant(from_pod(str(to.address), to.port, uid=1000, gid=1000), captured=True)
+    assert_intercepted(observation, direction="outbound")
 
 
 @pytest.mark.parametrize(("uid", "gid"), [(1337, 1337), (1000, 1337)], ids=["user", "group"])
-def test_a_request_of_the_proxy_is_not_captured_again(send_request, uid, gid):
-    assert_not_intercepted(send_request("outbound", uid=uid, gid=gid))
+def test_a_request_of_the_proxy_is_not_captured_again(send_request, meant, from_pod, uid, gid):
+    observation = send_request("outbound", uid=uid, gid=gid)
+    to = observation.destination
+    meant(from_pod(str(to.address), to.port, uid=uid, gid=gid), captured=False)
+    assert_not_intercepted(observation)
 
 
 def test_a_request_to_localhost_is_not_captured(send_request):

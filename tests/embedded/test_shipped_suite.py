@@ -153,3 +153,21 @@ def test_clean_finds_the_folder_of_a_run_that_was_killed(pytester, runtime):
     cleaned = pytester.run(sys.executable, "-m", "pytest_istio_sidecar", "clean")
     assert any("run-" in line for line in cleaned.outlines)
     assert left_in(runtime) == []
+
+
+@pytest.mark.parametrize(
+    ("version", "options"),
+    [
+        ("1.8.3", ["inbound_ports_exclude=15090,15021,8443,15020"]),
+        ("1.20.8", ["inbound_ports_include=8080"]),
+        ("1.27.3", ["outbound_ip_ranges_include=198.51.100.0/24", "drop_invalid=true"]),
+    ],
+    ids=["an excluded port", "a list of ports", "a range"],
+)
+@pytest.mark.usefixtures("runtime")
+def test_the_suite_passes_on_a_pod_with_options_of_its_own(pytester, version, options):
+    told = [f"--istio-option={option}" for option in options]
+    result = pytester.runpytest_subprocess(*SUITE, f"--istio-version={version}", *told)
+    outcomes = result.parseoutcomes()
+    assert not {"failed", "error", "errors"} & outcomes.keys()
+    assert outcomes["passed"] >= 20
