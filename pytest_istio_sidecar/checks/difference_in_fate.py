@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from pytest_istio_sidecar.checks.bypasses import packet_fields
 from pytest_istio_sidecar.checks.packet_wording import packets_in_words
 from pytest_istio_sidecar.checks.packets import decided, describe
 from pytest_istio_sidecar.errors import Undecided
@@ -59,7 +60,7 @@ class Effect:
         return {
             "text": self.text,
             "where": list(self.where),
-            "witness": describe(self.witness),
+            "witness": packet_fields(self.witness),
             "observed": in_words(self.observed),
             "expected": in_words(self.expected),
         }

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pytest_istio_sidecar import expected_ruleset, render_save
+from pytest_istio_sidecar import Packet, expected_ruleset, render_save, trace
 from pytest_istio_sidecar.cli import main
 
 LISTING = str(Path(__file__).parents[1] / "data" / "lab-listing-1.8.3.txt")
@@ -54,6 +54,8 @@ def test_json_has_differences_effects_and_their_explanation(
     assert (told["equal_text"], told["equivalent"]) == (False, False)
     assert [(held["kind"], held["chain"]) for held in told["differences"]] == [("extra", "ISTIO_INBOUND")]
     assert told["effects"][0]["where"][0]["destination_port"] == [[8443, 8443]]
+    witness = Packet(**told["effects"][0]["witness"])
+    assert str(trace(expected_ruleset("1.8.3"), witness).fate) == "redirected"
     assert told["as_with"] == "as with excludeInboundPorts: 8443"
 
 

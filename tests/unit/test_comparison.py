@@ -274,6 +274,14 @@ def test_every_observed_pod_has_exactly_the_rules_of_its_release_and_options(ver
     assert_matches_istio(rules, version, exact=True, options=IstioOptions.from_pod(pod))
 
 
+def test_another_back_end_than_istio_inits_is_told_with_what_the_images_iptables_shows() -> None:
+    observed = replace(changed((READINESS, "")), backend=Backend.LEGACY)
+    (finding,) = check_matches_istio(observed, "1.27.3")
+    told = dict(finding.facts)["back end"]
+    assert told.startswith("the rules are in legacy; istio-init of 1.27.3 writes nf_tables")
+    assert told.endswith("its image's iptables shows legacy")
+
+
 # Drift and guesses
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from pytest_istio_sidecar import Ruleset, UsageProblem, expected_ruleset, parse_iptables_save
 from pytest_istio_sidecar.istio.options import IstioOptions
-from pytest_istio_sidecar.istio.rules import backend
+from pytest_istio_sidecar.istio.rules import backend, shown_by_image
 from pytest_istio_sidecar.istio.versions import known_versions
 from pytest_istio_sidecar.netfilter.model import Backend, Chain
 
@@ -120,3 +120,10 @@ def test_what_is_no_described_release_is_refused_by_name(version: str) -> None:
 def test_the_back_end_is_the_one_that_istio_init_writes(version: str, where: str) -> None:
     assert backend(version) is Backend(where)
     assert expected_ruleset(version).backend is Backend(where)
+
+
+@pytest.mark.parametrize(
+    ("version", "shown"), [("1.8.3", "legacy"), ("1.27.3", "legacy"), ("1.31.0-rc.0", "nf_tables")]
+)
+def test_the_back_end_that_the_images_iptables_shows_is_told_apart(version: str, shown: str) -> None:
+    assert shown_by_image(version) is Backend(shown)
