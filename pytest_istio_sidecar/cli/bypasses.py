@@ -11,7 +11,13 @@ import json
 import sys
 from typing import TYPE_CHECKING
 
-from pytest_istio_sidecar.cli.command import Commands, Status, add_command
+from pytest_istio_sidecar.cli.command import (
+    Commands,
+    Status,
+    add_command,
+    add_interface_argument,
+    add_option_argument,
+)
 
 if TYPE_CHECKING:
     from pytest_istio_sidecar.netfilter.model import PodRules
@@ -37,13 +43,7 @@ def add(commands: Commands) -> None:
         metavar="VERSION",
         help="release whose own bypasses are by design (default: none, so that nothing is by design)",
     )
-    parser.add_argument(
-        "--option",
-        action="append",
-        default=[],
-        metavar="NAME=VALUE",
-        help="what that release's istio-iptables is told (repeat)",
-    )
+    add_option_argument(parser)
     parser.add_argument(
         "--allow",
         action="append",
@@ -51,13 +51,7 @@ def add(commands: Commands) -> None:
         metavar="TEXT",
         help='what may get by beside (repeat): "inbound tcp 9000-9010", "outbound from gid 0"',
     )
-    parser.add_argument(
-        "--interface",
-        action="append",
-        default=[],
-        metavar="NAME=ADDRESS/PREFIX",
-        help="an interface of the pod and its address (repeat; default eth0=192.0.2.10/24)",
-    )
+    add_interface_argument(parser)
 
 
 def run(options: argparse.Namespace) -> Status:

@@ -37,3 +37,25 @@ def add_command(
     parser.set_defaults(command=run)
     parser.add_argument("--json", action="store_true", help="one JSON document on standard output")
     return parser
+
+
+def add_option_argument(parser: argparse.ArgumentParser) -> None:
+    """Register `--option`, which `IstioOptions.from_pairs` reads."""
+    parser.add_argument(
+        "--option",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="what istio-iptables is told (repeat): inbound_ports_exclude=15090,15021,9000,15020",
+    )
+
+
+def add_interface_argument(parser: argparse.ArgumentParser) -> None:
+    """Register `--interface`, of which `trace.host_of` makes a host."""
+    parser.add_argument(
+        "--interface",
+        action="append",
+        default=[],
+        metavar="NAME=ADDRESS/PREFIX",
+        help="an interface of the pod and its address (repeat; default eth0=192.0.2.10/24)",
+    )

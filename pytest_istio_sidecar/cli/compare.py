@@ -6,7 +6,13 @@ import argparse
 import json
 from typing import TYPE_CHECKING, Any
 
-from pytest_istio_sidecar.cli.command import Commands, Status, add_command
+from pytest_istio_sidecar.cli.command import (
+    Commands,
+    Status,
+    add_command,
+    add_interface_argument,
+    add_option_argument,
+)
 from pytest_istio_sidecar.cli.trace import host_of
 from pytest_istio_sidecar.errors import UsageProblem
 
@@ -34,21 +40,9 @@ def add(commands: Commands) -> None:
     against.add_argument(
         "--guess", action="store_true", help="which releases and options install the same, nearest first"
     )
-    parser.add_argument(
-        "--option",
-        action="append",
-        default=[],
-        metavar="NAME=VALUE",
-        help="what istio-iptables was told (repeat): inbound_ports_exclude=15090,15021,9000,15020",
-    )
+    add_option_argument(parser)
     parser.add_argument("--exact", action="store_true", help="the text has to be the same too")
-    parser.add_argument(
-        "--interface",
-        action="append",
-        default=[],
-        metavar="NAME=ADDRESS/PREFIX",
-        help="an interface of the pod and its address (repeat; default eth0=192.0.2.10/24)",
-    )
+    add_interface_argument(parser)
 
 
 def run(options: argparse.Namespace) -> Status:

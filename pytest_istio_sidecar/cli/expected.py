@@ -6,7 +6,7 @@ import argparse
 import json
 import sys
 
-from pytest_istio_sidecar.cli.command import Commands, Status, add_command
+from pytest_istio_sidecar.cli.command import Commands, Status, add_command, add_option_argument
 
 
 def add(commands: Commands) -> None:
@@ -19,13 +19,7 @@ def add(commands: Commands) -> None:
         description="Print the rules that istio-init of a release installs, as iptables-save would.",
     )
     parser.add_argument("version", metavar="VERSION", help="a release of Istio: 1.8.3")
-    parser.add_argument(
-        "--option",
-        action="append",
-        default=[],
-        metavar="NAME=VALUE",
-        help="what istio-iptables is told (repeat): inbound_ports_exclude=15090,15021,9000,15020",
-    )
+    add_option_argument(parser)
     parser.add_argument("--family", type=int, choices=(4, 6), default=4, help="default 4")
 
 

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pytest_istio_sidecar.cli.command import Commands, Status
+from pytest_istio_sidecar.cli.command import Commands, Status, add_interface_argument
 from pytest_istio_sidecar.errors import UsageProblem
 
 if TYPE_CHECKING:
@@ -50,13 +50,7 @@ def add(commands: Commands) -> None:
     trace.add_argument(
         "--family", type=int, choices=(4, 6), default=4, help="of an inbound packet (default 4)"
     )
-    trace.add_argument(
-        "--interface",
-        action="append",
-        default=[],
-        metavar="NAME=ADDRESS/PREFIX",
-        help="an interface of the pod and its address (repeat; default eth0=192.0.2.10/24)",
-    )
+    add_interface_argument(trace)
     trace.add_argument("--explain", action="store_true", help="show the path, rule by rule")
     trace.add_argument("--json", action="store_true", help="one JSON document on standard output")
 
