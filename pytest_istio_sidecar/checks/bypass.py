@@ -317,6 +317,7 @@ class _Parser:
         else:
             _, _, mask = item.partition("/")
             if "." in mask or ":" in mask:
+                self.family = 6 if ":" in mask else 4
                 return item
             network = ipaddress.ip_network(item, strict=False)
             ends = network.network_address, network.broadcast_address

@@ -21,8 +21,8 @@ from pytest_istio_sidecar.istio.ports import INBOUND, OUTBOUND
 from pytest_istio_sidecar.netfilter.classes import Rules, rulesets_of
 from pytest_istio_sidecar.netfilter.cubes import Cube, Where
 from pytest_istio_sidecar.netfilter.diagram import Box, Interval, Node, answers_within, paths_within
-from pytest_istio_sidecar.netfilter.fields import FieldName, Fields
-from pytest_istio_sidecar.netfilter.journey import Outcome
+from pytest_istio_sidecar.netfilter.fields import FieldName, Fields, joined
+from pytest_istio_sidecar.netfilter.journey import OWN, Outcome
 from pytest_istio_sidecar.netfilter.model import Backend, Family, PodRules, Rule, Table
 from pytest_istio_sidecar.netfilter.packet import Fate, Host, Packet
 from pytest_istio_sidecar.netfilter.space import IMPOSSIBLE, Space
@@ -354,10 +354,14 @@ def _found(space: Space, classes: Node, direction: Direction, rules: Rules) -> I
 def _classes(space: Space, envoy_ports: Collection[int], expected: Rules | None) -> Node:
     """A diagram whose answers are `_Class`es, or `_CAUGHT`."""
     diagrams = space.diagrams
-    here = diagrams.merge(space.outcomes(0), lambda answers: _judged(answers, envoy_ports, space.host))
+    here = diagrams.merge(
+        _where_sent(space, 0, envoy_ports), lambda answers: _judged(answers, envoy_ports, space.host)
+    )
     if expected is None or not rulesets_of(expected, space.family):
         return here
-    there = diagrams.merge(space.outcomes(1), lambda answers: _judged(answers, envoy_ports, space.host))
+    there = diagrams.merge(
+        _where_sent(space, 1, envoy_ports), lambda answers: _judged(answers, envoy_ports, space.host)
+    )
 
     def follow(answer: Hashable) -> Node:
         if not isinstance(answer, _Class):
@@ -373,6 +377,36 @@ def _classes(space: Space, envoy_ports: Collection[int], expected: Rules | None)
 
 
 _CAUGHT = "captured or dropped"
+
+
+def _where_sent(space: Space, which: int, envoy_ports: Collection[int]) -> Node:
+    """The outcomes; of what keeps its own port or address, told apart by whether that is one of Envoy's.
+
+    An outcome has Envoy's port where it does, and None where it does not.
+    """
+    diagrams, fields, host = space.diagrams, space.fields, space.host
+    ports = fields["destination_port"].intervals(diagrams, joined((port, port) for port in envoy_ports))
+    own = fields["destination"].intervals(diagrams, space.own_ranges)
+
+    def told(answer: Hashable) -> Node:
+        if not isinstance(answer, Outcome) or answer.fate not in CAPTURING:
+            return diagrams.leaf(answer)
+        there = diagrams.holds
+        if answer.port == OWN:
+            there = ports
+        elif answer.port not in envoy_ports:
+            return diagrams.leaf(answer)
+        if answer.fate is not Fate.TPROXIED:
+            if answer.address == OWN:
+                there = diagrams.when(there, own)
+            elif isinstance(answer.address, str) or not host.is_local(answer.address):
+                return diagrams.leaf(answer)
+        if there is diagrams.holds:
+            return diagrams.leaf(answer)
+        sent = diagrams.leaf(answer._replace(port=next(iter(envoy_ports), None)))
+        return diagrams.first(diagrams.when(there, sent), diagrams.leaf(answer._replace(port=None)))
+
+    return diagrams.bind(space.outcomes(which), told)
 
 
 def _judged(answers: Iterable[Hashable], envoy_ports: Collection[int], host: Host) -> Hashable:

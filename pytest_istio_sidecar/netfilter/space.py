@@ -59,6 +59,11 @@ class Space:
         """Where the host can see such a packet."""
         return _inbound(self.fields) if self.hook == "PREROUTING" else _outbound(self.fields)
 
+    @property
+    def own_ranges(self) -> tuple[Interval, ...]:
+        """The addresses that the host itself answers to."""
+        return joined(_own_ranges(self.fields, loopback=True))
+
     def within(self, node: Node) -> Node:
         """The same answers for possible packets, `IMPOSSIBLE` for others."""
         return self.diagrams.first(self.diagrams.when(self.possible, node), self.diagrams.leaf(IMPOSSIBLE))

@@ -6,6 +6,7 @@ from itertools import islice
 import pytest
 from kernel_generator import Generator
 from kernel_testbed import HOST
+from test_trace_against_kernel import seed_of_this_run
 
 from pytest_istio_sidecar import Fate, parse_iptables_save, trace
 from pytest_istio_sidecar.netfilter.cubes import Cube
@@ -17,6 +18,10 @@ from pytest_istio_sidecar.netfilter.space import IMPOSSIBLE, Space, agreed, diff
 SEEDS = range(24)
 HOOKS = ("PREROUTING", "OUTPUT")
 WITNESSES = 150
+PAIRS = 100_000
+"""Rulesets and packets to try in all, some 40 rulesets."""
+PACKETS = 4_000
+"""Packets for each ruleset, of which the host can see most."""
 
 
 def random_rules(seed):
@@ -78,6 +83,32 @@ def test_every_packet_has_the_fate_that_trace_gives_it(seed):
                 compared += 1
                 assert told(agreed(answers), packet) == traced(trace(rules, packet, host=HOST)), packet
         assert compared > 10
+
+
+def test_random_packets_have_the_fate_that_trace_gives_them(request):
+    seed = seed_of_this_run()
+    request.node.user_properties.append(("seed", seed))
+    pairs = rulesets = 0
+    while pairs < PAIRS:
+        family = 6 if rulesets % 3 == 2 else 4
+        generator = Generator(f"many {seed} {rulesets}", family, inverted_pairs=True)
+        rules = parse_iptables_save(generator.rules().text(), family=family)
+        packets = generator.packets(PACKETS)
+        for hook in HOOKS:
+            space = Space([rules], hook, host=HOST, family=family)
+            node = space.within(space.outcomes())
+            for packet in packets:
+                if packet.hook != hook:
+                    continue
+                answers = answers_at(node, point_of(space.fields, packet))
+                if IMPOSSIBLE not in answers:
+                    pairs += 1
+                    said = told(agreed(answers), packet)
+                    assert said == traced(trace(rules, packet, host=HOST)), (
+                        f"TRACE_SEED={seed}, ruleset {rulesets}: {packet}\n{rules}"
+                    )
+        rulesets += 1
+    request.node.user_properties.append(("pairs", pairs))
 
 
 @pytest.mark.parametrize("seed", SEEDS)

@@ -75,3 +75,7 @@ def test_what_is_no_bypass_is_refused_where_it_stops_being_one(text, told):
 def test_a_field_that_no_packet_has_is_refused():
     with pytest.raises(UsageProblem, match="'colour' is no field of a bypass"):
         Bypass.inbound(colour=3)
+
+
+def test_an_ipv4_mask_with_holes_is_read_as_of_ipv4():
+    assert Bypass.parse("outbound from 0.0.0.10/0.0.0.255").family == 4

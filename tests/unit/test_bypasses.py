@@ -28,6 +28,7 @@ from pytest_istio_sidecar import (
 EXPECTED = expected_ruleset("1.8.3")
 ISTIO = render_save(EXPECTED)
 JUMP = "-A PREROUTING -p tcp -j ISTIO_INBOUND\n"
+KEEPING = "-A PREROUTING -p tcp -j REDIRECT"
 OWN_TEXTS = [
     "inbound not tcp",
     "inbound tcp 22,15008,15020-15021,15090",
@@ -111,6 +112,21 @@ def test_what_is_sent_to_another_port_than_envoys_is_no_capture():
     rules = rules_with("--to-ports 15006", "--to-ports 15007")
     texts = [found.text for found in bypasses(rules, expected=EXPECTED).unexpected]
     assert "inbound tcp not 22,15008,15020-15021,15090: sent to 192.0.2.10:15007" in texts
+
+
+def test_what_keeps_envoys_port_through_a_redirect_is_captured():
+    rules = parse_iptables_save(f"*nat\n:PREROUTING ACCEPT [0:0]\n{KEEPING}\nCOMMIT\n")
+    assert "inbound tcp not 15001,15006: sent to 192.0.2.10:80" in [
+        found.text for found in bypasses(rules).inbound
+    ]
+
+
+def test_envoys_port_of_another_host_is_no_capture():
+    rule = "-A OUTPUT -p tcp -j DNAT --to-destination :15001"
+    rules = parse_iptables_save(f"*nat\n:OUTPUT ACCEPT [0:0]\n{rule}\nCOMMIT\n")
+    (_, found) = bypasses(rules).outbound
+    assert trace(rules, found.witness).destination.port == 15001
+    assert not Host().is_local(found.witness.destination)
 
 
 def test_a_family_without_rules_gets_by_whole():
