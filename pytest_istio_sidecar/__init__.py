@@ -54,9 +54,6 @@ if TYPE_CHECKING:
         BypassReport as BypassReport,
     )
     from pytest_istio_sidecar.checks.bypasses import (
-        FoundBypass as FoundBypass,
-    )
-    from pytest_istio_sidecar.checks.bypasses import (
         bypasses as bypasses,
     )
     from pytest_istio_sidecar.checks.bypasses import (
@@ -67,6 +64,7 @@ if TYPE_CHECKING:
     from pytest_istio_sidecar.checks.expectation import check_matches_istio as check_matches_istio
     from pytest_istio_sidecar.checks.finding import Finding as Finding
     from pytest_istio_sidecar.checks.finding import Severity as Severity
+    from pytest_istio_sidecar.checks.found_bypass import FoundBypass as FoundBypass
     from pytest_istio_sidecar.checks.listeners import check_listener as check_listener
     from pytest_istio_sidecar.checks.packets import (
         check_bypasses as check_bypasses,
@@ -176,7 +174,8 @@ _HOMES = {
         "assert_redirected",
     ),
     "checks.bypass": ("Bypass",),
-    "checks.bypasses": ("BypassReport", "FoundBypass", "bypasses", "check_only_bypasses"),
+    "checks.bypasses": ("BypassReport", "bypasses", "check_only_bypasses"),
+    "checks.found_bypass": ("FoundBypass",),
     "checks.comparison": ("Comparison", "compare"),
     "checks.expectation": ("check_matches_istio",),
     "checks.finding": ("Finding", "Severity"),

@@ -11,9 +11,10 @@ from datetime import UTC, date, datetime
 from typing import Unpack
 
 from pytest_istio_sidecar.checks.bypass import Bypass
-from pytest_istio_sidecar.checks.bypasses import FoundBypass, check_only_bypasses
+from pytest_istio_sidecar.checks.bypasses import check_only_bypasses
 from pytest_istio_sidecar.checks.expectation import check_matches_istio
 from pytest_istio_sidecar.checks.finding import Finding, Kind, violations
+from pytest_istio_sidecar.checks.found_bypass import FoundBypass
 from pytest_istio_sidecar.checks.listeners import check_listener
 from pytest_istio_sidecar.checks.observation import Observation
 from pytest_istio_sidecar.checks.packets import check_bypasses, check_redirected
@@ -32,8 +33,7 @@ from pytest_istio_sidecar.errors import (
 )
 from pytest_istio_sidecar.istio.listeners import Listener
 from pytest_istio_sidecar.istio.options import IstioOptions, OptionFields
-from pytest_istio_sidecar.netfilter.classes import Rules
-from pytest_istio_sidecar.netfilter.model import Family, PodRules, Table
+from pytest_istio_sidecar.netfilter.model import Family, PodRules, Rules, Table
 from pytest_istio_sidecar.netfilter.packet import Host, Packet
 from pytest_istio_sidecar.reports.message import render_findings
 

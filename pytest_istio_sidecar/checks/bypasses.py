@@ -9,185 +9,22 @@ from __future__ import annotations
 
 from collections.abc import Collection, Hashable, Iterable, Iterator
 from dataclasses import dataclass, field
-from functools import cached_property
-from itertools import islice
 
-from pytest_istio_sidecar.checks.bypass import HOOKS, ORDER, Bypass, Direction, Values
+from pytest_istio_sidecar.checks.bypass import HOOKS, Bypass, Direction
 from pytest_istio_sidecar.checks.cause import cause_of
 from pytest_istio_sidecar.checks.finding import Finding, Kind
+from pytest_istio_sidecar.checks.found_bypass import FoundBypass, PacketClass
 from pytest_istio_sidecar.checks.packets import assumptions, of_pod
 from pytest_istio_sidecar.errors import Undecided
 from pytest_istio_sidecar.istio.ports import INBOUND, OUTBOUND
-from pytest_istio_sidecar.netfilter.classes import Rules, rulesets_of
-from pytest_istio_sidecar.netfilter.cubes import Cube, Where
-from pytest_istio_sidecar.netfilter.diagram import Box, Interval, Node, answers_within, paths_within
-from pytest_istio_sidecar.netfilter.fields import FieldName, Fields, joined
-from pytest_istio_sidecar.netfilter.journey import OWN, Outcome
-from pytest_istio_sidecar.netfilter.model import Backend, Family, PodRules, Rule, Table
-from pytest_istio_sidecar.netfilter.packet import Fate, Host, Packet
+from pytest_istio_sidecar.netfilter.destinations import OWN, Outcome
+from pytest_istio_sidecar.netfilter.diagram import Node
+from pytest_istio_sidecar.netfilter.fields import joined
+from pytest_istio_sidecar.netfilter.model import Backend, Family, PodRules, Rules, Table, rulesets_of
+from pytest_istio_sidecar.netfilter.packet import Fate, Host
 from pytest_istio_sidecar.netfilter.space import IMPOSSIBLE, Space
-from pytest_istio_sidecar.netfilter.trace import Trace, trace
 
 CAPTURING = (Fate.REDIRECTED, Fate.TPROXIED, Fate.TRANSLATED)
-_TRACED = 16
-"""Packets of a class that are traced to name the rules which let it by."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Class:
-    """The answer of a diagram of classes: packets that get by (or may), and by design or not."""
-
-    certain: bool
-    by_design: bool
-    moved: bool
-    """They are sent elsewhere than where they were going, though not to Envoy."""
-
-
-class FoundBypass:
-    """A class of packets that get by without Envoy.
-
-    Attributes:
-        direction: "inbound" or "outbound".
-        family: 4 or 6.
-        by_design: whether the expected rules let the same packets by.
-        certain: False where it depends on a condition that rules alone do not tell.
-    """
-
-    def __init__(self, cube: Cube, held: _Class, direction: Direction, classes: Node, rules: Rules) -> None:
-        self.direction: Direction = direction
-        self.family: Family = cube.fields.family
-        self.by_design = held.by_design
-        self.certain = held.certain
-        self._cube = cube
-        self._held = held
-        self._classes = classes
-        self._rules = rules
-
-    def __repr__(self) -> str:
-        return f"<{type(self).__name__} {self.text}>"
-
-    @cached_property
-    def where(self) -> Where:
-        """Names of `Packet`'s fields, each with the closed intervals and names it may have; exact."""
-        return self._cube.where
-
-    @cached_property
-    def witness(self) -> Packet:
-        """One of the packets, as ordinary as they come."""
-        return max((cube.witness for cube in self._possible), key=_ordinary)
-
-    @cached_property
-    def _possible(self) -> tuple[Cube, ...]:
-        """Some of those packets that the host can see: a class may have impossible ones beside them."""
-        here = paths_within(self._classes, self._cube.box)
-        kept = (Cube(self._cube.fields, box) for box, answers in here if answers == {self._held})
-        return tuple(islice(kept, _TRACED))
-
-    @cached_property
-    def trace(self) -> Trace:
-        """The witness's way."""
-        return trace(self._rules, self.witness, host=self._cube.fields.host)
-
-    @property
-    def rule(self) -> Rule | None:
-        """The rule that lets the witness by; None: a policy."""
-        return self.trace.deciding_rule
-
-    @cached_property
-    def rules(self) -> tuple[Rule, ...]:
-        """The rules that let packets of the class by, of as many as were traced."""
-        found: dict[Rule, None] = {}
-        for packet in islice(self._samples(), _TRACED):
-            rule = trace(self._rules, packet, host=self._cube.fields.host).deciding_rule
-            if rule is not None:
-                found[rule] = None
-        return tuple(found)
-
-    @property
-    def conditions(self) -> tuple[str, ...]:
-        """Why it cannot be told whether they get by; empty where it can."""
-        return self.trace.reasons
-
-    @cached_property
-    def bypass(self) -> Bypass:
-        """The class as a value: exact, as `where` is."""
-        return self._as_bypass(self._cube.box)
-
-    @cached_property
-    def text(self) -> str:
-        """The class in few words: conditions that change nothing, beside the other classes, are left out."""
-        text = str(self._as_bypass(self._widest()))
-        if not any(any(held.rules()) for held in rulesets_of(self._rules, self.family)):
-            text += ": no rules"
-        elif self._held.moved:
-            text += f": sent to {self.trace.destination}"
-        return text
-
-    def to_dict(self) -> dict[str, object]:
-        """For JSON."""
-        packet = self.witness
-        rule = self.rule
-        told: dict[str, object] = {
-            "text": self.text,
-            "where": self.where,
-            "witness": packet_fields(packet),
-            "rule": rule.text if rule is not None else None,
-            "by_design": self.by_design,
-        }
-        return told if self.certain else {**told, "conditions": list(self.conditions)}
-
-    def _as_bypass(self, box: Box) -> Bypass:
-        fields = self._cube.fields
-        given = ("uid", "gid", "mark") if self.direction == "inbound" else ()
-        where = {
-            name: _values(fields, name, box)
-            for name in ORDER
-            if name not in given and not fields[name].is_free(box)
-        }
-        only = self.family == 6 or "source" in where or "destination" in where
-        return Bypass(
-            direction=self.direction, family=self.family if only else None, where=tuple(where.items())
-        )
-
-    def _widest(self) -> Box:
-        """The box without the conditions that other classes of the same kind, or no packet, make up for."""
-        box = dict(self._cube.box)
-        allowed = {IMPOSSIBLE, self._held}
-        fields = self._cube.fields
-        names = sorted((held.name for held in fields), key=_LEAVE_OUT.index)
-        for name in names:
-            levels = [part.level for part in fields[name].parts] or [fields[name].level]
-            wider = {level: held for level, held in box.items() if level not in levels}
-            if len(wider) == len(box) or (name == "protocol" and fields["destination_port"].level in box):
-                continue
-            if answers_within(self._classes, wider) <= allowed:
-                box = wider
-        return box
-
-    def _samples(self) -> Iterator[Packet]:
-        """Packets of the class, from each interval of each field of some of its cubes."""
-        for cube in self._possible:
-            yield cube.witness
-        for cube in self._possible:
-            for held in cube.fields:
-                if not held.parts and not held.is_free(self._cube.box):
-                    for low, high in held.values_in(cube.box):
-                        yield cube.packet({held.name: low})
-                        yield cube.packet({held.name: high})
-
-
-_LEAVE_OUT: tuple[FieldName, ...] = (
-    "mark",
-    "source_port",
-    "source",
-    "protocol",
-    "destination",
-    "uid",
-    "gid",
-    "interface",
-    "destination_port",
-)
-"""In which order conditions are tried to be left out of a text: the least telling first."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -347,12 +184,12 @@ def _found(space: Space, classes: Node, direction: Direction, rules: Rules) -> I
     simple = space.diagrams.simplify(classes, space.diagrams.leaf(IMPOSSIBLE))
     for answers, cubes in space.cubes(simple).items():
         for answer in answers:
-            if isinstance(answer, _Class):
+            if isinstance(answer, PacketClass):
                 yield from (FoundBypass(cube, answer, direction, classes, rules) for cube in cubes)
 
 
 def _classes(space: Space, envoy_ports: Collection[int], expected: Rules | None) -> Node:
-    """A diagram whose answers are `_Class`es, or `_CAUGHT`."""
+    """A diagram whose answers are `PacketClass`es, or `_CAUGHT`."""
     diagrams = space.diagrams
     here = diagrams.merge(
         _where_sent(space, 0, envoy_ports), lambda answers: _judged(answers, envoy_ports, space.host)
@@ -364,12 +201,12 @@ def _classes(space: Space, envoy_ports: Collection[int], expected: Rules | None)
     )
 
     def follow(answer: Hashable) -> Node:
-        if not isinstance(answer, _Class):
+        if not isinstance(answer, PacketClass):
             return diagrams.leaf(answer)
 
         def designed(other: Hashable) -> Hashable:
-            meant = isinstance(other, _Class) and other.certain and other.moved == answer.moved
-            return _Class(certain=answer.certain, by_design=meant, moved=answer.moved)
+            meant = isinstance(other, PacketClass) and other.certain and other.moved == answer.moved
+            return PacketClass(certain=answer.certain, by_design=meant, moved=answer.moved)
 
         return diagrams.relabel(there, designed)
 
@@ -416,7 +253,7 @@ def _judged(answers: Iterable[Hashable], envoy_ports: Collection[int], host: Hos
     if not passing and not any(outcome.fate is Fate.UNKNOWN for outcome in told):
         return _CAUGHT
     moved = all(outcome.fate is not Fate.UNCHANGED for outcome in passing) and bool(passing)
-    return _Class(certain=len(passing) == len(told), by_design=False, moved=moved)
+    return PacketClass(certain=len(passing) == len(told), by_design=False, moved=moved)
 
 
 def passes(outcome: Outcome, envoy_ports: Collection[int], host: Host) -> bool:
@@ -427,42 +264,6 @@ def passes(outcome: Outcome, envoy_ports: Collection[int], host: Host) -> bool:
         return True
     address = outcome.address
     return not (isinstance(address, str) or host.is_local(address) or outcome.fate is Fate.TPROXIED)
-
-
-def _values(fields: Fields, name: FieldName, box: Box) -> Values:
-    held = fields[name]
-    if held.parts:
-        cube = Cube(fields, box)
-        return tuple(str(text) for text in cube.where[name])
-    intervals: tuple[Interval, ...] = held.values_in(box)
-    if name == "interface":
-        return tuple(
-            fields.interfaces[place]
-            for low, high in intervals
-            for place in range(low, high + 1)
-            if fields.interfaces[place] in fields.host.interfaces
-        )
-    return tuple((max(low, 1), high) for low, high in intervals) if name == "protocol" else intervals
-
-
-def _ordinary(packet: Packet) -> tuple[bool, ...]:
-    """How much a packet is what people think of first: tcp to a neighbour, from the application."""
-    return (
-        packet.protocol == 6,
-        packet.destination_port == 80,
-        packet.uid == packet.gid,
-        not packet.mark,
-        packet.out_interface != "lo",
-    )
-
-
-def packet_fields(packet: Packet) -> dict[str, object]:
-    """A packet as the fields that `Packet` takes, for JSON; those that are not set are left out."""
-    names = ("hook", "protocol", "source", "destination", "source_port", "destination_port")
-    names += ("in_interface", "out_interface", "uid", "gid", "mark", "state")  # type: ignore[assignment]
-    told = {name: getattr(packet, name) for name in names}
-    told |= {"source": str(packet.source), "destination": str(packet.destination)}
-    return {name: value for name, value in told.items() if value is not None}
 
 
 _UNSEEN = (

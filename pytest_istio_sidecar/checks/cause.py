@@ -10,8 +10,7 @@ from __future__ import annotations
 from functools import cache
 
 from pytest_istio_sidecar.istio.rules import ERAS, expected_ruleset
-from pytest_istio_sidecar.netfilter.classes import Rules, rulesets_of
-from pytest_istio_sidecar.netfilter.model import Chain, Family, Rule, Ruleset
+from pytest_istio_sidecar.netfilter.model import Chain, Family, Rule, Rules, Ruleset, rulesets_of
 from pytest_istio_sidecar.netfilter.targets import Goto, Jump
 from pytest_istio_sidecar.netfilter.trace import Trace
 

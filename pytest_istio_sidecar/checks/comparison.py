@@ -15,8 +15,7 @@ from pytest_istio_sidecar.checks.difference_in_fate import Effect, effects_of
 from pytest_istio_sidecar.checks.foreign import ForeignRules, foreign_rules
 from pytest_istio_sidecar.errors import Undecided, UsageProblem
 from pytest_istio_sidecar.istio.tables import PREFIX
-from pytest_istio_sidecar.netfilter.classes import Rules, rulesets_of
-from pytest_istio_sidecar.netfilter.model import Family, PodRules, Rule, Ruleset
+from pytest_istio_sidecar.netfilter.model import Family, PodRules, Rule, Rules, Ruleset, rulesets_of
 from pytest_istio_sidecar.netfilter.packet import Host, Packet
 from pytest_istio_sidecar.netfilter.targets import Verdict
 from pytest_istio_sidecar.netfilter.trace import trace

@@ -10,15 +10,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from pytest_istio_sidecar.checks.bypasses import packet_fields
+from pytest_istio_sidecar.checks.found_bypass import packet_fields
 from pytest_istio_sidecar.checks.packet_wording import packets_in_words
 from pytest_istio_sidecar.checks.packets import decided, describe
 from pytest_istio_sidecar.errors import Undecided
-from pytest_istio_sidecar.netfilter.classes import Rules, rulesets_of
 from pytest_istio_sidecar.netfilter.cubes import Cube
-from pytest_istio_sidecar.netfilter.journey import Outcome
+from pytest_istio_sidecar.netfilter.destinations import Outcome
 from pytest_istio_sidecar.netfilter.matches import Extension
-from pytest_istio_sidecar.netfilter.model import Family
+from pytest_istio_sidecar.netfilter.model import Family, Rules, rulesets_of
 from pytest_istio_sidecar.netfilter.packet import STATES, Fate, Hook, Host, Packet
 from pytest_istio_sidecar.netfilter.space import Difference, differing, regions
 

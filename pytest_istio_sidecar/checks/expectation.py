@@ -20,9 +20,8 @@ from pytest_istio_sidecar.istio.options import IstioOptions, OptionFields
 from pytest_istio_sidecar.istio.rules import ERAS, expected_ruleset, shown_by_image
 from pytest_istio_sidecar.istio.search import explain, nearest, same_in
 from pytest_istio_sidecar.istio.tables import PREFIX, other_mode
-from pytest_istio_sidecar.netfilter.classes import Rules, rulesets_of
 from pytest_istio_sidecar.netfilter.complete import complete
-from pytest_istio_sidecar.netfilter.model import Family, PodRules, Ruleset
+from pytest_istio_sidecar.netfilter.model import Family, PodRules, Rules, Ruleset, rulesets_of
 from pytest_istio_sidecar.netfilter.packet import Host
 
 _EFFECTS = 6

@@ -13,9 +13,17 @@ from dataclasses import dataclass, replace
 from pytest_istio_sidecar.checks.alignment import AlignedChain, Change
 from pytest_istio_sidecar.checks.difference_in_fate import effects_of
 from pytest_istio_sidecar.istio.tables import PREFIX
-from pytest_istio_sidecar.netfilter.classes import Rules, rulesets_of
 from pytest_istio_sidecar.netfilter.matches import Protocol
-from pytest_istio_sidecar.netfilter.model import TABLES, Backend, Family, PodRules, Rule, Ruleset
+from pytest_istio_sidecar.netfilter.model import (
+    TABLES,
+    Backend,
+    Family,
+    PodRules,
+    Rule,
+    Rules,
+    Ruleset,
+    rulesets_of,
+)
 from pytest_istio_sidecar.netfilter.packet import Host
 from pytest_istio_sidecar.netfilter.targets import Goto, Jump
 

@@ -10,8 +10,8 @@ from pytest_istio_sidecar.checks.cause import cause_of
 from pytest_istio_sidecar.checks.finding import Finding, Kind
 from pytest_istio_sidecar.errors import Undecided
 from pytest_istio_sidecar.istio.ports import PURPOSE
-from pytest_istio_sidecar.netfilter.classes import Rules, rulesets_of
 from pytest_istio_sidecar.netfilter.matches import PROTOCOL_NAMES
+from pytest_istio_sidecar.netfilter.model import Rules, rulesets_of
 from pytest_istio_sidecar.netfilter.packet import Endpoint, Fate, Host, Packet
 from pytest_istio_sidecar.netfilter.trace import Trace, trace
 

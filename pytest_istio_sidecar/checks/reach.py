@@ -13,12 +13,14 @@ from pytest_istio_sidecar.checks.cause import cause_of
 from pytest_istio_sidecar.checks.finding import Finding, Kind, Severity
 from pytest_istio_sidecar.checks.packets import CAPTURED, assumptions, decided, describe, of_pod
 from pytest_istio_sidecar.istio.listeners import Direction, Listener
-from pytest_istio_sidecar.netfilter.classes import Rules, inbound_classes, outbound_classes, rulesets_of
-from pytest_istio_sidecar.netfilter.model import Family
-from pytest_istio_sidecar.netfilter.packet import Endpoint, Fate, Host
+from pytest_istio_sidecar.netfilter.matches import PROTOCOLS
+from pytest_istio_sidecar.netfilter.model import Family, Rules, rulesets_of
+from pytest_istio_sidecar.netfilter.packet import Endpoint, Fate, Hook, Host
+from pytest_istio_sidecar.netfilter.space import regions
 from pytest_istio_sidecar.netfilter.trace import Trace
 
 _FAMILIES: tuple[Family, ...] = (4, 6)
+_HOOKS: tuple[Hook, ...] = ("PREROUTING", "OUTPUT")
 
 
 def check_rules_reach_listeners(
@@ -57,15 +59,18 @@ def check_rules_reach_listeners(
 
 
 def _captured(rules: Rules, host: Host) -> Iterator[Trace]:
-    """The way of one packet of each class that is captured."""
+    """The ways of TCP packets that are captured: one of each class that the rules tell apart."""
     for family in _FAMILIES:
         if not any(any(ruleset.rules()) for ruleset in rulesets_of(rules, family)):
             continue
-        for classes in (inbound_classes, outbound_classes):
-            for held in classes(rules, host=host, family=family):
-                way = decided(rules, held.sample, host)
-                if way.fate in CAPTURED:
-                    yield way
+        for hook in _HOOKS:
+            for region in regions(rules, hook, host=host, family=family):
+                for cube in region.cubes:
+                    packet = cube.packet({"protocol": PROTOCOLS["tcp"]})
+                    if packet.protocol != PROTOCOLS["tcp"]:
+                        continue
+                    if region.fate in CAPTURED or region.fate is Fate.UNKNOWN:
+                        yield decided(rules, packet, host)
 
 
 def _problem(way: Trace, listeners: Sequence[Listener], host: Host) -> str | None:

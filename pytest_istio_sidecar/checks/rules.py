@@ -1,37 +1,34 @@
 """Do the chains do what Istio means them to, for every packet?
 
-Knows how to ask a chain by effect: over every class of packets its rules tell
-apart. Does not know Istio's chain names by heart: callers pass them.
-Invariant: a class whose fate is unknown raises `Undecided`, whatever the others do.
+Knows how to ask a chain by effect: over all packets that the host can see. Does not know Istio's chain
+names by heart: callers pass them. Invariant: packets whose fate is unknown raise `Undecided`, whatever
+becomes of the others.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterator, Sequence
 from dataclasses import replace
 
 from pytest_istio_sidecar.checks.cause import cause_of
 from pytest_istio_sidecar.checks.finding import Finding, Kind, Severity
-from pytest_istio_sidecar.checks.packets import (
-    CAPTURED,
-    assumptions,
-    check_redirected,
-    decided,
-    describe,
-    of_pod,
-)
-from pytest_istio_sidecar.errors import UsageProblem
+from pytest_istio_sidecar.checks.packets import CAPTURED, assumptions, decided, describe, of_pod
+from pytest_istio_sidecar.errors import Undecided, UsageProblem
 from pytest_istio_sidecar.istio import ports
-from pytest_istio_sidecar.netfilter.classes import (
-    PacketClass,
-    Rules,
-    inbound_classes,
-    outbound_classes,
-)
-from pytest_istio_sidecar.netfilter.model import Chain, Family, Rule, Table
-from pytest_istio_sidecar.netfilter.packet import Fate, Host
-from pytest_istio_sidecar.netfilter.targets import Goto, Jump
+from pytest_istio_sidecar.netfilter.cubes import Cube
+from pytest_istio_sidecar.netfilter.destinations import Outcome
+from pytest_istio_sidecar.netfilter.diagram import HOLDS, Interval
+from pytest_istio_sidecar.netfilter.fields import joined, outside
+from pytest_istio_sidecar.netfilter.matches import PROTOCOLS
+from pytest_istio_sidecar.netfilter.model import Chain, Family, Rule, Rules, Table, rulesets_of
+from pytest_istio_sidecar.netfilter.packet import Fate, Hook, Host, Packet
+from pytest_istio_sidecar.netfilter.reachability import reached
+from pytest_istio_sidecar.netfilter.space import IMPOSSIBLE, Space
+from pytest_istio_sidecar.netfilter.targets import Extended, Goto, Jump
 from pytest_istio_sidecar.netfilter.trace import Trace
+
+_HOOKS: tuple[Hook, ...] = ("PREROUTING", "OUTPUT")
+_PORTS = 0xFFFF
 
 
 def check_jump(
@@ -53,13 +50,12 @@ def check_jump(
     if target not in nat:
         return [_absent(nat, target, wanted=f"{source} sends {protocol} to {target}")]
     jumps = [rule for rule in chain if isinstance(rule.target, Jump | Goto) and rule.target.chain == target]
-    classes = _entering(nat, source, protocol, host, family)
-    ways = [(held, decided(nat, held.sample, host)) for held in classes]
-    missed = [(held, way) for held, way in ways if not _passes(way, nat.name, jumps)]
+    space = _space(_ending_at(nat, target), _hook_of(source), host, family)
+    coming, missed = _parted(space, nat, protocol, lambda outcome: outcome.fate is Fate.UNKNOWN)
     if not missed:
         return []
-    first = missed[0][1]
-    everything = len(missed) == len(ways)
+    first = decided(nat, _most_ordinary(missed), host)
+    everything = not coming
     which = f"no {protocol} packet" if everything else f"not every {protocol} packet"
     return [
         Finding(
@@ -84,21 +80,21 @@ def check_inbound_exclusions(
     Raises:
         Undecided: the rules do not show it for some port.
     """
+    if family not in {held.family for held in rulesets_of(rules, family)}:
+        raise Undecided(f"inbound tcp: no IPv{family} rules were read{of_pod(rules)}")
     wanted = set(ports_excluded)
-    findings = []
-    reported: set[int] = set()
-    for packet_class in inbound_classes(rules, host=host or Host(), family=family):
-        low, high = packet_class.destination_ports
-        way = decided(rules, packet_class.sample, host)
-        captured = way.fate in CAPTURED
-        if low in reported:
-            continue
-        if captured and low in wanted:
-            findings.append(_not_excluded(rules, way, low))
-            reported.add(low)
-        elif not captured and not (low == high and low in wanted):
-            findings.append(_excluded(rules, way, low, high, wanted))
-            reported.add(low)
+    space = _space(rules, "PREROUTING", host, family)
+    captured, passing = _parted(space, rules, "tcp", lambda outcome: outcome.fate in CAPTURED)
+    findings = [
+        _not_excluded(rules, decided(rules, packet, host), low)
+        for low, high in _ports_of(captured)
+        for port in sorted(wanted)
+        if low <= port <= high
+        for packet in [_packet_to(captured, port)]
+        for low in [port]
+    ]
+    for low, high in _without(_ports_of(passing), wanted):
+        findings.append(_excluded(rules, decided(rules, _packet_to(passing, low), host), low, high, wanted))
     return findings
 
 
@@ -112,45 +108,42 @@ def check_redirect_target(nat: Table, chain: str, port: int, *, host: Host | Non
     if chain not in nat:
         return [_absent(nat, chain, wanted=f"{chain} redirects tcp to :{port}")]
     alone = _entered_directly(nat, chain)
-    for packet_class in outbound_classes(alone, host=host or Host(), family=family):
-        if not check_redirected(alone, packet_class.sample, to=port, host=host):
-            continue
-        way = _way_through(nat, chain, host or Host())
-        return [
-            Finding(
-                kind=Kind.REDIRECT,
-                summary=f"{chain} does not redirect tcp to :{port}{of_pod(nat)}",
-                wanted=f"every tcp packet in {chain} is redirected to :{port}",
-                got=_effect(decided(alone, packet_class.sample, host)),
-                trace=way,
-                cause=cause_of(way, nat) if way is not None else f"no packet comes to {chain}",
-                assumptions=assumptions(nat, family),
-            )
-        ]
-    return []
+    space = _space(alone, "OUTPUT", host, family)
+    _, others = _parted(
+        space, alone, "tcp", lambda outcome: outcome.fate in CAPTURED and outcome.port == port
+    )
+    if not others:
+        return []
+    way = _way_through(nat, chain, host)
+    return [
+        Finding(
+            kind=Kind.REDIRECT,
+            summary=f"{chain} does not redirect tcp to :{port}{of_pod(nat)}",
+            wanted=f"every tcp packet in {chain} is redirected to :{port}",
+            got=_effect(decided(alone, _most_ordinary(others), host)),
+            trace=way,
+            cause=cause_of(way, nat) if way is not None else f"no packet comes to {chain}",
+            assumptions=assumptions(nat, family),
+        )
+    ]
 
 
 def check_dead_rules(nat: Table, *, host: Host | None = None) -> list[Finding]:
-    """Rules that no TCP packet of this host can match, each as a notice.
-
-    Raises:
-        Undecided: whether some rule matches is not shown.
-    """
-    host = host or Host()
+    """Rules that no packet of this host can match, each as a notice with the rules that shadow it."""
     family = nat.ruleset.family
-    possible = (
-        *inbound_classes(nat, host=host, family=family),
-        *outbound_classes(nat, host=host, family=family),
-    )
-    alive = _matched(nat, possible, host)
-    thinkable = outbound_classes(nat, host=host, family=family, routable=False)
-    matching_somewhere = alive | _matched(nat, thinkable, host)
+    spaces = [_space(nat, hook, host, family) for hook in _HOOKS]
+    seen = [reached(space, nat.ruleset, nat.name, space.possible) for space in spaces]
+    thinkable = [reached(space, nat.ruleset, nat.name, space.diagrams.holds) for space in spaces]
     findings = []
     for rule in nat.rules():
-        if _place(rule) in alive:
+        place = (rule.chain, rule.number)
+        if any(place in held.matching for held in seen):
             continue
-        routed = _place(rule) in matching_somewhere
-        why = "no route produces such a packet" if routed else "rules above take every packet it would match"
+        why = "rules above take every packet it would match"
+        if any(place in held.matching for held in thinkable):
+            why = "no route produces such a packet"
+        elif not any(rule.chain in held.entering for held in thinkable):
+            why = f"no packet comes to {rule.chain}"
         findings.append(
             Finding(
                 severity=Severity.NOTICE,
@@ -163,47 +156,98 @@ def check_dead_rules(nat: Table, *, host: Host | None = None) -> list[Finding]:
     return findings
 
 
-def _matched(nat: Table, classes: Iterable[PacketClass], host: Host) -> set[tuple[str, int]]:
-    """Place of every rule of this table that some class matches."""
-    found = set()
-    for packet_class in classes:
-        for step in decided(nat, packet_class.sample, host).steps:
-            if step.table == nat.name and step.rule is not None and step.matched:
-                found.add(_place(step.rule))
-    return found
+def _space(rules: Rules, hook: Hook, host: Host | None, family: Family) -> Space:
+    return Space([rules], hook, host=host, family=family)
 
 
-def _place(rule: Rule) -> tuple[str, int]:
-    return rule.chain, rule.number
+def _parted(
+    space: Space, rules: Rules, protocol: str, meant: Callable[[Outcome], bool]
+) -> tuple[list[Cube], list[Cube]]:
+    """The possible packets of a protocol with a meant outcome, and those with another.
+
+    Raises:
+        Undecided: of some packets it cannot be told which.
+    """
+    number = PROTOCOLS[protocol]
+    diagrams = space.diagrams
+    of_protocol = space.fields["protocol"].intervals(diagrams, [(number, number)])
+    told = diagrams.merge(space.outcomes(), lambda answers: _judged(answers, meant))
+    node = diagrams.first(diagrams.when(of_protocol, space.within(told)), diagrams.leaf(IMPOSSIBLE))
+    found: dict[Hashable, list[Cube]] = {True: [], False: [], None: []}
+    for answers, cubes in space.cubes(node).items():
+        for answer in answers:
+            found.setdefault(answer, []).extend(cubes)
+    for cube in found[None]:
+        decided(rules, cube.witness, space.host)
+        raise Undecided(
+            f"{describe(cube.witness)}: the rules read do not tell what becomes of it{of_pod(rules)}"
+        )
+    return found[True], found[False]
 
 
-def _passes(way: Trace, table: str, jumps: Sequence[Rule]) -> bool:
-    places = {_place(rule) for rule in jumps}
-    return any(
-        step.table == table and step.rule is not None and step.matched and _place(step.rule) in places
-        for step in way.steps
+def _judged(answers: Collection[Hashable], meant: Callable[[Outcome], bool]) -> bool | None:
+    told = {meant(answer) for answer in answers if isinstance(answer, Outcome)}
+    unknown = any(isinstance(answer, Outcome) and answer.fate is Fate.UNKNOWN for answer in answers)
+    if len(told) > 1 or (unknown and told != {True}):
+        return None
+    return next(iter(told))
+
+
+def _ports_of(cubes: Sequence[Cube]) -> tuple[Interval, ...]:
+    return joined(
+        interval for cube in cubes for interval in cube.fields["destination_port"].values_in(cube.box)
     )
 
 
-def _entering(
-    rules: Rules, source: str, protocol: str, host: Host | None, family: Family
-) -> tuple[PacketClass, ...]:
-    if source == "PREROUTING":
-        return inbound_classes(rules, host=host or Host(), protocol=protocol, family=family)
-    if source == "OUTPUT":
-        return outbound_classes(rules, host=host or Host(), protocol=protocol, family=family)
+def _without(intervals: Sequence[Interval], ports_left_out: Collection[int]) -> Iterator[Interval]:
+    """The intervals without some ports."""
+    excluded = joined((port, port) for port in ports_left_out)
+    for low, high in intervals:
+        for first, last in outside(excluded, _PORTS):
+            if max(low, first) <= min(high, last):
+                yield max(low, first), min(high, last)
+
+
+def _packet_to(cubes: Sequence[Cube], port: int) -> Packet:
+    packets = (cube.packet({"destination_port": port}) for cube in cubes)
+    return next(packet for packet in packets if packet.destination_port == port)
+
+
+def _most_ordinary(cubes: Sequence[Cube]) -> Packet:
+    """What people think of first: port 80, from the application, to elsewhere."""
+    return max(
+        (cube.witness for cube in cubes),
+        key=lambda packet: (
+            packet.destination_port == 80,
+            packet.uid == packet.gid,
+            packet.out_interface != "lo",
+        ),
+    )
+
+
+def _hook_of(source: str) -> Hook:
+    for hook in _HOOKS:
+        if source == hook:
+            return hook
     raise UsageProblem(f"packets enter nat at PREROUTING or OUTPUT, not at {source}")
 
 
-def _way_through(nat: Table, chain: str, host: Host) -> Trace | None:
+def _ending_at(nat: Table, chain: str) -> Table:
+    """The same table, in which what becomes of a packet that comes to `chain` is unknown from there on."""
+    end = Chain(name=chain, rules=(Rule(chain=chain, number=1, target=Extended(name="END")),))
+    table = replace(nat, chains=tuple(end if held.name == chain else held for held in nat.chains))
+    others = tuple(held for held in nat.ruleset.tables if held.name != nat.name)
+    return replace(nat.ruleset, tables=(*others, table)).table(nat.name)
+
+
+def _way_through(nat: Table, chain: str, host: Host | None) -> Trace | None:
     """How an ordinary packet comes through a chain; None when none does."""
     family = nat.ruleset.family
-    for classes in (inbound_classes, outbound_classes):
-        for packet_class in classes(nat, host=host, family=family):
-            way = decided(nat, packet_class.sample, host)
-            jumped = (step.rule.target for step in way.steps if step.rule is not None and step.matched)
-            if any(isinstance(target, Jump | Goto) and target.chain == chain for target in jumped):
-                return way
+    for hook in _HOOKS:
+        space = _space(nat, hook, host, family)
+        node = reached(space, nat.ruleset, nat.name, space.possible).entering.get(chain)
+        if node is not None:
+            return decided(nat, _most_ordinary(space.cubes(node)[frozenset((HOLDS,))]), host)
     return None
 
 

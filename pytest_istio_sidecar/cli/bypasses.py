@@ -20,7 +20,7 @@ from pytest_istio_sidecar.cli.command import (
 )
 
 if TYPE_CHECKING:
-    from pytest_istio_sidecar.netfilter.model import PodRules
+    from pytest_istio_sidecar.netfilter.model import Rules
 
 
 def add(commands: Commands) -> None:
@@ -57,17 +57,21 @@ def add(commands: Commands) -> None:
 def run(options: argparse.Namespace) -> Status:
     """Print them."""
     from pytest_istio_sidecar.checks.bypasses import bypasses, check_only_bypasses
+    from pytest_istio_sidecar.checks.expectation import completed, expected_of
     from pytest_istio_sidecar.cli.trace import host_of
     from pytest_istio_sidecar.environments.file import read_listings
-    from pytest_istio_sidecar.errors import Undecided
+    from pytest_istio_sidecar.errors import Undecided, UsageProblem
+    from pytest_istio_sidecar.istio.options import IstioOptions
     from pytest_istio_sidecar.reports.bypasses import render_bypasses
 
-    rules = read_listings(options.rules)
+    rules: Rules = read_listings(options.rules)
     host = host_of(options.interface)
     expected = None
-    if options.istio_version or options.option:
-        expected = _expected(rules, options)
-        rules = _completed(rules, expected)
+    if options.option and not options.istio_version:
+        raise UsageProblem("--option is what a release is told: give --istio-version too")
+    if options.istio_version:
+        expected = expected_of(rules, options.istio_version, IstioOptions.from_pairs(options.option))
+        rules = completed(rules, expected)
     report = bypasses(rules, expected=expected, host=host)
     try:
         against = check_only_bypasses(rules, options.allow, expected=expected, host=host)
@@ -84,35 +88,3 @@ def run(options: argparse.Namespace) -> Status:
     for finding in against:
         print(f"istio-sidecar: neither by design nor allowed: {finding.summary}", file=sys.stderr)
     return Status.AGAINST if against else Status.HOLDS
-
-
-def _expected(rules: PodRules, options: argparse.Namespace) -> PodRules:
-    from pytest_istio_sidecar.checks.bypasses import families_of
-    from pytest_istio_sidecar.istio.options import IstioOptions
-    from pytest_istio_sidecar.istio.rules import expected_ruleset
-    from pytest_istio_sidecar.netfilter.model import PodRules
-
-    version = options.istio_version or "1.8.3"
-    return PodRules(
-        rulesets=tuple(
-            expected_ruleset(version, family=family, options=IstioOptions.from_pairs(options.option))
-            for family in families_of(rules)
-        )
-    )
-
-
-def _completed(rules: PodRules, expected: PodRules) -> PodRules:
-    """What a lossy listing hides, taken from the expectation; the rulesets remember it."""
-    from dataclasses import replace
-
-    from pytest_istio_sidecar.netfilter.complete import complete
-
-    return replace(
-        rules,
-        rulesets=tuple(
-            complete(held, expected.of_family(held.family)[0])
-            if any(rule.hidden for rule in held.rules())
-            else held
-            for held in rules.rulesets
-        ),
-    )

@@ -178,6 +178,10 @@ class Diagrams:
         """The same tests with other answers."""
         return self._map(node, lambda leaf: self.leaf_of(frozenset(map(change, leaf.answers))))
 
+    def answers(self, node: Node) -> set[Hashable]:
+        """Every answer that some point gets."""
+        return answers_within(node, {})
+
     def merge(self, node: Node, change: Callable[[frozenset[Hashable]], Hashable]) -> Node:
         """The same tests with one answer in place of each set of them."""
         return self._map(node, lambda leaf: self.leaf(change(leaf.answers)))
@@ -273,20 +277,18 @@ class Diagrams:
         """As `make`, for kids that may test this level or ones above it."""
         if all(kid.level > level for kid in kids):
             return self.make(level, highs, kids)
-        result = self.fall
-        for kid in dict.fromkeys(kids):
-            here = self.make(level, highs, [self.holds if other is kid else self.fall for other in kids])
-            # Disjoint guards: where one falls, another holds, unless the kid itself falls there.
-            result = (
-                self.first(self.when(here, kid), result) if not kid.falls else self._either(here, kid, result)
-            )
-        return result
-
-    def _either(self, here: Node, kid: Node, otherwise: Node) -> Node:
-        """`kid` where `here` holds, `otherwise` elsewhere, also where `kid` falls."""
-        marked = self.relabel(kid, lambda answer: _KEPT if answer == FALL else answer)
-        joined = self.first(self.when(here, marked), otherwise)
-        return self.relabel(joined, lambda answer: FALL if answer == _KEPT else answer)
+        leading: dict[Node, list[Interval]] = {}
+        start = 0
+        for high, kid in zip(highs, kids, strict=True):
+            leading.setdefault(kid, []).append((start, high))
+            start = high + 1
+        # A kid that falls must not hand over to the others, which have other values of this level.
+        parts = []
+        for kid, intervals in leading.items():
+            marked = self.relabel(kid, _kept) if kid.falls else kid
+            parts.append(self.when(self._within(level, intervals, self.holds), marked))
+        joined = self.chain(parts)
+        return self.relabel(joined, _fallen) if any(kid.falls for kid in leading) else joined
 
     def _pairwise(self, apply: Callable[[Node, Node], Node], one: Node, other: Node) -> Node:
         """`apply` on every pair of branches that meet."""
@@ -334,6 +336,14 @@ _TOP: Final = 1 << 130
 _GROUPS: Final = 8
 """How many kinds of branches `simplify` compares each further branch with."""
 _KEPT: Final = "kept"
+
+
+def _kept(answer: Hashable) -> Hashable:
+    return _KEPT if answer == FALL else answer
+
+
+def _fallen(answer: Hashable) -> Hashable:
+    return FALL if answer == _KEPT else answer
 
 
 def answers_at(node: Node, point: Mapping[int, int]) -> frozenset[Hashable]:

@@ -203,3 +203,15 @@ class PodRules:
 
     def of_family(self, family: Family) -> tuple[Ruleset, ...]:
         return tuple(ruleset for ruleset in self.rulesets if ruleset.family == family)
+
+
+Rules = Table | Ruleset | PodRules
+"""What packets can be asked about: a table means its whole ruleset."""
+
+
+def rulesets_of(rules: Rules, family: Family) -> tuple[Ruleset, ...]:
+    """The rulesets of one family that take part when packets meet `rules`."""
+    if isinstance(rules, PodRules):
+        return rules.of_family(family)
+    ruleset = rules.ruleset if isinstance(rules, Table) else rules
+    return (ruleset,) if ruleset.family == family else ()

@@ -14,12 +14,12 @@ from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from pytest_istio_sidecar.netfilter.classes import Rules, rulesets_of
 from pytest_istio_sidecar.netfilter.cubes import Cube, cubes_of
+from pytest_istio_sidecar.netfilter.destinations import Outcome
 from pytest_istio_sidecar.netfilter.diagram import Interval, Node
 from pytest_istio_sidecar.netfilter.fields import NO_SOCKET, FieldName, Fields, joined, outside
-from pytest_istio_sidecar.netfilter.journey import Outcome, outcomes
-from pytest_istio_sidecar.netfilter.model import Family, PodRules, Ruleset
+from pytest_istio_sidecar.netfilter.journey import outcomes
+from pytest_istio_sidecar.netfilter.model import Family, PodRules, Rules, Ruleset, rulesets_of
 from pytest_istio_sidecar.netfilter.packet import Fate, Hook, Host, IPAddress, Packet
 
 IMPOSSIBLE = "impossible"

@@ -7,7 +7,7 @@ what `traversal.walk` answers for that packet, both ways where a condition is in
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from enum import IntEnum
 from typing import NamedTuple, cast
@@ -83,6 +83,39 @@ class Chains:
         """Whether a built-in chain is there and does anything."""
         return (table, hook) in self._deciding
 
+    def has(self, table: str, name: str) -> bool:
+        """Whether there is such a chain."""
+        return (table, name) in self._rules
+
+    def rules_from(self, table: str, name: str, start: int) -> tuple[Rule, ...]:
+        """A chain's rules from number `start + 1` on, up to the last that a packet can come to."""
+        return self._rules[table, name][start:]
+
+    def callers_first(self, table: str, start: str) -> list[str]:
+        """The chains that packets can come to from one chain, each behind all that lead to it.
+
+        Raises:
+            UsageProblem: chains jump in a circle.
+        """
+        done: list[str] = []
+        path: dict[str, Iterator[str]] = {start: self._callees(table, start)}
+        while path:
+            name, callees = next(reversed(path.items()))
+            following = next(callees, None)
+            if following is None:
+                del path[name]
+                done.append(name)
+            elif following in path:
+                raise UsageProblem(f"table {table}: chains jump in a circle through {following}")
+            elif following not in done:
+                path[following] = self._callees(table, following)
+        return done[::-1]
+
+    def _callees(self, table: str, name: str) -> Iterator[str]:
+        for rule in self._rules[table, name]:
+            if isinstance(rule.target, Jump | Goto) and self.has(table, rule.target.chain):
+                yield rule.target.chain
+
     def builtin(self, table: str, hook: str, view: View) -> Node:
         """A built-in chain with its policy: no way through it falls, goes on or returns.
 
@@ -109,7 +142,7 @@ class Chains:
         run: list[Node] = []
         for position in range(end, start, -1):
             rule = rules[position - 1]
-            made = self._rule(table, rule, view)
+            made = self.rule(table, rule, view)
             if made is self._diagrams.fall:
                 continue
             run.append(made)
@@ -137,7 +170,7 @@ class Chains:
 
         return self._diagrams.bind(made, follow)
 
-    def _rule(self, table: str, rule: Rule, view: View) -> Node:
+    def rule(self, table: str, rule: Rule, view: View) -> Node:
         """What one rule answers; it falls where its conditions do not hold, or it changes nothing."""
         inside = self._act(table, rule, view)
         if inside is self._diagrams.fall:

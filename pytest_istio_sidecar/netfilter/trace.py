@@ -14,10 +14,9 @@ from functools import cached_property
 from itertools import permutations
 from typing import TypeVar
 
-from pytest_istio_sidecar.netfilter.classes import Rules, rulesets_of
 from pytest_istio_sidecar.netfilter.matches import Hidden
 from pytest_istio_sidecar.netfilter.matching import why_unknown
-from pytest_istio_sidecar.netfilter.model import PodRules, Rule, Ruleset
+from pytest_istio_sidecar.netfilter.model import PodRules, Rule, Rules, Ruleset, rulesets_of
 from pytest_istio_sidecar.netfilter.nat_target import Unforeseeable
 from pytest_istio_sidecar.netfilter.packet import Endpoint, Fate, Host, Packet
 from pytest_istio_sidecar.netfilter.passage import Passage

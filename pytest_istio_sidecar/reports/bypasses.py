@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from pytest_istio_sidecar.checks.bypasses import BypassReport, FoundBypass
+from pytest_istio_sidecar.checks.bypasses import BypassReport
+from pytest_istio_sidecar.checks.found_bypass import FoundBypass
 
 
 def render_bypasses(report: BypassReport, *, expected: bool) -> str:

@@ -13,8 +13,8 @@ from collections.abc import Sequence
 
 from pytest_istio_sidecar.checks.finding import Finding
 from pytest_istio_sidecar.checks.packets import describe
-from pytest_istio_sidecar.netfilter.classes import rulesets_of
 from pytest_istio_sidecar.netfilter.matches import PROTOCOL_NAMES
+from pytest_istio_sidecar.netfilter.model import rulesets_of
 from pytest_istio_sidecar.netfilter.packet import Endpoint, Packet
 from pytest_istio_sidecar.netfilter.trace import Trace
 from pytest_istio_sidecar.reports.comparison import render_comparison

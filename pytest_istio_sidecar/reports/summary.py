@@ -11,9 +11,11 @@ from collections.abc import Iterable
 from pytest_istio_sidecar.checks.packets import CAPTURED
 from pytest_istio_sidecar.errors import IstioSidecarError
 from pytest_istio_sidecar.istio.ports import PROXY_ID
-from pytest_istio_sidecar.netfilter.classes import Interval, inbound_classes
+from pytest_istio_sidecar.netfilter.diagram import Interval
+from pytest_istio_sidecar.netfilter.matches import PROTOCOLS
 from pytest_istio_sidecar.netfilter.model import PodRules
 from pytest_istio_sidecar.netfilter.packet import Fate, Host, outbound
+from pytest_istio_sidecar.netfilter.space import regions
 from pytest_istio_sidecar.netfilter.trace import Trace, trace
 
 _ELSEWHERE = "198.51.100.7"
@@ -42,9 +44,13 @@ def _held(rules: PodRules) -> str:
 
 def _inbound(rules: PodRules, host: Host) -> list[tuple[str, str]]:
     fates: dict[str, dict[Interval, None]] = {}
-    for packet_class in inbound_classes(rules, host=host):
-        way = trace(rules, packet_class.sample, host=host)
-        fates.setdefault(_fate(way), {})[packet_class.destination_ports] = None
+    for region in regions(rules, "PREROUTING", host=host):
+        for cube in region.cubes:
+            packet = cube.packet({"protocol": PROTOCOLS["tcp"]})
+            if packet.protocol == PROTOCOLS["tcp"]:
+                fate = _fate(trace(rules, packet, host=host))
+                for ports in cube.fields["destination_port"].values_in(cube.box):
+                    fates.setdefault(fate, {})[ports] = None
     return [
         (_label(fate), f"inbound tcp {_ports(ports)}{_arrow(fate)}")
         for fate, ports in sorted(fates.items(), key=lambda item: item[0] == "")
@@ -92,4 +98,6 @@ def _ports(intervals: Iterable[Interval]) -> str:
     held = sorted(intervals)
     if len(held) > 4 and held[0][0] == 0 and held[-1][1] == 0xFFFF:
         return "to every other port"
-    return "to " + ", ".join(f"{low}" if low == high else f"{low}-{high}" for low, high in held)
+    return "to " + ", ".join(
+        f"{low}-{high}" if high > low + 1 else ", ".join(map(str, range(low, high + 1))) for low, high in held
+    )

@@ -8,6 +8,7 @@ from itertools import islice
 from pathlib import Path
 
 import pytest
+from packet_classes import inbound_classes, outbound_classes
 
 from pytest_istio_sidecar import (
     Host,
@@ -28,7 +29,6 @@ from pytest_istio_sidecar import (
     trace,
 )
 from pytest_istio_sidecar.checks.expectation import guess
-from pytest_istio_sidecar.netfilter.classes import inbound_classes, outbound_classes
 from pytest_istio_sidecar.netfilter.model import Backend
 from pytest_istio_sidecar.netfilter.mutants import mutants
 

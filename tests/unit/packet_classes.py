@@ -1,4 +1,6 @@
-"""The packets worth asking a ruleset about: one for each class that its rules can tell apart.
+"""An oracle for what is said of all packets: one sample of each class that rules can tell apart.
+
+It multiplies out the values at which some condition changes, which `space` never does.
 
 Knows at which values of each field some condition changes. Does not know what
 becomes of a packet. Invariant: two packets of one class satisfy the same
@@ -22,10 +24,9 @@ from pytest_istio_sidecar.netfilter.matches import (
     Range,
     Transport,
 )
-from pytest_istio_sidecar.netfilter.model import Family, PodRules, Ruleset, Table
+from pytest_istio_sidecar.netfilter.model import Family, Rules, rulesets_of
 from pytest_istio_sidecar.netfilter.packet import Host, IPAddress, Packet
 
-Rules = Table | Ruleset | PodRules
 Interval = tuple[int, int]
 
 LIMIT = 100_000
@@ -46,14 +47,6 @@ class PacketClass:
 
     sample: Packet
     destination_ports: Interval
-
-
-def rulesets_of(rules: Rules, family: Family) -> tuple[Ruleset, ...]:
-    """The rulesets of one family that take part in tracing `rules`."""
-    if isinstance(rules, PodRules):
-        return rules.of_family(family)
-    ruleset = rules.ruleset if isinstance(rules, Table) else rules
-    return (ruleset,) if ruleset.family == family else ()
 
 
 def inbound_classes(
