@@ -13,12 +13,13 @@ from itertools import islice
 
 from pytest_istio_sidecar.checks.bypass import ORDER, Bypass, Direction, Values
 from pytest_istio_sidecar.netfilter.cubes import Cube, Where
-from pytest_istio_sidecar.netfilter.diagram import Box, Interval, Node, answers_within, paths_within
+from pytest_istio_sidecar.netfilter.diagram import Box, Interval, Node, answers_within
 from pytest_istio_sidecar.netfilter.fields import FieldName, Fields
 from pytest_istio_sidecar.netfilter.model import Family, Rule, Rules, rulesets_of
 from pytest_istio_sidecar.netfilter.packet import Packet
 from pytest_istio_sidecar.netfilter.space import IMPOSSIBLE
 from pytest_istio_sidecar.netfilter.trace import Trace, trace
+from pytest_istio_sidecar.netfilter.walks import paths_within
 
 _TRACED = 16
 """Packets of a class that are traced to name the rules which let it by."""

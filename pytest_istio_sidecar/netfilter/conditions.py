@@ -11,7 +11,7 @@ import ipaddress
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
-from pytest_istio_sidecar.netfilter.diagram import Box, Interval, Node, common
+from pytest_istio_sidecar.netfilter.diagram import Box, Interval, Node
 from pytest_istio_sidecar.netfilter.fields import NO_SOCKET, FieldName, Fields, joined, outside
 from pytest_istio_sidecar.netfilter.matches import (
     Address,
@@ -31,6 +31,7 @@ from pytest_istio_sidecar.netfilter.model import Rule
 from pytest_istio_sidecar.netfilter.packet import Packet
 from pytest_istio_sidecar.netfilter.routing import Routing
 from pytest_istio_sidecar.netfilter.skb import Skb, Test
+from pytest_istio_sidecar.netfilter.walks import common
 
 ALL = 0xFFFFFFFF
 _NO_PROTOCOL = 254

@@ -10,10 +10,11 @@ import ipaddress
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
-from pytest_istio_sidecar.netfilter.diagram import Box, Interval, Node, paths
+from pytest_istio_sidecar.netfilter.diagram import Box, Interval, Node
 from pytest_istio_sidecar.netfilter.fields import NO_SOCKET, Field, FieldName, Fields
 from pytest_istio_sidecar.netfilter.matches import PROTOCOL_NAMES
 from pytest_istio_sidecar.netfilter.packet import Packet
+from pytest_istio_sidecar.netfilter.walks import paths
 
 Where = dict[str, list[list[int] | list[str] | str]]
 """Names of `Packet`'s fields, each with the closed intervals and names that a cube allows."""

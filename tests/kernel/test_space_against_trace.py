@@ -11,9 +11,9 @@ from test_trace_against_kernel import seed_of_this_run
 from pytest_istio_sidecar import Fate, parse_iptables_save, trace
 from pytest_istio_sidecar.netfilter.cubes import Cube
 from pytest_istio_sidecar.netfilter.destinations import OWN
-from pytest_istio_sidecar.netfilter.diagram import answers_at, paths, volume
 from pytest_istio_sidecar.netfilter.routing import Routing
 from pytest_istio_sidecar.netfilter.space import IMPOSSIBLE, Space, agreed, differing
+from pytest_istio_sidecar.netfilter.walks import answers_at, paths, volume
 
 SEEDS = range(24)
 HOOKS = ("PREROUTING", "OUTPUT")

@@ -5,17 +5,8 @@ from itertools import product
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pytest_istio_sidecar.netfilter.diagram import (
-    FALL,
-    HOLDS,
-    LEAF,
-    Diagrams,
-    answers_at,
-    answers_within,
-    paths,
-    paths_within,
-    volume,
-)
+from pytest_istio_sidecar.netfilter.diagram import FALL, HOLDS, LEAF, Diagrams, answers_within
+from pytest_istio_sidecar.netfilter.walks import answers_at, paths, paths_within, volume
 
 TOPS = (2, 3, 2)
 POINTS = list(product(*(range(top + 1) for top in TOPS)))

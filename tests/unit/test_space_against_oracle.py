@@ -6,8 +6,9 @@ import pytest
 from table_oracle import FIELDS, Domain, cube_volumes, formula, random_table
 
 from pytest_istio_sidecar import Fate, Host, parse_iptables_save
-from pytest_istio_sidecar.netfilter.diagram import FALL, LEAF, branches, volume
+from pytest_istio_sidecar.netfilter.diagram import FALL, LEAF
 from pytest_istio_sidecar.netfilter.space import Space, agreed
+from pytest_istio_sidecar.netfilter.walks import branches, volume
 
 HOST = Host(
     interfaces={

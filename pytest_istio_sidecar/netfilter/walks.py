@@ -1,0 +1,124 @@
+"""What a diagram says of single points, of paths and of the whole space.
+
+Knows how to walk a diagram. Does not make any. Invariant: paths are disjoint and cover the space, and
+volumes are exact.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+
+from pytest_istio_sidecar.netfilter.diagram import LEAF, Box, Interval, Node
+
+
+def answers_at(node: Node, point: Mapping[int, int]) -> frozenset[Hashable]:
+    """What a diagram answers at one point, given by its value on each level that is tested."""
+    while node.level != LEAF:
+        value = point[node.level]
+        low, high = 0, len(node.highs) - 1
+        while low < high:
+            middle = (low + high) // 2
+            if node.highs[middle] < value:
+                low = middle + 1
+            else:
+                high = middle
+        node = node.kids[low]
+    return node.answers
+
+
+def volume(node: Node, tops: Sequence[int]) -> dict[frozenset[Hashable], int]:
+    """How many points each set of answers has; exact, so that the sum is that of the whole space."""
+    above = [1]
+    for top in reversed(tops):
+        above.append(above[-1] * (top + 1))
+    sizes = above[::-1]
+    """sizes[level]: points of the space from that level down."""
+    depth = len(tops)
+    done: dict[Node, dict[frozenset[Hashable], int]] = {}
+
+    def level_of(node: Node) -> int:
+        return depth if node.level == LEAF else node.level
+
+    def counted(node: Node) -> dict[frozenset[Hashable], int]:
+        known = done.get(node)
+        if known is not None:
+            return known
+        if node.level == LEAF:
+            known = {node.answers: 1}
+        else:
+            known = {}
+            start = 0
+            for high, kid in zip(node.highs, node.kids, strict=True):
+                factor = (high - start + 1) * (sizes[node.level + 1] // sizes[level_of(kid)])
+                for answers, count in counted(kid).items():
+                    known[answers] = known.get(answers, 0) + factor * count
+                start = high + 1
+        done[node] = known
+        return known
+
+    factor = sizes[0] // sizes[level_of(node)]
+    return {answers: factor * count for answers, count in counted(node).items()}
+
+
+def branches(node: Node) -> Iterator[tuple[tuple[Interval, ...], Node]]:
+    """Each kid of a node once, with all intervals that lead to it."""
+    found: dict[Node, list[Interval]] = {}
+    start = 0
+    for high, kid in zip(node.highs, node.kids, strict=True):
+        found.setdefault(kid, []).append((start, high))
+        start = high + 1
+    for kid, intervals in found.items():
+        yield tuple(intervals), kid
+
+
+def paths(node: Node) -> Iterator[tuple[Box, frozenset[Hashable]]]:
+    """Every path with what it answers: disjoint boxes that cover the space."""
+    trail: Box = {}
+
+    def walk(node: Node) -> Iterator[tuple[Box, frozenset[Hashable]]]:
+        if node.level == LEAF:
+            yield dict(trail), node.answers
+            return
+        for intervals, kid in branches(node):
+            trail[node.level] = intervals
+            yield from walk(kid)
+        del trail[node.level]
+
+    yield from walk(node)
+
+
+def paths_within(node: Node, box: Box) -> Iterator[tuple[Box, frozenset[Hashable]]]:
+    """As `paths`, for the points of a box."""
+    trail = dict(box)
+
+    def walk(node: Node) -> Iterator[tuple[Box, frozenset[Hashable]]]:
+        if node.level == LEAF:
+            yield dict(trail), node.answers
+            return
+        asked = box.get(node.level)
+        for intervals, kid in branches(node):
+            held = intervals if asked is None else common(asked, intervals)
+            if held:
+                trail[node.level] = held
+                yield from walk(kid)
+        if asked is None:
+            trail.pop(node.level, None)
+        else:
+            trail[node.level] = asked
+
+    yield from walk(node)
+
+
+def common(one: Sequence[Interval], other: Sequence[Interval]) -> tuple[Interval, ...]:
+    """The values of both."""
+    found = []
+    i = j = 0
+    while i < len(one) and j < len(other):
+        low, high = max(one[i][0], other[j][0]), min(one[i][1], other[j][1])
+        if low <= high:
+            found.append((low, high))
+        if one[i][1] < other[j][1]:
+            i += 1
+        else:
+            j += 1
+    return tuple(found)
