@@ -223,4 +223,6 @@ def assert_not_intercepted(observation: Observation) -> None:
 def _raise(findings: Sequence[Finding]) -> None:
     against = violations(findings)
     if against:
-        raise _ERRORS[against[0].kind](render_findings(against))
+        error = _ERRORS[against[0].kind](render_findings(against))
+        error.findings = tuple(against)
+        raise error

@@ -75,7 +75,13 @@ class EnvironmentProblem(IstioSidecarError):
 
 
 class VerdictAgainst(IstioSidecarError, AssertionError):
-    """A verdict against the pod; the whole explanation is the message."""
+    """A verdict against the pod; the whole explanation is the message.
+
+    Attributes:
+        findings: the `Finding`s behind it, as the `check_*` twin returned them.
+    """
+
+    findings: tuple[object, ...] = ()
 
 
 class BypassError(VerdictAgainst):

@@ -153,11 +153,11 @@ def pod_rules(
     What a lossy listing hides is completed from the expected rules; the rulesets remember it.
     """
     from pytest_istio_sidecar.environments.shared import read_rules
-    from pytest_istio_sidecar.reports.summary import describe_capture
+    from pytest_istio_sidecar.reports.summary import capture_of
 
     rules = read_rules(istio_environment, istio_version, istio_options, istio_evidence)
-    run = run_of(pytestconfig)
-    run.record("capture", lines=describe_capture(rules, istio_environment.pod().host))
+    capture = capture_of(rules, istio_environment.pod().host, istio_version, istio_options)
+    run_of(pytestconfig).record("capture", **capture)
     return rules
 
 

@@ -71,6 +71,13 @@ GROUPS = {
             metavar="auto|exec|node|debug|namespace|file",
         ),
         Option(
+            "--istio-report",
+            "Write a report of the run; the suffix says the form: .json, .sarif, .md, .html (one page with "
+            "pictures), .svg (a packet's way). May be repeated.",
+            metavar="FILE",
+            repeat=True,
+        ),
+        Option(
             "--istio-evidence",
             "Folder for what was read: raw listings, listeners, versions (default: .istio-sidecar/ in the "
             "rootdir, one folder a run; the file environment keeps none unless asked).",

@@ -34,7 +34,7 @@ def plan_of(
     if settings.environment is EnvironmentName.FILE:
         from pytest_istio_sidecar.environments.shared import FilePlan
 
-        return FilePlan(tables=settings.tables)
+        return FilePlan(tables=settings.tables, keep=settings.evidence is not None)
     if settings.environment is EnvironmentName.EMBEDDED:
         from pytest_istio_sidecar.environments.shared import EmbeddedPlan
 

@@ -13,12 +13,16 @@ import traceback
 from collections.abc import Generator
 from operator import methodcaller
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
-from pytest_istio_sidecar import options, settings, terminal, version_marker, workers
+from pytest_istio_sidecar import gathering, options, settings, terminal, version_marker, workers
 from pytest_istio_sidecar.environments.choices import EnvironmentName
 from pytest_istio_sidecar.errors import IstioSidecarError, VerdictAgainst
+
+if TYPE_CHECKING:
+    from pytest_istio_sidecar.reports.document import Report
 
 pytest_plugins = ["pytest_istio_sidecar.fixtures"]
 
@@ -34,8 +38,9 @@ SUITE = PACKAGE / "suite"
 FAILED = pytest.StashKey[bool]()
 """Whether a test failed, as the session's end has it; not set where the session did not end by itself."""
 
-UNDECIDED = "verdict"
-"""Phase given to the report of a test that reached no verdict: pytest shows it as an error."""
+GATHERING = pytest.StashKey[gathering.Gathering]()
+REPORT: pytest.StashKey[tuple[Report, list[str]]] = pytest.StashKey()
+"""The report of the run, and what of it could not be written."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -48,6 +53,9 @@ def pytest_configure(config: pytest.Config) -> None:
     if not hasattr(config, "workerinput"):
         # Here pytest does not capture; when a fixture tells how far it is, it does.
         config.stash[workers.STDOUT] = os.dup(1)
+        config.stash[GATHERING] = gathering.Gathering()
+        config.pluginmanager.register(config.stash[GATHERING], "istio-sidecar-gathering")
+        settings.report_paths(config)  # refuse now what could not be written at the end
     if config.pluginmanager.hasplugin("xdist"):
         config.pluginmanager.register(workers.WorkerSetup(), "istio-sidecar-workers")
 
@@ -70,6 +78,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(
+    item: pytest.Item,
     call: pytest.CallInfo[None],
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     raised = call.excinfo.value if call.excinfo is not None else None
@@ -82,7 +91,8 @@ def pytest_runtest_makereport(
         and isinstance(raised, IstioSidecarError)
         and not isinstance(raised, VerdictAgainst)
     ):
-        report.when = UNDECIDED  # type: ignore[assignment]
+        report.when = gathering.UNDECIDED  # type: ignore[assignment]
+    gathering.leave(item, report, raised)
     return report
 
 
@@ -95,19 +105,43 @@ def _hide_own_frames(raised: IstioSidecarError) -> None:
 
 
 def pytest_report_teststatus(report: pytest.TestReport) -> tuple[str, str, str] | None:
-    if report.when == UNDECIDED and report.failed:
+    if report.when == gathering.UNDECIDED and report.failed:
         return "error", "E", "ERROR"
     return None
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    run = config.stash.get(workers.RUN, None)
-    if run is not None and run.is_owner:
-        terminal.summarise(terminalreporter, run)
+    made = config.stash.get(REPORT, None)
+    if made is None:
+        return
+    report, problems = made
+    terminal.summarise(terminalreporter, report, problems)
+    # Another plugin that annotates would say everything twice.
+    others = config.pluginmanager.hasplugin("pytest_github_actions_annotate_failures")
+    if os.environ.get("GITHUB_ACTIONS") == "true" and not others:
+        from pytest_istio_sidecar.reports.github import error_commands
+
+        terminal.annotate(terminalreporter, error_commands(report))
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    session.config.stash[FAILED] = bool(session.testsfailed)
+    """Report: before JUnit XML is written, and before the summary."""
+    config = session.config
+    config.stash[FAILED] = bool(session.testsfailed)
+    gathered = config.stash.get(GATHERING, None)
+    if gathered is None:
+        return
+    paths = settings.report_paths(config)
+    run = config.stash.get(workers.RUN, None)
+    unused = run is None or next(run.records(), None) is None
+    if unused and not paths and not gathered.tests:
+        return
+    run = workers.run_of(config)
+    report = gathering.report_of(run, gathered)
+    gathering.add_to_junit(config, report)
+    problems = gathering.write_reports(report, paths)
+    config.stash[REPORT] = report, [*problems, *gathering.add_to_step_summary(report)]
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:

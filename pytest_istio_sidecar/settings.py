@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import pytest
 
-from pytest_istio_sidecar.environments.choices import EnvironmentName, Injection, Keep, ReaderName
+from pytest_istio_sidecar.environments.choices import EnvironmentName, Injection, Keep, ReaderName, ReportForm
 from pytest_istio_sidecar.options import OPTIONS, Option
 
 if TYPE_CHECKING:
@@ -133,6 +133,22 @@ class Settings:
             kind=_of_pytest_kind(config, "kind_bin"),
             kubectl=_of_pytest_kind(config, "kind_kubectl_bin"),
         )
+
+
+def report_paths(config: pytest.Config) -> tuple[Path, ...]:
+    """The reports to write.
+
+    Raises:
+        pytest.UsageError: one of no known form.
+    """
+    (option,) = (held for held in OPTIONS if held.key == "istio_report")
+    names = _value(config, option)
+    for name in names:
+        if Path(name).suffix not in tuple(ReportForm):
+            raise pytest.UsageError(
+                f"--istio-report={name}: expected a file ending in {', '.join(ReportForm)}"
+            )
+    return tuple(config.invocation_params.dir / name for name in names)
 
 
 def _value(config: pytest.Config, option: Option) -> list[str]:

@@ -1,93 +1,82 @@
-"""The section that ends a run: what was under test, and what came of it.
+"""The section that ends a run: the answer, what was under test, and what came of it.
 
-Knows how to lay facts out on the terminal. Does not know how they were found.
+Knows how a report is laid out on a terminal. Does not know how it was made.
 Invariant: printed by the owner of the run only, above pytest's own last line.
 """
 
 from __future__ import annotations
 
-import os
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import pytest
 
-    from pytest_istio_sidecar.workers import Run
+    from pytest_istio_sidecar.reports.document import Report
 
-VERSIONS = ("istio", "envoy", "httpbin", "iptables", "kernel")
+VERSIONS = ("istio", "kubernetes", "kind", "envoy", "httpbin", "iptables", "kernel")
 """Facts about an environment that share a line."""
 
-NOTICE = "istio-notice"
-"""Name of the user property by which a test leaves a notice for the summary."""
+_MARKUP = {"holds": {"green": True}, "against": {"red": True}, "undecided": {"yellow": True}}
+_COUNTED = {
+    "passed": "as wanted",
+    "failed": "against",
+    "undecided": "undecided, reported as ERROR",
+    "error": "not reached, reported as ERROR",
+    "skipped": "skipped",
+}
 
 
-def summarise(reporter: pytest.TerminalReporter, run: Run) -> None:
-    """Print environment, capture, requests, notices and evidence, as far as there are any."""
-    lines: list[tuple[str, str]] = []
-    evidence: dict[str, None] = {}
-    seen: set[str] = set()
-    requests = []
-    for record in run.records():
-        kind = str(record["kind"])
-        if kind == "observation":
-            requests.append(record)
-        elif kind == "evidence":
-            evidence[str(record["path"])] = None
-        elif kind not in seen:
-            seen.add(kind)
-            lines += _pairs(record)
-    if not lines:
-        return
-    lines += _requests(requests)
-    undecided = sum(getattr(report, "when", "") == "verdict" for report in reporter.stats.get("error", []))
-    if undecided:
-        lines.append(("undecided", f"{undecided} without a verdict, reported as ERROR"))
-    lines += [("notice", text) for text in _notices(reporter)]
-    lines += [("evidence", os.path.relpath(path)) for path in evidence]
+def summarise(reporter: pytest.TerminalReporter, report: Report, problems: Sequence[str]) -> None:
+    """Print the answer in the first line, then the facts.
+
+    Args:
+        problems: what of the reports could not be written.
+    """
     reporter.write_sep("-", "istio sidecar")
+    width = max(reporter._tw.fullwidth, 60)  # noqa: SLF001 - no public way to the width
+    answer = report["answer"]
+    colon = ":" if answer["verdict"] == "holds" and (answer["inbound"] or answer["outbound"]) else ""
+    for line in _wrapped(answer["text"] + colon, width):
+        reporter.write_line(line, bold=True, **_MARKUP[answer["verdict"]])
+    lines = list(_lines(report))
     indent = max(len(label) for label, _ in lines) + 2
-    width = max(reporter._tw.fullwidth, 60) - indent  # noqa: SLF001 - no public way to the width
     previous = ""
     for label, text in lines:
-        for line in textwrap.wrap(text, width, break_long_words=False, break_on_hyphens=False):
+        for line in _wrapped(text, width - indent):
             reporter.write_line(f"{'' if label == previous else label:<{indent}}{line}")
             previous = label
+    for problem in problems:
+        reporter.write_line(f"istio-sidecar: {problem}", red=True)
 
 
-def _pairs(record: dict[str, object]) -> list[tuple[str, str]]:
-    facts = record.get("facts")
-    if isinstance(facts, dict):
-        versions = ", ".join(f"{name} {facts[name]}" for name in VERSIONS if name in facts)
-        others = [(str(label), str(text)) for label, text in facts.items() if label not in VERSIONS]
-        return [*others, *([("versions", versions)] if versions else [])]
-    lines = record.get("lines")
-    return [(str(label), str(text)) for label, text in lines] if isinstance(lines, list) else []
+def annotate(reporter: pytest.TerminalReporter, lines: Sequence[str]) -> None:
+    """Print GitHub's commands, each on a line of its own."""
+    reporter.ensure_newline()
+    for line in lines:
+        reporter._tw._file.write(f"{line}\n")  # noqa: SLF001 - a command must not be wrapped or coloured
 
 
-def _requests(records: Sequence[Mapping[str, object]]) -> list[tuple[str, str]]:
-    """Real requests, by what Envoy did with them."""
-    groups: dict[tuple[str, str], dict[str, None]] = {}
-    for record in records:
-        inbound = record["request"] == "inbound"
-        sender = f"uid {record['uid']}" + (f" gid {record['gid']}" if record["gid"] != record["uid"] else "")
-        fate = f"captured by Envoy's {record['captured']} listener" if record["captured"] else "not captured"
-        group = groups.setdefault((fate, f"{record['request']} {'to' if inbound else 'from'}"), {})
-        group[str(record["port"]) if inbound else sender] = None
-    return [
-        ("real requests", f"{what} {', '.join(held)}: {fate}")
-        for (fate, what), held in sorted(groups.items(), key=lambda item: item[0][0].startswith("not"))
-    ]
+def _lines(report: Report) -> Iterator[tuple[str, str]]:
+    answer, capture, facts = report["answer"], report["capture"], report["environment"]
+    for label, texts in (("inbound", answer["inbound"]), ("outbound", answer["outbound"])):
+        if texts:
+            yield f"  {label}", "; ".join(texts)
+    counted = [f"{count} {_COUNTED[name]}" for name, count in report["counts"].items() if count]
+    yield "verdicts", ", ".join(counted) or "none"
+    yield from ((label, text) for label, text in facts.items() if label not in VERSIONS)
+    versions = ", ".join(f"{name} {facts[name]}" for name in VERSIONS if name in facts)
+    if versions:
+        yield "versions", versions
+    if capture is not None:
+        yield from ((label, text) for label, text in capture["lines"])
+        yield from (("undecided", problem) for problem in capture["problems"])
+    yield from ((label, text) for label, text in report["requests"])
+    yield from (("notice", text) for text in report["notices"])
+    if report["evidence"]:
+        yield "evidence", report["evidence"]
 
 
-def _notices(reporter: pytest.TerminalReporter) -> list[str]:
-    """What tests left as user properties; they travel from workers with the reports."""
-    found = {
-        str(value): None
-        for reports in reporter.stats.values()
-        for report in reports
-        for name, value in getattr(report, "user_properties", ())
-        if name == NOTICE
-    }
-    return list(found)
+def _wrapped(text: str, width: int) -> list[str]:
+    return textwrap.wrap(text, width, break_long_words=False, break_on_hyphens=False)

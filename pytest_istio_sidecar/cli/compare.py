@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pytest_istio_sidecar.cli.command import (
     Commands,
@@ -17,7 +17,6 @@ from pytest_istio_sidecar.cli.trace import host_of
 from pytest_istio_sidecar.errors import UsageProblem
 
 if TYPE_CHECKING:
-    from pytest_istio_sidecar.checks.comparison import Comparison
     from pytest_istio_sidecar.netfilter.model import PodRules
     from pytest_istio_sidecar.netfilter.packet import Host
 
@@ -61,6 +60,7 @@ def _compare(options: argparse.Namespace, rules: PodRules, host: Host) -> Status
     from pytest_istio_sidecar.checks.expectation import check_matches_istio, completed, expected_of
     from pytest_istio_sidecar.checks.finding import violations
     from pytest_istio_sidecar.istio.options import IstioOptions
+    from pytest_istio_sidecar.reports.comparison import comparison_fields
     from pytest_istio_sidecar.reports.message import render_findings
 
     asked = IstioOptions.from_pairs(options.option)
@@ -70,7 +70,7 @@ def _compare(options: argparse.Namespace, rules: PodRules, host: Host) -> Status
         comparison = (found[0].comparison if found else None) or compare(
             completed(rules, expected), expected, host=host
         )
-        document = _as_json(comparison)
+        document = comparison_fields(comparison)
         document["as_with"] = found[0].cause if found else ""
         print(json.dumps(document))
     elif found:
@@ -82,6 +82,7 @@ def _compare(options: argparse.Namespace, rules: PodRules, host: Host) -> Status
 
 def _guess(options: argparse.Namespace, rules: PodRules, host: Host) -> Status:
     from pytest_istio_sidecar.checks.expectation import guess
+    from pytest_istio_sidecar.reports.comparison import comparison_fields
 
     guesses = guess(rules, host=host)
     equivalent = [held for held in guesses if held.comparison.equivalent]
@@ -93,7 +94,7 @@ def _guess(options: argparse.Namespace, rules: PodRules, host: Host) -> Status:
                         {
                             "versions": list(held.versions),
                             "options": list(held.changes),
-                            **_as_json(held.comparison),
+                            **comparison_fields(held.comparison),
                         }
                         for held in guesses
                     ]
@@ -110,27 +111,3 @@ def _guess(options: argparse.Namespace, rules: PodRules, host: Host) -> Status:
         for effect in nearest.comparison.effects:
             print(f"  {effect.text}: {effect.fates}")
     return Status.HOLDS if equivalent else Status.AGAINST
-
-
-def _as_json(comparison: Comparison) -> dict[str, Any]:
-    return {
-        "equal_text": comparison.equal_text,
-        "equivalent": comparison.equivalent,
-        "differences": [
-            {
-                "kind": str(held.kind),
-                "family": held.family,
-                "table": held.table,
-                "chain": held.chain,
-                "expected": held.line.expected.text if held.line.expected else None,
-                "observed": held.line.observed.text if held.line.observed else None,
-            }
-            for held in comparison.differences
-        ],
-        "effects": [effect.to_dict() for effect in comparison.effects],
-        "foreign": [
-            {"owner": held.owner, "places": list(held.places), "rules": held.count, "matters": held.matters}
-            for held in comparison.foreign
-        ],
-        "assumptions": list(comparison.assumptions),
-    }

@@ -45,7 +45,9 @@ def run(options: argparse.Namespace) -> Status:
     from pytest_istio_sidecar.environments.existing import ExistingPlan
     from pytest_istio_sidecar.environments.progress import Progress
     from pytest_istio_sidecar.environments.shared import keep
-    from pytest_istio_sidecar.reports.summary import describe_capture
+    from pytest_istio_sidecar.reports.document import exceptions_of
+    from pytest_istio_sidecar.reports.summary import capture_of
+    from pytest_istio_sidecar.settings import DEFAULT_VERSION
 
     plan = ExistingPlan(
         kubeconfig=options.kubeconfig,
@@ -80,7 +82,14 @@ def run(options: argparse.Namespace) -> Status:
         }
         print(json.dumps(written))
         return Status.HOLDS
-    told = [*facts.items(), *describe_capture(rules, environment.pod().host)]
+    pod = environment.pod()
+    capture = capture_of(rules, pod.host, environment.istio_version or DEFAULT_VERSION, pod.options)
+    let_by = exceptions_of(capture).items()
+    told = [
+        *facts.items(),
+        *map(tuple, capture["lines"]),
+        *((label, "; ".join(held)) for label, held in let_by),
+    ]
     ports = ", ".join(f"{listener.address}:{listener.port}" for listener in listeners)
     for label, text in [*told, ("listeners", ports), ("written", str(options.into))]:
         print(f"{label:<16}{text}")

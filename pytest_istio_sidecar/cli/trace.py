@@ -12,7 +12,7 @@ import json
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from pytest_istio_sidecar.cli.command import Commands, Status, add_interface_argument
 from pytest_istio_sidecar.errors import UsageProblem
@@ -21,6 +21,10 @@ if TYPE_CHECKING:
     from pytest_istio_sidecar.netfilter.model import PodRules
     from pytest_istio_sidecar.netfilter.packet import Host, Packet
     from pytest_istio_sidecar.netfilter.trace import Trace
+
+
+_NOBODY = "none"
+"""No socket: the kernel itself sends the packet."""
 
 
 def add(commands: Commands) -> None:
@@ -40,18 +44,27 @@ def add(commands: Commands) -> None:
     packet = trace.add_mutually_exclusive_group(required=True)
     packet.add_argument("--inbound", metavar="PROTOCOL/PORT", help="from a neighbour to the pod: tcp/80")
     packet.add_argument(
-        "--outbound", metavar="ADDRESS:PORT", help="from the pod: 10.1.2.3:443, [2001:db8::1]:443"
+        "--outbound",
+        metavar="[PROTOCOL/]ADDRESS:PORT",
+        help="from the pod: 10.1.2.3:443, udp/[2001:db8::1]:53",
     )
     packet.add_argument(
         "--packets", metavar="FILE", help="one JSON object a line with Packet's fields; - is stdin"
     )
-    trace.add_argument("--uid", type=int, help="user of the sending process (default 1000)")
-    trace.add_argument("--gid", type=int, help="group of the sending process (default: as --uid)")
+    trace.add_argument("--source", metavar="ADDRESS", help="who sends it (default: a neighbour, or the pod)")
+    trace.add_argument(
+        "--uid", type=_identity, help="user of the sending process (default 1000); none: no process sends it"
+    )
+    trace.add_argument("--gid", type=_identity, help="group of the sending process (default: as --uid)")
     trace.add_argument(
         "--family", type=int, choices=(4, 6), default=4, help="of an inbound packet (default 4)"
     )
     add_interface_argument(trace)
-    trace.add_argument("--explain", action="store_true", help="show the path, rule by rule")
+    trace.add_argument(
+        "--istio-version", metavar="VERSION", help="complete what a listing hides from this release's rules"
+    )
+    trace.add_argument("--explain", action="store_true", help="tell the way in words as well")
+    trace.add_argument("--svg", type=Path, metavar="FILE", help="draw the way into a file as well")
     trace.add_argument("--json", action="store_true", help="one JSON document on standard output")
 
 
@@ -59,24 +72,56 @@ def run(options: argparse.Namespace) -> Status:
     from pytest_istio_sidecar.environments.file import read_listings
     from pytest_istio_sidecar.netfilter.packet import Fate
     from pytest_istio_sidecar.netfilter.trace import trace
+    from pytest_istio_sidecar.reports.colour import painter
     from pytest_istio_sidecar.reports.message import render_trace
+    from pytest_istio_sidecar.reports.words import explain
 
-    if options.packets == "-" and "-" in [spec.rpartition(":")[2] for spec in options.rules]:
-        raise UsageProblem("standard input can be the rules or the packets, not both")
-    rules = read_listings(options.rules)
+    _refuse_what_differs(options)
+    rules = _completed(read_listings(options.rules), options.istio_version)
     host = host_of(options.interface)
     undecided = False
     for packet in _packets(options, host):
         _require_family(rules, packet)
         way = trace(rules, packet, host=host)
         undecided |= way.fate is Fate.UNKNOWN
+        if options.svg:
+            _draw(way, options.svg)
         if options.packets or options.json:
             print(json.dumps(_as_json(way)))
-        elif options.explain or way.fate is Fate.UNKNOWN:
-            print(render_trace(way))
-        else:
-            print(render_trace(way).splitlines()[0])
+            continue
+        print(render_trace(way, painter(sys.stdout)))
+        if options.explain:
+            print("", *explain(way), sep="\n")
     return Status.UNDECIDED if undecided else Status.HOLDS
+
+
+def _refuse_what_differs(options: argparse.Namespace) -> None:
+    if options.packets == "-" and "-" in [spec.rpartition(":")[2] for spec in options.rules]:
+        raise UsageProblem("standard input can be the rules or the packets, not both")
+    if options.packets and (options.svg or options.source):
+        raise UsageProblem("--svg and --source are for one packet, and --packets may give many")
+
+
+def _completed(rules: PodRules, version: str | None) -> PodRules:
+    """What lossy listings hide, taken from a release's rules, where one is given."""
+    from pytest_istio_sidecar.checks.expectation import completed, expected_of
+    from pytest_istio_sidecar.istio.options import IstioOptions
+
+    if version is None:
+        return rules
+    return cast("PodRules", completed(rules, expected_of(rules, version, IstioOptions())))
+
+
+def _draw(way: Trace, path: Path) -> None:
+    from pytest_istio_sidecar.reports.picture import render_way_svg
+    from pytest_istio_sidecar.reports.summary import let_by
+    from pytest_istio_sidecar.reports.way import way_of
+
+    picture = render_way_svg(way_of(way), beside=let_by(way.rules, way.host))
+    try:
+        path.write_text(f"{picture}\n", encoding="utf-8")
+    except OSError as problem:
+        raise UsageProblem(f"--svg {path}: {problem.strerror}") from None
 
 
 def _require_family(rules: PodRules, packet: Packet) -> None:
@@ -130,13 +175,19 @@ def _inbound(options: argparse.Namespace, host: Host) -> Packet:
         family=options.family,
         destination=own,
         in_interface=interface,
+        **_source(options),
     )
+
+
+def _source(options: argparse.Namespace) -> dict[str, object]:
+    return {} if options.source is None else {"source": options.source}
 
 
 def _outbound(options: argparse.Namespace, host: Host) -> Packet:
     from pytest_istio_sidecar.netfilter.packet import outbound
 
-    text, separator, port = options.outbound.rpartition(":")
+    protocol, slash, target = options.outbound.rpartition("/")
+    text, separator, port = target.rpartition(":")
     try:
         destination = ipaddress.ip_address(text.removeprefix("[").removesuffix("]"))
     except ValueError:
@@ -145,13 +196,26 @@ def _outbound(options: argparse.Namespace, host: Host) -> Packet:
         raise UsageProblem(f"--outbound {options.outbound}: write it as 10.1.2.3:443 or [2001:db8::1]:443")
     uid = 1000 if options.uid is None else options.uid
     gid = uid if options.gid is None else options.gid
+    if _NOBODY in (uid, gid):
+        uid = gid = None
     own = host.primary("lo" if destination.is_loopback else host.external(), destination.version)
     if own is None:
         raise UsageProblem(
             f"the pod has no IPv{destination.version} address to send from; give one by --interface"
         )
     source = destination if destination.is_loopback else own
-    return outbound(destination, _port(port), uid=uid, gid=gid, source=source)
+    return outbound(
+        destination,
+        _port(port),
+        uid=uid,
+        gid=gid,
+        protocol=protocol if slash else "tcp",
+        source=options.source or source,
+    )
+
+
+def _identity(text: str) -> int | str:
+    return text if text == _NOBODY else int(text)
 
 
 def _port(text: str) -> int:

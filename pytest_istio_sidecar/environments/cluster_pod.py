@@ -17,7 +17,18 @@ from pytest_istio_sidecar.environments.cluster_traffic import APPLICATION_ID, Cl
 from pytest_istio_sidecar.environments.command import run_command
 from pytest_istio_sidecar.environments.debug_container import add_debug_container
 from pytest_istio_sidecar.environments.kubernetes_api import Json, KubernetesApi
-from pytest_istio_sidecar.environments.workload import SIDECAR, container_id, container_of, reread
+from pytest_istio_sidecar.environments.redaction import (
+    configuration_as_evidence,
+    pod_as_evidence,
+    workload_as_evidence,
+)
+from pytest_istio_sidecar.environments.workload import (
+    SIDECAR,
+    container_id,
+    container_of,
+    owner_of,
+    reread,
+)
 from pytest_istio_sidecar.errors import EnvironmentProblem
 from pytest_istio_sidecar.istio.listeners import Direction, Listener
 from pytest_istio_sidecar.istio.options import IstioOptions
@@ -94,7 +105,11 @@ class ClusterPod:
         reading = read_tables(runner, timeout=COMMAND_SECONDS, pod=self.pod_name)
         self._keep(reading.commands)
         # The pod that was read is the pod that was chosen.
-        reread(self._api, self._pod)
+        now = reread(self._api, self._pod)
+        self._evidence["pod.json"] = pod_as_evidence(now)
+        workload = owner_of(self._api, now)
+        if workload is not None:
+            self._evidence["workload.json"] = workload_as_evidence(workload)
         return reading.rules
 
     def read_replicas(self) -> Mapping[str, PodRules]:
@@ -107,7 +122,7 @@ class ClusterPod:
             ask = ask_in_sidecar(self._exec(SIDECAR), timeout=COMMAND_SECONDS)
             reading = read_listeners(ask, pod=self.pod_name)
             self._evidence["listeners.json"] = reading.commands[0].stdout
-            self._evidence["config_dump.json"] = reading.commands[1].stdout
+            self._evidence["config_dump.json"] = configuration_as_evidence(reading.commands[1].stdout)
             self._listeners = reading.listeners
         return self._listeners
 

@@ -28,6 +28,7 @@ from pytest_istio_sidecar.environments.network_namespace import (
 )
 from pytest_istio_sidecar.environments.pod_process import COMMAND_SECONDS, PodRunner, bring_up_pod, end_pod
 from pytest_istio_sidecar.environments.process import SYSTEM_PATH, ProcessIdentity
+from pytest_istio_sidecar.environments.redaction import configuration_as_evidence
 from pytest_istio_sidecar.environments.traffic import APPLICATION_ID, ECHO_PORT, HTTPBIN_PORT, Traffic
 from pytest_istio_sidecar.errors import EnvironmentProblem
 from pytest_istio_sidecar.istio import ports
@@ -176,7 +177,7 @@ class EmbeddedEnvironment:
         ask = ask_with_python(self._runner, sys.executable, timeout=COMMAND_SECONDS)
         reading = read_listeners(ask, pod=POD_NAME)
         self._evidence["listeners.json"] = reading.commands[0].stdout
-        self._evidence["config_dump.json"] = reading.commands[1].stdout
+        self._evidence["config_dump.json"] = configuration_as_evidence(reading.commands[1].stdout)
         return reading.listeners
 
     def send_request(

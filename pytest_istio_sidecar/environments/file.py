@@ -31,6 +31,8 @@ class FileEnvironment:
 
     rules: PodRules
     names: tuple[str, ...]
+    keep: bool = False
+    """Whether the listings are evidence, too; they are files of the user's already."""
     name: str = "file"
 
     def describe(self) -> Mapping[str, str]:
@@ -65,8 +67,9 @@ class FileEnvironment:
         raise NotServed(f"the file environment has listings only, nothing to send a {kind} request through")
 
     def evidence(self) -> Mapping[str, str]:
-        """Nothing: the listings are the evidence."""
-        return {}
+        """The listings, where they are to be kept."""
+        sources = [Path(ruleset.source or "") for ruleset in self.rules.rulesets if self.keep]
+        return {path.name: path.read_text(encoding="utf-8") for path in sources if path.is_file()}
 
     def stop(self) -> None:
         """Do nothing: nothing was brought up."""

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import json
 import os
-import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
 from pytest_istio_sidecar.environments.base import Environment
+from pytest_istio_sidecar.environments.evidence import write_evidence
 from pytest_istio_sidecar.environments.progress import Progress
 from pytest_istio_sidecar.errors import EnvironmentProblem, UsageProblem
 from pytest_istio_sidecar.istio.options import IstioOptions
@@ -42,6 +42,8 @@ class FilePlan:
     """Listings saved before: each process reads them for itself."""
 
     tables: tuple[str, ...]
+    keep: bool = False
+    """Whether the listings are kept as evidence, too."""
 
     def start(self, *, state: Path, owner: int, progress: Progress) -> Environment:  # noqa: ARG002
         """Read the listings.
@@ -51,7 +53,7 @@ class FilePlan:
         """
         from pytest_istio_sidecar.environments.file import FileEnvironment, read_listings
 
-        return FileEnvironment(rules=read_listings(self.tables), names=self.tables)
+        return FileEnvironment(rules=read_listings(self.tables), names=self.tables, keep=self.keep)
 
     def attach(self, state: Path) -> Environment:
         """Never: nothing is described in `state`."""
@@ -138,15 +140,8 @@ def take_down(state: Path, evidence: Path, *, keep_it: bool, progress: Progress)
 
 
 def keep(environment: Environment, folder: Path) -> None:
-    """Write what was read so far, raw, into the folder for evidence.
-
-    A full disk costs the evidence, not the verdict: it is a warning.
-    """
-    try:
-        for name, text in environment.evidence().items():
-            (folder / name).write_text(text, encoding="utf-8")
-    except OSError as problem:
-        warnings.warn(f"the evidence in {folder} is not complete: {problem}", stacklevel=2)
+    """Write what was read so far into the folder for evidence."""
+    write_evidence(folder, environment.evidence())
 
 
 def read_rules(

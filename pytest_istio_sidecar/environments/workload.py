@@ -223,6 +223,26 @@ def container_of(pod: Json, name: str = SIDECAR) -> Json | None:
     return None
 
 
+def owner_of(api: KubernetesApi, pod: Json) -> Json | None:
+    """The workload that a pod belongs to, its Deployment rather than its ReplicaSet.
+
+    None where it belongs to none, or the workload may not be read or is gone: the pod is what counts.
+    """
+    held, found = pod, None
+    for _ in range(2):
+        owners = held["metadata"].get("ownerReferences", [])
+        owner = next((one for one in owners if str(one.get("kind", "")).lower() in _KINDS), None)
+        if owner is None:
+            break
+        prefix, plural = _KINDS[owner["kind"].lower()]
+        try:
+            held = api.get(f"{prefix}/namespaces/{pod['metadata']['namespace']}/{plural}/{owner['name']}")
+        except ApiProblem:
+            break
+        found = {"kind": owner["kind"], **held}
+    return found
+
+
 def container_id(pod: Json, name: str = SIDECAR) -> str:
     """Its running container's id; "" when it does not run."""
     status = pod.get("status", {})

@@ -93,7 +93,12 @@ def complete(ruleset: Ruleset, expected: Ruleset) -> Ruleset:
     tables = tuple(
         _complete_table(table, expected.table(table.name), origin, assumed) for table in ruleset.tables
     )
-    return replace(ruleset, tables=tables, assumptions=(*ruleset.assumptions, *_grouped(assumed)))
+    return replace(
+        ruleset,
+        tables=tables,
+        assumptions=(*ruleset.assumptions, *_grouped(assumed)),
+        completed_from=expected.source or "",
+    )
 
 
 def _complete_table(table: Table, expected: Table, origin: str, assumed: list[tuple[Rule, str]]) -> Table:

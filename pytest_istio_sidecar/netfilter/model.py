@@ -142,6 +142,8 @@ class Ruleset:
     """Version of the iptables that wrote the text ("1.8.9"), where its banner says."""
     assumptions: tuple[str, ...] = field(default=(), compare=False)
     """What was taken from an expectation because the listing does not show it."""
+    completed_from: str = field(default="", compare=False)
+    """What that expectation was: its `source`."""
 
     def __post_init__(self) -> None:
         owned = tuple(replace(table) for table in self.tables)

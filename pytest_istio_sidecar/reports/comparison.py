@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from itertools import groupby
+from typing import Any
 
 from pytest_istio_sidecar.checks.alignment import AlignedChain, Change, Line
 from pytest_istio_sidecar.checks.comparison import Comparison
@@ -34,6 +35,35 @@ def render_comparison(comparison: Comparison) -> list[str]:
         if chain.differs:
             lines += ["", *render_chain(chain)] if lines else render_chain(chain)
     return lines
+
+
+def comparison_fields(comparison: Comparison) -> dict[str, Any]:
+    """For JSON.
+
+    Raises:
+        Undecided: the observed rules do not tell what becomes of some packet.
+    """
+    return {
+        "equal_text": comparison.equal_text,
+        "equivalent": comparison.equivalent,
+        "differences": [
+            {
+                "kind": str(held.kind),
+                "family": held.family,
+                "table": held.table,
+                "chain": held.chain,
+                "expected": held.line.expected.text if held.line.expected else None,
+                "observed": held.line.observed.text if held.line.observed else None,
+            }
+            for held in comparison.differences
+        ],
+        "effects": [effect.to_dict() for effect in comparison.effects],
+        "foreign": [
+            {"owner": held.owner, "places": list(held.places), "rules": held.count, "matters": held.matters}
+            for held in comparison.foreign
+        ],
+        "assumptions": list(comparison.assumptions),
+    }
 
 
 def render_chain(chain: AlignedChain) -> list[str]:

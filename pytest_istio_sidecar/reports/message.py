@@ -7,21 +7,22 @@ Invariant: at most `WIDTH` columns, except for a rule or path that is longer.
 
 from __future__ import annotations
 
-import shlex
 import textwrap
 from collections.abc import Sequence
 
 from pytest_istio_sidecar.checks.finding import Finding
 from pytest_istio_sidecar.checks.packets import describe
 from pytest_istio_sidecar.netfilter.matches import PROTOCOL_NAMES
-from pytest_istio_sidecar.netfilter.model import rulesets_of
-from pytest_istio_sidecar.netfilter.packet import Endpoint, Packet
+from pytest_istio_sidecar.netfilter.packet import Endpoint, Fate, Packet
 from pytest_istio_sidecar.netfilter.trace import Trace
+from pytest_istio_sidecar.reports.colour import Paint, Style, plain
 from pytest_istio_sidecar.reports.comparison import render_comparison
 from pytest_istio_sidecar.reports.path import WIDTH, PathLine, path_of
+from pytest_istio_sidecar.reports.replay import replay_command
 
 _LABEL = 9
 _REASONS = 3
+_COLOURS: dict[Fate, Style] = {Fate.REDIRECTED: "green", Fate.TPROXIED: "green", Fate.DROPPED: "red"}
 
 
 def render_findings(findings: Sequence[Finding]) -> str:
@@ -49,22 +50,25 @@ def render_finding(finding: Finding) -> str:
             lines += _fact(label, value)
     closing = [*_fact("cause", finding.cause or _decides(finding.trace)), *_assumed(finding.assumptions)]
     if finding.trace is not None:
-        closing += _fact("replay", _replay(finding.trace), wrap=False)
+        closing += _fact("replay", replay_command(finding.trace), wrap=False)
     if closing:
         lines += ["", *closing]
     return "\n".join(lines).rstrip()
 
 
-def render_way(way: Trace) -> list[str]:
+def render_way(way: Trace, paint: Paint = plain) -> list[str]:
     """The packet and its path, rule by rule, with the deciding one marked."""
-    lines = _fact("packet", _packet(way.packet), wrap=False)
+    lines = _fact("packet", describe_fields(way.packet), wrap=False)
     path = path_of(way)
     if not path:
         return [*lines, *_fact("path", "no rule and no policy took part")]
     cells = [(line.where, f"{line.numbers:>4}  {line.text}", _outcome(line)) for line in path]
     place = max(len(where) for where, _, _ in cells)
     rule = max(len(text) for _, text, _ in cells)
-    shown = [f"{where:<{place}}  {text:<{rule}}  {outcome}".rstrip() for where, text, outcome in cells]
+    shown = [
+        paint(f"{where:<{place}}  {text:<{rule}}  {outcome}".rstrip(), _style(line))
+        for line, (where, text, outcome) in zip(path, cells, strict=True)
+    ]
     return [*lines, *_fact("path", "\n".join(shown), wrap=False)]
 
 
@@ -72,7 +76,14 @@ def _outcome(line: PathLine) -> str:
     return "match  <- decides" if line.decides else line.outcome
 
 
-def _packet(packet: Packet) -> str:
+def _style(line: PathLine) -> Style | None:
+    if line.decides:
+        return "bold"
+    return "faint" if line.outcome == "no match" else None
+
+
+def describe_fields(packet: Packet) -> str:
+    """Everything rules may ask of a packet, in one line."""
     protocol = PROTOCOL_NAMES.get(int(packet.protocol), str(packet.protocol))
     source = Endpoint(packet.source, packet.source_port)  # type: ignore[arg-type]
     destination = Endpoint(packet.destination, packet.destination_port)  # type: ignore[arg-type]
@@ -96,28 +107,6 @@ def _decides(way: Trace | None) -> str:
         return "no rule takes the packet; the policy lets it go on"
     where = f" ({rule.location})" if rule.location else ""
     return f"rule {rule.number} of {rule.chain}{where} decides"
-
-
-def _replay(way: Trace) -> str:
-    packet = way.packet
-    protocol = PROTOCOL_NAMES.get(int(packet.protocol), str(packet.protocol))
-    if packet.hook == "PREROUTING":
-        flow = f"--inbound {protocol}/{packet.destination_port}"
-    else:
-        flow = f"--outbound {Endpoint(packet.destination, packet.destination_port)}"  # type: ignore[arg-type]
-        if packet.uid is not None:
-            flow += f" --uid {packet.uid} --gid {packet.gid}"
-    sources = _sources(way)
-    return f"istio-sidecar trace {' '.join(sources)} {flow}" if sources else ""
-
-
-def _sources(way: Trace) -> list[str]:
-    """The listings that were read from somewhere: an expectation's rules have no place in a file."""
-    return [
-        shlex.quote(ruleset.source)
-        for ruleset in rulesets_of(way.rules, way.packet.family)
-        if ruleset.source and any(rule.location for rule in ruleset.rules())
-    ]
 
 
 def _assumed(assumptions: tuple[str, ...]) -> list[str]:
@@ -144,14 +133,17 @@ def shorten(reasons: Sequence[str]) -> list[str]:
     return [*reasons[:_REASONS], *([f"and {left} more of the kind"] if left > 0 else [])]
 
 
-def render_trace(way: Trace) -> str:
+def render_trace(way: Trace, paint: Paint = plain) -> str:
     """A trace on its own, as `istio-sidecar trace` prints it."""
-    fate = (
-        str(way.fate)
-        if way.fate.value in ("unchanged", "dropped", "unknown")
-        else f"{way.fate} to {way.destination}"
-    )
-    lines = [f"{describe(way.packet)}: {fate}", "", *render_way(way)]
+    first = f"{describe(way.packet)}: {outcome_of(way)}"
+    lines = [paint(first, _COLOURS.get(way.fate, "yellow")), "", *render_way(way, paint)]
     if way.reasons:
         lines += ["", *_fact("because", "\n".join(shorten(way.reasons)))]
     return "\n".join(lines)
+
+
+def outcome_of(way: Trace) -> str:
+    """What becomes of the packet, in a few words."""
+    if way.fate in (Fate.UNCHANGED, Fate.DROPPED, Fate.UNKNOWN):
+        return str(way.fate)
+    return f"{way.fate} to {way.destination}"

@@ -1,36 +1,151 @@
-"""What a pod's rules let by and what they capture, in a few lines.
+"""What a pod's rules let by and what they capture, for the summary of a run and its reports.
 
-Knows how to ask and how to word it. Does not print. Invariant: every line
-rests on traced packets, and says so where the rules do not decide.
+Knows how to ask and how to word it. Does not print. Invariant: every line rests on all packets
+(`bypasses`, `compare`) or on traced ones, and what the rules do not decide is said to be so.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from typing import Any, TypedDict
 
+from pytest_istio_sidecar.checks.bypasses import BypassReport, bypasses
+from pytest_istio_sidecar.checks.comparison import compare
+from pytest_istio_sidecar.checks.expectation import completed, expected_of
 from pytest_istio_sidecar.checks.packets import CAPTURED
 from pytest_istio_sidecar.errors import IstioSidecarError
-from pytest_istio_sidecar.istio.ports import PROXY_ID
-from pytest_istio_sidecar.netfilter.diagram import Interval
-from pytest_istio_sidecar.netfilter.matches import PROTOCOLS
-from pytest_istio_sidecar.netfilter.model import PodRules
-from pytest_istio_sidecar.netfilter.packet import Fate, Host, outbound
-from pytest_istio_sidecar.netfilter.space import regions
+from pytest_istio_sidecar.istio.options import IstioOptions
+from pytest_istio_sidecar.istio.ports import PROXY_ID, PURPOSE
+from pytest_istio_sidecar.netfilter.model import Family, PodRules, Rules, Ruleset
+from pytest_istio_sidecar.netfilter.packet import Host, inbound, outbound
 from pytest_istio_sidecar.netfilter.trace import Trace, trace
+from pytest_istio_sidecar.reports.comparison import comparison_fields, render_comparison
+from pytest_istio_sidecar.reports.way import Way, way_of
 
-_ELSEWHERE = "198.51.100.7"
+_ELSEWHERE = {4: "198.51.100.7", 6: "2001:db8:1::7"}
+"""Somebody outside the pod's networks (RFC 5737, RFC 3849)."""
+_PORT = 80
+_WHO = {"PREROUTING": "inbound tcp", "OUTPUT": "outbound tcp of the application"}
 
 
-def describe_capture(rules: PodRules, host: Host) -> list[tuple[str, str]]:
-    """Labelled lines: what was read, what is redirected, what is not, what was assumed."""
-    lines = [("rules", _held(rules))]
+class Section(TypedDict):
+    """A heading and what stands below it."""
+
+    heading: str
+    entries: list[str]
+
+
+class Capture(TypedDict):
+    """What the rules of a pod come to; JSON all through.
+
+    Attributes:
+        release: whose rules were expected: "Istio 1.8.3".
+        lines: labelled lines: what was read, what is redirected, what was assumed.
+        bypasses: as `BypassReport.to_dict` has it; None where it cannot be told.
+        unseen: what rules cannot show, one sentence each.
+        comparison: with the rules expected; None where it cannot be told.
+        difference: the same as a table of lines.
+        ways: of one ordinary packet of each direction.
+        beside: lists to show beside a way.
+        problems: why something above is None.
+    """
+
+    release: str
+    lines: list[list[str]]
+    bypasses: dict[str, list[dict[str, Any]]] | None
+    unseen: list[str]
+    comparison: dict[str, Any] | None
+    difference: list[str]
+    ways: list[Way]
+    beside: list[Section]
+    problems: list[str]
+
+
+def capture_of(rules: PodRules, host: Host, version: str, options: IstioOptions) -> Capture:
+    """What rules come to, beside those that a release installs with these options."""
+    capture = Capture(
+        release=f"Istio {version}",
+        lines=[["rules", _held(rules)]],
+        bypasses=None,
+        unseen=[],
+        comparison=None,
+        difference=[],
+        ways=[],
+        beside=[],
+        problems=[],
+    )
     try:
-        lines += _inbound(rules, host) + _outbound(rules, host)
+        expected = expected_of(rules, version, options)
+        report = bypasses(rules, expected=_of_both_families(expected), host=host)
+        capture["bypasses"], capture["unseen"] = report.to_dict(), list(report.unseen)
+        capture["beside"] = _sections(report)
+        ways = list(_ordinary(rules, host))
+        capture["ways"] = [way_of(way) for way in ways]
+        capture["lines"] += _redirected(ways, rules, host)
+        comparison = compare(completed(rules, expected), expected, host=host)
+        capture["comparison"] = comparison_fields(comparison)
+        capture["difference"] = render_comparison(comparison)
     except IstioSidecarError as problem:
-        lines.append(("rules", str(problem).splitlines()[0]))
-    lines += [("assumed", text) for ruleset in rules.rulesets for text in ruleset.assumptions]
-    lines += [("note", text) for text in rules.notes]
-    return lines
+        capture["problems"].append(str(problem).splitlines()[0])
+    capture["lines"] += [["assumed", text] for held in rules.rulesets for text in held.assumptions]
+    capture["lines"] += [["note", text] for text in rules.notes]
+    return capture
+
+
+def _of_both_families(expected: PodRules) -> PodRules:
+    """Where a release installs no rules of a family, it means to let all of it by."""
+    families: tuple[Family, ...] = (4, 6)
+    absent = [Ruleset(family=family) for family in families if not expected.of_family(family)]
+    return replace(expected, rulesets=(*expected.rulesets, *absent))
+
+
+def let_by(rules: Rules, host: Host) -> list[tuple[str, list[str]]]:
+    """Lists of what gets by without Envoy, to show beside a way."""
+    report = bypasses(rules, host=host)
+    return [(section["heading"], section["entries"]) for section in _sections(report)]
+
+
+def _sections(report: BypassReport) -> list[Section]:
+    """What gets by, in lists for the eye: the inbound ports each with its purpose."""
+    sections = []
+    lists = {
+        "inbound without Envoy": report.inbound,
+        "outbound without Envoy": report.outbound,
+        "cannot be told": report.conditional,
+    }
+    for heading, found in lists.items():
+        entries: dict[str, None] = {}
+        for held in found:
+            meant = held.by_design or not any(other.by_design for other in found)
+            ports = [span for span in held.where.get("destination_port", []) if isinstance(span, list)]
+            if heading.startswith("inbound") and meant and any(span[0] in PURPOSE for span in ports):
+                entries |= dict.fromkeys(_with_purpose(ports))
+            else:
+                entries[f"{'' if meant else '! '}{held.text.replace(f'{held.direction} ', '', 1)}"] = None
+        if entries:
+            sections.append(Section(heading=heading, entries=list(entries)))
+    return sections
+
+
+def _with_purpose(ports: Sequence[Sequence[Any]]) -> Iterable[str]:
+    for low, high in ports:
+        if high - low > len(PURPOSE):
+            yield f"tcp {low}-{high}"
+        else:
+            yield from (f"tcp {port} {PURPOSE.get(port, '')}".rstrip() for port in range(low, high + 1))
+
+
+def _ordinary(rules: PodRules, host: Host) -> Iterable[Trace]:
+    """The ways of a neighbour's request to a service of the pod, and of the application's own request."""
+    for family in (4, 6):
+        own = host.primary(host.external(), family)
+        if own is None or not any(any(held.rules()) for held in rules.rulesets if held.family == family):
+            continue
+        arriving = inbound(_PORT, family=family, destination=own, in_interface=host.external())
+        yield trace(rules, arriving, host=host)
+        yield trace(rules, outbound(_ELSEWHERE[family], _PORT, source=own), host=host)
+        return
 
 
 def _held(rules: PodRules) -> str:
@@ -42,62 +157,11 @@ def _held(rules: PodRules) -> str:
     return ", ".join(parts) or "none were read"
 
 
-def _inbound(rules: PodRules, host: Host) -> list[tuple[str, str]]:
-    fates: dict[str, dict[Interval, None]] = {}
-    for region in regions(rules, "PREROUTING", host=host):
-        for cube in region.cubes:
-            packet = cube.packet({"protocol": PROTOCOLS["tcp"]})
-            if packet.protocol == PROTOCOLS["tcp"]:
-                fate = _fate(trace(rules, packet, host=host))
-                for ports in cube.fields["destination_port"].values_in(cube.box):
-                    fates.setdefault(fate, {})[ports] = None
-    return [
-        (_label(fate), f"inbound tcp {_ports(ports)}{_arrow(fate)}")
-        for fate, ports in sorted(fates.items(), key=lambda item: item[0] == "")
-    ]
-
-
-def _outbound(rules: PodRules, host: Host) -> list[tuple[str, str]]:
-    own = host.primary(host.external(), 4)
-    if own is None:
-        return []
-    senders = {
-        "the application (uid 1000)": (1000, 1000, _ELSEWHERE),
-        "the proxy's user (uid 1337)": (PROXY_ID, 1000, _ELSEWHERE),
-        "the proxy's group (gid 1337)": (1000, PROXY_ID, _ELSEWHERE),
-        "the application to its own pod": (1000, 1000, str(own)),
-        "the proxy to its own pod": (PROXY_ID, PROXY_ID, str(own)),
-    }
-    fates: dict[str, list[str]] = {}
-    for name, (uid, gid, destination) in senders.items():
-        way = trace(rules, outbound(destination, 80, uid=uid, gid=gid, source=own), host=host)
-        fates.setdefault(_fate(way), []).append(name)
-    return [
-        (_label(fate), f"outbound tcp from {', '.join(names)}{_arrow(fate)}")
-        for fate, names in sorted(fates.items(), key=lambda item: item[0] == "")
-    ]
-
-
-def _fate(way: Trace) -> str:
-    if way.fate in CAPTURED:
-        return f":{way.destination.port}"
-    return "" if way.fate is Fate.UNCHANGED else str(way.fate)
-
-
-def _label(fate: str) -> str:
-    if fate.startswith(":"):
-        return "redirected"
-    return {"": "not redirected"}.get(fate, fate)
-
-
-def _arrow(fate: str) -> str:
-    return f" -> {fate}" if fate.startswith(":") else ""
-
-
-def _ports(intervals: Iterable[Interval]) -> str:
-    held = sorted(intervals)
-    if len(held) > 4 and held[0][0] == 0 and held[-1][1] == 0xFFFF:
-        return "to every other port"
-    return "to " + ", ".join(
-        f"{low}-{high}" if high > low + 1 else ", ".join(map(str, range(low, high + 1))) for low, high in held
-    )
+def _redirected(ways: Iterable[Trace], rules: PodRules, host: Host) -> list[list[str]]:
+    """Where ordinary packets go, and what the proxy sends to its own pod."""
+    told = [(way, _WHO[way.packet.hook]) for way in ways]
+    for way, _ in told[:1]:
+        own = str(way.packet.destination)
+        packet = outbound(own, _PORT, uid=PROXY_ID, gid=PROXY_ID, source=own)
+        told.append((trace(rules, packet, host=host), "outbound tcp of the proxy to its own pod"))
+    return [["redirected", f"{who} -> :{way.destination.port}"] for way, who in told if way.fate in CAPTURED]

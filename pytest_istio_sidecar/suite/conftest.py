@@ -32,6 +32,7 @@ def claim(expected, sidecar_pod, istio_version, istio_options) -> Callable[..., 
     """A function: asserts of the pod's rules what the expected ones hold to; skips what these do not."""
 
     def assert_if_meant(assertion, rules, *arguments, **named) -> None:
+        __tracebackhide__ = True
         meant = expected.table(rules.name) if hasattr(rules, "chains") else expected
         named["host"] = sidecar_pod.host
         try:

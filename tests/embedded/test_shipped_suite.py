@@ -78,10 +78,12 @@ def test_the_summary_tells_what_was_tested_and_pytests_line_is_the_last(pytester
     result.stdout.fnmatch_lines(
         [
             "*- istio sidecar -*",
+            "traffic of embedded/httpbin goes through Envoy, except what Istio 1.8.3 lets by:",
+            "  inbound *not tcp; tcp 22,15008,15020-15021,15090; all IPv6: no rules",
+            "verdicts *as wanted*",
             "environment *embedded*",
             "pod *embedded/httpbin*",
-            "redirected *inbound tcp to every other port -> :15006",
-            "not redirected *inbound tcp to 22, 15008, 15020, 15021, 15090",
+            "redirected *inbound tcp -> :15006",
             "real requests *inbound to 80, 8443: captured by Envoy's inbound listener",
             "evidence *",
         ]
@@ -137,7 +139,7 @@ def test_a_listing_kept_as_evidence_replays_the_verdict(pytester, runtime):
     (line,) = [line for line in result.outlines if line.startswith("E ") and "  replay   " in line]
     command = line.partition("replay   istio-sidecar ")[2].split()
     replayed = pytester.run(sys.executable, "-m", "pytest_istio_sidecar", *command)
-    assert replayed.outlines == ["inbound tcp/22: unchanged"]
+    assert replayed.outlines[0] == "inbound tcp/22: unchanged"
 
 
 def test_clean_finds_the_folder_of_a_run_that_was_killed(pytester, runtime):

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from xml.etree import ElementTree as ET
 
 import pytest
 
@@ -18,23 +19,55 @@ def rules(tmp_path):
     return str(path)
 
 
-def test_an_inbound_packet_is_told_in_one_line(rules, capsys):
+def test_the_first_line_tells_packet_and_fate(rules, capsys):
     assert main(["trace", rules, "--inbound", "tcp/80"]) == 0
-    assert capsys.readouterr().out == "inbound tcp/80: redirected to 192.0.2.10:15006\n"
+    assert capsys.readouterr().out.splitlines()[0] == "inbound tcp/80: redirected to 192.0.2.10:15006"
 
 
 def test_an_outbound_packet_is_sent_by_an_ordinary_user_unless_told(rules, capsys):
     assert main(["trace", rules, "--outbound", "10.1.2.3:443"]) == 0
     assert main(["trace", rules, "--outbound", "10.1.2.3:443", "--uid", "1337"]) == 0
-    first, second = capsys.readouterr().out.splitlines()
+    first, second = (line for line in capsys.readouterr().out.splitlines() if line.startswith("outbound"))
     assert first == "outbound tcp to 10.1.2.3:443 from uid 1000: redirected to 127.0.0.1:15001"
     assert second == "outbound tcp to 10.1.2.3:443 from uid 1337: unchanged"
 
 
-def test_explain_shows_the_deciding_rule(rules, capsys):
-    main(["trace", rules, "--inbound", "tcp/80", "--explain"])
-    (line,) = [line for line in capsys.readouterr().out.splitlines() if "decides" in line]
+def test_the_path_shows_the_deciding_rule_without_colour_where_no_terminal_is(rules, capsys):
+    main(["trace", rules, "--inbound", "tcp/80"])
+    out = capsys.readouterr().out
+    (line,) = [line for line in out.splitlines() if "decides" in line]
     assert "-p tcp -j REDIRECT --to-ports 15006" in line
+    assert "\x1b" not in out
+
+
+def test_explain_tells_every_rule_that_was_met_and_the_end(rules, capsys):
+    main(["trace", rules, "--inbound", "tcp/22", "--explain"])
+    out = capsys.readouterr().out
+    assert "rule 1 is for `-p tcp --dport 15008`, which this packet is not." in out
+    assert "rule 2 is for `-p tcp --dport 22`: it goes back to where it came from. This decides." in out
+    assert out.endswith("So inbound tcp/22 comes to 192.0.2.10:22 itself, without Envoy.\n")
+
+
+def test_a_packet_of_no_process_and_one_of_udp_can_be_given(rules, capsys):
+    assert main(["trace", rules, "--outbound", "10.1.2.3:443", "--uid", "none"]) == 0
+    assert main(["trace", rules, "--outbound", "udp/10.1.2.3:53"]) == 0
+    out = capsys.readouterr().out
+    assert "outbound tcp to 10.1.2.3:443 from no socket: redirected to 127.0.0.1:15001" in out
+    assert "outbound udp to 10.1.2.3:53 from uid 1000: unchanged" in out
+
+
+def test_a_listing_that_hides_something_is_completed_from_the_release_that_is_named(capsys):
+    assert main(["trace", str(LAB), "--inbound", "tcp/80", "--istio-version", "1.8.3"]) == 0
+    assert capsys.readouterr().out.startswith("inbound tcp/80: redirected to 192.0.2.10:15006\n")
+
+
+def test_a_picture_of_the_way_is_drawn_into_a_file(rules, tmp_path, capsys):
+    assert main(["trace", rules, "--inbound", "tcp/80", "--svg", str(tmp_path / "way.svg")]) == 0
+    root = ET.fromstring((tmp_path / "way.svg").read_text())
+    texts = [text.text for text in root.iter("{http://www.w3.org/2000/svg}text")]
+    assert "1 -p tcp -j REDIRECT --to-ports 15006 <- decides" in texts
+    assert "Envoy inbound listener :15006" in texts
+    assert "tcp 15021 Envoy readiness" in texts
 
 
 def test_json_has_the_fields_of_the_contract(rules, capsys):

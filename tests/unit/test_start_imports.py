@@ -13,6 +13,7 @@ OWN = {
     "pytest_istio_sidecar.fixtures",
     "pytest_istio_sidecar.environments",
     "pytest_istio_sidecar.environments.choices",
+    "pytest_istio_sidecar.gathering",
     "pytest_istio_sidecar.options",
     "pytest_istio_sidecar.plugin",
     "pytest_istio_sidecar.settings",

@@ -1,0 +1,65 @@
+"""The folder of one failing test: what its verdict rests on, and the command that repeats it.
+
+Knows what belongs into it. Does not know how files are written. Invariant: the folder is enough:
+the command in `replay.txt`, run in it, decides as the test did.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from collections.abc import Iterable, Mapping, Sequence
+from hashlib import sha256
+from pathlib import Path
+
+from pytest_istio_sidecar.checks.finding import Finding
+from pytest_istio_sidecar.checks.found_bypass import packet_fields
+from pytest_istio_sidecar.netfilter.trace import Trace
+from pytest_istio_sidecar.reports.message import render_trace
+from pytest_istio_sidecar.reports.replay import listings_of, specifications, surroundings_of
+from pytest_istio_sidecar.reports.words import explain
+
+_LONGEST = 100
+"""Letters of a folder's name at most."""
+
+
+def folder_name(test: str) -> str:
+    """A folder's name for a test's id; two ids never share one."""
+    slug = re.sub(r"[^\w.\[\]-]+", "-", test.rpartition("/")[2]).strip("-")
+    if slug == test and len(slug) <= _LONGEST:
+        return slug
+    return f"{slug[:_LONGEST]}-{sha256(test.encode()).hexdigest()[:8]}"
+
+
+def files_of(message: str, findings: Sequence[Finding], around: Mapping[str, str]) -> dict[str, str]:
+    """The files of a failing test.
+
+    Args:
+        message: the whole explanation.
+        findings: what it rests on; none where something else failed.
+        around: what the run keeps of the pod, by file name.
+    """
+    files = {**around, "message.txt": f"{message}\n"}
+    way = next((finding.trace for finding in findings if finding.trace is not None), None)
+    if way is not None:
+        files |= dict(_listings(way))
+        files["trace.txt"] = "\n".join([render_trace(way), "", *explain(way), ""])
+        files["packets.jsonl"] = json.dumps(packet_fields(way.packet)) + "\n"
+        files["replay.txt"] = replay_in_folder(way) + "\n"
+    return files
+
+
+def replay_in_folder(way: Trace) -> str:
+    """The command, for who stands in the folder."""
+    listings = listings_of(way)
+    names = [Path(ruleset.source or "").name for ruleset in listings]
+    words = ["istio-sidecar", "trace", *specifications(listings, names)]
+    return shlex.join([*words, "--packets", "packets.jsonl", *surroundings_of(way)])
+
+
+def _listings(way: Trace) -> Iterable[tuple[str, str]]:
+    for ruleset in listings_of(way):
+        path = Path(ruleset.source or "")
+        if path.is_file():
+            yield path.name, path.read_text(encoding="utf-8", errors="replace")

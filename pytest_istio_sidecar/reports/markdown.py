@@ -1,0 +1,71 @@
+"""A report as Markdown, for the page of a CI job or a comment.
+
+Knows GitHub's Markdown. Does not know how a report was made. Invariant: text of a pod stands in code
+or is escaped, so that it cannot become markup.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+from pytest_istio_sidecar.reports.document import Report, against, first_line
+
+_SIGNS = {"holds": "\N{WHITE HEAVY CHECK MARK}", "against": "\N{CROSS MARK}", "undecided": "\N{WARNING SIGN}"}
+_FAILURES = 20
+"""Failing tests whose messages are shown whole; GitHub takes 1 MiB for a step."""
+
+
+def render_markdown(report: Report) -> str:
+    """The answer, what gets by, what failed and what was under test."""
+    return "\n".join(_blocks(report)) + "\n"
+
+
+def _blocks(report: Report) -> Iterator[str]:
+    answer, capture = report["answer"], report["capture"]
+    yield f"## Istio sidecar\n\n{_SIGNS[answer['verdict']]} **{_escaped(answer['text'])}**\n"
+    counted = [f"{count} {name}" for name, count in report["counts"].items() if count]
+    yield f"{', '.join(counted) or 'no test'}\n"
+    failed = against(report)
+    for test in failed[:_FAILURES]:
+        yield f"<details><summary><code>{_html(test['id'])}</code>: {_html(first_line(test))}</summary>\n"
+        yield f"{fenced(test['message'])}\n\n</details>\n"
+    if len(failed) > _FAILURES:
+        yield f"and {len(failed) - _FAILURES} more.\n"
+    if capture is not None and capture["bypasses"] is not None:
+        yield "### What gets by without Envoy\n"
+        yield "| Packets | By | Meant |\n|---|---|---|"
+        for kind in ("inbound", "outbound", "conditional"):
+            for held in capture["bypasses"].get(kind, []):
+                meant = (
+                    "cannot be told" if kind == "conditional" else "yes" if held["by_design"] else "**no**"
+                )
+                yield f"| {_code(held['text'])} | {_code(held['rule'] or 'policy')} | {meant} |"
+        yield ""
+    if capture is not None and capture["difference"]:
+        yield f"### Beside the rules of {_escaped(capture['release'])}\n"
+        yield f"{fenced(chr(10).join(capture['difference']))}\n"
+    yield "### What was under test\n\n| | |\n|---|---|"
+    facts = [*report["environment"].items(), *(capture["lines"] if capture else []), *report["requests"]]
+    for label, text in [*facts, *(("notice", text) for text in report["notices"])]:
+        yield f"| {_escaped(label)} | {_escaped(text)} |"
+
+
+def _code(text: str) -> str:
+    fence = "`" * (max((len(run) for run in re.findall("`+", text)), default=0) + 1)
+    space = " " if "`" in text else ""
+    return f"{fence}{space}{text.replace('|', chr(92) + '|')}{space}{fence}"
+
+
+def fenced(text: str) -> str:
+    """Text as a block of code, whatever is in it."""
+    fence = "`" * max(3, max((len(run) for run in re.findall("`+", text)), default=0) + 1)
+    return f"{fence}text\n{text}\n{fence}"
+
+
+def _escaped(text: str) -> str:
+    return re.sub(r"([\\`*_{}\[\]<>|#])", r"\\\1", text).replace("\n", " ")
+
+
+def _html(text: str) -> str:
+    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;").replace("\n", " ")
