@@ -66,6 +66,7 @@ if TYPE_CHECKING:
     from pytest_istio_sidecar.checks.finding import Severity as Severity
     from pytest_istio_sidecar.checks.found_bypass import FoundBypass as FoundBypass
     from pytest_istio_sidecar.checks.listeners import check_listener as check_listener
+    from pytest_istio_sidecar.checks.observation import Observation as Observation
     from pytest_istio_sidecar.checks.packets import (
         check_bypasses as check_bypasses,
     )
@@ -95,6 +96,7 @@ if TYPE_CHECKING:
     from pytest_istio_sidecar.checks.traffic import (
         check_not_intercepted as check_not_intercepted,
     )
+    from pytest_istio_sidecar.environments.base import SidecarPod as SidecarPod
     from pytest_istio_sidecar.errors import (
         BypassError as BypassError,
     )
@@ -128,11 +130,13 @@ if TYPE_CHECKING:
     from pytest_istio_sidecar.errors import (
         VerdictAgainst as VerdictAgainst,
     )
+    from pytest_istio_sidecar.istio.listeners import Listener as Listener
     from pytest_istio_sidecar.istio.options import IstioOptions as IstioOptions
     from pytest_istio_sidecar.istio.rules import expected_ruleset as expected_ruleset
     from pytest_istio_sidecar.netfilter.complete import complete as complete
     from pytest_istio_sidecar.netfilter.model import PodRules as PodRules
     from pytest_istio_sidecar.netfilter.model import Ruleset as Ruleset
+    from pytest_istio_sidecar.netfilter.model import Table as Table
     from pytest_istio_sidecar.netfilter.packet import (
         Endpoint as Endpoint,
     )
@@ -155,6 +159,7 @@ if TYPE_CHECKING:
     from pytest_istio_sidecar.netfilter.parse_list import parse_iptables_list as parse_iptables_list
     from pytest_istio_sidecar.netfilter.parse_save import parse_iptables_save as parse_iptables_save
     from pytest_istio_sidecar.netfilter.render import render_save as render_save
+    from pytest_istio_sidecar.netfilter.trace import Trace as Trace
     from pytest_istio_sidecar.netfilter.trace import trace as trace
 
 _HOMES = {
@@ -175,9 +180,12 @@ _HOMES = {
     ),
     "checks.bypass": ("Bypass",),
     "checks.bypasses": ("BypassReport", "bypasses", "check_only_bypasses"),
-    "checks.found_bypass": ("FoundBypass",),
     "checks.comparison": ("Comparison", "compare"),
     "checks.expectation": ("check_matches_istio",),
+    "checks.found_bypass": ("FoundBypass",),
+    "checks.observation": ("Observation",),
+    "environments.base": ("SidecarPod",),
+    "istio.listeners": ("Listener",),
     "checks.finding": ("Finding", "Severity"),
     "checks.listeners": ("check_listener",),
     "checks.reach": ("check_rules_reach_listeners",),
@@ -207,13 +215,13 @@ _HOMES = {
     "istio.options": ("IstioOptions",),
     "istio.rules": ("expected_ruleset",),
     "netfilter.complete": ("complete",),
-    "netfilter.model": ("PodRules", "Ruleset"),
+    "netfilter.model": ("PodRules", "Ruleset", "Table"),
     "netfilter.packet": ("Endpoint", "Fate", "Host", "Packet", "inbound", "outbound"),
     "netfilter.parse": ("parse_iptables",),
     "netfilter.parse_list": ("parse_iptables_list",),
     "netfilter.parse_save": ("parse_iptables_save",),
     "netfilter.render": ("render_save",),
-    "netfilter.trace": ("trace",),
+    "netfilter.trace": ("Trace", "trace"),
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import assert_type
 
@@ -12,11 +13,18 @@ from pytest_istio_sidecar import (
     Fate,
     Host,
     IstioOptions,
+    Listener,
+    Observation,
     Packet,
     PodRules,
     Ruleset,
+    SidecarPod,
+    Table,
+    Trace,
     assert_inbound_exclusions,
+    assert_intercepted,
     assert_jump,
+    assert_listener,
     assert_redirected,
     expected_ruleset,
     inbound,
@@ -37,6 +45,19 @@ def istio_install_options() -> dict[str, str]:
 @pytest.mark.istio_version(">=1.8,<1.13")
 def test_port_22_is_left_to_the_pod(pod_rules: PodRules) -> None:
     assert_inbound_exclusions(pod_rules, {15008, 22, 15090, 15021, 15020}, host=HOST)
+
+
+def test_fixtures_have_types(
+    iptables_nat: Table,
+    envoy_listeners: tuple[Listener, ...],
+    sidecar_pod: SidecarPod,
+    trace_packet: Callable[[Packet], Trace],
+    send_request: Callable[..., Observation],
+) -> None:
+    assert_jump(iptables_nat, "OUTPUT", "ISTIO_OUTPUT", host=sidecar_pod.host)
+    assert_listener(envoy_listeners, 15006, direction="inbound")
+    assert_type(trace_packet(inbound(80)).fate, Fate)
+    assert_intercepted(send_request("inbound", port=80))
 
 
 def test_a_listing_says_where_packets_go(tmp_path: Path) -> None:
