@@ -317,12 +317,18 @@ class _Parser:
         else:
             _, _, mask = item.partition("/")
             if "." in mask or ":" in mask:
-                self.family = 6 if ":" in mask else 4
+                self._is_of(6 if ":" in mask else 4, item)
                 return item
             network = ipaddress.ip_network(item, strict=False)
             ends = network.network_address, network.broadcast_address
-        self.family = 4 if ends[0].version == 4 else 6
+        self._is_of(4 if ends[0].version == 4 else 6, item)
         return int(ends[0]), int(ends[1])
+
+    def _is_of(self, family: Family, item: str) -> None:
+        """All addresses are of one family, the one that is named where one is."""
+        if self.family not in (None, family):
+            raise self._problem(item, f"an IPv{self.family} address")
+        self.family = family
 
     def _skip(self, *words: str) -> bool:
         if self.words and self.words[0] in words:

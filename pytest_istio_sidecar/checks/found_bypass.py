@@ -7,7 +7,7 @@ classes there are (`bypasses`). Invariant: `where` is exact, `text` leaves out w
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
 from itertools import islice
 
@@ -213,8 +213,7 @@ def _ordinary(packet: Packet) -> tuple[bool, ...]:
 
 def packet_fields(packet: Packet) -> dict[str, object]:
     """A packet as the fields that `Packet` takes, for JSON; those that are not set are left out."""
-    names = ("hook", "protocol", "source", "destination", "source_port", "destination_port")
-    names += ("in_interface", "out_interface", "uid", "gid", "mark", "state")  # type: ignore[assignment]
+    names = [field.name for field in fields(Packet)]
     told = {name: getattr(packet, name) for name in names}
     told |= {"source": str(packet.source), "destination": str(packet.destination)}
     return {name: value for name, value in told.items() if value is not None}

@@ -80,18 +80,16 @@ def check_inbound_exclusions(
     Raises:
         Undecided: the rules do not show it for some port.
     """
-    if family not in {held.family for held in rulesets_of(rules, family)}:
+    if not rulesets_of(rules, family):
         raise Undecided(f"inbound tcp: no IPv{family} rules were read{of_pod(rules)}")
     wanted = set(ports_excluded)
     space = _space(rules, "PREROUTING", host, family)
     captured, passing = _parted(space, rules, "tcp", lambda outcome: outcome.fate in CAPTURED)
+    also = _ports_of(captured)
     findings = [
-        _not_excluded(rules, decided(rules, packet, host), low)
-        for low, high in _ports_of(captured)
+        _not_excluded(rules, decided(rules, _packet_to(captured, port), host), port)
         for port in sorted(wanted)
-        if low <= port <= high
-        for packet in [_packet_to(captured, port)]
-        for low in [port]
+        if any(low <= port <= high for low, high in also)
     ]
     for low, high in _without(_ports_of(passing), wanted):
         findings.append(_excluded(rules, decided(rules, _packet_to(passing, low), host), low, high, wanted))
@@ -177,11 +175,10 @@ def _parted(
     for answers, cubes in space.cubes(node).items():
         for answer in answers:
             found.setdefault(answer, []).extend(cubes)
-    for cube in found[None]:
-        decided(rules, cube.witness, space.host)
-        raise Undecided(
-            f"{describe(cube.witness)}: the rules read do not tell what becomes of it{of_pod(rules)}"
-        )
+    if found[None]:
+        packet = found[None][0].witness
+        decided(rules, packet, space.host)
+        raise Undecided(f"{describe(packet)}: the rules read do not tell what becomes of it{of_pod(rules)}")
     return found[True], found[False]
 
 

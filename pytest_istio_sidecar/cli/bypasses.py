@@ -17,6 +17,7 @@ from pytest_istio_sidecar.cli.command import (
     add_command,
     add_interface_argument,
     add_option_argument,
+    add_rules_argument,
 )
 
 if TYPE_CHECKING:
@@ -32,12 +33,7 @@ def add(commands: Commands) -> None:
         help="list all that gets by without Envoy",
         description="List every class of packets that reach or leave the application without Envoy.",
     )
-    parser.add_argument(
-        "rules",
-        nargs="+",
-        metavar="RULES",
-        help="[ip6:][legacy:|nft:]FILE, as iptables-save or iptables -L prints it; - is standard input",
-    )
+    add_rules_argument(parser)
     parser.add_argument(
         "--istio-version",
         metavar="VERSION",

@@ -39,6 +39,16 @@ def add_command(
     return parser
 
 
+def add_rules_argument(parser: argparse.ArgumentParser) -> None:
+    """Register RULES, which `environments.file.read_listings` reads."""
+    parser.add_argument(
+        "rules",
+        nargs="+",
+        metavar="RULES",
+        help="[ip6:][legacy:|nft:]FILE, as iptables-save or iptables -L prints it; - is standard input",
+    )
+
+
 def add_option_argument(parser: argparse.ArgumentParser) -> None:
     """Register `--option`, which `IstioOptions.from_pairs` reads."""
     parser.add_argument(

@@ -12,6 +12,7 @@ from pytest_istio_sidecar.cli.command import (
     add_command,
     add_interface_argument,
     add_option_argument,
+    add_rules_argument,
 )
 from pytest_istio_sidecar.cli.trace import host_of
 from pytest_istio_sidecar.errors import UsageProblem
@@ -31,9 +32,7 @@ def add(commands: Commands) -> None:
         description="Hold listings against what a release of Istio installs, by text and by what becomes of "
         "packets; or find the releases and options that they may come from.",
     )
-    parser.add_argument(
-        "rules", nargs="+", metavar="RULES", help="[ip6:][legacy:|nft:]FILE; - is standard input"
-    )
+    add_rules_argument(parser)
     against = parser.add_mutually_exclusive_group(required=True)
     against.add_argument("--istio-version", metavar="VERSION", help="the release to compare with: 1.8.3")
     against.add_argument(

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
-from pytest_istio_sidecar.cli.command import Commands, Status, add_interface_argument
+from pytest_istio_sidecar.cli.command import Commands, Status, add_interface_argument, add_rules_argument
 from pytest_istio_sidecar.errors import UsageProblem
 
 if TYPE_CHECKING:
@@ -35,12 +35,7 @@ def add(commands: Commands) -> None:
         description="Follow the first packet of a connection through iptables listings, as the kernel would.",
     )
     trace.set_defaults(command=run)
-    trace.add_argument(
-        "rules",
-        nargs="+",
-        metavar="RULES",
-        help="[ip6:][legacy:|nft:]FILE, as iptables-save or iptables -L prints it; - is standard input",
-    )
+    add_rules_argument(trace)
     packet = trace.add_mutually_exclusive_group(required=True)
     packet.add_argument("--inbound", metavar="PROTOCOL/PORT", help="from a neighbour to the pod: tcp/80")
     packet.add_argument(

@@ -7,10 +7,7 @@ says of that packet; conditions that are not plain intervals ask `matching` itse
 
 from __future__ import annotations
 
-import ipaddress
-from collections.abc import Iterable, Iterator
-from typing import NamedTuple
-
+from pytest_istio_sidecar.netfilter.asked import Asked
 from pytest_istio_sidecar.netfilter.diagram import Box, Interval, Node
 from pytest_istio_sidecar.netfilter.fields import NO_SOCKET, FieldName, Fields, joined, outside
 from pytest_istio_sidecar.netfilter.matches import (
@@ -28,49 +25,9 @@ from pytest_istio_sidecar.netfilter.matches import (
 )
 from pytest_istio_sidecar.netfilter.matching import NUMBERS, compile_faulty, compile_match, written_faultily
 from pytest_istio_sidecar.netfilter.model import Rule
-from pytest_istio_sidecar.netfilter.packet import Packet
 from pytest_istio_sidecar.netfilter.routing import Routing
-from pytest_istio_sidecar.netfilter.skb import Skb, Test
+from pytest_istio_sidecar.netfilter.view import ALL, ENTERED, View
 from pytest_istio_sidecar.netfilter.walks import common
-
-ALL = 0xFFFFFFFF
-_NO_PROTOCOL = 254
-"""Stands for protocol 0, which no packet has (RFC 3692: 253 and 254 are for experiments)."""
-ENTERED = "as it entered"
-"""The value of a view's field that nothing has changed."""
-
-
-class Bits(NamedTuple):
-    """A mark as the packet entered with it, some bits cleared and some flipped: `(mark & keep) ^ flip`."""
-
-    keep: int = ALL
-    flip: int = 0
-
-    def __and__(self, mask: int) -> Bits:
-        return Bits(self.keep & mask, self.flip & mask)
-
-    def __xor__(self, other: int | Bits) -> Bits:
-        if isinstance(other, Bits):
-            return Bits(self.keep ^ other.keep, self.flip ^ other.flip)
-        return Bits(self.keep, self.flip ^ other)
-
-
-class View(NamedTuple):
-    """A packet at a hook, in terms of how it entered. `ENTERED`: unchanged; None: not known."""
-
-    state: str = "INVALID"
-    tracked: bool = False
-    first: bool = True
-    has_socket: bool = False
-    incoming: str = ""
-    outgoing: str = ""
-    source: int | str | None = ENTERED
-    source_port: int | str | None = ENTERED
-    destination: int | str = ENTERED
-    destination_port: int | str | None = ENTERED
-    mark: Bits | None = Bits()
-    connmark: Bits | None = Bits(0, 0)
-    translations: tuple[str, ...] = ()
 
 
 class Conditions:
@@ -80,6 +37,7 @@ class Conditions:
         self.fields = fields
         self.diagrams = fields.diagrams
         self.routing = Routing(fields.host)
+        self._asked = Asked(fields, self.routing)
         self._made: dict[tuple[Match, View, bool], Node] = {}
 
     def guard(self, rule: Rule, view: View, inside: Node, writer: str | None = None) -> Node:
@@ -123,7 +81,7 @@ class Conditions:
         if kind is Mark:
             return self._mark(match, view)  # type: ignore[arg-type]
         if kind is Fragment:
-            return self._known(match.negated)  # type: ignore[union-attr]
+            return self.diagrams.told(match.negated)  # type: ignore[union-attr]
         if kind is Multiport:
             return self._multiport(match, view)  # type: ignore[arg-type]
         if kind is Extension or kind is Transport:
@@ -131,13 +89,9 @@ class Conditions:
             key = (match, view, faulty)
             if key not in self._made:
                 test = compile_faulty(match) if faulty else compile_match(match)
-                self._made[key] = self._asked(test, match, view)
+                self._made[key] = self._asked.condition(test, match, view)
             return self._made[key]
         return self.diagrams.maybe
-
-    def _known(self, truth: bool | None) -> Node:
-        diagrams = self.diagrams
-        return diagrams.maybe if truth is None else diagrams.holds if truth else diagrams.fall
 
     def _ranged(self, name: FieldName, low: int, high: int, negated: bool = False) -> Box | Node:
         field = self.fields[name]
@@ -153,7 +107,7 @@ class Conditions:
         if held is None:
             return self.diagrams.maybe
         if not isinstance(held, str):
-            return self._known((held & match.mask == match.network) is not match.negated)
+            return self.diagrams.told((held & match.mask == match.network) is not match.negated)
         field = self.fields[match.side]
         box = field.masked(match.network, match.mask)
         if not match.negated:
@@ -171,7 +125,7 @@ class Conditions:
             return same is not match.negated
 
         if held != ENTERED:
-            return self._known(means(held))
+            return self.diagrams.told(means(held))
         chosen = joined((i, i) for i, name in enumerate(self.fields.interfaces) if means(name))
         return {self.fields["interface"].level: chosen} if chosen else self.diagrams.fall
 
@@ -180,7 +134,7 @@ class Conditions:
             return self.diagrams.maybe
         if isinstance(held, str):
             return self._ranged(name, asked.low, asked.high, asked.negated)
-        return self._known((asked.low <= held <= asked.high) is not asked.negated)
+        return self.diagrams.told((asked.low <= held <= asked.high) is not asked.negated)
 
     def _transport(self, match: Transport, view: View) -> Box | Node:
         number = NUMBERS.get(match.module)
@@ -194,7 +148,7 @@ class Conditions:
         if match.flags is not None or match.tcp_option is not None:
             flags = match.flags
             bare = flags is None or ({"SYN"} & set(flags.mask) == set(flags.set)) is not flags.negated
-            parts.append(self._known(None if not view.first else bare))
+            parts.append(self.diagrams.told(None if not view.first else bare))
             if match.tcp_option is not None:
                 parts.append(self.diagrams.maybe)
         box: Box = {}
@@ -238,7 +192,7 @@ class Conditions:
         asked = [option for option in (match.uid, match.gid) if option is not None]
         without = match.socket_exists is not True and all(option.negated for option in asked)
         if not view.has_socket:
-            return self._known(without)
+            return self.diagrams.told(without)
         none: Box = {self.fields["uid"].level: ((NO_SOCKET, NO_SOCKET),)}
         some: Box = {self.fields["uid"].level: ((1, self.fields["uid"].top),)}
         if not match.supplementary_groups and match.socket_exists is None and asked:
@@ -277,163 +231,8 @@ class Conditions:
         wanted = match.value ^ (held.flip & match.mask)
         free = held.keep & match.mask
         if wanted & ~free & ALL:
-            return self._known(match.negated)
+            return self.diagrams.told(match.negated)
         if not free:
-            return self._known(not match.negated)
+            return self.diagrams.told(not match.negated)
         node = self.diagrams.box(self.fields["mark"].masked(wanted, free), self.diagrams.holds)
         return self.diagrams.negate(node) if match.negated else node
-
-    def _asked(self, test: Test, match: Match, view: View) -> Node:
-        """A condition told by asking `matching` of one packet of each class that it can tell apart."""
-        names = _asks_for(match)
-        values: dict[FieldName, int] = {}
-
-        def split(index: int) -> Node:
-            if index == len(names):
-                return self._known(test(self._packet_seen(values, view)))
-            groups: dict[Node, list[Interval]] = {}
-            for low, high in self._cells(names[index], match):
-                values[names[index]] = low
-                groups.setdefault(split(index + 1), []).append((low, high))
-            field = self.fields[names[index]]
-            return self.diagrams.chain(
-                [
-                    self.diagrams.when(field.intervals(self.diagrams, joined(cells)), node)
-                    for node, cells in groups.items()
-                ]
-            )
-
-        return split(0)
-
-    def _packet_seen(self, values: dict[FieldName, int], view: View) -> Skb:
-        """The packet that entered with these values, and has become what the view says."""
-        kind = ipaddress.IPv4Address if self.fields.family == 4 else ipaddress.IPv6Address
-        interface = self.fields.interfaces[values.get("interface", 0)]
-        packet = Packet(
-            hook=self.fields.hook,
-            protocol=values.get("protocol", 6) or _NO_PROTOCOL,
-            source=kind(values.get("source", 1)),
-            destination=kind(values.get("destination", 1)),
-            source_port=values.get("source_port", 0),
-            destination_port=values.get("destination_port", 0),
-        )
-        skb = Skb(packet, self.routing)
-        skb.state, skb.tracked, skb.first = view.state, view.tracked, view.first
-        skb.translations = view.translations
-        skb.incoming = interface if view.incoming == ENTERED else view.incoming
-        skb.outgoing = interface if view.outgoing == ENTERED else view.outgoing
-        if not isinstance(view.source, str):
-            skb.source = view.source
-        if not isinstance(view.source_port, str):
-            skb.source_port = view.source_port
-        if not isinstance(view.destination, str):
-            skb.destination, skb.destination_address = view.destination, kind(view.destination)
-        if not isinstance(view.destination_port, str):
-            skb.destination_port = view.destination_port
-        return skb
-
-    def _cells(self, name: FieldName, match: Match) -> list[Interval]:
-        """Intervals of a field within which no packet is told apart from another by this condition."""
-        field = self.fields[name]
-        starts = {0, *(low for low in _edges(name, match, self.fields) if 0 < low <= field.top)}
-        if name == "interface":
-            starts.update(range(field.top + 1))
-        ordered = sorted(starts)
-        return [(low, high - 1) for low, high in zip(ordered, [*ordered[1:], field.top + 1], strict=True)]
-
-
-def _asks_for(match: Match) -> tuple[FieldName, ...]:
-    """The fields on which an extension's condition can depend (`extensions`)."""
-    if isinstance(match, Transport):
-        return ("protocol", "destination_port", "source_port")
-    if not isinstance(match, Extension):
-        return ()
-    names: dict[FieldName, None] = {}
-    for option in match.options:
-        if match.module == "addrtype":
-            names["interface"] = None
-            names["source" if option.name == "--src-type" else "destination"] = None
-        elif match.module == "iprange":
-            names["source" if option.name == "--src-range" else "destination"] = None
-        elif match.module in ("icmp", "icmp6") or option.name == "--ctproto":
-            names["protocol"] = None
-        elif match.module == "conntrack":
-            asked: dict[str, FieldName] = {
-                "--ctorigsrc": "source",
-                "--ctorigdst": "destination",
-                "--ctorigsrcport": "source_port",
-                "--ctorigdstport": "destination_port",
-            }
-            if option.name in asked:
-                names[asked[option.name]] = None
-    return tuple(names)
-
-
-_SPECIAL = (
-    "0.0.0.0/8",
-    "127.0.0.0/8",
-    "224.0.0.0/4",
-    "255.255.255.255/32",
-    "::/128",
-    "::1/128",
-    "ff00::/8",
-    "fe80::/10",
-)
-"""Networks that routing and addrtype treat apart, whatever the rules say (RFC 6890)."""
-
-
-def _edges(name: FieldName, match: Match, fields: Fields) -> Iterator[int]:
-    """Where a condition's answer can change along a field: the first value of each side."""
-    if name == "protocol":
-        for number in (1, 6, 33, 58, *NUMBERS.values(), *range(256)):
-            yield from (number, number + 1)
-    elif name in ("source_port", "destination_port"):
-        yield from _edges_of_ports(match)
-    elif name in ("source", "destination"):
-        for low, high in _address_ranges(match, fields):
-            yield from (low, high + 1)
-
-
-def _edges_of_ports(match: Match) -> Iterator[int]:
-    if isinstance(match, Transport):
-        for ports in (match.source, match.destination):
-            if ports is not None:
-                yield from (ports.low, ports.high + 1)
-    elif isinstance(match, Extension):
-        for word in _words(match):
-            low, _, high = word.partition(":")
-            if low.isdecimal() and (not high or high.isdecimal()):
-                yield from (int(low), int(high or low) + 1)
-
-
-def _address_ranges(match: Match, fields: Fields) -> Iterator[Interval]:
-    family = fields.family
-    networks: list[ipaddress.IPv4Network | ipaddress.IPv6Network] = [*map(ipaddress.ip_network, _SPECIAL)]
-    for held in fields.host.addresses.values():
-        for address in held:
-            networks += [address.network, ipaddress.ip_network(address.ip)]
-    for network in networks:
-        if network.version == family:
-            first, last = int(network.network_address), int(network.broadcast_address)
-            yield first, last
-            yield last, last
-    if isinstance(match, Extension):
-        for word in _words(match):
-            yield from _as_range(word, family)
-
-
-def _as_range(word: str, family: int) -> Iterator[Interval]:
-    low, dash, high = word.partition("-")
-    try:
-        if dash:
-            yield int(ipaddress.ip_address(low)), int(ipaddress.ip_address(high))
-        else:
-            network = ipaddress.ip_network(word, strict=False)
-            if network.version == family:
-                yield int(network.network_address), int(network.broadcast_address)
-    except ValueError:
-        return
-
-
-def _words(match: Extension) -> Iterable[str]:
-    return (word for option in match.options for word in ",".join(option.values).split(","))

@@ -11,13 +11,13 @@ import ipaddress
 from collections.abc import Callable
 from typing import Final, NamedTuple
 
-from pytest_istio_sidecar.netfilter.conditions import ENTERED, View
 from pytest_istio_sidecar.netfilter.diagram import Interval, Node
 from pytest_istio_sidecar.netfilter.fields import FieldName, Fields
 from pytest_istio_sidecar.netfilter.matches import Extension
 from pytest_istio_sidecar.netfilter.packet import Fate, IPAddress
 from pytest_istio_sidecar.netfilter.routing import LOOPBACK, Routing
 from pytest_istio_sidecar.netfilter.targets import Extended, Redirect, Tproxy, Translate
+from pytest_istio_sidecar.netfilter.view import ENTERED, View
 
 OWN: Final = "own"
 """The address or port of an outcome that is the packet's own."""

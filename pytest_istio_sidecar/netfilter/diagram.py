@@ -11,7 +11,7 @@ balanced halves, which keeps each step short.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from itertools import compress
 from operator import attrgetter, is_, is_not
 from typing import Final
@@ -69,6 +69,10 @@ class Diagrams:
         self.fall = self.leaf(FALL)
         self.holds = self.leaf(HOLDS)
         self.maybe = self.leaf_of(frozenset((HOLDS, FALL)))
+
+    def told(self, truth: bool | None) -> Node:
+        """A condition that is the same for every point; None: it cannot be told."""
+        return self.maybe if truth is None else self.holds if truth else self.fall
 
     def leaf(self, answer: Hashable) -> Node:
         return self.leaf_of(frozenset((answer,)))
@@ -178,10 +182,6 @@ class Diagrams:
         """The same tests with other answers."""
         return self._map(node, lambda leaf: self.leaf_of(frozenset(map(change, leaf.answers))))
 
-    def answers(self, node: Node) -> set[Hashable]:
-        """Every answer that some point gets."""
-        return answers_within(node, {})
-
     def merge(self, node: Node, change: Callable[[frozenset[Hashable]], Hashable]) -> Node:
         """The same tests with one answer in place of each set of them."""
         return self._map(node, lambda leaf: self.leaf(change(leaf.answers)))
@@ -231,8 +231,17 @@ class Diagrams:
                 return None
             key = (one, other)
             if key not in unified:
-                unified[key] = self._unified(unify, one, other)
+                try:
+                    unified[key] = self._pairwise(unify_or_leave, one, other)
+                except _Disagree:
+                    unified[key] = None
             return unified[key]
+
+        def unify_or_leave(one: Node, other: Node) -> Node:
+            both = unify(one, other)
+            if both is None:
+                raise _Disagree
+            return both
 
         def no_larger(both: Node, one: Node, other: Node) -> bool:
             """Whether one diagram for two is no harder to read than the harder of the two."""
@@ -260,18 +269,6 @@ class Diagrams:
             return done[node]
 
         return simple(node)
-
-    def _unified(self, unify: Callable[[Node, Node], Node | None], one: Node, other: Node) -> Node | None:
-        level = min(one.level, other.level)
-        highs: list[int] = []
-        kids: list[Node] = []
-        for high, left, right in _meeting(one, other, level):
-            both = unify(left, right)
-            if both is None:
-                return None
-            highs.append(high)
-            kids.append(both)
-        return self.make(level, highs, kids)
 
     def branch(self, level: int, highs: Sequence[int], kids: Sequence[Node]) -> Node:
         """As `make`, for kids that may test this level or ones above it."""
@@ -319,20 +316,10 @@ class Diagrams:
         return self.make(level, highs, kids)
 
 
-def _meeting(one: Node, other: Node, level: int) -> Iterator[tuple[int, Node, Node]]:
-    """The branches of two nodes that meet at a level, with the inclusive upper end of each."""
-    left = (one.highs, one.kids) if one.level == level else ((_TOP,), (one,))
-    right = (other.highs, other.kids) if other.level == level else ((_TOP,), (other,))
-    i = j = 0
-    while i < len(left[0]) and j < len(right[0]):
-        high = min(left[0][i], right[0][j])
-        yield high, left[1][i], right[1][j]
-        i += left[0][i] == high
-        j += right[0][j] == high
+class _Disagree(Exception):
+    """Two diagrams answer differently where neither is free."""
 
 
-_TOP: Final = 1 << 130
-"""Above every value of a field."""
 _GROUPS: Final = 8
 """How many kinds of branches `simplify` compares each further branch with."""
 _KEPT: Final = "kept"

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Iterable, Sequence
 from itertools import permutations
 
-from pytest_istio_sidecar.netfilter.conditions import ENTERED, Bits, Conditions, View
+from pytest_istio_sidecar.netfilter.conditions import Conditions
 from pytest_istio_sidecar.netfilter.destinations import Destinations, Next, Outcome, Stand
 from pytest_istio_sidecar.netfilter.diagram import Node
 from pytest_istio_sidecar.netfilter.fields import Fields
@@ -20,6 +20,7 @@ from pytest_istio_sidecar.netfilter.model import Ruleset
 from pytest_istio_sidecar.netfilter.packet import Fate
 from pytest_istio_sidecar.netfilter.symbolic import Chains, Kind, Way
 from pytest_istio_sidecar.netfilter.targets import Tproxy
+from pytest_istio_sidecar.netfilter.view import ENTERED, Bits, View
 
 Table = tuple[str, str]
 
@@ -62,7 +63,7 @@ class Journey:
         self._order = [Chains(held, self._conditions, marks_matter=marks) for held in rulesets]
         decided = any(self._decides(table) for table in _AFTER_NAT[fields.hook])
         self._nat = Destinations(fields, self._routing, settled=not decided)
-        self._known: dict[tuple[tuple[Table, ...], int, str, Stand], Node] = {}
+        self._known: dict[tuple[tuple[Table, ...], int, Next, Stand], Node] = {}
 
     def outcomes(self) -> Node:
         """A diagram whose answers are `Outcome`s."""
@@ -167,7 +168,7 @@ class Journey:
             asked = table[0] != "nat" or stand.view.state == "NEW"
             while asked and back_end < len(self._order):
                 if self._order[back_end].decides(*table):
-                    key = (tables, back_end, then.__qualname__, stand)
+                    key = (tables, back_end, then, stand)
                     if key not in self._known:
                         self._known[key] = self._ask_one(tables, stand, then, back_end)
                     return self._known[key]

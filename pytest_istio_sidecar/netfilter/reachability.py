@@ -10,13 +10,14 @@ from collections.abc import Hashable
 from dataclasses import dataclass
 from typing import TypeVar
 
-from pytest_istio_sidecar.netfilter.conditions import ENTERED, Bits, Conditions, View
-from pytest_istio_sidecar.netfilter.diagram import FALL, HOLDS, Node
+from pytest_istio_sidecar.netfilter.conditions import Conditions
+from pytest_istio_sidecar.netfilter.diagram import FALL, HOLDS, Node, answers_within
 from pytest_istio_sidecar.netfilter.matches import Mark
 from pytest_istio_sidecar.netfilter.model import Rule, Ruleset
 from pytest_istio_sidecar.netfilter.space import Space
 from pytest_istio_sidecar.netfilter.symbolic import Chains, Kind, Way
 from pytest_istio_sidecar.netfilter.targets import Goto, Jump
+from pytest_istio_sidecar.netfilter.view import ENTERED, Bits, View
 
 Key = TypeVar("Key")
 
@@ -90,7 +91,7 @@ class _Flow:
         found: dict[View, Node] = {}
         for view, packets in held.items():
             ways = self.diagrams.when(packets, self.chains.builtin(table, hook, view))
-            for answer in self.diagrams.answers(ways):
+            for answer in answers_within(ways, {}):
                 if isinstance(answer, Way) and answer.kind is not Kind.DROP:
                     self._add(found, answer.view, self._where(ways, answer))
         return found
@@ -127,7 +128,7 @@ class _Flow:
         answers = self.diagrams.when(
             packets, self.diagrams.first(self.chains.rule(table, rule, view), self._on)
         )
-        for answer in self.diagrams.answers(answers):
+        for answer in answers_within(answers, {}):
             if isinstance(answer, Way) and answer.kind is Kind.ON:
                 self._add(waiting, (rule.chain, rule.number, answer.view), self._where(answers, answer))
         return self._where(answers, _ON)

@@ -13,7 +13,7 @@ from enum import IntEnum
 from typing import NamedTuple, cast
 
 from pytest_istio_sidecar.errors import UsageProblem
-from pytest_istio_sidecar.netfilter.conditions import Bits, Conditions, View
+from pytest_istio_sidecar.netfilter.conditions import Conditions
 from pytest_istio_sidecar.netfilter.diagram import FALL, Node
 from pytest_istio_sidecar.netfilter.effects import PASSING, compile_effect
 from pytest_istio_sidecar.netfilter.matches import Protocol
@@ -31,6 +31,7 @@ from pytest_istio_sidecar.netfilter.targets import (
     Translate,
     Verdict,
 )
+from pytest_istio_sidecar.netfilter.view import Changing, View
 
 Place = tuple[str, str]
 """A table and a chain of it."""
@@ -305,20 +306,3 @@ def _reached(chain: Chain) -> tuple[Rule, ...]:
         if not rule.matches and isinstance(rule.target, Verdict | Goto):
             return chain.rules[:place]
     return chain.rules
-
-
-class Changing:
-    """A view that `effects` can change as it changes a packet."""
-
-    def __init__(self, view: View) -> None:
-        self._view = view
-        self.mark: Bits | int | None = view.mark
-        self.connmark: Bits | int | None = view.connmark
-        self.tracked = view.tracked
-        self.state = view.state
-
-    def view(self) -> View:
-        mark, connmark = (
-            Bits(0, held) if isinstance(held, int) else held for held in (self.mark, self.connmark)
-        )
-        return self._view._replace(mark=mark, connmark=connmark, state=self.state)

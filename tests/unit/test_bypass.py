@@ -62,6 +62,8 @@ def test_what_is_written_reads_back_as_the_same(text):
         ("outbound from uid", "a value for from uid is missing"),
         ("outbound to 192.0.2.300", "'192.0.2.300'"),
         ("inbound tcp 1 tcp 2", "each field once"),
+        ("outbound from 192.0.2.1 to 2001:db8::/32", "'2001:db8::/32' where an IPv4 address should be"),
+        ("inbound IPv6 tcp from 192.0.2.1", "'192.0.2.1' where an IPv6 address should be"),
         ("outbound not by lo", "'by'"),
         ("outbound by not lo", "no `not` before by lo"),
     ],
