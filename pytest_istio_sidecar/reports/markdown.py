@@ -7,7 +7,7 @@ or is escaped, so that it cannot become markup.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from pytest_istio_sidecar.reports.document import Report, against, first_line
 
@@ -34,13 +34,13 @@ def _blocks(report: Report) -> Iterator[str]:
         yield f"and {len(failed) - _FAILURES} more.\n"
     if capture is not None and capture["bypasses"] is not None:
         yield "### What gets by without Envoy\n"
-        yield "| Packets | By | Meant |\n|---|---|---|"
+        yield "| Packets | Let by | By design |\n|---|---|---|"
         for kind in ("inbound", "outbound", "conditional"):
             for held in capture["bypasses"].get(kind, []):
                 meant = (
                     "cannot be told" if kind == "conditional" else "yes" if held["by_design"] else "**no**"
                 )
-                yield f"| {_code(held['text'])} | {_code(held['rule'] or 'policy')} | {meant} |"
+                yield f"| {_code(held['text'])} | {_rules(held['rules'])} | {meant} |"
         yield ""
     if capture is not None and capture["difference"]:
         yield f"### Beside the rules of {_escaped(capture['release'])}\n"
@@ -49,6 +49,10 @@ def _blocks(report: Report) -> Iterator[str]:
     facts = [*report["environment"].items(), *(capture["lines"] if capture else []), *report["requests"]]
     for label, text in [*facts, *(("notice", text) for text in report["notices"])]:
         yield f"| {_escaped(label)} | {_escaped(text)} |"
+
+
+def _rules(rules: Sequence[str]) -> str:
+    return "<br>".join(map(_code, rules)) or "the chain's policy"
 
 
 def _code(text: str) -> str:

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pytest_istio_sidecar.reports.document import Report, Test, against, first_line
 from pytest_istio_sidecar.reports.markup import Markup, join, tag
 from pytest_istio_sidecar.reports.picture import render_way_svg
-from pytest_istio_sidecar.reports.summary import Capture
+from pytest_istio_sidecar.reports.summary import Capture, Section
 from pytest_istio_sidecar.reports.way import Way
 
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'"
@@ -37,9 +37,13 @@ a { color: var(--link) }
   border-left: .4rem solid; background: var(--raised); overflow-wrap: anywhere }
 .holds { border-color: var(--good) } .against { border-color: var(--bad) }
 .undecided { border-color: var(--open) }
-nav ul { display: flex; flex-wrap: wrap; gap: .25rem 1.25rem; padding: 0; list-style: none }
+nav ul { display: flex; flex-wrap: wrap; gap: .25rem 1rem; font-size: .9375rem; padding: 0; list-style: none }
 .wide { overflow-x: auto; margin: .5rem 0 }
-.wide svg { display: block; min-width: 44rem; max-width: 56rem; border: 1px solid var(--line) }
+.drawn { display: flex; flex-wrap: wrap; gap: 0 2rem; align-items: start }
+.drawn > .wide { flex: 0 1 36rem; min-width: 0 }
+.drawn > div:not(.wide) { flex: 1 1 15rem; margin-bottom: 1rem }
+.wide svg { display: block; min-width: 26rem; border: 1px solid var(--line) }
+.drawn h3 { margin-top: .5rem } .list { margin: 0; padding: 0; list-style: none }
 table { border-collapse: collapse; width: 100% }
 th, td { text-align: left; vertical-align: top }
 th, td { padding: .35rem .75rem .35rem 0; border-bottom: 1px solid var(--line) }
@@ -48,7 +52,13 @@ td code { white-space: nowrap }
 pre { background: var(--raised); padding: .75rem 1rem; margin: 0 }
 dl { display: grid; grid-template-columns: max-content 1fr; gap: .25rem 1.25rem; margin: 0 }
 dt { color: var(--quiet) } dd { margin: 0; overflow-wrap: anywhere }
-@media (max-width: 40rem) { dl { grid-template-columns: 1fr } dd { margin-bottom: .5rem } }
+@media (max-width: 40rem) {
+  dl { grid-template-columns: 1fr } dd { margin-bottom: .5rem }
+  table, tbody, tr, td { display: block } thead { position: absolute; left: -100rem }
+  tr { padding: .5rem 0; border-bottom: 1px solid var(--line) } td { padding: 0; border: 0 }
+  td::before { content: attr(data-label) ": "; color: var(--quiet) }
+  td code { white-space: normal; overflow-wrap: anywhere }
+}
 details { border: 1px solid var(--line); border-radius: 6px; margin: .5rem 0 }
 summary { padding: .5rem .75rem; cursor: pointer; overflow-wrap: anywhere }
 details > div { padding: 0 .75rem .75rem }
@@ -62,6 +72,7 @@ _OUTCOMES = {"failed": "no", "undecided": "may", "error": "may", "skipped": "qui
 def render_page(report: Report) -> str:
     """The page."""
     answer = report["answer"]
+    text = _sentence(answer["text"])
     sections = list(_sections(report))
     links = [tag("li", tag("a", heading, href=f"#{name}")) for name, heading, _ in sections]
     body = [
@@ -69,7 +80,7 @@ def render_page(report: Report) -> str:
         tag("header", tag("h1", "Istio sidecar: does the traffic go through Envoy?")),
         tag(
             "main",
-            tag("p", answer["text"], id="answer", class_=f"answer {answer['verdict']}", tabindex=-1),
+            tag("p", text, id="answer", class_=f"answer {answer['verdict']}", tabindex=-1),
             tag("p", _counts(report), class_="quiet"),
             tag("nav", tag("ul", *links), aria_label="Contents"),
             *(tag("section", tag("h2", heading), held, id=name) for name, heading, held in sections),
@@ -84,6 +95,10 @@ def render_page(report: Report) -> str:
         tag("style", Markup(_STYLE)),
     )
     return f"<!doctype html>\n{tag('html', head, tag('body', *body), lang='en')}\n"
+
+
+def _sentence(text: str) -> str:
+    return text[:1].upper() + text[1:]
 
 
 def _counts(report: Report) -> str:
@@ -116,8 +131,30 @@ def _failure(test: Test, capture: Capture | None) -> Markup:
 
 
 def _ways(ways: Sequence[Way], capture: Capture | None) -> Markup:
-    beside = [(held["heading"], held["entries"]) for held in (capture["beside"] if capture else [])]
-    return join(*(_wide(f"Picture: {way['title']}", render_way_svg(way, beside=beside)) for way in ways))
+    """Each way, and beside it what gets by in its direction."""
+    lists = capture["beside"] if capture else []
+    return join(*(_way(way, [held for held in lists if _is_beside(held, way)]) for way in ways))
+
+
+def _is_beside(held: Section, way: Way) -> bool:
+    direction = held["heading"].partition(" ")[0]
+    return direction == way["direction"] or direction not in ("inbound", "outbound")
+
+
+def _way(way: Way, lists: Sequence[Section]) -> Markup:
+    told = [
+        join(
+            tag("h3", _sentence(held["heading"])),
+            tag("ul", *(tag("li", _entry(text)) for text in held["entries"]), class_="list"),
+        )
+        for held in lists
+    ]
+    picture = _wide(f"Picture: {way['title']}", render_way_svg(way))
+    return tag("div", picture, *([tag("div", *told)] if told else []), class_="drawn")
+
+
+def _entry(text: str) -> Markup:
+    return tag("code", text, **({"class_": "no"} if text.startswith("! ") else {}))
 
 
 def _bypasses(capture: Capture) -> Markup:
@@ -125,18 +162,24 @@ def _bypasses(capture: Capture) -> Markup:
     if found is None:
         return tag("p", f"Cannot be told: {'; '.join(capture['problems'])}")
     rows = [
-        (tag("code", held["text"]), tag("code", held["rule"] or "policy"), _meant(kind, held["by_design"]))
+        (tag("code", held["text"]), _rules(held["rules"]), _meant(kind, held["by_design"]))
         for kind in ("inbound", "outbound", "conditional")
         for held in found.get(kind, [])
     ]
     unseen = tag("ul", *(tag("li", sentence) for sentence in capture["unseen"]))
     return join(
-        _table("Bypasses", ("Packets", "Let by by", "As Istio means it"), _once(rows))
+        _table("Bypasses", ("Packets", "Let by", "By design"), _once(rows))
         if rows
         else tag("p", "Nothing does."),
         tag("h3", "What rules cannot show"),
         unseen,
     )
+
+
+def _rules(rules: Sequence[str]) -> Markup:
+    if not rules:
+        return tag("span", "the chain's policy")
+    return join(*(part for rule in rules for part in (tag("code", rule), tag("br"))))
 
 
 def _once(rows: Iterable[tuple[Markup, ...]]) -> list[tuple[Markup, ...]]:
@@ -186,22 +229,28 @@ def _facts(facts: Iterable[tuple[str, str]]) -> Markup:
 def _tests(tests: Sequence[Test]) -> Markup:
     rows = [
         (
-            tag("code", test["id"]),
             tag("span", test["outcome"], class_=_OUTCOMES.get(test["outcome"], "")),
-            tag("span", "" if test["outcome"] == "passed" else first_line(test)),
+            join(tag("code", test["id"]), *_why(test)),
         )
         for test in tests
     ]
     return tag(
         "details",
         tag("summary", f"All {len(tests)}"),
-        tag("div", _table("Tests", ("Test", "Outcome", "Why"), rows)),
+        tag("div", _table("Tests", ("Outcome", "Test"), rows)),
     )
+
+
+def _why(test: Test) -> tuple[Markup, ...]:
+    return () if test["outcome"] == "passed" else (tag("br"), tag("span", first_line(test)))
 
 
 def _table(name: str, heads: Sequence[str], rows: Iterable[Sequence[Markup]]) -> Markup:
     head = tag("tr", *(tag("th", text, scope="col") for text in heads))
-    body = (tag("tr", *(tag("td", cell) for cell in row)) for row in rows)
+    body = (
+        tag("tr", *(tag("td", cell, data_label=head) for head, cell in zip(heads, row, strict=True)))
+        for row in rows
+    )
     return _wide(name, tag("table", tag("thead", head), tag("tbody", *body)))
 
 

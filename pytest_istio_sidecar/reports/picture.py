@@ -19,8 +19,10 @@ from pytest_istio_sidecar.reports.way import PathRow, Way
 Beside = Sequence[tuple[str, Sequence[str]]]
 """Lists to show beside a way, each with its heading."""
 
-WIDTH = 760
-_SIDE = 200
+_WIDTH = 760
+_NARROW = 480
+"""Width of a drawing with nothing beside the way: a telephone shows most of it unscrolled."""
+_SIDE = 210
 _ROW, _PAD, _GAP = 18, 8, 26
 _LETTER = 7.4
 """Width of a letter at 12 px in the widest of the fonts below, in px."""
@@ -101,13 +103,15 @@ def render_way_svg(way: Way, *, beside: Beside = ()) -> Markup:
         beside: what is let by, say.
     """
     inwards = way["direction"] == "inbound"
-    sheet = _Sheet(width=WIDTH - 24 - (_SIDE if beside else 0), y=32)
-    for line in _wrapped(way["title"], WIDTH - 20):
+    width = _WIDTH if beside else _NARROW
+    sheet = _Sheet(width=width - 24 - (_SIDE if beside else 0), y=32)
+    for line in _wrapped(way["title"], width - 20):
         sheet.text(line, x=12, y=sheet.y - 10, style="name")
         sheet.y += _ROW
     sheet.y += 0 if inwards else 8
     first = len(sheet.drawn)
     top = sheet.y - 10
+    sheet.y += 0 if inwards or beside else 16  # for the pod's own name
     sheet.box([(way["sender"], "name")], x=24)
     if inwards:
         top = sheet.y + _GAP // 2
@@ -116,19 +120,19 @@ def render_way_svg(way: Way, *, beside: Beside = ()) -> Markup:
     for hook, rows in groupby(way["path"], key=lambda row: row["hook"]):
         _hook(sheet, hook, list(rows))
     bottom = _end(sheet, way, inwards=inwards)
-    lists = _lists(sheet, beside, y=top + 24)
+    lists = _lists(sheet, beside, y=top + 24, room=_SIDE - 22)
     bottom = max(bottom, lists) if inwards or way["end"] != "network" else bottom
     height = max(sheet.y, bottom, lists) + 14
-    sheet.frame(10, top, WIDTH - 20, bottom - top, "pod", at=first)
-    sheet.text("the pod", x=WIDTH - 80, y=top + 18, style="quiet")
+    sheet.frame(10, top, width - 20, bottom - top, "pod", at=first)
+    sheet.text("the pod", x=width - 80, y=top + 18, style="quiet")
     return tag(
         "svg",
         tag("style", Markup(_STYLE)),
-        tag("rect", class_="sheet", x=0, y=0, width=WIDTH, height=height),
+        tag("rect", class_="sheet", x=0, y=0, width=width, height=height),
         join(*sheet.drawn),
         xmlns="http://www.w3.org/2000/svg",
         class_="way",
-        viewBox=f"0 0 {WIDTH} {height}",
+        viewBox=f"0 0 {width} {height}",
         role="img",
         aria_label=_told(way),
     )
@@ -176,9 +180,9 @@ def _end(sheet: _Sheet, way: Way, *, inwards: bool) -> int:
     return sheet.y + 12
 
 
-def _lists(sheet: _Sheet, beside: Beside, *, y: int) -> int:
+def _lists(sheet: _Sheet, beside: Beside, *, y: int, room: int) -> int:
     """Draw the lists; where they end."""
-    x, room = sheet.width + 16, WIDTH - sheet.width - 36
+    x = sheet.width + 24
     y += _ROW if beside else 0
     for heading, entries in beside:
         for words, style in [(heading, "name"), *((entry, "") for entry in entries)]:

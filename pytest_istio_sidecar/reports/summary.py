@@ -42,7 +42,8 @@ class Capture(TypedDict):
     Attributes:
         release: whose rules were expected: "Istio 1.8.3".
         lines: labelled lines: what was read, what is redirected, what was assumed.
-        bypasses: as `BypassReport.to_dict` has it; None where it cannot be told.
+        bypasses: as `BypassReport.to_dict` has it, each class with all the rules that let packets of it
+            by; None where it cannot be told.
         unseen: what rules cannot show, one sentence each.
         comparison: with the rules expected; None where it cannot be told.
         difference: the same as a table of lines.
@@ -78,7 +79,7 @@ def capture_of(rules: PodRules, host: Host, version: str, options: IstioOptions)
     try:
         expected = expected_of(rules, version, options)
         report = bypasses(rules, expected=_of_both_families(expected), host=host)
-        capture["bypasses"], capture["unseen"] = report.to_dict(), list(report.unseen)
+        capture["bypasses"], capture["unseen"] = _with_rules(report), list(report.unseen)
         capture["beside"] = _sections(report)
         ways = list(_ordinary(rules, host))
         capture["ways"] = [way_of(way) for way in ways]
@@ -91,6 +92,14 @@ def capture_of(rules: PodRules, host: Host, version: str, options: IstioOptions)
     capture["lines"] += [["assumed", text] for held in rules.rulesets for text in held.assumptions]
     capture["lines"] += [["note", text] for text in rules.notes]
     return capture
+
+
+def _with_rules(report: BypassReport) -> dict[str, list[dict[str, Any]]]:
+    kinds = {"inbound": report.inbound, "outbound": report.outbound, "conditional": report.conditional}
+    return {
+        kind: [{**held.to_dict(), "rules": [rule.text for rule in held.rules]} for held in found]
+        for kind, found in kinds.items()
+    }
 
 
 def _of_both_families(expected: PodRules) -> PodRules:
