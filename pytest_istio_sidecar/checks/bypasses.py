@@ -21,6 +21,7 @@ from pytest_istio_sidecar.netfilter.destinations import OWN, Outcome
 from pytest_istio_sidecar.netfilter.diagram import Node
 from pytest_istio_sidecar.netfilter.fields import joined
 from pytest_istio_sidecar.netfilter.model import Backend, Family, PodRules, Rules, Table, rulesets_of
+from pytest_istio_sidecar.netfilter.notebook import html_table
 from pytest_istio_sidecar.netfilter.packet import Fate, Host
 from pytest_istio_sidecar.netfilter.space import IMPOSSIBLE, Space
 
@@ -54,6 +55,24 @@ class BypassReport:
             "outbound": [found.to_dict() for found in self.outbound],
             "conditional": [found.to_dict() for found in self.conditional],
         }
+
+    def _repr_html_(self) -> str:
+        """The classes as a table, for notebooks."""
+        found = (*self.inbound, *self.outbound, *self.conditional)
+        return html_table(
+            "Packets that get by without Envoy",
+            ("Packets", "Let by", "By design"),
+            [
+                (
+                    held.text,
+                    held.rule.text if held.rule is not None else "the chain's policy",
+                    ("yes" if held.by_design else "no") if held.certain else "cannot be told",
+                )
+                for held in found
+            ],
+            marked={number for number, held in enumerate(found) if held in self.unexpected},
+            notes=self.unseen,
+        )
 
 
 def bypasses(

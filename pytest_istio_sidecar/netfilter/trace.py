@@ -18,6 +18,7 @@ from pytest_istio_sidecar.netfilter.matches import Hidden
 from pytest_istio_sidecar.netfilter.matching import why_unknown
 from pytest_istio_sidecar.netfilter.model import PodRules, Rule, Rules, Ruleset, rulesets_of
 from pytest_istio_sidecar.netfilter.nat_target import Unforeseeable
+from pytest_istio_sidecar.netfilter.notebook import html_table
 from pytest_istio_sidecar.netfilter.packet import Endpoint, Fate, Host, Packet
 from pytest_istio_sidecar.netfilter.passage import Passage
 from pytest_istio_sidecar.netfilter.routing import Routing
@@ -93,6 +94,26 @@ class Trace:
                 outcome=entry.outcome or _outcome(entry),
             )
             for entry in self._journal
+        )
+
+    def _repr_html_(self) -> str:
+        """The way as a table, for notebooks."""
+        decisive = {
+            number
+            for number, step in enumerate(self.steps)
+            if step.rule is not None and step.rule is self.deciding_rule and step.matched
+        }
+        own = _own(self.packet)
+        moved = f" to {self.destination}" if self.destination != own else ""
+        return html_table(
+            f"{self.packet.hook} {own}: {self.fate}{moved}",
+            ("Table", "Chain", "Rule", "Outcome"),
+            [
+                (step.table, step.chain, step.rule.text if step.rule else "", step.outcome)
+                for step in self.steps
+            ],
+            marked=decisive,
+            notes=self.reasons,
         )
 
 
