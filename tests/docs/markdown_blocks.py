@@ -37,6 +37,7 @@ _KEYS = {
     "file": "the name under which the blocks below it in its section find it",
     "run with": "pytest's arguments for a block of tests",
     "exit status": "of its last command; 0 unless said",
+    "drawn by": "the command that makes the picture right below; held by test_pages",
     "needs": "embedded: skipped where this machine can have no embedded pod",
 }
 _DIRECTIVE = re.compile(r"<!--\s*([a-z ]+?)\s*:\s*(.*?)\s*-->", re.DOTALL)

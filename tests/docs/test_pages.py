@@ -7,6 +7,7 @@ import gzip
 import json
 import re
 import runpy
+import shlex
 from collections.abc import Iterator
 from functools import cache
 from itertools import pairwise
@@ -15,7 +16,7 @@ import pytest
 from markdown_blocks import CHECKOUT, PAGES, tokens_of
 
 import pytest_istio_sidecar
-from pytest_istio_sidecar.cli import _COMMANDS
+from pytest_istio_sidecar.cli import _COMMANDS, main
 from pytest_istio_sidecar.netfilter.diagnosis import _KNOWN, diagnose
 from pytest_istio_sidecar.options import OPTIONS
 
@@ -55,6 +56,29 @@ def test_every_link_within_the_project_leads_to_a_file_and_a_heading(page):
 @pytest.mark.parametrize("page", [page for page in PAGES if page not in ("README.md", "docs/README.md")])
 def test_every_page_is_linked_from_the_readme(page):
     assert page in set(links_of("README.md")), f"README.md does not link {page}"
+
+
+PICTURES = [
+    (page, command, name)
+    for page in PAGES
+    for command, name in re.findall(r"<!-- drawn by: (.+) -->\n+!\[[^\]]+\]\(([^)]+\.svg)\)", text_of(page))
+]
+
+
+def test_every_picture_says_by_which_command_it_was_drawn():
+    shown = {link for page in PAGES for link in links_of(page) if link.endswith(".svg")}
+    assert shown
+    assert shown == {name for _, _, name in PICTURES}
+
+
+@pytest.mark.parametrize(("page", "command", "name"), PICTURES)
+def test_a_picture_is_what_the_program_draws_today(page, command, name, tmp_path, monkeypatch):
+    *words, option, file = shlex.split(command)
+    assert (words[0], option) == ("istio-sidecar", "--svg")
+    monkeypatch.chdir(CHECKOUT)
+    assert main([*words[1:], "--svg", str(tmp_path / "now.svg")]) == 0
+    assert (CHECKOUT / file) == (CHECKOUT / page).parent / name
+    assert (CHECKOUT / file).read_text() == (tmp_path / "now.svg").read_text(), f"run: {command}"
 
 
 def test_the_architecture_is_two_pages_at_most():
