@@ -1,17 +1,18 @@
 """The page of a run that failed, as a browser shows it: on a desk and on a telephone, by day and by night."""
 
 import os
+import shutil
 import subprocess
 import sys
-from functools import partial
 from pathlib import Path
 
 import pytest
-from chromium import PROGRAMS, Tab, browser, find_browser
+from playwright.sync_api import sync_playwright
 
 from pytest_istio_sidecar import expected_ruleset, render_save
 
 WIDTHS = (1280, 390)
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 TESTS = """
 from pytest_istio_sidecar import assert_inbound_exclusions, assert_redirected, inbound
 
@@ -47,18 +48,38 @@ def page(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def opened(tmp_path_factory):
-    program = find_browser()
+def browser():
+    """The machine's own browser, without windows."""
+    program = next(filter(None, map(shutil.which, BROWSERS)), None)
     if program is None:
-        pytest.skip(f"no browser: looked for {', '.join(PROGRAMS)} on the PATH")
-    with browser(program, tmp_path_factory.mktemp("profile")) as started:
-        yield started
+        pytest.skip(f"no browser: looked for {', '.join(BROWSERS)} on the PATH")
+    with sync_playwright() as playwright:
+        # Its sandbox does not work for root, and the page is ours.
+        opened = playwright.chromium.launch(executable_path=program, args=["--no-sandbox"], timeout=60_000)
+        yield opened
+        opened.close()
 
 
 @pytest.fixture
-def show(opened, page):
-    """Open the page: `show(width=…, dark=…)`."""
-    return partial(Tab, opened, page)
+def show(browser, page):
+    """Open the page: `show(width=…, dark=…)`; with the addresses it asked for in `requested`."""
+    contexts = []
+
+    def show(*, width, dark):
+        contexts.append(
+            browser.new_context(
+                viewport={"width": width, "height": 844}, color_scheme="dark" if dark else "light"
+            )
+        )
+        tab = contexts[-1].new_page()
+        tab.requested = []
+        tab.on("request", lambda asked: tab.requested.append(asked.url))
+        tab.goto(page.as_uri())
+        return tab
+
+    yield show
+    for context in contexts:
+        context.close()
 
 
 @pytest.fixture(params=(False, True), ids=("light", "dark"))
@@ -72,23 +93,23 @@ def width(request) -> int:
 
 
 @pytest.fixture
-def tab(show, width, dark) -> Tab:
+def tab(show, width, dark):
     """The page, with all that can be opened open."""
-    tab: Tab = show(width=width, dark=dark)
-    tab.look("document.querySelectorAll('details').forEach(held => { held.open = true })")
+    tab = show(width=width, dark=dark)
+    tab.evaluate("document.querySelectorAll('details').forEach(held => { held.open = true })")
     return tab
 
 
 def test_the_page_asks_for_itself_only(tab, page):
-    assert tab.requested() == [page.as_uri()]
+    assert tab.requested == [page.as_uri()]
 
 
 def test_the_page_is_no_wider_than_the_window(tab, width):
-    assert tab.look("document.documentElement.scrollWidth") <= width
+    assert tab.evaluate("document.documentElement.scrollWidth") <= width
 
 
 def test_the_answer_is_seen_without_scrolling(tab):
-    top, bottom = tab.look(
+    top, bottom = tab.evaluate(
         "(() => { const at = document.querySelector('#answer').getBoundingClientRect();"
         " return [at.top, at.bottom] })()"
     )
@@ -107,7 +128,7 @@ DECIDING = """[...document.querySelectorAll('svg')].map(svg => {
 
 
 def test_each_picture_marks_the_deciding_rule_where_it_is_seen(tab):
-    drawn = tab.look(DECIDING)
+    drawn = tab.evaluate(DECIDING)
     assert [held["words"] for held in drawn] == [
         "5 -p tcp --dport 8443 -j RETURN <- decides",
         "1 -p tcp -j REDIRECT --to-ports 15006 <- decides",
@@ -124,7 +145,7 @@ BESIDE = """(() => { const drawn = document.querySelector('.drawn')
 
 
 def test_the_ports_that_are_let_by_stand_beside_the_picture_or_below_where_there_is_no_room(tab, width):
-    told = tab.look(BESIDE)
+    told = tab.evaluate(BESIDE)
     assert told["text"].splitlines()[0] == "Inbound without Envoy"
     assert "! tcp 8443" in told["text"]
     narrow = width == 390
@@ -162,15 +183,15 @@ CONTRAST = """(() => {
 
 def test_every_text_stands_out_from_its_ground(tab):
     """Source: WCAG 2.2, success criterion 1.4.3: 4.5 to 1."""
-    told = tab.look(CONTRAST)
+    told = tab.evaluate(CONTRAST)
     assert told["low"] == []
     assert told["seen"] > 100
 
 
 def test_night_is_darker_than_day(show):
     script = "getComputedStyle(document.body).backgroundColor"
-    assert show(width=390, dark=False).look(script) == "rgb(255, 255, 255)"
-    assert show(width=390, dark=True).look(script) == "rgb(13, 17, 23)"
+    assert show(width=390, dark=False).evaluate(script) == "rgb(255, 255, 255)"
+    assert show(width=390, dark=True).evaluate(script) == "rgb(13, 17, 23)"
 
 
 FOCUS = """(() => { const held = document.activeElement, style = getComputedStyle(held)
@@ -182,35 +203,35 @@ FOCUS = """(() => { const held = document.activeElement, style = getComputedStyl
 
 def test_the_tab_key_reaches_every_control_in_order_and_shows_where_it_is(show, width):
     tab = show(width=width, dark=False)
-    tab.look("document.querySelectorAll('details').forEach(held => { held.open = true })")
-    count = tab.look("document.querySelectorAll('a, summary, [tabindex=\"0\"]').length")
+    tab.evaluate("document.querySelectorAll('details').forEach(held => { held.open = true })")
+    count = tab.evaluate("document.querySelectorAll('a, summary, [tabindex=\"0\"]').length")
     reached = []
     for _ in range(count):
-        tab.press("Tab")
-        reached.append(tab.look(FOCUS))
+        tab.keyboard.press("Tab")
+        reached.append(tab.evaluate(FOCUS))
     assert [held["place"] for held in reached] == list(range(count))
     assert all(held["seen"] and held["ring"] == "solid" for held in reached)
 
 
 def test_the_first_tab_offers_to_skip_to_the_answer_and_enter_does(show):
     tab = show(width=1280, dark=False)
-    tab.press("Tab")
-    assert tab.look("document.activeElement.textContent") == "Skip to the answer"
-    tab.press("Enter")
-    assert tab.look("document.activeElement.id") == "answer"
+    tab.keyboard.press("Tab")
+    assert tab.evaluate("document.activeElement.textContent") == "Skip to the answer"
+    tab.keyboard.press("Enter")
+    assert tab.evaluate("document.activeElement.id") == "answer"
 
 
 def test_enter_opens_the_list_of_tests(show):
     tab = show(width=1280, dark=False)
-    tab.look("document.querySelector('#tests summary').focus()")
-    assert not tab.look("document.querySelector('#tests details').open")
-    tab.press("Enter")
-    assert tab.look("document.querySelector('#tests details').open")
+    tab.evaluate("document.querySelector('#tests summary').focus()")
+    assert not tab.evaluate("document.querySelector('#tests details').open")
+    tab.keyboard.press("Enter")
+    assert tab.evaluate("document.querySelector('#tests details').open")
 
 
 def test_an_arrow_key_scrolls_what_is_wider_than_a_telephone(show):
     tab = show(width=390, dark=False)
-    tab.look("document.querySelector('#failures .wide').focus()")
-    tab.press("ArrowRight")
+    tab.evaluate("document.querySelector('#failures .wide').focus()")
+    tab.keyboard.press("ArrowRight")
     moved = "new Promise(done => setTimeout(() => done(document.activeElement.scrollLeft), 500))"
-    assert tab.look(moved) > 0
+    assert tab.evaluate(moved) > 0
