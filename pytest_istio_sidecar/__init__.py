@@ -35,6 +35,9 @@ if TYPE_CHECKING:
         assert_only_bypasses as assert_only_bypasses,
     )
     from pytest_istio_sidecar.assertions import (
+        assert_policy_routes as assert_policy_routes,
+    )
+    from pytest_istio_sidecar.assertions import (
         assert_redirect_target as assert_redirect_target,
     )
     from pytest_istio_sidecar.assertions import (
@@ -73,6 +76,7 @@ if TYPE_CHECKING:
     from pytest_istio_sidecar.checks.packets import (
         check_redirected as check_redirected,
     )
+    from pytest_istio_sidecar.checks.policy_routes import check_policy_routes as check_policy_routes
     from pytest_istio_sidecar.checks.reach import check_rules_reach_listeners as check_rules_reach_listeners
     from pytest_istio_sidecar.checks.replicas import check_replicas as check_replicas
     from pytest_istio_sidecar.checks.reviewed import ReviewedBypass as ReviewedBypass
@@ -175,6 +179,7 @@ _HOMES = {
         "assert_same_rules",
         "assert_not_intercepted",
         "assert_only_bypasses",
+        "assert_policy_routes",
         "assert_redirect_target",
         "assert_redirected",
     ),
@@ -188,6 +193,7 @@ _HOMES = {
     "istio.listeners": ("Listener",),
     "checks.finding": ("Finding", "Severity"),
     "checks.listeners": ("check_listener",),
+    "checks.policy_routes": ("check_policy_routes",),
     "checks.reach": ("check_rules_reach_listeners",),
     "checks.replicas": ("check_replicas",),
     "checks.reviewed": ("ReviewedBypass", "check_reviewed_bypasses", "parse_reviewed_bypasses"),

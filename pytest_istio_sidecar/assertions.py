@@ -18,6 +18,7 @@ from pytest_istio_sidecar.checks.found_bypass import FoundBypass
 from pytest_istio_sidecar.checks.listeners import check_listener
 from pytest_istio_sidecar.checks.observation import Observation
 from pytest_istio_sidecar.checks.packets import check_bypasses, check_redirected
+from pytest_istio_sidecar.checks.policy_routes import check_policy_routes
 from pytest_istio_sidecar.checks.reach import check_rules_reach_listeners
 from pytest_istio_sidecar.checks.replicas import check_replicas
 from pytest_istio_sidecar.checks.reviewed import ReviewedBypass, check_reviewed_bypasses
@@ -33,6 +34,7 @@ from pytest_istio_sidecar.errors import (
 )
 from pytest_istio_sidecar.istio.listeners import Listener
 from pytest_istio_sidecar.istio.options import IstioOptions, OptionFields
+from pytest_istio_sidecar.istio.policy_route import Routings
 from pytest_istio_sidecar.netfilter.model import Family, PodRules, Rules, Table
 from pytest_istio_sidecar.netfilter.packet import Host, Packet
 from pytest_istio_sidecar.reports.message import render_findings
@@ -123,6 +125,18 @@ def assert_rules_reach_listeners(
         Undecided: the rules do not show it.
     """
     _raise(check_rules_reach_listeners(rules, listeners, host=host))
+
+
+def assert_policy_routes(rules: Rules, routes: Routings) -> None:
+    """Assert that what a TPROXY rule marks stays in the pod by a policy route, wherever it is sent.
+
+    Args:
+        routes: of each family, as the fixture `policy_routes` has them.
+
+    Raises:
+        RedirectError: a mark has none; the message has the commands that make it.
+    """
+    _raise(check_policy_routes(rules, routes))
 
 
 def assert_matches_istio(

@@ -26,7 +26,8 @@ if TYPE_CHECKING:
     from pytest_istio_sidecar.environments.existing import ExistingEnvironment
     from pytest_istio_sidecar.istio.listeners import Listener
     from pytest_istio_sidecar.istio.options import IstioOptions
-    from pytest_istio_sidecar.netfilter.model import PodRules, Table
+    from pytest_istio_sidecar.istio.policy_route import Routings
+    from pytest_istio_sidecar.netfilter.model import Family, PodRules, Table
     from pytest_istio_sidecar.netfilter.packet import Packet
     from pytest_istio_sidecar.netfilter.trace import Trace
 
@@ -196,6 +197,14 @@ def envoy_listeners(
 
 
 @pytest.fixture(scope="session")
+def policy_routes(istio_environment: Environment, pod_rules: PodRules) -> Routings:
+    """The pod's policy routes, by family; empty where no rule hands packets over by TPROXY."""
+    from pytest_istio_sidecar.checks.policy_routes import uses_tproxy
+
+    return istio_environment.read_policy_routes() if uses_tproxy(pod_rules) else {}
+
+
+@pytest.fixture(scope="session")
 def trace_packet(pod_rules: PodRules, sidecar_pod: SidecarPod) -> Callable[[Packet], Trace]:
     """`trace_packet(packet)`: what everything read from the pod makes of a packet."""
     from pytest_istio_sidecar.netfilter.trace import trace
@@ -207,14 +216,19 @@ def trace_packet(pod_rules: PodRules, sidecar_pod: SidecarPod) -> Callable[[Pack
 def send_request(istio_environment: Environment, pytestconfig: pytest.Config) -> Callable[..., Observation]:
     """`send_request("inbound", port=80)` sends one real request; what was observed of it.
 
-    Or "outbound", or "localhost", with the `uid` and `gid` of the sender.
+    Or "outbound", or "localhost", with the `uid` and `gid` of the sender; with `family=6` by IPv6.
     """
     run: Run = run_of(pytestconfig)
 
     def send(
-        kind: RequestKind, *, port: int | None = None, uid: int | None = None, gid: int | None = None
+        kind: RequestKind,
+        *,
+        port: int | None = None,
+        uid: int | None = None,
+        gid: int | None = None,
+        family: Family = 4,
     ) -> Observation:
-        observation = istio_environment.send_request(kind, port=port, uid=uid, gid=gid)
+        observation = istio_environment.send_request(kind, port=port, uid=uid, gid=gid, family=family)
         run.record(
             "observation",
             request=kind,

@@ -35,6 +35,7 @@ _FIXTURES = frozenset(
         "istio_environment",
         "sidecar_pod",
         "pod_rules",
+        "policy_routes",
         "iptables_nat",
         "ip6tables_nat",
         "envoy_listeners",

@@ -13,7 +13,8 @@ from pytest_istio_sidecar.checks.observation import Observation, RequestKind
 from pytest_istio_sidecar.errors import EnvironmentProblem
 from pytest_istio_sidecar.istio.listeners import Listener
 from pytest_istio_sidecar.istio.options import IstioOptions
-from pytest_istio_sidecar.netfilter.model import PodRules
+from pytest_istio_sidecar.istio.policy_route import Routings
+from pytest_istio_sidecar.netfilter.model import Family, PodRules
 from pytest_istio_sidecar.netfilter.packet import Host
 
 
@@ -76,8 +77,23 @@ class Environment(Protocol):
         """
         ...
 
+    def read_policy_routes(self) -> Routings:
+        """Read the policy routes, by family.
+
+        Raises:
+            EnvironmentProblem: they could not be read.
+            NotServed: there is no network here.
+        """
+        ...
+
     def send_request(
-        self, kind: RequestKind, *, port: int | None = None, uid: int | None = None, gid: int | None = None
+        self,
+        kind: RequestKind,
+        *,
+        port: int | None = None,
+        uid: int | None = None,
+        gid: int | None = None,
+        family: Family = 4,
     ) -> Observation:
         """Send one real request and observe it.
 
@@ -85,9 +101,10 @@ class Environment(Protocol):
             kind: from a neighbour to the pod, from the pod to a neighbour, or from the pod to 127.0.0.1.
             port: its destination; the usual one of the kind when None.
             uid, gid: of the sending process; an ordinary user's when None.
+            family: IPv4 or IPv6.
 
         Raises:
-            NotServed: there is no traffic here.
+            NotServed: there is no traffic here, or none of this family.
         """
         ...
 

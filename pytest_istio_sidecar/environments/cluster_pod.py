@@ -32,12 +32,14 @@ from pytest_istio_sidecar.environments.workload import (
 from pytest_istio_sidecar.errors import EnvironmentProblem
 from pytest_istio_sidecar.istio.listeners import Direction, Listener
 from pytest_istio_sidecar.istio.options import IstioOptions
-from pytest_istio_sidecar.netfilter.model import PodRules
+from pytest_istio_sidecar.istio.policy_route import Routings
+from pytest_istio_sidecar.netfilter.model import Family, PodRules
 from pytest_istio_sidecar.readers.command import CommandResult, Runner
 from pytest_istio_sidecar.readers.exec import CannotBecomeRoot, Exec, become_root
 from pytest_istio_sidecar.readers.host import read_host
 from pytest_istio_sidecar.readers.listeners import ask_in_sidecar, read_listeners
 from pytest_istio_sidecar.readers.node import enter_pod
+from pytest_istio_sidecar.readers.policy_routes import read_policy_routes
 from pytest_istio_sidecar.readers.tables import read_tables
 
 COMMAND_SECONDS = 30.0
@@ -126,10 +128,23 @@ class ClusterPod:
             self._listeners = reading.listeners
         return self._listeners
 
+    def read_policy_routes(self) -> Routings:
+        """The policy routes of both families."""
+        runner, _ = self._reader()
+        return read_policy_routes(runner, timeout=COMMAND_SECONDS, pod=self.pod_name)
+
     def send_request(
-        self, kind: RequestKind, *, port: int | None = None, uid: int | None = None, gid: int | None = None
+        self,
+        kind: RequestKind,
+        *,
+        port: int | None = None,
+        uid: int | None = None,
+        gid: int | None = None,
+        family: Family = 4,
     ) -> Observation:
         """Send one request from the client pod to this one, or from this pod to the client or itself."""
+        if family != ipaddress.ip_address(self._pod["status"]["podIP"]).version:
+            raise NotServed(f"requests to {self.pod_name} go to its first address, which is not IPv{family}")
         if self._client is None:
             raise NotServed("no requests are sent to this pod; --istio-traffic allows them")
         runner, _ = self._reader()

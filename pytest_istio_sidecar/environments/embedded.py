@@ -20,8 +20,11 @@ from pathlib import Path
 from pytest_istio_sidecar.checks.observation import Observation, RequestKind
 from pytest_istio_sidecar.environments import embedded_pod, envoy
 from pytest_istio_sidecar.environments.base import SidecarPod
+from pytest_istio_sidecar.environments.envoy_configuration import Sidecar, bootstrap
 from pytest_istio_sidecar.environments.lease import Lease, clean_stale
 from pytest_istio_sidecar.environments.network_namespace import (
+    POD_ADDRESSES,
+    has_ipv6,
     network_commands,
     require_program,
     unshare_command,
@@ -34,10 +37,12 @@ from pytest_istio_sidecar.errors import EnvironmentProblem
 from pytest_istio_sidecar.istio import ports
 from pytest_istio_sidecar.istio.listeners import Listener
 from pytest_istio_sidecar.istio.options import IstioOptions
+from pytest_istio_sidecar.istio.policy_route import Routings, expected_policy_routes
 from pytest_istio_sidecar.netfilter.model import Backend, Family, PodRules
 from pytest_istio_sidecar.readers.command import CommandResult
 from pytest_istio_sidecar.readers.host import read_host
 from pytest_istio_sidecar.readers.listeners import ask_with_python, read_listeners
+from pytest_istio_sidecar.readers.policy_routes import read_policy_routes
 from pytest_istio_sidecar.readers.tables import read_counters, read_tables
 
 POD_NAME = "embedded/httpbin"
@@ -96,6 +101,7 @@ class EmbeddedEnvironment:
         cls,
         *,
         version: str = "1.8.3",
+        options: IstioOptions | None = None,
         rules: PodRulesText | None = None,
         owner: int | None = None,
         state: Path | None = None,
@@ -104,7 +110,8 @@ class EmbeddedEnvironment:
         """Bring a pod up.
 
         Args:
-            version: the release of Istio whose rules are loaded.
+            version: the release of Istio whose rules are loaded, and whose listeners Envoy has.
+            options: what its istio-init is told; None: what the template passes.
             rules: other rules than that release's.
             owner: the process with whose end the pod ends; this one when None.
             state: a file to describe the pod in, for `attach`.
@@ -114,11 +121,15 @@ class EmbeddedEnvironment:
             EnvironmentProblem: this machine cannot, or something of the pod does not come up.
             UsageProblem: the release is not known.
         """
-        rules = rules or rules_for(version)
+        options = options or IstioOptions()
+        rules = rules or rules_for(version, options)
         owner = os.getpid() if owner is None else owner
         command = unshare_command()
         envoy.require_distributions("httpbin", "gunicorn")
-        specification = _specification(rules, timeout)
+        sidecar = Sidecar(
+            version=version, options=options, addresses=POD_ADDRESSES, application_port=HTTPBIN_PORT
+        )
+        specification = _specification(rules, sidecar, timeout)
         clean_stale()
         lease = Lease.of("embedded", owner)
         environment = None
@@ -180,8 +191,18 @@ class EmbeddedEnvironment:
         self._evidence["config_dump.json"] = configuration_as_evidence(reading.commands[1].stdout)
         return reading.listeners
 
+    def read_policy_routes(self) -> Routings:
+        """The policy routes of both families."""
+        return read_policy_routes(self._runner, timeout=COMMAND_SECONDS, pod=POD_NAME)
+
     def send_request(
-        self, kind: RequestKind, *, port: int | None = None, uid: int | None = None, gid: int | None = None
+        self,
+        kind: RequestKind,
+        *,
+        port: int | None = None,
+        uid: int | None = None,
+        gid: int | None = None,
+        family: Family = 4,
     ) -> Observation:
         """Send one request from the client to the pod, or from the pod to the client or to 127.0.0.1."""
         traffic = Traffic(
@@ -191,7 +212,7 @@ class EmbeddedEnvironment:
             pod=POD_NAME,
         )
         uid = APPLICATION_ID if uid is None else uid
-        return traffic.send(kind, port, uid, uid if gid is None else gid)
+        return traffic.send(kind, port, uid, uid if gid is None else gid, family)
 
     def load_rules(self, text: str, *, backend: Backend, family: Family = 4) -> None:
         """Replace the tables that `text` names, as iptables-restore does.
@@ -254,7 +275,7 @@ class EmbeddedEnvironment:
         unfinished.rename(state)
 
 
-def _specification(rules: PodRulesText, seconds: float) -> embedded_pod.Specification:
+def _specification(rules: PodRulesText, sidecar: Sidecar, seconds: float) -> embedded_pod.Specification:
     """Everything that the pod's first process needs to know; all that can be missing is missed here."""
     pod_commands, client_commands = network_commands()
     as_user = [require_program("setpriv"), "--clear-groups"]
@@ -265,7 +286,14 @@ def _specification(rules: PodRulesText, seconds: float) -> embedded_pod.Specific
     def run_as(identity: int) -> list[str]:
         return [*as_user, f"--reuid={identity}", f"--regid={identity}"]
 
+    run_envoy = run_as(ports.PROXY_ID)
+    if sidecar.transparent:
+        # As the template has it: IP_TRANSPARENT and SO_MARK take CAP_NET_ADMIN (ip(7), socket(7)).
+        run_envoy = [require_program("setpriv"), "--clear-groups", "--reuid=0", f"--regid={ports.PROXY_ID}"]
+        run_envoy += ["--bounding-set=-all,+net_admin,+dac_read_search"]
     httpbin = [sys.executable, "-m", "gunicorn", "--bind", f"0.0.0.0:{HTTPBIN_PORT}", "--workers", "1"]
+    if has_ipv6():
+        httpbin += ["--bind", f"[::]:{HTTPBIN_PORT}"]
     httpbin += ["--worker-tmp-dir", "/run", "--no-control-socket", "httpbin:app"]
     texts: tuple[tuple[Family, str | None], ...] = ((4, rules.ipv4), (6, rules.ipv6))
     return {
@@ -273,15 +301,20 @@ def _specification(rules: PodRulesText, seconds: float) -> embedded_pod.Specific
         "ip": require_program("ip"),
         "pod_commands": pod_commands,
         "client_commands": client_commands,
+        "policy_routes": [
+            [require_program("ip"), *command.split()[1:]]
+            for route in expected_policy_routes(sidecar.version, sidecar.options)
+            for command in route.commands()
+        ],
         "rules": [
             {"argv": [require_program(_RESTORE[rules.backend, family])], "text": text}
             for family, text in texts
             if text is not None
         ],
-        "envoy_bootstrap": envoy.bootstrap(),
+        "envoy_bootstrap": bootstrap(sidecar),
         "services": {
             "httpbin": run_as(APPLICATION_ID) + httpbin,
-            "envoy": run_as(ports.PROXY_ID) + envoy.envoy_command(envoy.find_envoy(), "/run/envoy.json"),
+            "envoy": run_envoy + envoy.envoy_command(envoy.find_envoy(), "/run/envoy.json"),
         },
         "ready": [("envoy", ports.ADMIN, "/ready"), ("httpbin", HTTPBIN_PORT, "/status/200")],
         "stand_ins": [

@@ -7,7 +7,7 @@ ends when its owner does, however the owner ended.
 """
 
 # pathlib alone would take as long to import as the pod's networks take to build.
-# ruff: noqa: PTH101, PTH108, PTH119, PTH120, PTH123
+# ruff: noqa: PTH101, PTH108, PTH110, PTH119, PTH120, PTH123
 
 from __future__ import annotations
 
@@ -30,6 +30,8 @@ CLIENT_NETWORK = "/run/netns/client"
 """Where iproute2 keeps the client's network namespace; /run is a private tmpfs here."""
 
 _CLONE_NEWNET = 0x40000000
+_IPV6 = "/proc/net/if_inet6"
+"""There where the kernel has IPv6."""
 _MOUNT_HARDENING = 0x2 | 0x4
 """MS_NOSUID | MS_NODEV, from linux/mount.h."""
 _LARGEST_ANSWER = 1 << 20
@@ -55,15 +57,16 @@ class StandIn(TypedDict):
 class Specification(TypedDict):
     """What to build.
 
-    Fields: the pod's directory; the program `ip` and its batches for both namespaces; rules;
-    Envoy's bootstrap; the programs to run and, for each to wait for, its name, port and path;
-    stand-ins; the environment variables of all; the seconds it may take.
+    Fields: the pod's directory; the program `ip` and its batches for both namespaces; commands that
+    make policy routes; rules; Envoy's bootstrap; the programs to run and, for each to wait for, its
+    name, port and path; stand-ins; the environment variables of all; the seconds it may take.
     """
 
     directory: str
     ip: str
     pod_commands: list[str]
     client_commands: list[str]
+    policy_routes: list[list[str]]
     rules: list[Rules]
     envoy_bootstrap: dict[str, object]
     services: dict[str, list[str]]
@@ -198,8 +201,18 @@ def build_networks(pod: Specification) -> None:
     command([ip, "netns", "add", "client"])
     command([ip, "-batch", "-"], "\n".join(pod["pod_commands"]))
     command([ip, "-n", "client", "-batch", "-"], "\n".join(pod["client_commands"]))
-    with open("/proc/sys/net/ipv4/ip_unprivileged_port_start", "w", encoding="ascii") as setting:
-        setting.write("0")
+    for argv in pod["policy_routes"]:
+        command(argv)
+    set_parameter("net/ipv4/ip_unprivileged_port_start", "0")
+    if os.path.exists(_IPV6):
+        # One socket for each family: an IPv4 client has an IPv4 address on it.
+        set_parameter("net/ipv6/bindv6only", "1")
+
+
+def set_parameter(name: str, value: str) -> None:
+    """Set a parameter of this network namespace (sysctl(8))."""
+    with open(f"/proc/sys/{name}", "w", encoding="ascii") as setting:
+        setting.write(value)
 
 
 def serve_stand_in(who: str, ports: Sequence[int], network: str, uid: int) -> int:
@@ -218,6 +231,8 @@ def serve_stand_in(who: str, ports: Sequence[int], network: str, uid: int) -> in
             enter_client_network()
         become(uid, uid)
         listeners = [socket.create_server(("", port)) for port in ports]
+        if os.path.exists(_IPV6):
+            listeners += [socket.create_server(("::", port), family=socket.AF_INET6) for port in ports]
         os.write(writer, b"!")
         while True:
             for listener in select.select(listeners, [], [])[0]:

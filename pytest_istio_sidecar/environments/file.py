@@ -55,6 +55,10 @@ class FileEnvironment:
         """Refuse: raises NotServed."""
         raise NotServed("the file environment has listings only, no Envoy to ask for its listeners")
 
+    def read_policy_routes(self) -> NoReturn:
+        """Refuse: raises NotServed."""
+        raise NotServed("the file environment has listings only, no pod to ask for its policy routes")
+
     def send_request(
         self,
         kind: RequestKind,
@@ -62,6 +66,7 @@ class FileEnvironment:
         port: int | None = None,  # noqa: ARG002 - as every environment
         uid: int | None = None,  # noqa: ARG002
         gid: int | None = None,  # noqa: ARG002
+        family: Family = 4,  # noqa: ARG002
     ) -> NoReturn:
         """Refuse: raises NotServed."""
         raise NotServed(f"the file environment has listings only, nothing to send a {kind} request through")

@@ -10,30 +10,39 @@ from __future__ import annotations
 import os
 import pwd
 import subprocess
+from collections.abc import Mapping
 from pathlib import Path
 
 from pytest_istio_sidecar.environments.process import find_program
 from pytest_istio_sidecar.errors import EnvironmentProblem
+from pytest_istio_sidecar.netfilter.model import Family
 
-POD_ADDRESS = "192.0.2.10"
-CLIENT_ADDRESS = "192.0.2.20"
-"""Of TEST-NET-1 (RFC 5737): nobody's addresses, so that a leak would reach nobody."""
+POD_ADDRESSES: Mapping[Family, tuple[str, ...]] = {
+    4: ("192.0.2.10", "192.0.2.11"),
+    6: ("2001:db8::10",),
+}
+CLIENT_ADDRESSES: Mapping[Family, str] = {4: "192.0.2.20", 6: "2001:db8::20"}
+"""Of TEST-NET-1 (RFC 5737) and the documentation prefix (RFC 3849): nobody's addresses, so that a leak
+would reach nobody."""
 
-POD_COMMANDS = [
+_POD_COMMANDS = [
     "link set lo up",
     "link add eth0 type veth peer name eth0 netns client",
-    f"address add {POD_ADDRESS}/24 dev eth0",
-    "address add 192.0.2.11/24 dev eth0",
+    *(f"address add {address}/24 dev eth0" for address in POD_ADDRESSES[4]),
     "link set eth0 up",
-    f"route add default via {CLIENT_ADDRESS}",
+    f"route add default via {CLIENT_ADDRESSES[4]}",
 ]
-CLIENT_COMMANDS = [
+_CLIENT_COMMANDS = [
     "link set lo up",
-    f"address add {CLIENT_ADDRESS}/24 dev eth0",
+    f"address add {CLIENT_ADDRESSES[4]}/24 dev eth0",
     "link set eth0 up",
 ]
-_POD_COMMANDS_6 = ["address add 2001:db8::10/64 dev eth0 nodad"]
-_CLIENT_COMMANDS_6 = ["address add 2001:db8::20/64 dev eth0 nodad"]
+_POD_COMMANDS_6 = [
+    *(f"address add {address}/64 dev eth0 nodad" for address in POD_ADDRESSES[6]),
+    # From here Envoy calls the application; istio-init adds it (pkg/capture, configureIPv6Addresses).
+    "address add ::6/128 dev lo nodad",
+]
+_CLIENT_COMMANDS_6 = [f"address add {CLIENT_ADDRESSES[6]}/64 dev eth0 nodad"]
 
 _PACKAGES = {
     "ip": "iproute2",
@@ -45,11 +54,16 @@ _PACKAGES = {
 }
 
 
+def has_ipv6() -> bool:
+    """Whether this kernel has IPv6."""
+    return Path("/proc/net/if_inet6").exists()
+
+
 def network_commands() -> tuple[list[str], list[str]]:
     """The `ip -batch` lines for the pod and for the client; IPv6 where the kernel has it."""
-    if not Path("/proc/net/if_inet6").exists():
-        return POD_COMMANDS, CLIENT_COMMANDS
-    return POD_COMMANDS + _POD_COMMANDS_6, CLIENT_COMMANDS + _CLIENT_COMMANDS_6
+    if not has_ipv6():
+        return _POD_COMMANDS, _CLIENT_COMMANDS
+    return _POD_COMMANDS + _POD_COMMANDS_6, _CLIENT_COMMANDS + _CLIENT_COMMANDS_6
 
 
 def require_program(name: str) -> str:

@@ -75,11 +75,11 @@ class EmbeddedPlan:
         Raises:
             UsageProblem: an option that Istio does not have, or refuses.
         """
-        from pytest_istio_sidecar.environments.embedded import EmbeddedEnvironment, rules_for
+        from pytest_istio_sidecar.environments.embedded import EmbeddedEnvironment
 
-        rules = rules_for(self.version, IstioOptions.from_pairs(self.options))
+        options = IstioOptions.from_pairs(self.options)
         return EmbeddedEnvironment.start(
-            state=state, owner=owner, version=self.version, rules=rules, timeout=self.timeout
+            state=state, owner=owner, version=self.version, options=options, timeout=self.timeout
         )
 
     def attach(self, state: Path) -> Environment:

@@ -16,9 +16,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pytest_istio_sidecar.checks.observation import CounterChange, EnvoySighting, Observation, RequestKind
-from pytest_istio_sidecar.environments.envoy import TOKEN_HEADER, parse_access_log, with_token
-from pytest_istio_sidecar.environments.network_namespace import CLIENT_ADDRESS, POD_ADDRESS
+from pytest_istio_sidecar.environments.envoy import parse_access_log, with_token
+from pytest_istio_sidecar.environments.envoy_configuration import TOKEN_HEADER
+from pytest_istio_sidecar.environments.network_namespace import CLIENT_ADDRESSES, POD_ADDRESSES
 from pytest_istio_sidecar.istio import ports
+from pytest_istio_sidecar.netfilter.model import Family
 from pytest_istio_sidecar.netfilter.packet import Endpoint
 
 APPLICATION_ID = 1000
@@ -52,10 +54,10 @@ class Traffic:
     counters: Callable[[], list[tuple[str, int]]]
     pod: str
 
-    def send(self, kind: RequestKind, port: int | None, uid: int, gid: int) -> Observation:
+    def send(self, kind: RequestKind, port: int | None, uid: int, gid: int, family: Family) -> Observation:
         """Send one request and wait for the evidence."""
         token = os.urandom(8).hex()
-        destination = _destination(kind, port)
+        destination = _destination(kind, port, family)
         log_begin = self.access_log.stat().st_size
         before = self.counters()
         told = self._exchange(
@@ -130,11 +132,11 @@ class Traffic:
             time.sleep(_POLL_SECONDS)
 
 
-def _destination(kind: RequestKind, port: int | None) -> Endpoint:
+def _destination(kind: RequestKind, port: int | None, family: Family) -> Endpoint:
     address, usual = {
-        "inbound": (POD_ADDRESS, HTTPBIN_PORT),
-        "outbound": (CLIENT_ADDRESS, ECHO_PORT),
-        "localhost": ("127.0.0.1", HTTPBIN_PORT),
+        "inbound": (POD_ADDRESSES[family][0], HTTPBIN_PORT),
+        "outbound": (CLIENT_ADDRESSES[family], ECHO_PORT),
+        "localhost": ("127.0.0.1" if family == 4 else "::1", HTTPBIN_PORT),
     }[kind]
     return Endpoint(ipaddress.ip_address(address), usual if port is None else port)
 

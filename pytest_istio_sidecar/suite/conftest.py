@@ -65,6 +65,18 @@ def meant(expected, sidecar_pod, istio_version) -> Callable[..., None]:
     return skip_unless
 
 
+@pytest.fixture(scope="session")
+def inbound_listener(expected, istio_options) -> str:
+    """The direction of the listener that this release hands inbound packets to.
+
+    In TPROXY mode before 1.9 that is Envoy's outbound one, on 15001 (istio/istio#28457).
+    """
+    included = str(istio_options.inbound_ports_include).partition(",")[0]
+    port = int(included) if included.isdecimal() else 80
+    to = trace(expected, inbound(port)).destination
+    return "outbound" if str(to.port) == istio_options.proxy_port else "inbound"
+
+
 @pytest.fixture
 def only_if_excluded(excluded, istio_version, request) -> None:
     """Skips a test of an excluded port where this release, told what the pod tells it, captures it."""

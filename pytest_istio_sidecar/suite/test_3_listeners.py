@@ -2,17 +2,17 @@
 
 import pytest
 
-from pytest_istio_sidecar import assert_listener, assert_rules_reach_listeners
+from pytest_istio_sidecar import assert_listener, assert_policy_routes, assert_rules_reach_listeners
 
 pytestmark = pytest.mark.needs_listeners
 
 
-def test_envoy_listens_on_15006_for_inbound_traffic(envoy_listeners):
-    assert_listener(envoy_listeners, 15006, direction="inbound")
+def test_envoy_listens_on_15006_for_inbound_traffic(envoy_listeners, istio_options):
+    assert_listener(envoy_listeners, int(istio_options.inbound_capture_port), direction="inbound")
 
 
-def test_envoy_listens_on_15001_for_outbound_traffic(envoy_listeners):
-    assert_listener(envoy_listeners, 15001, direction="outbound")
+def test_envoy_listens_on_15001_for_outbound_traffic(envoy_listeners, istio_options):
+    assert_listener(envoy_listeners, int(istio_options.proxy_port), direction="outbound")
 
 
 @pytest.mark.parametrize("port", [15021, 15090], ids=["15021-readiness", "15090-envoy-metrics"])
@@ -21,5 +21,13 @@ def test_envoy_serves_the_excluded_port_itself(envoy_listeners, port):
     assert_listener(envoy_listeners, port)
 
 
-def test_every_captured_packet_comes_to_a_listener_that_takes_it(pod_rules, envoy_listeners, sidecar_pod):
+def test_every_captured_packet_comes_to_a_listener_that_takes_it(
+    pod_rules, envoy_listeners, sidecar_pod, inbound_listener, istio_version
+):
+    if inbound_listener == "outbound":
+        pytest.skip(f"Istio {istio_version} hands inbound traffic to its outbound listener in TPROXY mode")
     assert_rules_reach_listeners(pod_rules, envoy_listeners, host=sidecar_pod.host)
+
+
+def test_what_tproxy_marks_stays_in_the_pod_by_a_policy_route(pod_rules, policy_routes):
+    assert_policy_routes(pod_rules, policy_routes)

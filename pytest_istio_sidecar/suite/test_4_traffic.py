@@ -9,16 +9,16 @@ pytestmark = pytest.mark.needs_traffic
 UNSERVED = 8443
 
 
-def test_a_request_to_port_80_goes_through_15006(send_request, meant, to_pod):
+def test_a_request_to_port_80_goes_through_15006(send_request, meant, to_pod, inbound_listener):
     meant(to_pod(80), captured=True)
     observation = send_request("inbound", port=80)
-    assert_intercepted(observation, direction="inbound")
+    assert_intercepted(observation, direction=inbound_listener)
     assert observation.answered_by == "httpbin"
 
 
-def test_a_request_to_a_port_nobody_serves_is_captured_too(send_request, meant, to_pod):
+def test_a_request_to_a_port_nobody_serves_is_captured_too(send_request, meant, to_pod, inbound_listener):
     meant(to_pod(UNSERVED), captured=True)
-    assert_intercepted(send_request("inbound", port=UNSERVED), direction="inbound")
+    assert_intercepted(send_request("inbound", port=UNSERVED), direction=inbound_listener)
 
 
 @pytest.mark.parametrize("port", [15008, 22, 15090, 15021, 15020])
