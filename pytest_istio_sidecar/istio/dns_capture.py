@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from pytest_istio_sidecar.istio import ports
 from pytest_istio_sidecar.istio.options import split
 from pytest_istio_sidecar.istio.release import ONE_LAYOUT_SINCE, Installation
 
 ENVOY_SINCE = (1, 6, 0)
 """udp goes to Envoy on 15013."""
 AGENT_SINCE = (1, 7, 0)
-"""udp goes to the agent on 15053, addresses rewritten both ways."""
+"""udp goes to the agent on 15053, addresses rewritten both ways; or still to Envoy, by choice: 1.7."""
 TCP_SINCE = (1, 8, 0)
 """tcp too, for every server (istio/istio#27081)."""
 SERVERS_SINCE = (1, 9, 0)
@@ -29,7 +30,7 @@ OUTPUT_CHAIN_SINCE = (1, 23, 0)
 """udp goes through ISTIO_OUTPUT instead of OUTPUT itself."""
 OWN_CHAIN_SINCE = (1, 25, 0)
 """Everything is in ISTIO_OUTPUT_DNS; without a server nothing is captured (istio/istio#53998)."""
-_AGENT = "15053"
+_ENVOY, _AGENT = map(str, ports.DNS)
 _QUESTION = "-p udp -m udp --dport 53 "
 _TO_AGENT = f"-j REDIRECT --to-ports {_AGENT}"
 
@@ -67,7 +68,7 @@ def udp(told: Installation) -> None:
         for gid in split(told.options.proxy_gid):
             if gid != "0":
                 told.append("nat", "OUTPUT", f"{_QUESTION}-m owner --gid-owner {gid} -j RETURN")
-        told.append("nat", "OUTPUT", f"{_QUESTION}-j REDIRECT --to-ports 15013")
+        told.append("nat", "OUTPUT", f"{_QUESTION}-j REDIRECT --to-ports {_ENVOY}")
         return
     chain = "OUTPUT"
     if told.number >= OUTPUT_CHAIN_SINCE:
@@ -77,8 +78,9 @@ def udp(told: Installation) -> None:
     for owner in _proxies(told):
         told.append("nat", chain, f"{_QUESTION}{owner}-j RETURN")
     if told.number < SERVERS_SINCE:
-        told.append("nat", chain, f"{_QUESTION}-j DNAT --to-destination 127.0.0.1:{_AGENT}")
-        told.append("nat", "POSTROUTING", f"-p udp -m udp --dport {_AGENT} -j SNAT --to-source 127.0.0.1")
+        to = _AGENT if told.options.redirect_dns else _ENVOY
+        told.append("nat", chain, f"{_QUESTION}-j DNAT --to-destination 127.0.0.1:{to}")
+        told.append("nat", "POSTROUTING", f"-p udp -m udp --dport {to} -j SNAT --to-source 127.0.0.1")
         return
     if told.number >= GROUPS_SINCE:
         for groups in told.uncaptured_groups():
@@ -115,6 +117,8 @@ def _zones(told: Installation, chain: str, *, answers: str) -> None:
 
 def _captures(told: Installation) -> bool:
     options = told.options
+    if options.dns_by_envoy and told.family == 4 and AGENT_SINCE <= told.number < TCP_SINCE:
+        return True
     if not options.redirect_dns or (told.family == 6 and told.number < ONE_LAYOUT_SINCE):
         return False
     servers = options.dns_servers_v4 + options.dns_servers_v6

@@ -22,6 +22,7 @@ _WORDS = {
     "kube_virt_interfaces": "kubevirtInterfaces",
     "exclude_interfaces": "excludeInterfaces",
     "redirect_dns": "ISTIO_META_DNS_CAPTURE",
+    "dns_by_envoy": "ISTIO_META_DNS_CAPTURE without DNS_AGENT",
     "drop_invalid": "INVALID_DROP",
     "owner_groups_include": "ISTIO_OUTBOUND_OWNER_GROUPS",
     "owner_groups_exclude": "ISTIO_OUTBOUND_OWNER_GROUPS_EXCLUDE",

@@ -59,6 +59,7 @@ class OptionFields(TypedDict, total=False):
     owner_groups_exclude: Several
     host_ipv4_loopback_cidr: str
     redirect_dns: bool
+    dns_by_envoy: bool
     capture_all_dns: bool | None
     dns_servers_v4: Several
     dns_servers_v6: Several
@@ -92,7 +93,10 @@ class IstioOptions:
             (ISTIO_OUTBOUND_OWNER_GROUPS and …_EXCLUDE; 1.14). The second counts only where the
             first is "*".
         host_ipv4_loopback_cidr: what counts as this host (ISTIO_OUTBOUND_IPV4_LOOPBACK_CIDR; 1.21).
-        redirect_dns: DNS goes to the agent (ISTIO_META_DNS_CAPTURE; 1.6).
+        redirect_dns: DNS goes to the agent (ISTIO_META_DNS_CAPTURE; in 1.6 DNS_CAPTURE, and to Envoy; in
+            1.7 DNS_AGENT).
+        dns_by_envoy: of 1.7 only: DNS goes to Envoy's 15013, unless `redirect_dns` has it go to the agent
+            (ISTIO_META_DNS_CAPTURE, whatever its value).
         capture_all_dns: all of it, not only what goes to the servers of resolv.conf (1.11).
             None: the mode's own.
         dns_servers_v4, dns_servers_v6: the servers of resolv.conf.
@@ -126,6 +130,7 @@ class IstioOptions:
     owner_groups_exclude: str = ""
     host_ipv4_loopback_cidr: str = "127.0.0.1/32"
     redirect_dns: bool = False
+    dns_by_envoy: bool = False
     capture_all_dns: bool | None = None
     dns_servers_v4: str = ""
     dns_servers_v6: str = ""

@@ -6,6 +6,7 @@ know what the options do. Invariant: what istio-init was told counts, not what a
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from ipaddress import ip_address
 from typing import Any
@@ -73,7 +74,6 @@ _VARIABLES = {
 }
 _TRUTH_VARIABLES = {
     "REDIRECT_DNS": "redirect_dns",
-    "ISTIO_META_DNS_CAPTURE": "redirect_dns",
     "CAPTURE_ALL_DNS": "capture_all_dns",
     "DROP_INVALID": "drop_invalid",
     "INVALID_DROP": "drop_invalid",
@@ -82,6 +82,9 @@ _TRUTH_VARIABLES = {
 }
 _SET_VARIABLES = {"DNS_CAPTURE": "redirect_dns", "DNS_AGENT": "redirect_dns"}
 """Of 1.6 and 1.7: that they are set to anything is enough."""
+_DNS_VARIABLE = "ISTIO_META_DNS_CAPTURE"
+"""Since 1.8 true or false; in 1.7 set to anything, and DNS goes to Envoy where DNS_AGENT is not set too."""
+_IMAGE_1_7 = re.compile(r":1\.7(?![0-9])")
 _ANNOTATIONS = {
     "sidecar.istio.io/interceptionMode": "inbound_interception_mode",
     "traffic.sidecar.istio.io/includeOutboundIPRanges": "outbound_ip_ranges_include",
@@ -147,6 +150,8 @@ def fields_of_pod(pod: Mapping[str, Any]) -> dict[str, Any]:
         environment = _environment(container)
         if "--skip-rule-apply" not in words:
             found = fields_of_arguments(words, environment)
+            if _IMAGE_1_7.search(str(container.get("image"))):
+                found |= _as_1_7_has_it(environment)
             dual = bool(_of_environment(environment).get("dual_stack")) or "--dual-stack" in words
             break
         found, dual = _of_cni(pod, [*starting, *spec["containers"]])
@@ -201,10 +206,20 @@ def _of_environment(environment: Mapping[str, str]) -> dict[str, Any]:
     for variable, name in _TRUTH_VARIABLES.items():
         if environment.get(variable):
             found[name] = _truth(variable, environment[variable])
+    asked = environment.get(_DNS_VARIABLE)
+    if asked in (*_TRUE, *_FALSE):
+        found["redirect_dns"] = asked in _TRUE
+    elif asked:
+        found["dns_by_envoy"] = True
     for variable, name in _SET_VARIABLES.items():
         if environment.get(variable):
             found[name] = True
     return found
+
+
+def _as_1_7_has_it(environment: Mapping[str, str]) -> dict[str, Any]:
+    by_agent = bool(environment.get("DNS_AGENT"))
+    return {"redirect_dns": by_agent, "dns_by_envoy": bool(environment.get(_DNS_VARIABLE)) and not by_agent}
 
 
 def _truth(name: str, value: str) -> bool:

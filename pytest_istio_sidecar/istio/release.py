@@ -51,6 +51,7 @@ def in_effect(number: Number, options: IstioOptions) -> IstioOptions:
         outbound_ports_exclude=outbound,
         capture_all_dns=every_server,
         redirect_dns=options.redirect_dns and (not by_cni or number >= CNI_DNS_SINCE),
+        dns_by_envoy=options.dns_by_envoy and not by_cni,
     )
 
 

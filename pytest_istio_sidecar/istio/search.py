@@ -246,6 +246,7 @@ def _fields(options: IstioOptions, wanted: _Values, lost: _Values) -> Iterator[M
     yield {"drop_invalid": not options.drop_invalid}
     if options.redirect_dns:
         yield {"redirect_dns": False}
+    yield {"redirect_dns": False, "dns_by_envoy": not options.dns_by_envoy}
     yield {"redirect_dns": True, "capture_all_dns": True}
     servers = {
         f"dns_servers_v{version}": [text for text in wanted.servers if ip_address(text).version == version]

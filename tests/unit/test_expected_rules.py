@@ -69,6 +69,15 @@ def test_the_rules_of_a_release_are_those_that_its_builder_installed(state: str)
             assert tables_of(expected) == tables_of(held), (version, key)
 
 
+def test_dns_by_envoy_is_of_1_7_and_differs_in_the_port_alone() -> None:
+    text = recorded()["tables"][recorded()["results"]["1.7.0"]["dns_all:V4"]]
+    told = parse_iptables_save(text.replace("15053", "15013"))
+    for version in known_versions():
+        found = expected_ruleset(version, inbound_ports_exclude="15090,15021,15020", dns_by_envoy=True)
+        plain = expected_ruleset(version, inbound_ports_exclude="15090,15021,15020")
+        assert tables_of(found) == tables_of(told if version.startswith("1.7.") else plain), version
+
+
 def tables_of(ruleset: Ruleset) -> dict[str, dict[str, Chain]]:
     return {
         table.name: {chain.name: chain for chain in table.chains}

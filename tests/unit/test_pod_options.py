@@ -8,7 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from pytest_istio_sidecar import IstioOptions, UsageProblem, expected_ruleset, parse_iptables_save
+from pytest_istio_sidecar import (
+    IstioOptions,
+    UsageProblem,
+    expected_ruleset,
+    outbound,
+    parse_iptables_save,
+    trace,
+)
 
 DATA = Path(__file__).parents[1] / "data"
 SAVED = {
@@ -142,6 +149,8 @@ def test_the_group_follows_the_user() -> None:
     [
         ({"ISTIO_META_DNS_CAPTURE": "true"}, "redirect_dns", True),
         ({"ISTIO_META_DNS_CAPTURE": "false"}, "redirect_dns", False),
+        ({"ISTIO_META_DNS_CAPTURE": "ALL"}, "dns_by_envoy", True),
+        ({"ISTIO_META_DNS_CAPTURE": "true"}, "dns_by_envoy", False),
         ({"DNS_AGENT": ""}, "redirect_dns", False),
         ({"DNS_AGENT": "yes"}, "redirect_dns", True),
         ({"INVALID_DROP": "1"}, "drop_invalid", True),
@@ -151,6 +160,27 @@ def test_the_group_follows_the_user() -> None:
 )
 def test_variables_of_the_container_are_read(environment: dict, field: str, value: object) -> None:
     assert getattr(IstioOptions.from_init_arguments(TEMPLATE, environment), field) == value
+
+
+@pytest.mark.parametrize(
+    ("image", "variables", "port"),
+    [
+        ("proxyv2:1.7.8", {"ISTIO_META_DNS_CAPTURE": "true"}, 15013),
+        ("proxyv2:1.7.0-distroless", {"ISTIO_META_DNS_CAPTURE": "false"}, 15013),
+        ("proxyv2:1.7.8", {"ISTIO_META_DNS_CAPTURE": "ALL", "DNS_AGENT": "DNS-TLS"}, 15053),
+        ("proxyv2:1.7.8", {"DNS_AGENT": "DNS-TLS"}, 15053),
+        ("proxyv2:1.7.8", {}, None),
+        ("mirror.example:5000/proxyv2:latest", {"ISTIO_META_DNS_CAPTURE": "ALL"}, 15013),
+    ],
+)
+def test_dns_of_a_pod_of_1_7_goes_to_envoy_unless_the_agent_is_asked_for(image, variables, port) -> None:
+    pod = copy.deepcopy(pod_of("1.8.3"))
+    started = pod["spec"]["initContainers"][0]
+    started["image"] = image
+    started["env"] = [{"name": name, "value": value} for name, value in variables.items()]
+    rules = expected_ruleset("1.7.8", options=IstioOptions.from_pod(pod))
+    to = trace(rules, outbound("192.0.2.53", 53, protocol="udp")).destination
+    assert to.port == (port or 53)
 
 
 @pytest.mark.parametrize(
