@@ -21,6 +21,7 @@ from ground import (
     DOUBLE,
     HTTPBIN,
     KUBERNETES,
+    LAB_VERSION,
     Cluster,
     Lab,
     Testbed,
@@ -39,10 +40,9 @@ def testbed() -> Iterator[Testbed]:
         )
     program = directory / "testbed"
     was_running = _succeeds(["docker", "info"])
-    images = (f"kindest/node:v{KUBERNETES}", "testbed/proxy-base", HTTPBIN)
     try:
-        if not all(_succeeds(["docker", "image", "inspect", image]) for image in images):
-            subprocess.run([program, "up", KUBERNETES], check=True, timeout=1800)
+        # Where everything is there it takes no time, and kubectl becomes that of this release.
+        subprocess.run([program, "up", KUBERNETES], check=True, timeout=3600)
         told = subprocess.run([program, "env"], check=True, capture_output=True, text=True, timeout=30).stdout
         # one line: export PATH=…:$PATH
         place = told.partition("PATH=")[2].partition(":$PATH")[0]
@@ -78,7 +78,7 @@ def istio_images(testbed: Testbed) -> Callable[[str], tuple[str, ...]]:
 def istioctl(tmp_path: Path) -> Callable[..., Path]:
     """Writes an `istioctl` of a version, with a fault or without: the double under the real one's name."""
 
-    def write(version: str = "1.8.3", fault: str = "", delay: float = 4) -> Path:
+    def write(version: str = LAB_VERSION, fault: str = "", delay: float = 4) -> Path:
         return write_istioctl(tmp_path, version, fault, delay)
 
     return write
@@ -122,7 +122,11 @@ def make_lab(
     made: list[Lab] = []
 
     def make(
-        name: str, version: str = "1.8.3", fault: str = "", delay: float = 4, options: tuple[str, ...] = ()
+        name: str,
+        version: str = LAB_VERSION,
+        fault: str = "",
+        delay: float = 4,
+        options: tuple[str, ...] = (),
     ) -> Lab:
         directory = tmp_path / f"lab-{len(made)}"
         (directory / "runtime").mkdir(mode=0o700, parents=True)

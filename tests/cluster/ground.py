@@ -19,8 +19,22 @@ import pytest
 HERE = Path(__file__).resolve().parent
 CHECKOUT = HERE.parents[1]
 DOUBLE = HERE / "double"
-KUBERNETES = "1.20.15"
 HTTPBIN = "docker.io/kennethreitz/httpbin:latest"
+
+KUBERNETES = os.environ.get("ISTIO_SIDECAR_KUBERNETES", "1.20.15")
+"""The release that every cluster here is of: one for Istio 1.8 and older, or a current one (1.34.2)."""
+MINOR = int(KUBERNETES.split(".")[1])
+LAB_VERSION = "1.8.3" if MINOR < 22 else "1.27.3"
+"""The lab's Istio; up to 1.9 its webhook and CRDs are v1beta1, which Kubernetes has not had since 1.22."""
+
+until_1_21 = pytest.mark.skipif(
+    MINOR >= 22, reason=f"needs Kubernetes up to 1.21 (Istio 1.8 and older), and this is {KUBERNETES}"
+)
+from_1_33 = pytest.mark.skipif(
+    MINOR < 33,
+    reason=f"needs native sidecars, Kubernetes 1.33 or newer (ISTIO_SIDECAR_KUBERNETES=1.34.2), "
+    f"and this is {KUBERNETES}",
+)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,7 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ground import CHECKOUT, Cluster, Testbed
+from ground import CHECKOUT, Cluster, Testbed, until_1_21
+
+pytestmark = until_1_21
 
 VERSION = "1.8.3"
 LISTING = CHECKOUT / "tests" / "data" / "lab-listing-1.8.3.txt"

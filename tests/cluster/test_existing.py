@@ -19,10 +19,22 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from ground import CHECKOUT, HTTPBIN, Lab, Outcome, Testbed, write_istioctl
+from ground import (
+    CHECKOUT,
+    HTTPBIN,
+    LAB_VERSION,
+    MINOR,
+    Lab,
+    Outcome,
+    Testbed,
+    from_1_33,
+    until_1_21,
+    write_istioctl,
+)
 
 SUITE = ("--pyargs", "pytest_istio_sidecar.suite")
 MANIFESTS = CHECKOUT / "manifests"
+IN_PLAIN = ("--istio-namespace=plain",)
 ONE_TEST = "def test_it(iptables_nat):\n    assert iptables_nat.chain('ISTIO_REDIRECT').rules\n"
 
 
@@ -58,7 +70,9 @@ class Mesh:
         return path
 
     def _token(self, namespace: str, name: str) -> str:
-        """Kubernetes 1.20 makes a secret with a token for each account, a moment later."""
+        """Up to Kubernetes 1.23 a secret with a token is made for each account, a moment later."""
+        if MINOR >= 24:
+            return self.kubectl("create", "token", name, "-n", namespace).strip()
         deadline = time.monotonic() + 30
         while time.monotonic() < deadline:
             secrets = self.kubectl(
@@ -130,13 +144,13 @@ def mesh(
     (folder / "runtime").mkdir(mode=0o700)
     (folder / "production.kubeconfig").write_text("current-context: production\n")
     (folder / "test_one.py").write_text(ONE_TEST)
-    program = write_istioctl(folder, "1.8.3")
-    images = (*istio_images("1.8.3"), HTTPBIN)
+    program = write_istioctl(folder, LAB_VERSION)
+    images = (*istio_images(LAB_VERSION), HTTPBIN)
     lab = Lab(
         testbed=testbed,
         directory=folder,
         istioctl=program,
-        version="1.8.3",
+        version=LAB_VERSION,
         images=images,
         name=f"mesh-{uuid.uuid4().hex[:6]}",
     )
@@ -162,7 +176,8 @@ def test_reading_takes_the_role_for_reading_and_nothing_else(mesh: Mesh) -> None
     done = mesh.run(mesh.account("default", "read"), *SUITE)
     assert done.status == 0, done.output
     assert done.count("passed") > 25
-    assert done.count("skipped") == 11  # what sends requests
+    assert f"test_4_traffic.py {'s' * 11} " in done.output, done.output
+    assert "sends requests; on a cluster of yours --istio-traffic allows them" in done.output
 
 
 @pytest.mark.parametrize(
@@ -179,14 +194,34 @@ def test_reading_takes_the_role_for_reading_and_nothing_else(mesh: Mesh) -> None
 def test_a_right_that_is_missing_is_named(mesh: Mesh, resource: str, missing: str) -> None:
     done = mesh.run(mesh.account("default", "read", without=resource), *SUITE)
     assert done.status != 0
-    assert missing in done.output
+    assert missing in done.output, done.output
     assert "passed" not in done.output
+
+
+def test_listeners_are_asked_for_by_port_forward_where_nothing_may_be_run_in_the_pod(mesh: Mesh) -> None:
+    mesh.settle("plain")
+    account = mesh.account("default", "read", "port-forward", without="pods/exec")
+    done = mesh.run(account, *SUITE, "--istio-reader=node")
+    assert done.status == 0, done.output
+    assert "test_3_listeners.py ....." in done.output, done.output
+    assert "envoy admin  port-forward" in done.output, done.output
+
+
+def test_where_neither_way_to_the_listeners_is_allowed_both_rights_are_named(mesh: Mesh) -> None:
+    (mesh.lab.directory / "test_listeners.py").write_text("def test_it(envoy_listeners): pass\n")
+    mesh.settle("plain")
+    account = mesh.account("default", "read", without="pods/exec")
+    done = mesh.run(account, "test_listeners.py", "--istio-reader=node")
+    assert done.status == 1, done.output
+    for resource in ("pods/exec", "pods/portforward"):
+        assert f'apiGroup "", resource {resource}, namespace default' in done.output, done.output
+    assert "no listener of this pod was checked" in done.output
 
 
 def test_requests_take_the_role_for_traffic_and_their_pod_is_gone_afterwards(mesh: Mesh) -> None:
     done = mesh.run(mesh.account("default", "read", "traffic"), *SUITE, "--istio-traffic")
     assert done.status == 0, done.output
-    assert done.count("skipped") == 0
+    assert "sends requests; on a cluster of yours" not in done.output
     left = mesh.kubectl("get", "pods", "-o", "name")
     assert "istio-sidecar-client-" not in left
 
@@ -206,6 +241,54 @@ def test_an_unprivileged_pod_is_read_from_its_node(mesh: Mesh) -> None:
     done = mesh.run(mesh.account("plain", "read"), *SUITE, "--istio-namespace=plain", "--istio-reader=auto")
     assert done.status == 0, done.output
     assert "node (nsenter on " in done.output
+
+
+@until_1_21
+def test_a_debug_container_is_refused_by_name_where_kubernetes_has_none(mesh: Mesh) -> None:
+    done = mesh.run(mesh.account("plain", "read", "debug"), "test_one.py", *IN_PLAIN, "--istio-reader=debug")
+    assert done.status == 1, done.output
+    assert "the cluster is older than Kubernetes 1.23, which was the first to have them" in done.output
+
+
+@from_1_33
+def test_a_debug_container_takes_its_role_and_reads_every_unprivileged_replica(mesh: Mesh) -> None:
+    account = mesh.account("plain", "read", "debug")
+    done = mesh.run(account, *SUITE, *IN_PLAIN, "--istio-reader=debug")
+    assert done.status == 0, done.output
+    assert "debug (ephemeral container istio-sidecar-" in done.output
+    pods = json.loads(mesh.kubectl("get", "pods", "-n", "plain", "-o", "json"))["items"]
+    assert [len(pod["spec"].get("ephemeralContainers", [])) for pod in pods] == [1, 1]
+
+
+@from_1_33
+def test_the_right_to_a_debug_container_is_named_where_it_is_missing(mesh: Mesh) -> None:
+    done = mesh.run(mesh.account("plain", "read"), "test_one.py", *IN_PLAIN, "--istio-reader=debug")
+    assert done.status == 1, done.output
+    missing = 'verb patch, apiGroup "", resource pods/ephemeralcontainers, namespace plain'
+    assert missing in done.output, done.output
+
+
+@pytest.fixture
+def baseline(mesh: Mesh) -> Iterator[None]:
+    """The namespace `plain` under Pod Security's level baseline, which its pods were made before."""
+    name = "pod-security.kubernetes.io/enforce"
+    mesh.kubectl("label", "namespace", "plain", f"{name}=baseline")
+    yield
+    mesh.kubectl("label", "namespace", "plain", f"{name}-")
+
+
+@from_1_33
+@pytest.mark.usefixtures("baseline")
+@pytest.mark.parametrize(
+    ("role", "option"),
+    [("make-privileged", "--istio-make-privileged"), ("debug", "--istio-reader=debug")],
+)
+def test_what_pod_security_refuses_is_an_error_that_says_so(mesh: Mesh, role: str, option: str) -> None:
+    before = mesh.deployment("plain")
+    done = mesh.run(mesh.account("plain", "read", role), "test_one.py", *IN_PLAIN, option)
+    assert done.status == 1, done.output
+    assert 'violates PodSecurity "baseline' in done.output
+    assert mesh.deployment("plain") == before
 
 
 def test_what_a_killed_run_changed_is_put_back_by_clean(mesh: Mesh) -> None:

@@ -13,7 +13,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from ground import CHECKOUT, HTTPBIN, Cluster
+from ground import CHECKOUT, HTTPBIN, Cluster, until_1_21
+
+pytestmark = until_1_21
 
 VERSION = "1.8.3"
 FLAGS = ("--set", "profile=minimal", "--set", "values.global.imagePullPolicy=IfNotPresent")

@@ -14,7 +14,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from ground import Lab
+import yaml
+from ground import CHECKOUT, Lab
 
 SUITE = ("--pyargs", "pytest_istio_sidecar.suite")
 
@@ -39,7 +40,10 @@ def with_a_test(place: Lab, text: str = ONE_TEST) -> Lab:
     return place
 
 
-@pytest.mark.parametrize("phase", ["creating the kind cluster", "installing Istio"])
+@pytest.mark.parametrize(
+    "phase",
+    ["creating the kind cluster", "installing Istio", "deploying deployment/httpbin", "making istio-proxy"],
+)
 def test_an_interrupted_run_deletes_its_cluster(lab: Callable[..., Lab], phase: str) -> None:
     place = with_a_test(lab())
     run = place.start("test_mine.py")
@@ -48,7 +52,21 @@ def test_an_interrupted_run_deletes_its_cluster(lab: Callable[..., Lab], phase: 
     os.killpg(run.pid, signal.SIGINT)
     done = place.end(run, timeout=120)
     assert done.status == 2, done.output
+    assert f"deleting the kind cluster {place.name}: " in done.output
     assert not place.exists(), done.output
+    assert list((place.directory / "runtime").rglob("*.json")) == []
+    assert processes_of(place) == []
+
+
+def processes_of(place: Lab) -> list[str]:
+    """Processes whose environment says that they belong to a lab's runs."""
+    mark = f"XDG_RUNTIME_DIR={place.environment['XDG_RUNTIME_DIR']}".encode()
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if mark in (process / "environ").read_bytes().split(b"\0"):
+                found.append((process / "cmdline").read_text())
+    return found
 
 
 def test_a_killed_run_leaves_a_cluster_that_clean_removes(lab: Callable[..., Lab]) -> None:
@@ -117,6 +135,35 @@ def test_an_api_server_that_restarts_is_waited_for(standing_lab: Callable[..., L
     place.testbed.run("docker", "exec", node, "kill", "-9", process)
     done = place.end(run)
     assert done.status == 0, done.output
+
+
+A_MANIFEST_OF_MINE = """
+import pytest
+from pathlib import Path
+
+
+@pytest.fixture(scope="session")
+def istio_manifests():
+    return [Path("mine.yaml")]
+
+
+def test_it(iptables_nat):
+    pass
+"""
+
+
+def test_an_istio_init_that_fails_is_told_with_its_last_words(standing_lab: Callable[..., Lab]) -> None:
+    place = with_a_test(standing_lab(), A_MANIFEST_OF_MINE)
+    documents = list(yaml.safe_load_all((CHECKOUT / "manifests" / "httpbin.yaml").read_text()))
+    # The double's istio-init ends with an error at options whose tables were not recorded.
+    annotations = {"traffic.sidecar.istio.io/excludeOutboundPorts": "4711"}
+    documents[-1]["spec"]["template"]["metadata"]["annotations"] = annotations
+    (place.directory / "mine.yaml").write_text(yaml.safe_dump_all(documents))
+    done = place.run("test_mine.py", "--istio-timeout=30")
+    assert done.status == 1, done.output
+    assert "log      of istio-init in httpbin-" in done.output, done.output
+    assert "no table was recorded for {'OutboundPortsExclude': '4711'}" in done.output, done.output
+    assert "cause    istio-init cannot write its rules" in done.output
 
 
 EVICTED = """
