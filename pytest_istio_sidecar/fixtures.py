@@ -186,13 +186,14 @@ def ip6tables_nat(pod_rules: PodRules) -> Table:
 
 @pytest.fixture(scope="session")
 def envoy_listeners(
-    istio_environment: Environment, istio_evidence: Callable[[], Path]
+    istio_environment: Environment, istio_evidence: Callable[[], Path], pytestconfig: pytest.Config
 ) -> tuple[Listener, ...]:
     """What Envoy listens on, from its admin port."""
     from pytest_istio_sidecar.environments.shared import keep
 
     listeners = istio_environment.read_listeners()
     keep(istio_environment, istio_evidence())
+    run_of(pytestconfig).record("environment", facts=dict(istio_environment.describe()))
     return listeners
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -120,7 +120,10 @@ def report_of(run: Run, gathering: Gathering) -> Report:
     records: dict[str, list[dict[str, Any]]] = {}
     for record in run.records():
         records.setdefault(str(record.pop("kind")), []).append(record)
-    facts: Mapping[str, str] = records.get("environment", [{"facts": {}}])[0]["facts"]
+    # What is known only later is told later: by which way Envoy was asked.
+    facts = {
+        name: text for record in records.get("environment", []) for name, text in record["facts"].items()
+    }
     captures: list[Any] = records.get("capture", [])
     report: Report = scrub_values(
         assemble(

@@ -153,15 +153,21 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 
         keep = settings.Settings.from_config(config).keep
         keep_it = keep == "always" or (keep == "failed" and config.stash.get(FAILED, True))
+        failed = False
         try:
             left = take_down(
                 run.directory / "state.json", run.evidence, keep_it=keep_it, progress=Progress(run.progress)
             )
+        except IstioSidecarError as problem:
+            failed = True
+            left = f"{problem}\n\n  left     what this run made is on file; remove it: istio-sidecar clean"
         finally:
             workers.end_progress(config)
             run.remove()
         if left:
             sys.stderr.write(f"\nistio-sidecar: {left}\n")
+        if failed and not config.stash.get(FAILED, True):
+            sys.exit(pytest.ExitCode.TESTS_FAILED)  # nobody looks for what a green run has left behind
     descriptor = config.stash.get(workers.STDOUT, None)
     if descriptor is not None:
         os.close(descriptor)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from pytest_istio_sidecar.checks.observation import Observation, RequestKind
 from pytest_istio_sidecar.environments.base import NotServed, SidecarPod
@@ -17,6 +18,7 @@ from pytest_istio_sidecar.environments.cluster_traffic import APPLICATION_ID, Cl
 from pytest_istio_sidecar.environments.command import run_command
 from pytest_istio_sidecar.environments.debug_container import add_debug_container
 from pytest_istio_sidecar.environments.kubernetes_api import Json, KubernetesApi
+from pytest_istio_sidecar.environments.port_forward import get_from_pod
 from pytest_istio_sidecar.environments.redaction import (
     configuration_as_evidence,
     pod_as_evidence,
@@ -30,8 +32,10 @@ from pytest_istio_sidecar.environments.workload import (
     reread,
 )
 from pytest_istio_sidecar.errors import EnvironmentProblem
+from pytest_istio_sidecar.istio import ports
 from pytest_istio_sidecar.istio.listeners import Direction, Listener
 from pytest_istio_sidecar.istio.options import IstioOptions
+from pytest_istio_sidecar.istio.pod_options import unlike_user
 from pytest_istio_sidecar.istio.policy_route import Routings
 from pytest_istio_sidecar.netfilter.model import Family, PodRules
 from pytest_istio_sidecar.readers.command import CommandResult, Runner
@@ -112,17 +116,23 @@ class ClusterPod:
         workload = owner_of(self._api, now)
         if workload is not None:
             self._evidence["workload.json"] = workload_as_evidence(workload)
-        return reading.rules
+        options = IstioOptions.from_pod(now)
+        note = unlike_user(now, options.proxy_uid, options.proxy_gid)
+        return replace(reading.rules, notes=(*reading.rules.notes, note)) if note else reading.rules
 
     def read_replicas(self) -> Mapping[str, PodRules]:
         """None: there is one pod."""
         return {}
 
     def read_listeners(self) -> tuple[Listener, ...]:
-        """What Envoy listens on, asked through the sidecar's container."""
+        """What Envoy listens on, asked in the sidecar's container, and by port-forward where that fails."""
         if self._listeners is None:
-            ask = ask_in_sidecar(self._exec(SIDECAR), timeout=COMMAND_SECONDS)
-            reading = read_listeners(ask, pod=self.pod_name)
+            ways = {
+                "exec": ask_in_sidecar(self._exec(SIDECAR), timeout=COMMAND_SECONDS),
+                "port-forward": self._ask_by_port_forward,
+            }
+            reading = read_listeners(ways, pod=self.pod_name)
+            self._facts["envoy admin"] = f"{reading.how} ({reading.commands[0].argv[0]})"
             self._evidence["listeners.json"] = reading.commands[0].stdout
             self._evidence["config_dump.json"] = configuration_as_evidence(reading.commands[1].stdout)
             self._listeners = reading.listeners
@@ -241,6 +251,17 @@ class ClusterPod:
             )
 
         return run
+
+    def _ask_by_port_forward(self, path: str) -> CommandResult:
+        metadata = self._pod["metadata"]
+        return get_from_pod(
+            self._api,
+            namespace=metadata["namespace"],
+            pod=metadata["name"],
+            port=ports.ADMIN,
+            path=path,
+            timeout=COMMAND_SECONDS,
+        )
 
     def _keep(self, commands: Sequence[CommandResult]) -> None:
         for result in commands:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 
+from pytest_istio_sidecar.environments.api_problems import ApiRefused
 from pytest_istio_sidecar.environments.kubernetes_api import (
     STRATEGIC_MERGE_PATCH,
     ApiProblem,
@@ -54,6 +55,8 @@ def add_debug_container(api: KubernetesApi, pod: Json, *, timeout: float) -> str
             body={"spec": {"ephemeralContainers": [container]}},
             content_type=STRATEGIC_MERGE_PATCH,
         )
+    except ApiRefused as problem:
+        raise EnvironmentProblem(f"no debug container could be put into {where}: {problem}") from None
     except ApiProblem as problem:
         told = ""
         if problem.status in (404, 405):

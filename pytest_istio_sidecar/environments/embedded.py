@@ -186,7 +186,7 @@ class EmbeddedEnvironment:
     def read_listeners(self) -> tuple[Listener, ...]:
         """What Envoy listens on, from its admin port."""
         ask = ask_with_python(self._runner, sys.executable, timeout=COMMAND_SECONDS)
-        reading = read_listeners(ask, pod=POD_NAME)
+        reading = read_listeners({"from the pod": ask}, pod=POD_NAME)
         self._evidence["listeners.json"] = reading.commands[0].stdout
         self._evidence["config_dump.json"] = configuration_as_evidence(reading.commands[1].stdout)
         return reading.listeners

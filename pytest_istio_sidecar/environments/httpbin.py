@@ -11,6 +11,7 @@ from collections.abc import Callable
 
 import yaml
 
+from pytest_istio_sidecar.environments.api_problems import ApiRefused
 from pytest_istio_sidecar.environments.choices import Injection
 from pytest_istio_sidecar.environments.istioctl import Istioctl, wait_for_injection
 from pytest_istio_sidecar.environments.kubernetes_api import (
@@ -20,7 +21,8 @@ from pytest_istio_sidecar.environments.kubernetes_api import (
     Json,
     KubernetesApi,
 )
-from pytest_istio_sidecar.environments.workload import SIDECAR, Workload, container_of, explain_pods, settled
+from pytest_istio_sidecar.environments.stuck_pods import why_not_ready
+from pytest_istio_sidecar.environments.workload import SIDECAR, Workload, container_of, pods_of, settled
 from pytest_istio_sidecar.errors import EnvironmentProblem
 
 _TRIES = 5
@@ -108,10 +110,11 @@ def make_privileged(api: KubernetesApi, workload: Workload) -> Json:
             # request"; that the Deployment has changed meanwhile does not.
             if problem.status == 409 or (problem.status == 422 and _has_changed(api, workload, held)):
                 continue
-            raise EditRefused(
-                f"{workload} in namespace {workload.namespace} cannot be made privileged: {problem.said}\n\n"
-                "  cause    an admission controller or RBAC refuses the edit"
-            ) from None
+            sentence = f"{workload} in namespace {workload.namespace} cannot be made privileged"
+            if isinstance(problem, ApiRefused):
+                raise EditRefused(f"{sentence}: {problem}") from None
+            cause = "an admission controller refuses the edit"
+            raise EditRefused(f"{sentence}: {problem.said}\n\n  cause    {cause}") from None
         container = container_of({"spec": edited["spec"]["template"]["spec"]})
         if not is_privileged(container):
             raise EditRefused(_reverted(workload, "the Deployment"))
@@ -202,10 +205,13 @@ def wait_until_settled(api: KubernetesApi, workload: Workload, *, timeout: float
             timeout=timeout,
         )
     except EnvironmentProblem as problem:
-        events = api.events(workload.namespace, [workload.name])[-5:]
-        told = "\n".join(f"  event    {line}" for line in events)
-        message = f"{problem}\n{told}".rstrip() + explain_pods(str(problem))
-        raise EnvironmentProblem(message) from None
+        why = why_not_ready(
+            api,
+            namespace=workload.namespace,
+            names=[workload.name],
+            pods=lambda: pods_of(api, workload),
+        )
+        raise EnvironmentProblem(f"{problem}\n{why}".rstrip()) from None
 
 
 def is_privileged(container: Json | None) -> bool:

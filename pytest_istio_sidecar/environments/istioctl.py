@@ -16,7 +16,8 @@ from pytest_istio_sidecar.environments.api_program import run_api_program
 from pytest_istio_sidecar.environments.command import run_command
 from pytest_istio_sidecar.environments.kubernetes_api import ApiProblem, Json, KubernetesApi
 from pytest_istio_sidecar.environments.progress import Progress
-from pytest_istio_sidecar.environments.workload import SIDECAR, container_of, describe_pods, explain_pods
+from pytest_istio_sidecar.environments.stuck_pods import why_not_ready
+from pytest_istio_sidecar.environments.workload import SIDECAR, container_of, describe_pods
 from pytest_istio_sidecar.errors import EnvironmentProblem
 from pytest_istio_sidecar.readers.command import CommandResult
 
@@ -130,9 +131,7 @@ def install(
     try:
         api.wait(f"istiod {version} to be ready", lambda: _control_plane(api), timeout=timeout)
     except EnvironmentProblem as problem:
-        events = "\n".join(f"  event    {line}" for line in api.events(NAMESPACE, ["istiod"])[-5:])
-        message = f"{problem}\n{events}".rstrip() + explain_pods(str(problem))
-        raise IstioNotInstalled(message) from None
+        raise IstioNotInstalled(f"{problem}\n{_why_not_ready(api)}".rstrip()) from None
 
 
 def install_command(version: str, values: Sequence[str], hub: str | None) -> list[str]:
@@ -210,12 +209,17 @@ def _explain(api: KubernetesApi, result: CommandResult, sentence: str) -> str:
     said = (result.stdout + result.stderr).strip().splitlines()[-10:]
     lines += [f"  said     {line}" for line in said]
     try:
-        pods = api.get(f"/api/v1/namespaces/{NAMESPACE}/pods")["items"]
-        seen = describe_pods(pods)
-        lines.append(f"  pods     {seen}")
-        names = [pod["metadata"]["name"] for pod in pods]
-        lines += [f"  event    {line}" for line in api.events(NAMESPACE, [*names, "istiod"])[-5:]]
-        lines += explain_pods(seen).splitlines()[1:]
+        lines.append(f"  pods     {describe_pods(_pods(api))}")
     except ApiProblem as problem:
         lines.append(f"  pods     {problem.said or problem}")
+    else:
+        lines += _why_not_ready(api).splitlines()
     return "\n".join(lines)
+
+
+def _pods(api: KubernetesApi) -> list[Json]:
+    return list(api.get(f"/api/v1/namespaces/{NAMESPACE}/pods")["items"])
+
+
+def _why_not_ready(api: KubernetesApi) -> str:
+    return why_not_ready(api, namespace=NAMESPACE, names=["istio"], pods=lambda: _pods(api))

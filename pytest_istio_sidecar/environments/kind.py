@@ -140,7 +140,8 @@ class KindEnvironment(ClusterPod):
             make_namespace(api, plan.namespace, inject=plan.injection is Injection.WEBHOOK)
 
             def apply(text: str) -> object:
-                return cluster.kubectl_run(["apply", "-n", plan.namespace, "-f", "-"], text=text)
+                argv = ["apply", "-n", plan.namespace, "-f", "-"]
+                return cluster.kubectl_run(argv, text=text, timeout=plan.timeout)
 
             deploy(
                 api,

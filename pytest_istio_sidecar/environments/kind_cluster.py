@@ -165,7 +165,7 @@ class Cluster:
             [self.kubectl, f"--kubeconfig={self.kubeconfig}", *argv], timeout=timeout, text=text
         )
         if not result.succeeded:
-            raise KindFailed("\n".join([f"kubectl failed on the cluster {self.name}", "", *result.facts()]))
+            raise KindFailed(_explain(result, f"kubectl failed on the cluster {self.name}"))
         return result
 
     def ask(self, argv: Sequence[str], *, timeout: float, doing: str) -> CommandResult:

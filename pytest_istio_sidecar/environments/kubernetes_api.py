@@ -95,8 +95,11 @@ class KubernetesApi:
         Raises:
             ApiProblem: the answer is an error, or there was none.
         """
-        text = self._persist(
-            lambda seconds: self._once(method, path, body, query or {}, content_type, seconds), timeout
+        text = self.persist(
+            lambda seconds: self._once(
+                method, path, body, query or {}, content_type=content_type, seconds=seconds
+            ),
+            timeout,
         )
         with contextlib.suppress(ValueError):
             answer = json.loads(text)
@@ -104,8 +107,22 @@ class KubernetesApi:
                 return answer
         raise ApiProblem(f"{method} {path} was answered with no JSON: {text[:200]!r}", said=text[:200])
 
-    def _persist(self, attempt: Callable[[float], T], timeout: float) -> T:
-        """Try again what may pass, until the deadline; `attempt` is given the seconds that are left."""
+    def text(self, path: str, query: Mapping[str, str], *, timeout: float = REQUEST_SECONDS) -> str:
+        """GET what is plain text: a container's log.
+
+        Raises:
+            ApiProblem: as `get`.
+        """
+        return self.persist(
+            lambda seconds: self._once("GET", path, None, query, accept="*/*", seconds=seconds), timeout
+        )
+
+    def persist(self, attempt: Callable[[float], T], timeout: float) -> T:
+        """Try again what may pass, until the deadline; `attempt` is given the seconds that are left.
+
+        Raises:
+            ApiProblem: the last attempt's.
+        """
         deadline = time.monotonic() + timeout
         renewed = False
         while True:
@@ -128,13 +145,15 @@ class KubernetesApi:
         path: str,
         body: object,
         query: Mapping[str, str],
-        content_type: str,
+        *,
         seconds: float,
+        content_type: str = "application/json",
+        accept: str = "application/json",
     ) -> str:
         import urllib3
 
         client = self._client()
-        headers = {"accept": "application/json", "content-type": content_type}
+        headers = {"accept": accept, "content-type": content_type}
         headers |= _authorization(client)
         host = client.configuration.host
         url = f"{host}{path}" + (f"?{urlencode(query)}" if query else "")
@@ -198,11 +217,11 @@ class KubernetesApi:
 
         def attempt(seconds: float) -> CommandResult:
             begin = time.monotonic()
-            socket = self._open(path, where, seconds)
+            socket = self.open_websocket(path, f"no command could be run in {where}", seconds)
             try:
                 channels, told = _listen(socket, begin + seconds, where)
             finally:
-                with contextlib.suppress(OSError, _websocket_error()):
+                with contextlib.suppress(OSError, websocket_error()):
                     socket.close(timeout=1)
             stderr = channels[_STDERR]
             status, stderr = _exit_status(told, stderr, where) if told else (None, stderr)
@@ -214,10 +233,17 @@ class KubernetesApi:
                 seconds=time.monotonic() - begin,
             )
 
-        return self._persist(attempt, timeout)
+        return self.persist(attempt, timeout)
 
-    def _open(self, path: str, where: str, seconds: float) -> Any:
-        """A websocket to the API server; the client's own opens one without a deadline."""
+    def open_websocket(self, path: str, failing: str, seconds: float) -> Any:
+        """A websocket to the API server; the client's own opens one without a deadline.
+
+        Args:
+            failing: what a refusal means, as a sentence begins with it.
+
+        Raises:
+            ApiProblem: it was refused, or nobody answered.
+        """
         from websocket import WebSocket, WebSocketBadStatusException
 
         client = self._client()
@@ -252,9 +278,9 @@ class KubernetesApi:
                 headers=problem.resp_headers,
             )
             first, _, rest = str(refused).partition("\n")
-            refused.args = (f"no command could be run in {where}: {refused.said or first}\n{rest}",)
+            refused.args = (f"{failing}: {refused.said or first}\n{rest}",)
             raise refused from None
-        except (OSError, _websocket_error()) as problem:
+        except (OSError, websocket_error()) as problem:
             raise self._unreachable(settings.host, problem) from None
         return socket
 
@@ -297,7 +323,8 @@ def _authorization(client: Any) -> dict[str, str]:
     return {"authorization": str(found["value"])} if found and found.get("value") else {}
 
 
-def _websocket_error() -> type[Exception]:
+def websocket_error() -> type[Exception]:
+    """What a websocket raises, beside OSError."""
     from websocket import WebSocketException
 
     return WebSocketException
@@ -315,7 +342,7 @@ def _listen(socket: Any, deadline: float, where: str) -> tuple[dict[int, str], J
             _, frame = socket.recv_data()
         except (WebSocketTimeoutException, TimeoutError):
             break
-        except (OSError, _websocket_error()) as problem:
+        except (OSError, websocket_error()) as problem:
             raise _broke(where, str(problem)) from None
         if not frame or frame[0] not in heard:
             if heard[_STATUS]:

@@ -180,31 +180,13 @@ def unready_pods(api: KubernetesApi, workload: Workload) -> list[Json]:
     ]
 
 
-def explain_pods(described: str) -> str:
-    """Cause and fix, as lines of a message, of what pods are said to be stuck in; "" where none is known."""
-    if re.search(r"ImagePullBackOff|ErrImagePull|ErrImageNeverPull|InvalidImageName", described):
-        return (
-            "\n\n  cause    the node cannot pull that image; one that it has is used where the pod's policy\n"
-            "           lets it, and Istio 1.8 and older inject imagePullPolicy: Always by default\n"
-            "  fix      --istio-load-image=IMAGE --istio-set=values.global.imagePullPolicy=IfNotPresent,\n"
-            "           or a registry that can be reached: --istio-hub"
-        )
-    if re.search(r"istio-(init|validation) in (CrashLoopBackOff|Error)", described):
-        return (
-            "\n\n  cause    istio-init cannot write its rules: a module is missing, or they are there\n"
-            "  fix      kubectl logs POD -c istio-init says which; on the node: sudo modprobe --all\n"
-            "           ip_tables iptable_nat iptable_mangle xt_REDIRECT xt_owner xt_multiport"
-        )
-    return ""
-
-
 def _state(pod: Json) -> str:
     if pod["metadata"].get("deletionTimestamp"):
         return "is being deleted"
     if is_ready(pod):
         return "is Ready"
     status = pod.get("status", {})
-    for held in [*status.get("initContainerStatuses", []), *status.get("containerStatuses", [])]:
+    for held in container_statuses(pod):
         waiting = held.get("state", {}).get("waiting") or held.get("state", {}).get("terminated")
         if waiting and waiting.get("reason") not in ("PodInitializing", "Completed"):
             message = f": {waiting['message']}" if waiting.get("message") else ""
@@ -212,6 +194,12 @@ def _state(pod: Json) -> str:
         if not held.get("ready") and held.get("state", {}).get("running"):
             return f"has {held['name']} not ready yet"
     return f"is {status.get('phase', 'unknown')}"
+
+
+def container_statuses(pod: Json) -> list[Json]:
+    """What a pod tells of its containers: of those that initialise it first."""
+    status = pod.get("status", {})
+    return [*status.get("initContainerStatuses", []), *status.get("containerStatuses", [])]
 
 
 def container_of(pod: Json, name: str = SIDECAR) -> Json | None:
@@ -245,8 +233,7 @@ def owner_of(api: KubernetesApi, pod: Json) -> Json | None:
 
 def container_id(pod: Json, name: str = SIDECAR) -> str:
     """Its running container's id; "" when it does not run."""
-    status = pod.get("status", {})
-    for held in [*status.get("containerStatuses", []), *status.get("initContainerStatuses", [])]:
+    for held in container_statuses(pod):
         if held["name"] == name and "running" in held.get("state", {}):
             return str(held.get("containerID", ""))
     return ""

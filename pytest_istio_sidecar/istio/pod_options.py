@@ -198,6 +198,27 @@ def _sidecar(containers: Iterable[Mapping[str, Any]]) -> Mapping[str, Any] | Non
     return next((held for held in containers if held.get("name") == "istio-proxy"), None)
 
 
+def unlike_user(pod: Mapping[str, Any], users: str, groups: str) -> str:
+    """What follows where the sidecar runs as a user whom its rules do not name, in a sentence; "" where it does.
+
+    Istio's template runs it as root for TPROXY, and where an annotation sets IPTABLES_TRACE_LOGGING (since 1.12,
+    manifests/charts/istio-control/istio-discovery/files/injection-template.yaml).
+
+    Args:
+        users, groups: whose packets the rules let by, as istio-iptables' `-u` and `-g` list them.
+    """
+    spec = pod.get("spec") or {}
+    sidecar = _sidecar([*spec.get("containers", []), *(spec.get("initContainers") or [])]) or {}
+    context = {**(spec.get("securityContext") or {}), **(sidecar.get("securityContext") or {})}
+    user, group = context.get("runAsUser"), context.get("runAsGroup")
+    if user is None or str(user) in users.split(","):
+        return ""
+    first = f"istio-proxy runs as user {user}, and the rules name {users}"
+    if str(group) in groups.split(","):
+        return f"{first}: what they let by of Envoy's own they let by for its group {group} alone"
+    return f"{first}: Envoy's own connections are captured again"
+
+
 def _of_environment(environment: Mapping[str, str]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for variable, name in _VARIABLES.items():

@@ -1,11 +1,13 @@
-"""Envoy's listeners, asked for at its admin port from inside the pod.
+"""Envoy's listeners, asked for at its admin port.
 
 Knows where the admin interface is and ways to ask it that need nothing installed.
-Does not know what the answer means: `istio.listeners` does.
+Does not know what the answer means: `istio.listeners` does. Invariant: where no way was
+answered, each is told with what it met.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -27,10 +29,15 @@ sys.exit(response.status != 200)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ListenersReading:
-    """What Envoy listens on, and the answers it was read from."""
+    """What Envoy listens on, and the answers it was read from.
+
+    Attributes:
+        how: the way that was answered.
+    """
 
     listeners: tuple[Listener, ...]
     commands: tuple[CommandResult, ...]
+    how: str
 
 
 class Ask(Protocol):
@@ -58,25 +65,60 @@ def ask_in_sidecar(run: Exec, *, timeout: float) -> Ask:
     return ask
 
 
-def read_listeners(ask: Ask, *, pod: str = "") -> ListenersReading:
+def read_listeners(ways: Mapping[str, Ask], *, pod: str = "") -> ListenersReading:
     """Ask Envoy's admin interface for its listeners and their configuration.
 
+    Args:
+        ways: to ask, by name; the first that is answered counts.
+
     Raises:
-        EnvironmentProblem: Envoy did not answer.
+        EnvironmentProblem: Envoy did not answer by any of them.
         ParseError: it answered something else.
     """
-    results = []
-    for path in ("/listeners?format=json", "/config_dump"):
+    failed: list[str] = []
+    for how, ask in ways.items():
+        results: list[CommandResult] = []
+        for path in ("/listeners?format=json", "/config_dump"):
+            said = _ask(ask, path, results)
+            if said:
+                failed.append(f"  {how:<14}{said[0]}")
+                failed += [f"  {'':<14}{line}" for line in said[1:]]
+                break
+        else:
+            listeners = parse_listeners(results[0].stdout, results[1].stdout)
+            return ListenersReading(listeners=listeners, commands=tuple(results), how=how)
+    raise EnvironmentProblem(
+        "\n".join(
+            [
+                f"cannot read Envoy's listeners of {pod or 'the pod'}",
+                "",
+                f"  {'asked':<14}http://127.0.0.1:{ports.ADMIN}{path}",
+                *failed,
+                "",
+                f"  {'cause':<14}{_cause(failed)}",
+                f"  {'note':<14}no listener of this pod was checked",
+            ]
+        )
+    )
+
+
+def _ask(ask: Ask, path: str, results: list[CommandResult]) -> list[str]:
+    """Ask once; what prevented an answer, in lines."""
+    try:
         result = ask(path)
-        if not result.succeeded:
-            said = (result.stderr or result.stdout).strip().splitlines()[-1:]
-            raise EnvironmentProblem(
-                f"cannot read Envoy's listeners of {pod or 'the pod'}\n\n"
-                f"  asked    http://127.0.0.1:{ports.ADMIN}{path}\n"
-                f"  got      {said[0] if said else 'nothing'}\n\n"
-                "  cause    Envoy is not running, or its admin port is not 15000\n"
-                "  note     no listener of this pod was checked"
-            )
-        results.append(result)
-    listeners = parse_listeners(results[0].stdout, results[1].stdout)
-    return ListenersReading(listeners=listeners, commands=tuple(results))
+    except EnvironmentProblem as problem:
+        first, *rest = str(problem).splitlines()
+        return [first, *(line.strip() for line in rest if line.startswith("  missing"))]
+    results.append(result)
+    if result.succeeded:
+        return []
+    said = (result.stderr or result.stdout).strip().splitlines()[-1:]
+    return [f"{result.argv[0]}: {said[0] if said else 'nothing'}"]
+
+
+def _cause(failed: Sequence[str]) -> str:
+    if any("missing  verb" in line for line in failed):
+        return (
+            "a right is missing: manifests/rbac-read.yaml has that for exec, rbac-port-forward.yaml the other"
+        )
+    return "Envoy is not running, or its admin port is not 15000"

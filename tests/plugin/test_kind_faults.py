@@ -6,6 +6,7 @@ in tests/cluster.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -15,46 +16,28 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+from fakes.api import Api
 
 FAKE = Path(__file__).parent / "fakes" / "program.py"
-PHASES = ("create", "load", "install")
-ONE_TEST = "def test_it(iptables_nat): pass\n"
+PHASES = ("create", "load", "install", "apply")
+"""Those in which a program runs; in the others the plugin waits for the cluster."""
+ONE_TEST = """
+import os, pathlib, time
 
-
-class NoIstio(BaseHTTPRequestHandler):
-    """A double of an API server in whose cluster nothing is installed."""
-
-    def do_GET(self) -> None:
-        told = json.dumps({"gitVersion": "v0", "items": []}).encode()
-        self.send_response(200)
-        self.send_header("content-length", str(len(told)))
-        self.end_headers()
-        self.wfile.write(told)
-
-    def log_message(self, *_: object) -> None:
-        pass
-
-
-@pytest.fixture(scope="module")
-def api():
-    server = ThreadingHTTPServer(("127.0.0.1", 0), NoIstio)
-    server.daemon_threads = True
-    thread = threading.Thread(target=server.serve_forever, args=(0.05,))
-    thread.start()
-    yield f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
-    server.server_close()
-    thread.join()
+def test_it(istio_environment):
+    if os.environ["FAKE_FAULTS"] == "tests:hang":
+        pathlib.Path(os.environ["FAKE_HOME"], "begun-tests").touch()
+        time.sleep(120)
+"""
 
 
 class Bench:
     """A home for the fakes, and a user's own directory and kubeconfig."""
 
-    def __init__(self, folder: Path, api: str) -> None:
+    def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.home = folder / "fake"
         programs, self.clusters, runtime = self.home / "bin", self.home / "clusters", folder / "runtime"
@@ -62,17 +45,18 @@ class Bench:
         for made in (programs, self.clusters, runtime, self.work):
             made.mkdir(parents=True)
         runtime.chmod(0o700)
-        for name in ("kind", "kubectl", "istioctl"):
+        for name in ("kind", "kubectl", "istioctl", "docker"):
             path = programs / name
             path.write_text(f"#!{sys.executable}\n{FAKE.read_text()}")
             path.chmod(path.stat().st_mode | stat.S_IXUSR)
+        self.api = Api(self.home)
         self.production = folder / "production.kubeconfig"
         self.production.write_text("current-context: production\n")
         self.environment = {
             **os.environ,
             "PATH": f"{programs}:/usr/bin:/bin",
             "FAKE_HOME": str(self.home),
-            "FAKE_API": api,
+            "FAKE_API": self.api.address,
             "XDG_RUNTIME_DIR": str(runtime),
             "KUBECONFIG": str(self.production),
         }
@@ -85,12 +69,14 @@ class Bench:
             "--istio-load-image=a",
             "--cluster-name=one",
             "--istio-timeout=2",
+            "--istio-reader=node",
         ]
         # A job in the background is started with SIGINT ignored, and so are its children.
         heard = ["env", "--default-signal=INT"]
         return [*heard, sys.executable, "-m", "pytest", *arguments, *options]
 
     def start(self, *options: str, faults: str = "") -> subprocess.Popen[str]:
+        self.api.fault = faults.partition(":")[0]
         return subprocess.Popen(
             self.command(*options),
             cwd=self.work,
@@ -131,11 +117,23 @@ class Bench:
 
 
 @pytest.fixture
-def bench(tmp_path: Path, api: str):
-    made = Bench(tmp_path, api)
+def bench(tmp_path: Path):
+    made = Bench(tmp_path)
     before = made.production.read_text()
+    thread = threading.Thread(target=made.api.serve_forever, args=(0.05,))
+    thread.start()
     yield made
+    made.api.shutdown()
+    made.api.server_close()
+    thread.join()
     assert made.production.read_text() == before
+
+
+def test_without_a_fault_the_run_passes_and_leaves_nothing(bench: Bench) -> None:
+    status, output = bench.run()
+    assert status == 0, output
+    assert "istio-sidecar: deleting the kind cluster one: " in output
+    assert bench.left() == []
 
 
 @pytest.mark.parametrize("phase", PHASES)
@@ -159,14 +157,58 @@ def test_a_step_that_hangs_ends_at_the_deadline_with_its_last_words(bench: Bench
     assert bench.left() == []
 
 
-@pytest.mark.parametrize("phase", PHASES)
-def test_ctrl_c_in_a_step_leaves_nothing(bench: Bench, phase: str) -> None:
+@pytest.mark.parametrize(
+    ("phase", "waited_for"),
+    [
+        ("deploy", "waited 2 s for deployment/httpbin in namespace default to be Ready"),
+        ("privileged", "waited 2 s for deployment/httpbin in namespace default to be Ready"),
+    ],
+)
+def test_a_pod_that_never_gets_ready_ends_the_run_at_the_deadline(
+    bench: Bench, phase: str, waited_for: str
+) -> None:
+    status, output = bench.run(faults=f"{phase}:hang")
+    assert status == 1
+    assert waited_for in output
+    assert "last seen httpbin-1 has istio-proxy not ready yet" in output
+    assert bench.left() == []
+
+
+@pytest.mark.parametrize("phase", [*PHASES, "deploy", "privileged", "tests"])
+def test_ctrl_c_in_any_phase_leaves_nothing_and_says_so(bench: Bench, phase: str) -> None:
     process = bench.start("--istio-timeout=60", faults=f"{phase}:hang")
     bench.wait_for(phase)
     os.killpg(process.pid, signal.SIGINT)
     output, _ = process.communicate(timeout=60)
     assert process.returncode == pytest.ExitCode.INTERRUPTED, output
+    assert "istio-sidecar: deleting the kind cluster one: " in output
     assert bench.left() == []
+    assert _processes_of(bench) == []
+
+
+@pytest.mark.parametrize("phase", ["create", "privileged", "tests"])
+def test_ctrl_c_where_the_cluster_is_to_be_kept_says_how_to_get_in(bench: Bench, phase: str) -> None:
+    process = bench.start("--istio-timeout=60", "--istio-keep=always", faults=f"{phase}:hang")
+    bench.wait_for(phase)
+    os.killpg(process.pid, signal.SIGINT)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == pytest.ExitCode.INTERRUPTED, output
+    assert "cluster one is kept: export KUBECONFIG=" in output
+    assert "one" in bench.left()
+    assert _processes_of(bench) == []
+    assert "kind cluster one" in bench.tool("clean")
+    assert bench.left() == []
+
+
+def _processes_of(bench: Bench) -> list[str]:
+    """Processes whose environment says that they belong to this bench."""
+    mark = f"FAKE_HOME={bench.home}".encode()
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if mark in (process / "environ").read_bytes().split(b"\0"):
+                found.append((process / "cmdline").read_text())
+    return found
 
 
 @pytest.mark.parametrize("phase", PHASES)
@@ -178,6 +220,26 @@ def test_what_a_killed_run_left_is_found_by_clean(bench: Bench, phase: str) -> N
     assert "one" in bench.left()
     assert "kind cluster one" in bench.tool("clean")
     assert bench.left() == []
+
+
+def test_an_engine_that_stops_in_the_middle_is_named_and_what_is_left_is_told(bench: Bench) -> None:
+    status, output = bench.run(faults="load:no-engine,delete:no-engine")
+    assert status == 1, output
+    assert output.count("cause    no container engine answers") == 2, output
+    assert "Traceback" not in output
+    assert "what this run made is on file; remove it: istio-sidecar clean" in output
+    assert "one" in bench.left()
+    assert "kind cluster one" in bench.tool("clean")
+    assert bench.left() == []
+
+
+def test_a_cluster_that_cannot_be_deleted_fails_a_run_that_is_green_otherwise(bench: Bench) -> None:
+    status, output = bench.run(faults="delete:fail")
+    assert "1 passed" in output
+    assert status == 1, output
+    assert "delete: it cannot be done" in output
+    assert "Traceback" not in output
+    assert "one" in bench.left()
 
 
 def test_a_killed_worker_leaves_nothing(bench: Bench) -> None:

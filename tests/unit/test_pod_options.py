@@ -16,6 +16,7 @@ from pytest_istio_sidecar import (
     parse_iptables_save,
     trace,
 )
+from pytest_istio_sidecar.istio.pod_options import unlike_user
 
 DATA = Path(__file__).parents[1] / "data"
 SAVED = {
@@ -62,6 +63,25 @@ def test_what_istio_init_was_told_counts_and_not_the_annotation() -> None:
     pod = pod_of("1.6.14")
     assert pod["metadata"]["annotations"]["traffic.sidecar.istio.io/includeInboundPorts"] == "80"
     assert IstioOptions.from_pod(pod).inbound_ports_include == "*"
+
+
+@pytest.mark.parametrize("version", SAVED)
+def test_a_real_sidecar_runs_as_the_user_that_its_rules_name(version: str) -> None:
+    assert unlike_user(pod_of(version), "1337", "1337") == ""
+
+
+@pytest.mark.parametrize(
+    ("group", "said"),
+    [(1337, "they let by for its group 1337 alone"), (0, "Envoy's own connections are captured again")],
+)
+def test_a_sidecar_that_runs_as_root_is_told(group: int, said: str) -> None:
+    """As an annotation with IPTABLES_TRACE_LOGGING makes it."""
+    pod = pod_of("1.20.8")
+    (sidecar,) = [held for held in pod["spec"]["containers"] if held["name"] == "istio-proxy"]
+    sidecar["securityContext"] |= {"runAsUser": 0, "runAsGroup": group}
+    told = unlike_user(pod, "1337", "1337")
+    assert told.startswith("istio-proxy runs as user 0, and the rules name 1337: ")
+    assert told.endswith(said)
 
 
 def test_a_pod_with_an_ipv4_address_first_has_no_ipv6_rules() -> None:

@@ -12,7 +12,6 @@ from pytest_istio_sidecar.environments.workload import (
     container_id,
     container_of,
     describe_pods,
-    explain_pods,
     istio_version_of,
     ready_pods,
     selector_of,
@@ -110,26 +109,6 @@ def test_a_replica_that_is_not_ready_is_told_as_one_that_was_not_read() -> None:
     ended["status"]["phase"] = "Succeeded"
     found = unready_pods(Cluster(pod("well"), pod("ill", ready=False), ended, leaving), HTTPBIN)
     assert names(found) == ["ill"]
-
-
-@pytest.mark.parametrize(
-    ("container", "reason", "fix"),
-    [
-        ("istio-proxy", "ImagePullBackOff", "imagePullPolicy=IfNotPresent"),
-        ("istio-init", "ErrImagePull", "imagePullPolicy=IfNotPresent"),
-        ("istio-init", "CrashLoopBackOff", "modprobe"),
-    ],
-)
-def test_what_a_pod_is_stuck_in_has_a_cause_and_a_fix(container: str, reason: str, fix: str) -> None:
-    stuck = pod("stuck", ready=False)
-    stuck["status"]["initContainerStatuses"] = [{"name": container, "state": {"waiting": {"reason": reason}}}]
-    told = explain_pods(describe_pods([stuck]))
-    assert "  cause    " in told
-    assert fix in told
-
-
-def test_what_is_only_slow_is_not_explained() -> None:
-    assert explain_pods(describe_pods([pod("slow", ready=False)])) == ""
 
 
 def test_a_kind_that_has_no_pods_is_refused_with_those_that_have() -> None:

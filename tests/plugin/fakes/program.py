@@ -1,8 +1,8 @@
-"""A fake of kind, kubectl and istioctl, one file under three names: a double, for faults in seconds.
+"""A fake of kind, kubectl, istioctl and docker, one file under four names: a double, for faults in seconds.
 
 What it is asked goes to calls.log; the clusters it has "made" are files. FAKE_FAULTS names what
 shall go wrong, `COMMAND:FAULT` with a comma between: `create:hang`, `load:fail`, `install:fail`.
-`begin` files say that a command has begun, so that a test can strike in the middle of it.
+`begun` files say that a command has begun, so that a test can strike in the middle of it.
 """
 
 import json
@@ -28,6 +28,9 @@ def begin(command):
         time.sleep(120)
     if fault == "exist":
         print('ERROR: node(s) already exist for a cluster with the name "one"', file=sys.stderr)
+        sys.exit(1)
+    if fault == "no-engine":
+        print("ERROR: Cannot connect to the Docker daemon at unix:///var/run/docker.sock.", file=sys.stderr)
         sys.exit(1)
     if fault == "fail":
         print(f"{command}: it cannot be done", file=sys.stderr, flush=True)
@@ -60,6 +63,7 @@ def kind():
         case ["load", "docker-image"]:
             begin("load")
         case ["delete", "cluster"]:
+            begin("delete")
             cluster.unlink(missing_ok=True)
 
 
@@ -68,8 +72,25 @@ def istioctl():
         print(os.environ.get("FAKE_ISTIO", "1.8.3"))
     elif WORDS[0] == "install":
         begin("install")
+        (HOME / "done-install").touch()
+    elif WORDS[0] == "kube-inject":
+        print(sys.stdin.read())
+
+
+def kubectl():
+    begin("apply")
+    (HOME / "done-apply").touch()
+
+
+def docker():
+    """What reading from the node runs there."""
+    match WORDS[2:]:
+        case ["crictl", *_]:
+            print(json.dumps({"info": {"pid": 1}}))
+        case [*_, "iptables", "-V"]:
+            print("iptables v1.8.7 (legacy)")
 
 
 with (HOME / "calls.log").open("a") as log:
     log.write(json.dumps([PROGRAM, *WORDS, os.environ.get("KUBECONFIG", "")]) + "\n")
-{"kind": kind, "istioctl": istioctl, "kubectl": lambda: begin("kubectl")}[PROGRAM]()
+{"kind": kind, "istioctl": istioctl, "kubectl": kubectl, "docker": docker}[PROGRAM]()
