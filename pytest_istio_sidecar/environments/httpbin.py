@@ -110,11 +110,12 @@ def make_privileged(api: KubernetesApi, workload: Workload) -> Json:
             # request"; that the Deployment has changed meanwhile does not.
             if problem.status == 409 or (problem.status == 422 and _has_changed(api, workload, held)):
                 continue
-            sentence = f"{workload} in namespace {workload.namespace} cannot be made privileged"
+            why = f"{problem.said}\n\n  cause    an admission controller refuses the edit"
             if isinstance(problem, ApiRefused):
-                raise EditRefused(f"{sentence}: {problem}") from None
-            cause = "an admission controller refuses the edit"
-            raise EditRefused(f"{sentence}: {problem.said}\n\n  cause    {cause}") from None
+                why = str(problem)
+            raise EditRefused(
+                f"{workload} in namespace {workload.namespace} cannot be made privileged: {why}"
+            ) from None
         container = container_of({"spec": edited["spec"]["template"]["spec"]})
         if not is_privileged(container):
             raise EditRefused(_reverted(workload, "the Deployment"))

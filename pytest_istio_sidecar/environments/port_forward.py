@@ -41,13 +41,14 @@ def get_from_pod(
         ApiProblem: the API server does not forward.
     """
     argv = ("port-forward", str(port), "GET", path)
-    where = f"port {port} of {namespace}/{pod}"
+    where = f"{namespace}/{pod}"
+    failing = f"port {port} of {where} could not be reached by port-forward"
     resource = f"/api/v1/namespaces/{namespace}/pods/{pod}/portforward?ports={port}"
 
     def attempt(seconds: float) -> CommandResult:
         begin = time.monotonic()
-        socket = api.open_websocket(resource, f"{where} could not be reached by port-forward", seconds)
-        stream = _Stream(socket, begin + seconds, where)
+        socket = api.open_websocket(resource, failing, seconds)
+        stream = _Stream(socket, begin + seconds)
         status: int | None = 1
         said, body = "", b""
         try:
@@ -62,7 +63,9 @@ def get_from_pod(
             status, said = None, f"no answer within {seconds:.0f} s"
         except (http.client.HTTPException, OSError, websocket_error()) as problem:
             if not stream.refused:
-                raise ApiUnreachable(f"the connection to {where} broke: {problem}", passing=True) from None
+                raise ApiUnreachable(
+                    f"the connection to port {port} of {where} broke: {problem}", passing=True
+                ) from None
             said = stream.refused
         finally:
             with contextlib.suppress(OSError, websocket_error()):
@@ -85,10 +88,9 @@ class _Stream(io.RawIOBase):
         refused: what the node said where it could not connect to the port.
     """
 
-    def __init__(self, socket: Any, deadline: float, where: str) -> None:
+    def __init__(self, socket: Any, deadline: float) -> None:
         self._socket = socket
         self._deadline = deadline
-        self._where = where
         self._held = b""
         self._numbered: set[int] = set()
         self.refused = ""
