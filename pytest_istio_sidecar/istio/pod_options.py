@@ -199,10 +199,10 @@ def _sidecar(containers: Iterable[Mapping[str, Any]]) -> Mapping[str, Any] | Non
 
 
 def unlike_user(pod: Mapping[str, Any], users: str, groups: str) -> str:
-    """What follows where the sidecar runs as a user whom its rules do not name, in a sentence; "" where it does.
+    """What follows where the sidecar runs as a user whom its rules do not name, in a sentence; "" elsewhere.
 
-    Istio's template runs it as root for TPROXY, and where an annotation sets IPTABLES_TRACE_LOGGING (since 1.12,
-    manifests/charts/istio-control/istio-discovery/files/injection-template.yaml).
+    Istio's template runs it as root for TPROXY, and where an annotation sets IPTABLES_TRACE_LOGGING (since
+    1.12, manifests/charts/istio-control/istio-discovery/files/injection-template.yaml).
 
     Args:
         users, groups: whose packets the rules let by, as istio-iptables' `-u` and `-g` list them.
