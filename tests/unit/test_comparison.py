@@ -204,6 +204,23 @@ def test_a_second_run_of_istio_init_in_the_other_back_end_is_named() -> None:
     assert comparison.equivalent
 
 
+@pytest.mark.parametrize(
+    "left_over",
+    [
+        '*filter\n:INPUT ACCEPT [0:0]\n-A INPUT -p 255 -m comment --comment "Istio no-op" -j DROP\nCOMMIT\n',
+        "*nat\n:PREROUTING ACCEPT [0:0]\n-A PREROUTING -p 255 -j RETURN\nCOMMIT\n",
+    ],
+    ids=["1.25.4", "1.27.3"],
+)
+def test_the_trial_of_a_back_end_that_istio_iptables_left_is_named(left_over: str) -> None:
+    """Seen in istio/istio#56587; the rule is that of tools/istio-iptables/pkg/dependencies."""
+    other = replace(parse_iptables_save(left_over), backend=Backend.LEGACY)
+    pod = PodRules(rulesets=(other, replace(EXPECTED, backend=Backend.NF_TABLES)))
+    comparison = compare(pod, EXPECTED)
+    assert [held.owner for held in comparison.foreign] == ["istio-iptables' trial of the back end, left over"]
+    assert comparison.foreign[0].count == 1
+
+
 def test_a_chain_of_istios_that_these_options_do_not_make_is_left_over() -> None:
     capturing = expected_ruleset("1.27.3", redirect_dns=True, capture_all_dns=True)
     comparison = compare(capturing, expected_ruleset("1.27.3"))
