@@ -17,6 +17,7 @@ from markdown_blocks import CHECKOUT, PAGES, tokens_of
 
 import pytest_istio_sidecar
 from pytest_istio_sidecar.cli import _COMMANDS, main
+from pytest_istio_sidecar.environments.choices import ReportForm
 from pytest_istio_sidecar.netfilter.diagnosis import _KNOWN, diagnose
 from pytest_istio_sidecar.options import OPTIONS
 
@@ -56,6 +57,14 @@ def test_every_link_within_the_project_leads_to_a_file_and_a_heading(page):
 @pytest.mark.parametrize("page", [page for page in PAGES if page not in ("README.md", "docs/README.md")])
 def test_every_page_is_linked_from_the_readme(page):
     assert page in set(links_of("README.md")), f"README.md does not link {page}"
+
+
+def test_the_page_on_reports_tells_every_field_and_form():
+    page = text_of("docs/reports.md")
+    schema = json.loads(text_of("pytest_istio_sidecar/reports/report.schema.json"))
+    told = re.findall(r"^\| `(\w+)` \|", page.partition("## JSON")[2], re.MULTILINE)
+    assert told == list(schema["properties"])
+    assert all(f"--istio-report=report{form}" in page for form in ReportForm)
 
 
 PICTURES = [
