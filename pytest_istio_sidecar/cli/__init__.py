@@ -8,6 +8,7 @@ Knows the commands and exit statuses. Each command is a module of its own, with 
 from __future__ import annotations
 
 import argparse
+import io
 import sys
 from collections.abc import Sequence
 
@@ -36,6 +37,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if others and options.command is not check.run:
         parser.error(f"unknown arguments: {' '.join(others)}")
     options.others = others
+    for stream in (sys.stdout, sys.stderr):
+        # A comment of a rule may hold what the stream cannot show; it is escaped, and ends nothing.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
         return int(options.command(options))
     except (UsageProblem, ParseError) as problem:

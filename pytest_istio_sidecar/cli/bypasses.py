@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import sys
 from typing import TYPE_CHECKING
 
@@ -45,7 +46,7 @@ def add(commands: Commands) -> None:
         action="append",
         default=[],
         metavar="TEXT",
-        help='what may get by beside (repeat): "inbound tcp 9000-9010", "outbound from gid 0"',
+        help='what else may get by (repeat): "inbound tcp 9000-9010", "outbound from gid 0"',
     )
     add_interface_argument(parser)
 
@@ -59,6 +60,7 @@ def run(options: argparse.Namespace) -> Status:
     from pytest_istio_sidecar.errors import Undecided, UsageProblem
     from pytest_istio_sidecar.istio.options import IstioOptions
     from pytest_istio_sidecar.reports.bypasses import render_bypasses
+    from pytest_istio_sidecar.reports.colour import painter
 
     rules: Rules = read_listings(options.rules)
     host = host_of(options.interface)
@@ -77,10 +79,18 @@ def run(options: argparse.Namespace) -> Status:
     if options.json:
         print(json.dumps(report.to_dict()))
     else:
-        print(render_bypasses(report, expected=expected is not None))
+        width = shutil.get_terminal_size().columns
+        paint = painter(sys.stdout)
+        print(render_bypasses(report, expected=expected is not None, width=width, paint=paint))
     if undecided:
         print(f"istio-sidecar: {undecided}", file=sys.stderr)
         return Status.UNDECIDED
-    for finding in against:
-        print(f"istio-sidecar: neither by design nor allowed: {finding.summary}", file=sys.stderr)
+    if against and (expected is not None or options.allow):
+        for finding in against:
+            print(f"istio-sidecar: neither by design nor allowed: {finding.summary}", file=sys.stderr)
+    elif against:
+        print(
+            "istio-sidecar: nothing was said of what may get by; --istio-version and --allow do",
+            file=sys.stderr,
+        )
     return Status.AGAINST if against else Status.HOLDS

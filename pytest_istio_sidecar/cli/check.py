@@ -23,7 +23,11 @@ def add(commands: Commands) -> None:
         description="Run the shipped suite; other arguments go to pytest.",
     )
     check.set_defaults(command=run)
-    check.add_argument("--environment", choices=[name.value for name in EnvironmentName])
+    check.add_argument(
+        "--environment",
+        choices=[name.value for name in EnvironmentName],
+        help="as pytest's --istio-environment: where the rules under test are (default: kind)",
+    )
 
 
 class _Outcomes:

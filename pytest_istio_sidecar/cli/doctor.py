@@ -36,4 +36,6 @@ def run(options: argparse.Namespace) -> Status:
         print(f"{line.condition:<9}{line.name:<{names}}{line.found}")
         if line.advice:
             print(f"{'':<{9 + names}}-> {line.advice}")
+    short = [line.name for line in lines if line.condition is Condition.MISSING]
+    print(f"\nmissing: {', '.join(short)}" if short else "\nnothing that is needed is missing")
     return Status.UNDECIDED if missing else Status.HOLDS

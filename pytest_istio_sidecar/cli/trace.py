@@ -9,7 +9,9 @@ from __future__ import annotations
 import argparse
 import ipaddress
 import json
+import shutil
 import sys
+import textwrap
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
@@ -36,7 +38,8 @@ def add(commands: Commands) -> None:
     )
     trace.set_defaults(command=run)
     add_rules_argument(trace)
-    packet = trace.add_mutually_exclusive_group(required=True)
+    packets = trace.add_argument_group("the packet")
+    packet = packets.add_mutually_exclusive_group(required=True)
     packet.add_argument("--inbound", metavar="PROTOCOL/PORT", help="from a neighbour to the pod: tcp/80")
     packet.add_argument(
         "--outbound",
@@ -46,12 +49,14 @@ def add(commands: Commands) -> None:
     packet.add_argument(
         "--packets", metavar="FILE", help="one JSON object a line with Packet's fields; - is stdin"
     )
-    trace.add_argument("--source", metavar="ADDRESS", help="who sends it (default: a neighbour, or the pod)")
-    trace.add_argument(
+    packets.add_argument(
+        "--source", metavar="ADDRESS", help="who sends it (default: a neighbour, or the pod)"
+    )
+    packets.add_argument(
         "--uid", type=_identity, help="user of the sending process (default 1000); none: no process sends it"
     )
-    trace.add_argument("--gid", type=_identity, help="group of the sending process (default: as --uid)")
-    trace.add_argument(
+    packets.add_argument("--gid", type=_identity, help="group of the sending process (default: as --uid)")
+    packets.add_argument(
         "--family", type=int, choices=(4, 6), default=4, help="of an inbound packet (default 4)"
     )
     add_interface_argument(trace)
@@ -86,8 +91,19 @@ def run(options: argparse.Namespace) -> Status:
             continue
         print(render_trace(way, painter(sys.stdout)))
         if options.explain:
-            print("", *explain(way), sep="\n")
+            print("", *map(_wrapped, explain(way)), sep="\n")
     return Status.UNDECIDED if undecided else Status.HOLDS
+
+
+def _wrapped(sentence: str) -> str:
+    indent = " " * (len(sentence) - len(sentence.lstrip()))
+    return textwrap.fill(
+        sentence,
+        shutil.get_terminal_size().columns,
+        subsequent_indent=f"{indent}  ",
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
 
 
 def _refuse_what_differs(options: argparse.Namespace) -> None:

@@ -6,43 +6,57 @@ stands first, and each line names a rule or says that a policy lets the packets 
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterable, Iterator
 
 from pytest_istio_sidecar.checks.bypasses import BypassReport
 from pytest_istio_sidecar.checks.found_bypass import FoundBypass
+from pytest_istio_sidecar.reports.colour import Paint, plain
 
 
-def render_bypasses(report: BypassReport, *, expected: bool) -> str:
+def render_bypasses(report: BypassReport, *, expected: bool, width: int = 80, paint: Paint = plain) -> str:
     """Lines for a terminal: what gets by, each with the rule that lets it.
 
     Args:
         expected: whether there was an expectation; without one nothing is by design.
+        width: columns; only a rule may be longer.
     """
     found = (*report.inbound, *report.outbound)
     designed = [held for held in found if held.by_design]
     lines: list[str] = []
     if report.unexpected:
-        lines += _section("NOT BY DESIGN" if expected else "WITHOUT ENVOY", report.unexpected)
+        title = paint("NOT BY DESIGN" if expected else "WITHOUT ENVOY", "red")
+        lines += _section(title, report.unexpected, width)
     if report.conditional:
-        lines += _section("CANNOT BE TOLD", report.conditional)
+        lines += _section(paint("CANNOT BE TOLD", "yellow"), report.conditional, width)
     if designed:
-        lines += _section("by design", designed)
+        lines += _section(paint("by design", "green"), designed, width)
     if not lines:
         lines.append("nothing gets by without Envoy")
-    lines += ["", "rules cannot show:", *(f"  {sentence}" for sentence in report.unseen)]
+    lines += ["", "rules cannot show:"]
+    for sentence in report.unseen:
+        lines += textwrap.wrap(sentence, width, initial_indent="  ", subsequent_indent="    ")
     return "\n".join(lines)
 
 
-def _section(title: str, found: Iterable[FoundBypass]) -> Iterator[str]:
+def _section(title: str, found: Iterable[FoundBypass], width: int) -> Iterator[str]:
     yield title
     told: dict[str, FoundBypass] = {}
     for held in found:
         told.setdefault(held.text, held)
-    width = min(max(map(len, told)), 56)
+    column = max(map(len, told))
+    beside = column + max(len(_by(held)) for held in told.values()) + 4 <= width
     for text, held in told.items():
-        rules = held.rules
-        by = "policy" if not rules else rules[0].text
-        more = f" (and {len(rules) - 1} more)" if len(rules) > 1 else ""
-        yield f"  {text:<{width}}  {by}{more}"
+        if beside:
+            yield f"  {text:<{column}}  {_by(held)}"
+        else:
+            yield f"  {text}"
+            yield f"      {_by(held)}"
         for reason in held.conditions[:2]:
-            yield f"    {reason}"
+            yield from textwrap.wrap(reason, width, initial_indent="    ", subsequent_indent="      ")
+
+
+def _by(held: FoundBypass) -> str:
+    rules = held.rules
+    more = f" (and {len(rules) - 1} more)" if len(rules) > 1 else ""
+    return f"{rules[0].text if rules else 'policy'}{more}"

@@ -87,7 +87,7 @@ def _rows(lines: Sequence[Line]) -> Iterator[tuple[str, str, str]]:
     kinds = {line.change for line in lines}
     if len(lines) > _FOLDED and kinds in ({Change.MISSING}, {Change.EXTRA}):
         yield from _row(lines[0], lines)
-        yield _SIGNS[lines[0].change], f"  …  {len(lines) - 2} more", ""
+        yield _SIGNS[lines[0].change], f"...  {len(lines) - 2} more", ""
         yield from _row(lines[-1], lines)
         return
     for same, group in groupby(lines, key=lambda line: line.change is Change.SAME):
@@ -95,7 +95,7 @@ def _rows(lines: Sequence[Line]) -> Iterator[tuple[str, str, str]]:
         first, last = held[0].expected, held[-1].expected
         if same and len(held) > _FOLDED and first is not None and last is not None:
             yield from _row(held[0], lines)
-            yield " ", f"  …  {first.number + 1} to {last.number - 1} as expected", ""
+            yield " ", f"...  {first.number + 1} to {last.number - 1} as expected", ""
             yield from _row(held[-1], lines)
         else:
             for line in held:

@@ -42,10 +42,10 @@ def test_the_path_shows_the_deciding_rule_without_colour_where_no_terminal_is(ru
 
 def test_explain_tells_every_rule_that_was_met_and_the_end(rules, capsys):
     main(["trace", rules, "--inbound", "tcp/22", "--explain"])
-    out = capsys.readouterr().out
+    out = " ".join(capsys.readouterr().out.split())
     assert "rule 1 is for `-p tcp --dport 15008`, which this packet is not." in out
     assert "rule 2 is for `-p tcp --dport 22`: it goes back to where it came from. This decides." in out
-    assert out.endswith("So inbound tcp/22 comes to 192.0.2.10:22 itself, without Envoy.\n")
+    assert out.endswith("So inbound tcp/22 comes to 192.0.2.10:22 itself, without Envoy.")
 
 
 def test_a_packet_of_no_process_and_one_of_udp_can_be_given(rules, capsys):
