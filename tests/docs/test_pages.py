@@ -94,6 +94,16 @@ def test_the_architecture_is_two_pages_at_most():
     assert len(text_of("ARCHITECTURE.md").splitlines()) <= 110
 
 
+def test_the_architecture_names_every_module_at_the_top_and_every_folder_of_tests():
+    text = text_of("ARCHITECTURE.md")
+    words = {word for held in re.findall(r"`([^`]+)`", text) for word in held.split()}
+    package = CHECKOUT / "pytest_istio_sidecar"
+    modules = {path.name.removesuffix(".py") for path in package.iterdir() if path.suffix in ("", ".py")}
+    assert modules - words - {"__init__", "__main__", "__pycache__", "manifests"} == set()
+    folders = {f"tests/{path.name}" for path in (CHECKOUT / "tests").iterdir() if path.is_dir()}
+    assert folders - words - {"tests/__pycache__"} == set()
+
+
 REFERENCE = runpy.run_path(str(CHECKOUT / "scripts" / "reference.py"))["pages"]()
 
 
