@@ -19,7 +19,8 @@ put one of these where the shell starts:
   bash  ~/.bashrc                  eval "$(istio-sidecar completion bash)"
   zsh   ~/.zshrc, after compinit   eval "$(istio-sidecar completion zsh)"
   fish  ~/.config/fish/config.fish istio-sidecar completion fish | source
-  tcsh  ~/.tcshrc                  eval `istio-sidecar completion tcsh`
+  tcsh  ~/.tcshrc                  source ~/.istio-sidecar.tcsh
+tcsh takes it from a file only: istio-sidecar completion tcsh > ~/.istio-sidecar.tcsh
 """
 
 
