@@ -90,8 +90,9 @@ def run(options: argparse.Namespace) -> Status:
             print(json.dumps(_as_json(way)))
             continue
         print(render_trace(way, painter(sys.stdout)))
-        if options.explain:
-            print("", *map(_wrapped, explain(way)), sep="\n")
+        if options.explain or way.fate is not Fate.UNKNOWN:
+            told = explain(way)
+            print("", *map(_wrapped, told if options.explain else told[-1:]), sep="\n")
     return Status.UNDECIDED if undecided else Status.HOLDS
 
 

@@ -42,7 +42,7 @@ nav ul { display: flex; flex-wrap: wrap; gap: .25rem 1rem; font-size: .9375rem; 
 .drawn { display: flex; flex-wrap: wrap; gap: 0 2rem; align-items: start }
 .drawn > .wide { flex: 0 1 36rem; min-width: 0 }
 .drawn > div:not(.wide) { flex: 1 1 15rem; margin-bottom: 1rem }
-.wide svg { display: block; min-width: 26rem; border: 1px solid var(--line) }
+.wide svg { display: block; min-width: 27rem; border: 1px solid var(--line) }
 .drawn h3 { margin-top: .5rem } .list { margin: 0; padding: 0; list-style: none }
 table { border-collapse: collapse; width: 100% }
 th, td { text-align: left; vertical-align: top }

@@ -20,7 +20,7 @@ Beside = Sequence[tuple[str, Sequence[str]]]
 """Lists to show beside a way, each with its heading."""
 
 _WIDTH = 760
-_NARROW = 480
+_NARROW = 500
 """Width of a drawing with nothing beside the way: a telephone shows most of it unscrolled."""
 _SIDE = 210
 _ROW, _PAD, _GAP = 18, 8, 26
@@ -29,6 +29,7 @@ _LETTER = 7.4
 
 _STYLE = """
   .way { font: 12px "DejaVu Sans Mono", Menlo, Consolas, monospace; fill: #1f2328 }
+  .way text { white-space: pre }
   .way .name { font-weight: 700 }
   .way .quiet { fill: #59636e }
   .way rect { fill: #ffffff; stroke: #8c959f; stroke-width: 1.2 }

@@ -40,6 +40,16 @@ def test_the_path_shows_the_deciding_rule_without_colour_where_no_terminal_is(ru
     assert "\x1b" not in out
 
 
+def test_the_last_line_tells_whether_envoy_gets_it(rules, capsys):
+    main(["trace", rules, "--inbound", "tcp/80"])
+    main(["trace", rules, "--inbound", "tcp/22"])
+    told = [line for line in capsys.readouterr().out.splitlines() if line.startswith("So ")]
+    assert told == [
+        "So inbound tcp/80 comes to 192.0.2.10:15006: Envoy inbound listener :15006.",
+        "So inbound tcp/22 comes to 192.0.2.10:22 itself, without Envoy.",
+    ]
+
+
 def test_explain_tells_every_rule_that_was_met_and_the_end(rules, capsys):
     main(["trace", rules, "--inbound", "tcp/22", "--explain"])
     out = " ".join(capsys.readouterr().out.split())
