@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from fakes.api import Api
+from fakes.api import Api, kubeconfig
 
 FAKE = Path(__file__).parent / "fakes" / "program.py"
 PHASES = ("create", "load", "install", "apply")
@@ -50,13 +50,14 @@ class Bench:
             path.write_text(f"#!{sys.executable}\n{FAKE.read_text()}")
             path.chmod(path.stat().st_mode | stat.S_IXUSR)
         self.api = Api(self.home)
+        self.theirs = self.home / "kubeconfig"
+        self.theirs.write_text(kubeconfig(self.api.address))
         self.production = folder / "production.kubeconfig"
         self.production.write_text("current-context: production\n")
         self.environment = {
             **os.environ,
             "PATH": f"{programs}:/usr/bin:/bin",
             "FAKE_HOME": str(self.home),
-            "FAKE_API": self.api.address,
             "XDG_RUNTIME_DIR": str(runtime),
             "KUBECONFIG": str(self.production),
         }
@@ -200,6 +201,23 @@ def test_ctrl_c_where_the_cluster_is_to_be_kept_says_how_to_get_in(bench: Bench,
     assert bench.left() == []
 
 
+@pytest.mark.parametrize("phase", ["privileged", "tests"])
+def test_ctrl_c_on_a_cluster_of_ones_own_puts_the_edit_back_and_says_so(bench: Bench, phase: str) -> None:
+    (bench.home / "done-apply").touch()
+    options = (f"--istio-kubeconfig={bench.theirs}", "--istio-workload=httpbin", "--istio-make-privileged")
+    process = bench.start(
+        "--istio-environment=existing", "--istio-timeout=60", *options, faults=f"{phase}:hang"
+    )
+    bench.wait_for(phase)
+    assert bench.api.privileged
+    os.killpg(process.pid, signal.SIGINT)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == pytest.ExitCode.INTERRUPTED, output
+    assert "istio-sidecar: put deployments/httpbin in namespace default back" in output
+    assert not bench.api.privileged
+    assert bench.left() == []
+
+
 def _processes_of(bench: Bench) -> list[str]:
     """Processes whose environment says that they belong to this bench."""
     mark = f"FAKE_HOME={bench.home}".encode()
@@ -324,12 +342,12 @@ def test_an_istioctl_of_another_release_is_refused_by_name(bench: Bench) -> None
 
 def test_no_call_reads_the_users_kubeconfig(bench: Bench) -> None:
     bench.run(faults="install:fail")
-    for program, *words, kubeconfig in bench.calls():
+    for program, *words, used in bench.calls():
         if program == "kind" and words[0] in ("create", "delete", "export"):
             (given,) = [word for word in words if word.startswith("--kubeconfig=")]
             assert str(bench.production) not in given
         if program == "istioctl" and words[0] == "install":
-            assert kubeconfig != str(bench.production)
+            assert used != str(bench.production)
 
 
 def test_phases_are_told_as_plain_lines_where_there_is_no_terminal(bench: Bench) -> None:

@@ -11,7 +11,7 @@ import json
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-PLAIN = {"name": "istio-proxy", "securityContext": {"privileged": False, "allowPrivilegeEscalation": False}}
+SIDECAR = {"name": "istio-proxy", "image": "hub/proxyv2:1.8.3"}
 HTTPBIN = "/apis/apps/v1/namespaces/default/deployments/httpbin"
 
 
@@ -33,7 +33,7 @@ class Api(ThreadingHTTPServer):
     def done(self, step: str) -> bool:
         return (self.home / f"done-{step}").exists()
 
-    def answer(self, method: str, path: str) -> tuple[int, object]:
+    def answer(self, method: str, path: str, body: str) -> tuple[int, object]:
         match method, path:
             case _, "/version":
                 return 200, {"gitVersion": "v0"}
@@ -42,7 +42,7 @@ class Api(ThreadingHTTPServer):
             case _, "/apis/apps/v1/namespaces/istio-system/deployments":
                 return 200, {"items": [ISTIOD] if self.done("install") else []}
             case "PATCH", _ if path == HTTPBIN:
-                self.privileged = True
+                self.edit(json.loads(body))
                 return 200, self.deployment()
             case _, _ if path == HTTPBIN and self.done("apply"):
                 return 200, self.deployment()
@@ -58,9 +58,17 @@ class Api(ThreadingHTTPServer):
                 return 200, {"items": []}
         return 404, {"kind": "Status", "message": f"no {path} in this double", "reason": "NotFound"}
 
+    def edit(self, operations: list[dict[str, object]]) -> None:
+        """The lab's edit, or the whole context put back."""
+        for operation in operations:
+            if str(operation["path"]).endswith("/securityContext/privileged"):
+                self.privileged = operation["value"]
+            if str(operation["path"]).endswith("/securityContext"):
+                self.privileged = operation["value"]["privileged"]
+
     def sidecar(self) -> dict[str, object]:
         told = {"privileged": self.privileged, "allowPrivilegeEscalation": self.privileged}
-        return PLAIN | {"securityContext": told}
+        return SIDECAR | {"securityContext": told}
 
     def deployment(self) -> dict[str, object]:
         return {
@@ -78,6 +86,20 @@ class Api(ThreadingHTTPServer):
         if self.fault == phase:
             self.begun(phase)
         return pod("httpbin-1", self.sidecar(), ready=self.fault != phase)
+
+
+def kubeconfig(server: str) -> str:
+    """A kubeconfig file for a server, as JSON."""
+    return json.dumps(
+        {
+            "apiVersion": "v1",
+            "kind": "Config",
+            "current-context": "kind",
+            "clusters": [{"name": "kind", "cluster": {"server": server}}],
+            "users": [{"name": "kind", "user": {"token": "x"}}],
+            "contexts": [{"name": "kind", "context": {"cluster": "kind", "user": "kind"}}],
+        }
+    )
 
 
 def pod(name: str, container: dict[str, object], *, ready: bool) -> dict[str, object]:
@@ -115,8 +137,8 @@ class _Handler(BaseHTTPRequestHandler):
     server: Api
 
     def _reply(self) -> None:
-        self.rfile.read(int(self.headers.get("content-length") or 0))
-        status, told = self.server.answer(self.command, self.path.partition("?")[0])
+        asked = self.rfile.read(int(self.headers.get("content-length") or 0)).decode()
+        status, told = self.server.answer(self.command, self.path.partition("?")[0], asked)
         body = json.dumps(told).encode()
         self.send_response(status)
         self.send_header("content-length", str(len(body)))
