@@ -93,21 +93,23 @@ def _of_halves(rules: PodRules) -> Iterator[Mutant]:
 
 
 def _of_ruleset(ruleset: Ruleset) -> Iterator[tuple[str, str, Ruleset]]:
+    whose = "" if ruleset.family == 4 else " of ip6tables"
     for table in ruleset.tables:
         for chain in table.chains:
             for operator, change, changed in _of_chain(table, chain, ruleset.family):
                 tables = tuple(
                     _with_chain(held, changed) if held.name == table.name else held for held in ruleset.tables
                 )
-                yield operator, f"{change} (table {table.name})", replace(ruleset, tables=tables)
+                yield operator, f"{change} (table {table.name}{whose})", replace(ruleset, tables=tables)
         doubled = replace(table, chains=tuple(_doubled(chain) for chain in table.chains))
         tables = tuple(doubled if held.name == table.name else held for held in ruleset.tables)
-        yield "load twice", f"holds every rule of table {table.name} twice", replace(ruleset, tables=tables)
+        change = f"holds every rule of table {table.name}{whose} twice"
+        yield "load twice", change, replace(ruleset, tables=tables)
     for hook in ("INPUT", "OUTPUT"):
         dropped = _numbered((Rule(chain=hook, matches=_tcp_to(80), target=Verdict("DROP")),))
         yield (
             "insert DROP",
-            f"{dropped[0].text} (table filter)",
+            f"puts {dropped[0].text} above rule 1 (table filter{whose})",
             _beginning_with(ruleset, "filter", hook, dropped),
         )
 
@@ -260,7 +262,7 @@ def _of_target(rule: Rule, table: Table) -> Iterator[tuple[str, Target | None]]:
             yield "change the target", None
             yield "change the target", Goto(name) if isinstance(rule.target, Jump) else Jump(name)
             for other in chains:
-                if other != name and not _leads_to(table, other, rule.chain):
+                if other != name and _may_lead(table, rule.chain, other):
                     yield "change the target", Jump(other)
         case Redirect(ports=(low, high)):
             yield "change the redirect port", replace(rule.target, ports=(low + 1, high + 1))
@@ -277,18 +279,29 @@ def _of_target(rule: Rule, table: Table) -> Iterator[tuple[str, Target | None]]:
             return
 
 
-def _leads_to(table: Table, start: str, goal: str) -> bool:
-    """Whether a packet in chain `start` can come to `goal`: iptables refuses circles."""
+def _may_lead(table: Table, chain: str, other: str) -> bool:
+    """Whether iptables takes a jump: no circle, and no question for an owner of what came in.
+
+    Source: kernel net/netfilter/xt_owner.c, `hooks` of owner_mt_reg.
+    """
+    beyond = _reached(table, other)
+    if chain in beyond:
+        return False
+    comes_in = any(chain in _reached(table, hook) for hook in ("PREROUTING", "INPUT") if hook in table)
+    return not comes_in or not any(
+        isinstance(match, Owner) for name in beyond for rule in table.chain(name) for match in rule.matches
+    )
+
+
+def _reached(table: Table, start: str) -> set[str]:
+    """The chains that a packet in chain `start` can come to, itself too."""
     waiting, seen = [start], {start}
     while waiting:
-        name = waiting.pop()
-        if name == goal:
-            return True
-        for rule in table.chain(name):
+        for rule in table.chain(waiting.pop()):
             if isinstance(rule.target, Jump | Goto) and rule.target.chain not in seen:
                 seen.add(rule.target.chain)
                 waiting.append(rule.target.chain)
-    return False
+    return seen
 
 
 def _doubled(chain: Chain) -> Chain:

@@ -68,6 +68,15 @@ def test_a_jump_is_never_led_in_a_circle() -> None:
         ), mutant.change
 
 
+def test_what_comes_in_is_never_asked_for_its_owner() -> None:
+    lines = "-A PREROUTING -j A", "-A OUTPUT -j B", "-A B -m owner --uid-owner 1337 -j RETURN"
+    for mutant in of(nat(*lines, chains="A B")):
+        coming_in = [
+            rule for rule in mutant.rules.rulesets[0].nat.rules() if rule.chain in ("PREROUTING", "A")
+        ]
+        assert "-j B" not in [str(rule.target) for rule in coming_in], mutant.change
+
+
 def test_an_owner_is_asked_for_as_the_other_kind_of_id_too() -> None:
     assert "-A OUTPUT -m owner --gid-owner 1337 -j RETURN" in changes(
         "change the owner", "-A OUTPUT -m owner --uid-owner 1337 -j RETURN"
