@@ -61,6 +61,7 @@ def known_versions() -> tuple[str, ...]:
     )
 
 
+@cache
 def known_release(version: str) -> str:
     """The release in versions.toml whose rules a release is taken to have: itself, or the newest before it.
 
