@@ -46,7 +46,7 @@ from pytest_istio_sidecar.readers.policy_routes import read_policy_routes
 from pytest_istio_sidecar.readers.tables import read_counters, read_tables
 
 POD_NAME = "embedded/httpbin"
-_RESTORE = {
+RESTORE = {
     (Backend.LEGACY, 4): "iptables-legacy-restore",
     (Backend.LEGACY, 6): "ip6tables-legacy-restore",
     (Backend.NF_TABLES, 4): "iptables-nft-restore",
@@ -220,10 +220,22 @@ class EmbeddedEnvironment:
         Raises:
             EnvironmentProblem: iptables-restore refused it.
         """
-        result = self._runner.run([_RESTORE[backend, family]], timeout=COMMAND_SECONDS, text=text)
+        result = self._runner.run([RESTORE[backend, family]], timeout=COMMAND_SECONDS, text=text)
         if not result.succeeded:
             facts = "\n".join(result.facts())
             raise EnvironmentProblem(f"the rules could not be loaded into {POD_NAME}\n\n{facts}")
+
+    def run_program(self, argv: Sequence[str], *, text: str, timeout: float) -> str:
+        """Run a program in the pod as its root, with `text` to read; returns what it printed.
+
+        Raises:
+            EnvironmentProblem: it failed.
+        """
+        result = self._runner.run(argv, timeout=timeout, text=text)
+        if not result.succeeded:
+            facts = "\n".join(result.facts())
+            raise EnvironmentProblem(f"a program in {POD_NAME} failed\n\n{facts}")
+        return result.stdout
 
     def evidence(self) -> Mapping[str, str]:
         """Everything read so far, and what the programs of the pod have written."""
@@ -307,7 +319,7 @@ def _specification(rules: PodRulesText, sidecar: Sidecar, seconds: float) -> emb
             for command in route.commands()
         ],
         "rules": [
-            {"argv": [require_program(_RESTORE[rules.backend, family])], "text": text}
+            {"argv": [require_program(RESTORE[rules.backend, family])], "text": text}
             for family, text in texts
             if text is not None
         ],

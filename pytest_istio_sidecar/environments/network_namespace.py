@@ -41,6 +41,7 @@ _POD_COMMANDS_6 = [
     *(f"address add {address}/64 dev eth0 nodad" for address in POD_ADDRESSES[6]),
     # From here Envoy calls the application; istio-init adds it (pkg/capture, configureIPv6Addresses).
     "address add ::6/128 dev lo nodad",
+    f"route add ::/0 via {CLIENT_ADDRESSES[6]} dev eth0",
 ]
 _CLIENT_COMMANDS_6 = [f"address add {CLIENT_ADDRESSES[6]}/64 dev eth0 nodad"]
 

@@ -9,25 +9,34 @@ uplink; they are gone when the test, or its process, is.
 from __future__ import annotations
 
 import ctypes
-import errno
 import os
 import shutil
 import socket
 import struct
 import subprocess
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Self
 
+from pytest_istio_sidecar.environments import first_packets
+from pytest_istio_sidecar.environments.first_packets import (
+    CLONE_NEWNET,
+    NETLINK_NETFILTER,
+    Answer,
+    bytes_of,
+    connections,
+    enter,
+    forget_connections,
+    process_socket,
+    send_from_process,
+)
+from pytest_istio_sidecar.environments.kernel_answers import first_packet_of
 from pytest_istio_sidecar.netfilter.packet import Host, Packet
 
-CLONE_NEWNET = 0x40000000
 IP_TRANSPARENT = 19
 IPV6_TRANSPARENT = 75
-NETLINK_NETFILTER = 12
 TPROXY_PORTS = (15001, 15006)
 
 HOST = Host(
@@ -49,7 +58,7 @@ _libc = ctypes.CDLL(None, use_errno=True)
 class Observed:
     """What became of the packets: by 5-tuple the destination and mark, by rule the packets it counted."""
 
-    connections: dict[tuple[object, ...], tuple[str, int, int]]
+    connections: dict[tuple[object, ...], Answer]
     saved: str = field(repr=False)
 
 
@@ -91,16 +100,16 @@ class Kernel:
     def __enter__(self) -> Self:
         with ExitStack() as closing:
             home = _open_namespace(closing)
-            closing.callback(_enter, home)
+            closing.callback(enter, home)
             self._namespaces = {name: self._new_namespace(closing) for name in ("pod", "peer")}
-            _enter(self._namespaces["pod"])
+            enter(self._namespaces["pod"])
             for name in ("eth0", "eth1"):
                 self._link(name)
             self._settle()
             self._listen(closing)
-            _enter(self._namespaces["peer"])
+            enter(self._namespaces["peer"])
             self._wire = {name: self._tap(closing, name) for name in ("eth0", "eth1")}
-            _enter(self._namespaces["pod"])
+            enter(self._namespaces["pod"])
             self._netlink = closing.enter_context(
                 socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, NETLINK_NETFILTER)
             )
@@ -133,15 +142,11 @@ class Kernel:
         return answer.stdout
 
     def forget_connections(self) -> None:
-        """`conntrack -F`, as one netlink message: IPCTNL_MSG_CT_DELETE without a tuple."""
-        self._netlink.send(struct.pack("=IHHIIBBH", 20, (1 << 8) | 2, 5, 1, 0, 0, 0, 0))
-        answer = self._netlink.recv(4096)
-        (error,) = struct.unpack_from("=i", answer, 16)
-        assert error == 0, f"conntrack flush: {os.strerror(-error)}"
+        forget_connections(self._netlink)
 
     def send(self, packet: Packet) -> None:
         """Send a first packet, from a process of the pod or from the peer, as its hook says."""
-        content = _bytes_of(packet)
+        content = bytes_of(first_packet_of(packet))
         if packet.hook == "PREROUTING":
             name = packet.in_interface or "eth0"
             kind = 0x0800 if self.family == 4 else 0x86DD
@@ -149,25 +154,17 @@ class Kernel:
             return
         sender = self._sender(packet.uid or 0, packet.gid or 0)
         sender.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, packet.mark)
-        try:
-            sender.sendto(content, (str(packet.destination), 0))
-        except OSError as problem:
-            # Dropped by a rule, or left without a route by NAT: the kernel tells the sender.
-            if problem.errno not in (errno.EPERM, errno.EINVAL):
-                raise
+        send_from_process(sender, content, str(packet.destination))
 
     def observe(self) -> Observed:
         """What conntrack and the counters say now."""
-        text = Path("/proc/thread-self/net/nf_conntrack").read_text(encoding="ascii")
-        return Observed(dict(map(_connection, text.splitlines())), self.saved())
+        return Observed(connections(), self.saved())
 
     def _sender(self, uid: int, gid: int) -> socket.socket:
         known = self._senders.get((uid, gid))
         if known is not None:
             return known
-        with _file_owner(uid, gid):
-            kind = socket.AF_INET if self.family == 4 else socket.AF_INET6
-            made = socket.socket(kind, socket.SOCK_RAW, socket.IPPROTO_RAW)
+        made = process_socket(uid, gid, self.family)
         self._senders[uid, gid] = made
         return made
 
@@ -193,10 +190,10 @@ class Kernel:
             self._ip(
                 "neigh", "add", neighbour, "lladdr", _text("peer", name), "dev", name, "nud", "permanent"
             )
-        _enter(peer)
+        enter(peer)
         self._ip("link", "set", name, "addrgenmode", "none")
         self._ip("link", "set", name, "up")
-        _enter(self._namespaces["pod"])
+        enter(self._namespaces["pod"])
 
     def _settle(self) -> None:
         self._ip("link", "set", "lo", "up")
@@ -259,23 +256,6 @@ def _open_namespace(closing: ExitStack) -> int:
     return descriptor
 
 
-def _enter(namespace: int) -> None:
-    if _libc.setns(namespace, CLONE_NEWNET) != 0:
-        raise OSError(ctypes.get_errno(), "setns")
-
-
-@contextmanager
-def _file_owner(uid: int, gid: int) -> Iterator[None]:
-    """Owner of sockets made here: the owner match asks for the fsuid that made them; capabilities stay."""
-    _libc.setfsgid(gid)
-    _libc.setfsuid(uid)
-    try:
-        yield
-    finally:
-        _libc.setfsuid(os.geteuid())
-        _libc.setfsgid(os.getegid())
-
-
 def _mac(namespace: str, name: str) -> bytes:
     return bytes((0x02, 0, 0, 0, 0, MAC[namespace, name]))
 
@@ -284,55 +264,5 @@ def _text(namespace: str, name: str) -> str:
     return _mac(namespace, name).hex(":")
 
 
-def _bytes_of(packet: Packet) -> bytes:
-    """The packet on the wire; its transport checksum is wrong, also where 0 would mean that there is none."""
-    addresses = packet.source.packed + packet.destination.packed
-    ports = struct.pack("!HH", packet.source_port, packet.destination_port)
-    if packet.protocol == 6:
-        head, tail = ports + struct.pack("!IIBBH", 1, 0, 5 << 4, 0x02, 64240), bytes(2)
-    else:
-        head, tail = ports + struct.pack("!H", 8), b""
-    size = len(head) + 2 + len(tail)
-    wrong = _checksum(addresses + struct.pack("!HH", packet.protocol, size) + head + tail) ^ 0x5555
-    content = head + struct.pack("!H", wrong or 1) + tail
-    if packet.family == 6:
-        return struct.pack("!IHBB", 6 << 28, size, packet.protocol, 64) + addresses + content
-    start = struct.pack("!BBHHHBB", 0x45, 0, 20 + size, 1, 0, 64, packet.protocol)
-    return start + struct.pack("!H", _checksum(start + addresses)) + addresses + content
-
-
-def _checksum(data: bytes) -> int:
-    """The Internet checksum (RFC 1071)."""
-    total = sum(struct.unpack(f"!{len(data) // 2}H", data))
-    total = (total & 0xFFFF) + (total >> 16)
-    return ~(total + (total >> 16)) & 0xFFFF
-
-
 def key_of(packet: Packet) -> tuple[object, ...]:
-    return (
-        packet.protocol,
-        str(packet.source),
-        str(packet.destination),
-        packet.source_port,
-        packet.destination_port,
-    )
-
-
-def _connection(line: str) -> tuple[tuple[object, ...], tuple[str, int, int]]:
-    """One line of nf_conntrack: the original tuple, and where the reply would come from, with the mark."""
-    words = line.split()
-    values: dict[str, list[str]] = {}
-    for word in words:
-        name, equals, value = word.partition("=")
-        if equals:
-            values.setdefault(name, []).append(value)
-    source, destination = (_compressed(values[name][0]) for name in ("src", "dst"))
-    if words[3] not in ("6", "17"):
-        return (words[3], source, destination, line), ("", 0, 0)
-    key = (int(words[3]), source, destination, int(values["sport"][0]), int(values["dport"][0]))
-    return key, (_compressed(values["src"][1]), int(values["sport"][1]), int(values["mark"][0]))
-
-
-def _compressed(address: str) -> str:
-    family = socket.AF_INET6 if ":" in address else socket.AF_INET
-    return socket.inet_ntop(family, socket.inet_pton(family, address))
+    return first_packets.key_of(first_packet_of(packet))
