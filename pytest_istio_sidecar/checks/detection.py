@@ -74,6 +74,7 @@ class Score:
     """The mutants of one release's rules."""
 
     version: str
+    original: PodRules
     judged: tuple[Judged, ...]
 
     @property

@@ -22,12 +22,13 @@ from pytest_istio_sidecar.cli import (
     expected,
     matrix,
     read,
+    selftest,
     trace,
 )
 from pytest_istio_sidecar.cli.command import Status
 from pytest_istio_sidecar.errors import IstioSidecarError, ParseError, UsageProblem
 
-_COMMANDS = (trace, bypasses, compare, check, read, expected, doctor, matrix, clean, completion)
+_COMMANDS = (trace, bypasses, compare, check, selftest, read, expected, doctor, matrix, clean, completion)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

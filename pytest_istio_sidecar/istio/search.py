@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from ipaddress import ip_address
 
 from pytest_istio_sidecar.errors import UsageProblem
@@ -125,13 +126,9 @@ def nearest(rulesets: Sequence[Ruleset]) -> tuple[Explanation, ...]:
 
 def same_in(rulesets: Sequence[Ruleset], options: IstioOptions) -> tuple[str, ...]:
     """The releases that install exactly these rules with these options, order aside; oldest first."""
-    families = [ruleset.family for ruleset in rulesets]
+    families = tuple(ruleset.family for ruleset in rulesets)
     held = _held(rulesets)
-    return tuple(
-        version
-        for version in known_versions()
-        if (tables := _tables(version, options, families)) is not None and _held(tables) == held
-    )
+    return tuple(version for version in known_versions() if _installed(version, options, families) == held)
 
 
 def _changed(options: IstioOptions, versions: Sequence[str]) -> int:
@@ -166,13 +163,8 @@ def explain(
     """
     options = in_effect(number_of(version), begin or IstioOptions())
     held = _held(rulesets)
-    families = [ruleset.family for ruleset in rulesets]
-
-    def made(options: IstioOptions) -> _Held | None:
-        rulesets = _tables(version, options, families)
-        return None if rulesets is None else _held(rulesets)
-
-    now = made(options)
+    families = tuple(ruleset.family for ruleset in rulesets)
+    now = _installed(version, options, families)
     if now is None:
         return Explanation(versions=(version,), options=options, apart=held.total())
     apart = _apart(held, now)
@@ -181,7 +173,7 @@ def explain(
             break
         best: tuple[int, IstioOptions, _Held] | None = None
         for changed in _changes(options, held, now):
-            then = made(changed)
+            then = _installed(version, changed, families)
             if then is not None and (best is None or _apart(held, then) < best[0]):
                 best = (_apart(held, then), changed, then)
         if best is None or best[0] >= apart:
@@ -196,6 +188,13 @@ def _tables(version: str, options: IstioOptions, families: Iterable[Family]) -> 
         return tuple(expected_ruleset(version, family=family, options=options) for family in families)
     except UsageProblem:
         return None
+
+
+@lru_cache(1024)
+def _installed(version: str, options: IstioOptions, families: tuple[Family, ...]) -> _Held | None:
+    """The rules of the release, order aside; None where it refuses. Not to be changed by who asks."""
+    tables = _tables(version, options, families)
+    return None if tables is None else _held(tables)
 
 
 def _held(rulesets: Iterable[Ruleset]) -> _Held:

@@ -8,7 +8,7 @@ from functools import partial
 import pytest
 
 from pytest_istio_sidecar.checks import verdict
-from pytest_istio_sidecar.checks.detection import Score, judge_mutants, mutants_of
+from pytest_istio_sidecar.checks.detection import Score, default_rules, judge_mutants, mutants_of
 from pytest_istio_sidecar.environments.embedded import EmbeddedEnvironment
 from pytest_istio_sidecar.environments.kernel_answers import ask_kernel, can_be_sent
 from pytest_istio_sidecar.istio.options import IstioOptions
@@ -27,7 +27,7 @@ def score(able_machine, own_runtime_directory):
             pytest.skip("this kernel has no IPv6")
         ask = partial(ask_kernel, pod)
         judged = judge_mutants(version, made, ask, options=options, host=host, can_be_sent=can_be_sent)
-        return Score(version=version, judged=tuple(judged))
+        return Score(version=version, original=default_rules(version, options), judged=tuple(judged))
 
     yield measure
     pod.stop()

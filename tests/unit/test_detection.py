@@ -87,7 +87,11 @@ ALL_NAMED = tuple(judged(harmful=True, caught=True, name=name) for name in NAMES
 
 
 def test_a_score_is_perfect_when_what_matters_is_caught_and_nothing_else():
-    score = Score(version="1.8.3", judged=(*ALL_NAMED, judged(harmful=False, caught=False)))
+    score = Score(
+        original=default_rules("1.8.3", DEFAULT),
+        version="1.8.3",
+        judged=(*ALL_NAMED, judged(harmful=False, caught=False)),
+    )
     assert (len(score.harmful), score.missed, score.false_alarms) == (6, (), ())
     assert score.perfect
 
@@ -96,10 +100,14 @@ def test_a_score_is_perfect_when_what_matters_is_caught_and_nothing_else():
     ("harmful", "missed", "false_alarms"), [(True, 1, 0), (False, 0, 1)], ids=["missed", "false alarm"]
 )
 def test_one_wrong_verdict_is_not_perfect(harmful, missed, false_alarms):
-    score = Score(version="1.8.3", judged=(*ALL_NAMED, judged(harmful=harmful, caught=not harmful)))
+    score = Score(
+        original=default_rules("1.8.3", DEFAULT),
+        version="1.8.3",
+        judged=(*ALL_NAMED, judged(harmful=harmful, caught=not harmful)),
+    )
     assert (len(score.missed), len(score.false_alarms)) == (missed, false_alarms)
     assert not score.perfect
 
 
 def test_a_named_fault_that_was_not_made_is_not_perfect():
-    assert not Score(version="1.8.3", judged=ALL_NAMED[1:]).perfect
+    assert not Score(original=default_rules("1.8.3", DEFAULT), version="1.8.3", judged=ALL_NAMED[1:]).perfect
