@@ -127,8 +127,12 @@ def nearest(rulesets: Sequence[Ruleset]) -> tuple[Explanation, ...]:
 def same_in(rulesets: Sequence[Ruleset], options: IstioOptions) -> tuple[str, ...]:
     """The releases that install exactly these rules with these options, order aside; oldest first."""
     families = tuple(ruleset.family for ruleset in rulesets)
-    held = _held(rulesets)
-    return tuple(version for version in known_versions() if _installed(version, options, families) == held)
+    held = dict(_held(rulesets))  # equal without hashing every rule again, which Counter does
+    return tuple(
+        version
+        for version in known_versions()
+        if (made := _installed(version, options, families)) is not None and dict(made) == held
+    )
 
 
 def _changed(options: IstioOptions, versions: Sequence[str]) -> int:
