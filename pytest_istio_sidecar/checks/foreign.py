@@ -56,7 +56,7 @@ _PROBE = 255
 """Protocol of the rule with which istio-iptables tries a back end out, and which it removes again
 (1.25.4; left over in istio/istio#56587)."""
 
-REPEATED = "Istio's rules a second time, as after istio-init ran again"
+REPEATED = "Istio's that stand there already, as after istio-init ran again"
 LEFTOVER = "chains of Istio's that this release and these options do not make"
 PROBE = "istio-iptables' trial of the back end, left over"
 UNKNOWN = "nobody who is known here"

@@ -94,14 +94,12 @@ def nearest(rulesets: Sequence[Ruleset]) -> tuple[Explanation, ...]:
     held = _held(rulesets)
     found = [explain(rulesets, version, begin) for version, begin in begins.values()]
     tried: dict[tuple[Ruleset, ...], dict[IstioOptions, list[str]]] = {}
-    for explanation in found:
-        if explanation.apart > min(other.apart for other in found) + _WORTH_A_TRY:
-            continue
+    far = min(other.apart for other in found) + _WORTH_A_TRY
+    for chosen in dict.fromkeys(explanation.options for explanation in found if explanation.apart <= far):
         for version in known_versions():
-            tables = _tables(version, explanation.options, families)
+            tables = _tables(version, chosen, families)
             if tables is not None:
-                options = tried.setdefault(tables, {})
-                options.setdefault(explanation.options, []).append(version)
+                tried.setdefault(tables, {}).setdefault(chosen, []).append(version)
     explanations = [
         Explanation(
             versions=tuple(dict.fromkeys(versions)),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import tomllib
+from bisect import bisect_right
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -68,9 +69,12 @@ def known_release(version: str) -> str:
     Raises:
         UsageProblem: it is no release.
     """
-    number = number_of(version)
-    older = [known for known in known_versions() if number_of(known) <= number]
-    return older[-1] if older else known_versions()[0]
+    return known_versions()[max(bisect_right(_known_numbers(), number_of(version)) - 1, 0)]
+
+
+@cache
+def _known_numbers() -> tuple[Number, ...]:
+    return tuple(map(number_of, known_versions()))
 
 
 @cache

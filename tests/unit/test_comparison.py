@@ -199,7 +199,7 @@ def test_a_second_run_of_istio_init_in_the_other_back_end_is_named() -> None:
     )
     comparison = compare(twice, EXPECTED)
     assert [(held.owner, held.count, held.matters) for held in comparison.foreign] == [
-        ("Istio's rules a second time, as after istio-init ran again", 19, False)
+        ("Istio's that stand there already, as after istio-init ran again", 19, False)
     ]
     assert comparison.equivalent
 
@@ -225,6 +225,95 @@ def test_a_chain_of_istios_that_these_options_do_not_make_is_left_over() -> None
     capturing = expected_ruleset("1.27.3", redirect_dns=True, capture_all_dns=True)
     comparison = compare(capturing, expected_ruleset("1.27.3"))
     assert any("chains of Istio's that this release" in held.owner for held in comparison.foreign)
+
+
+def beside(chain: str, rule: str, *, first: bool = True) -> Ruleset:
+    """Istio's rules, and another chain that PREROUTING goes through before or after them."""
+    jump = "-A PREROUTING -p tcp -j ISTIO_INBOUND\n"
+    own = f"-A PREROUTING -j {chain}\n"
+    return changed(
+        (":ISTIO_INBOUND", f":{chain} - [0:0]\n:ISTIO_INBOUND"),
+        (jump, f"{own if first else ''}{jump}{'' if first else own}-A {chain} {rule}\n"),
+    )
+
+
+@pytest.mark.parametrize(
+    ("rules", "owner", "effect"),
+    [
+        (
+            beside("KUBE-NWPLCY", "-p tcp -m tcp --dport 15021 -j REDIRECT --to-ports 15020"),
+            "kube-proxy or the kubelet",
+            "inbound tcp to port 15021: expected unchanged, here redirected to :15020",
+        ),
+        (
+            beside("CILIUM_PRE_nat", "-s 192.0.2.1/32 -p tcp -m tcp --dport 8080 -j ACCEPT"),
+            "Cilium",
+            "inbound tcp to port 8080, from 192.0.2.1: expected redirected to :15006, here unchanged",
+        ),
+        (
+            beside("CNI-DN-1", "-p tcp -m tcp --dport 15021 -j DNAT --to-destination 192.0.2.99:80"),
+            "a CNI plugin (portmap, bridge, firewall)",
+            "inbound tcp to port 15021: expected unchanged, here translated to 192.0.2.99:80",
+        ),
+        (
+            beside("PROBES", "-p tcp -m tcp --dport 15021 -j REDIRECT --to-ports 15020"),
+            "nobody who is known here",
+            "inbound tcp to port 15021: expected unchanged, here redirected to :15020",
+        ),
+        (
+            beside("KUBE-NWPLCY", "-p tcp -m tcp --dport 8080 -j ACCEPT", first=False),
+            "kube-proxy or the kubelet",
+            "",
+        ),
+    ],
+    ids=["readiness", "the kubelet's probe", "translated", "unknown", "behind Istio's"],
+)
+def test_rules_of_others_about_probes_are_named_and_judged_by_effect(rules, owner, effect) -> None:
+    comparison = compare(rules, EXPECTED)
+    ((held, matters),) = [(held.owner, held.matters) for held in comparison.foreign]
+    assert (held, matters) == (owner, bool(effect))
+    assert [f"{found.text}: {found.fates}" for found in comparison.effects] == [effect] * bool(effect)
+
+
+def test_a_policy_in_the_filter_table_that_drops_probes_is_named() -> None:
+    text = (
+        "*filter\n:INPUT ACCEPT [0:0]\n:cali-INPUT - [0:0]\n-A INPUT -j cali-INPUT\n"
+        "-A cali-INPUT ! -s 192.0.2.1/32 -p tcp -m tcp --dport 15021 -j DROP\nCOMMIT\n"
+    )
+    comparison = compare(parse_iptables_save(render_save(EXPECTED) + text), EXPECTED)
+    assert [(held.owner, held.matters) for held in comparison.foreign] == [("Calico", True)]
+    assert "inbound tcp to port 15021, not from 192.0.2.1" in [held.text for held in comparison.effects]
+
+
+@pytest.mark.parametrize("earlier", ["1.8.3", "1.6.14", "1.20.8"])
+def test_rules_that_a_second_init_appended_are_named_and_no_option_is_blamed_for_them(earlier) -> None:
+    lines = render_save(expected_ruleset(earlier)).splitlines(keepends=True)
+    again = "".join(line for line in lines if line.startswith("-A"))
+    (notice,) = check_matches_istio(changed(("COMMIT\n", f"{again}COMMIT\n")), "1.8.3")
+    assert notice.severity is Severity.NOTICE
+    assert notice.cause.startswith("istio-init ran again in a namespace that had its rules already")
+    (repeated,) = [held for held in notice.comparison.foreign if "stand there already" in held.owner]
+    assert not repeated.matters
+
+
+def test_rules_that_a_second_init_put_first_are_judged_by_what_they_do() -> None:
+    lines = render_save(expected_ruleset("1.8.3", proxy_port=15011)).splitlines(keepends=True)
+    first = "".join(line for line in lines if line.startswith("-A"))
+    both = changed(("-A PREROUTING", f"{first}-A PREROUTING"))
+    (finding,) = check_matches_istio(both, "1.8.3")
+    assert finding.severity is Severity.VIOLATION
+    assert any("redirected to :15011" in effect.fates for effect in finding.comparison.effects)
+
+
+def test_a_chain_of_another_era_left_behind_matters_only_where_packets_come_to_it() -> None:
+    dns = "-A ISTIO_OUTPUT_DNS -p udp -m udp --dport 53 -j REDIRECT --to-ports 15053\n"
+    chain = (":ISTIO_INBOUND", ":ISTIO_OUTPUT_DNS - [0:0]\n:ISTIO_INBOUND")
+    for jump, matters in (("", False), ("-A OUTPUT -j ISTIO_OUTPUT_DNS\n", True)):
+        comparison = compare(changed(chain, ("COMMIT\n", f"{jump}{dns}COMMIT\n")), EXPECTED)
+        (held,) = comparison.foreign
+        assert held.owner == "chains of Istio's that this release and these options do not make"
+        assert held.matters is matters
+        assert comparison.equivalent is not matters
 
 
 # Against a release
