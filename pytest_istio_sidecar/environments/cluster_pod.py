@@ -42,6 +42,7 @@ from pytest_istio_sidecar.readers.command import CommandResult, Runner
 from pytest_istio_sidecar.readers.exec import CannotBecomeRoot, Exec, become_root
 from pytest_istio_sidecar.readers.host import read_host
 from pytest_istio_sidecar.readers.listeners import ask_in_sidecar, read_listeners
+from pytest_istio_sidecar.readers.name_servers import read_name_servers
 from pytest_istio_sidecar.readers.node import enter_pod
 from pytest_istio_sidecar.readers.policy_routes import read_policy_routes
 from pytest_istio_sidecar.readers.tables import read_tables
@@ -102,8 +103,16 @@ class ClusterPod:
         return SidecarPod(
             name=self.pod_name,
             host=read_host(runner, timeout=COMMAND_SECONDS, pod=self.pod_name),
-            options=IstioOptions.from_pod(self._pod),
+            options=self._options(),
         )
+
+    def _options(self) -> IstioOptions:
+        options = IstioOptions.from_pod(self._pod)
+        if not options.lacks_servers:
+            return options
+        containers = [SIDECAR, *(held["name"] for held in self._pod["spec"]["containers"])]
+        servers = read_name_servers(map(self._exec, dict.fromkeys(containers)), timeout=COMMAND_SECONDS)
+        return options if servers is None else options.with_servers(servers)
 
     def read_rules(self) -> PodRules:
         """Every table of both families and back ends."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from typing import Any, Literal, Self, TypedDict
 
@@ -237,7 +237,8 @@ class IstioOptions:
     def from_pod(cls, pod: Mapping[str, Any]) -> Self:
         """The options that a pod was injected with.
 
-        The servers of its resolv.conf are not in it, unless its `dnsConfig` names them.
+        The servers of its resolv.conf are not in it, unless its `dnsConfig` names them: where
+        `lacks_servers` tells that they count, give them with `with_servers`.
 
         Args:
             pod: as the API server returns it in JSON. What its init container was told counts;
@@ -266,6 +267,24 @@ class IstioOptions:
         from pytest_istio_sidecar.istio.pod_options import fields_of_arguments
 
         return cls(**fields_of_arguments(arguments, environment or {}))
+
+    @property
+    def lacks_servers(self) -> bool:
+        """Whether DNS is captured for the servers of resolv.conf only, and none is known."""
+        named = self.dns_servers_v4 or self.dns_servers_v6
+        return self.redirect_dns and self.mode == "init" and not self.capture_all_dns and not named
+
+    def with_servers(self, servers: Iterable[str]) -> Self:
+        """The same, with the servers of resolv.conf.
+
+        Raises:
+            UsageProblem: one is no IP address.
+        """
+        v4: list[str] = []
+        v6: list[str] = []
+        for server in servers:
+            (v6 if ":" in server else v4).append(server)
+        return replace(self, dns_servers_v4=v4, dns_servers_v6=v6)  # type: ignore[arg-type]
 
     def changed(self) -> dict[str, str | bool]:
         """What differs from the options unset, by name."""
