@@ -364,6 +364,10 @@ def _port(name: str, text: str) -> None:
     found = _RANGE.fullmatch(text)
     if found is None or any(int(part) > 65535 for part in found.groups() if part):
         raise UsageProblem(f"{name}: {text!r} is no port")
+    if found[2] and int(found[1]) > int(found[2]):
+        raise UsageProblem(
+            f"{name}: {text!r} ends before it begins; iptables-restore refuses every rule then"
+        )
 
 
 def _number(name: str, text: str, most: int) -> None:

@@ -113,7 +113,10 @@ def fields_of_arguments(arguments: Sequence[str], environment: Mapping[str, str]
     if _PROGRAM in rest:
         rest = rest[rest.index(_PROGRAM) + 1 :]
     while rest:
-        flag, equals, value = rest.pop(0).partition("=")
+        word = rest.pop(0)
+        flag, equals, value = word.partition("=")
+        if len(flag) > 2 and flag[:2] in _TEXT_FLAGS:
+            flag, equals, value = word[:2], "=", word[2:]
         if flag in _TRUTH_FLAGS or flag in _OTHER_TRUTH:
             truth = _truth(flag, value) if equals else True
             if flag in _TRUTH_FLAGS:

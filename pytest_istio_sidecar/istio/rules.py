@@ -86,10 +86,13 @@ def expected_ruleset(
             option that the release does not have yet changes nothing.
 
     Raises:
-        UsageProblem: a version that is none, or older than 1.5; options that Istio refuses.
+        UsageProblem: a version that is none, or older than 1.5; a family that is neither 4 nor 6; options
+            that Istio refuses.
     """
     if options is not None and given:
         raise UsageProblem("give options, or single ones by name, not both")
+    if family not in (4, 6):
+        raise UsageProblem(f"family is 4 or 6, not {family!r}")
     number = _number(version)
     asked_for = IstioOptions.of(given) if options is None else options
     builder = RuleBuilder(family)

@@ -38,6 +38,8 @@ def test_an_unknown_option_is_refused_with_the_nearest_known_one() -> None:
     [
         ({"inbound_ports_exclude": "80,http"}, "'http' is no port"),
         ({"proxy_port": 70000}, "'70000' is no port"),
+        ({"inbound_ports_exclude": "90:80"}, "'90:80' ends before it begins"),
+        ({"family": 5}, "family is 4 or 6"),
         ({"proxy_uid": "envoy"}, "'envoy' is no number"),
         ({"inbound_interception_mode": "MAGIC"}, "REDIRECT, TPROXY, NONE"),
         ({"outbound_ip_ranges_exclude": "*"}, "OUTBOUND_IP_RANGES_EXCLUDE"),

@@ -141,6 +141,8 @@ def test_a_pod_that_asks_for_no_interception_has_no_rules() -> None:
         [*TEMPLATE, "-o", "3306"],
         [*TEMPLATE[1:], "-o", "3306"],
         [*TEMPLATE, "--istio-local-outbound-ports-exclude=3306", "--log_output_level=default:info"],
+        [*TEMPLATE, "-o=3306"],
+        [*TEMPLATE, "-o3306"],
         [
             "/usr/local/bin/pilot-agent",
             *TEMPLATE,
