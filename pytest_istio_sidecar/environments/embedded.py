@@ -295,13 +295,15 @@ def _specification(rules: PodRulesText, sidecar: Sidecar, seconds: float) -> emb
     # users are neither. It changes nothing about who they are, which the owner match sees.
     as_user += ["--inh-caps=+dac_read_search", "--ambient-caps=+dac_read_search"]
 
-    def run_as(identity: int) -> list[str]:
-        return [*as_user, f"--reuid={identity}", f"--regid={identity}"]
+    def run_as(uid: int | str, gid: int | str) -> list[str]:
+        return [*as_user, f"--reuid={uid}", f"--regid={gid}"]
 
-    run_envoy = run_as(ports.PROXY_ID)
+    # Whose packets the rules let go; of several, the first.
+    uid, gid = (held.partition(",")[0] for held in (sidecar.options.proxy_uid, sidecar.options.proxy_gid))
+    run_envoy = run_as(uid, gid)
     if sidecar.transparent:
         # As the template has it: IP_TRANSPARENT and SO_MARK take CAP_NET_ADMIN (ip(7), socket(7)).
-        run_envoy = [require_program("setpriv"), "--clear-groups", "--reuid=0", f"--regid={ports.PROXY_ID}"]
+        run_envoy = [require_program("setpriv"), "--clear-groups", "--reuid=0", f"--regid={gid}"]
         run_envoy += ["--bounding-set=-all,+net_admin,+dac_read_search"]
     httpbin = [sys.executable, "-m", "gunicorn", "--bind", f"0.0.0.0:{HTTPBIN_PORT}", "--workers", "1"]
     if has_ipv6():
@@ -325,7 +327,7 @@ def _specification(rules: PodRulesText, sidecar: Sidecar, seconds: float) -> emb
         ],
         "envoy_bootstrap": bootstrap(sidecar),
         "services": {
-            "httpbin": run_as(APPLICATION_ID) + httpbin,
+            "httpbin": run_as(APPLICATION_ID, APPLICATION_ID) + httpbin,
             "envoy": run_envoy + envoy.envoy_command(envoy.find_envoy(), "/run/envoy.json"),
         },
         "ready": [("envoy", ports.ADMIN, "/ready"), ("httpbin", HTTPBIN_PORT, "/status/200")],

@@ -99,6 +99,13 @@ def test_ipv6_goes_past_envoy_where_no_rules_of_it_were_asked_for(pod):
     assert (seen.captured_by, seen.answered_by) == (None, "httpbin")
 
 
+def test_envoy_runs_as_the_user_whose_packets_the_rules_let_go(start_pod):
+    pod = start_pod(options=IstioOptions(proxy_uid="1500,1337", proxy_gid=1600))
+    seen = pod.send_request("outbound")
+    assert (seen.captured_by, seen.answered_by) == ("outbound", "echo")
+    assert pod.send_request("outbound", uid=1500, gid=1000).captured_by is None
+
+
 def test_envoy_listens_where_the_options_send_traffic(start_pod):
     pod = start_pod(options=IstioOptions(proxy_port=15011, inbound_capture_port=15016))
     assert {held.port for held in pod.read_listeners() if held.direction} == {15011, 15016}
