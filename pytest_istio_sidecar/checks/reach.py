@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from pytest_istio_sidecar.checks.cause import cause_of
 from pytest_istio_sidecar.checks.finding import Finding, Kind, Severity
 from pytest_istio_sidecar.checks.packets import CAPTURED, assumptions, decided, describe, of_pod
+from pytest_istio_sidecar.istio import ports
 from pytest_istio_sidecar.istio.listeners import Direction, Listener
 from pytest_istio_sidecar.netfilter.matches import PROTOCOLS
 from pytest_istio_sidecar.netfilter.model import Family, Rules, rulesets_of
@@ -19,6 +20,7 @@ from pytest_istio_sidecar.netfilter.packet import Endpoint, Fate, Hook, Host
 from pytest_istio_sidecar.netfilter.space import regions
 from pytest_istio_sidecar.netfilter.trace import Trace
 
+_DNS = 53
 _FAMILIES: tuple[Family, ...] = (4, 6)
 _HOOKS: tuple[Hook, ...] = ("PREROUTING", "OUTPUT")
 
@@ -30,7 +32,8 @@ def check_rules_reach_listeners(
 
     A listener can take a packet when it is bound to its port, to an address it reaches, for its
     direction; what TPROXY hands over also needs a transparent socket (ip(7), IP_TRANSPARENT).
-    What the application sends to its own pod by way of Envoy is inbound traffic.
+    What the application sends to its own pod by way of Envoy is inbound traffic. DNS that goes to the
+    agent is left out: the agent's socket is no listener of Envoy.
 
     Returns:
         Violations; and a notice for each capturing listener that no rule feeds.
@@ -42,6 +45,8 @@ def check_rules_reach_listeners(
     findings: dict[str, Finding] = {}
     fed: set[int] = set()
     for way in _captured(rules, host):
+        if way.packet.destination_port == _DNS and way.destination.port in ports.DNS:
+            continue
         fed.add(way.destination.port or 0)
         problem = _problem(way, listeners, host)
         if problem is not None and problem not in findings:

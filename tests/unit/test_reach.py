@@ -46,6 +46,20 @@ def test_a_listener_of_the_wrong_direction_takes_nothing() -> None:
     assert "Envoy listens for outbound traffic, and this is inbound" in found
 
 
+@pytest.mark.parametrize("version", ["1.8.3", "1.20.8", "1.27.3"])
+def test_dns_that_goes_to_the_agent_needs_no_listener_of_envoy(version: str) -> None:
+    rules = expected_ruleset(version, redirect_dns=True, capture_all_dns=True)
+    assert summaries((OUTBOUND, INBOUND), rules) == []
+
+
+def test_other_traffic_to_the_agents_dns_port_needs_one() -> None:
+    astray = parse_iptables_save(
+        "*nat\n:OUTPUT ACCEPT [0:0]\n-A OUTPUT -p tcp --dport 80 -j REDIRECT --to-ports 15053\nCOMMIT\n"
+    )
+    (found, *_) = summaries((OUTBOUND, INBOUND), astray)
+    assert "where Envoy does not listen" in found
+
+
 def test_a_listener_on_localhost_takes_nothing_from_the_network() -> None:
     local = replace(INBOUND, address=ipaddress.ip_address("127.0.0.1"))
     found = summaries((OUTBOUND, local))
