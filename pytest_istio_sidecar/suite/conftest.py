@@ -109,20 +109,27 @@ def from_pod(own_address) -> Callable[..., Packet]:
 
 
 @pytest.fixture(scope="session")
-def istio_output(iptables_nat) -> frozenset[str]:
+def _captures_outbound(expected, istio_version) -> None:
+    """Skips where this release makes no rules at all for the pod (interceptionMode: NONE)."""
+    if all(chain.name != "ISTIO_OUTPUT" for chain in expected.nat.chains):
+        pytest.skip(f"Istio {istio_version} installs no rules, told what this pod is told")
+
+
+@pytest.fixture(scope="session")
+def istio_output(_captures_outbound, iptables_nat) -> frozenset[str]:
     """The rules of ISTIO_OUTPUT, as text."""
     return frozenset(text_of(rule) for rule in iptables_nat.chain("ISTIO_OUTPUT"))
 
 
 @pytest.fixture(scope="session")
-def dead_rules(iptables_nat, sidecar_pod) -> frozenset[str]:
+def dead_rules(_captures_outbound, iptables_nat, sidecar_pod) -> frozenset[str]:
     """The rules of ISTIO_OUTPUT that no packet of this pod matches, as text."""
     found = check_dead_rules(iptables_nat, host=sidecar_pod.host)
     return frozenset(text_of(finding.rule) for finding in found)
 
 
 @pytest.fixture(scope="session")
-def meant_dead(expected, sidecar_pod) -> frozenset[str]:
+def meant_dead(_captures_outbound, expected, sidecar_pod) -> frozenset[str]:
     """The rules of the expected ISTIO_OUTPUT that no packet of this pod matches, as text."""
     return frozenset(
         text_of(finding.rule) for finding in check_dead_rules(expected.nat, host=sidecar_pod.host)

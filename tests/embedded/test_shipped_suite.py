@@ -165,8 +165,9 @@ def test_clean_finds_the_folder_of_a_run_that_was_killed(pytester, runtime):
         ("1.27.3", ["outbound_ip_ranges_include=198.51.100.0/24", "drop_invalid=true"]),
         ("1.20.8", ["redirect_dns=true", "capture_all_dns=true"]),
         ("1.20.8", ["inbound_interception_mode=TPROXY", "enable_ipv6=true"]),
+        ("1.20.8", ["inbound_interception_mode=NONE"]),
     ],
-    ids=["an excluded port", "a list of ports", "a range", "dns", "tproxy"],
+    ids=["an excluded port", "a list of ports", "a range", "dns", "tproxy", "none"],
 )
 @pytest.mark.usefixtures("runtime")
 def test_the_suite_passes_on_a_pod_with_options_of_its_own(pytester, version, options):
