@@ -7,6 +7,7 @@ packets of one 5-tuple are of one connection, whoever sends them.
 
 from __future__ import annotations
 
+import ipaddress
 import random
 from collections.abc import Iterator
 
@@ -30,7 +31,7 @@ _FAR = {4: ("203.0.113.9", "198.51.100.7"), 6: ("2001:db8:ffff::9", "2001:db8:1:
 """Not in the pod's networks; the first is in the one that narrowed rules ask for (`netfilter.mutants`)."""
 _LOOPBACK = {4: ("127.0.0.1", "127.0.0.2"), 6: ("::1",)}
 _ENVOY = {4: "127.0.0.6", 6: "::6"}
-"""What Envoy sends from to the application (`istio.rules`)."""
+"""What Envoy sends from to the application, where the pod has that address (`istio.rules`)."""
 
 
 def witnesses(
@@ -77,6 +78,7 @@ def _random(place: int, family: Family, host: Host, chance: random.Random) -> Pa
         )
     destination = chance.choice((*own, *_LOOPBACK[family], *peers))
     near = () if destination in peers else (*_LOOPBACK[family], _ENVOY[family])
+    near = tuple(address for address in near if host.is_local(ipaddress.ip_address(address)))
     return Packet(
         hook="OUTPUT",
         source=chance.choice((*own, *near)),

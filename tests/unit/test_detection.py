@@ -63,6 +63,14 @@ def test_no_two_random_packets_are_of_one_connection(family):
     assert {packet.family for packet in packets} == {family}
 
 
+@pytest.mark.parametrize("on_lo", ["::6/128", "::1/128"])
+def test_processes_send_from_addresses_that_the_pod_has(on_lo):
+    host = Host({"lo": ["127.0.0.1/8", "::1/128", on_lo], "eth0": ["192.0.2.10/24", "2001:db8::10/64"]})
+    sources = {packet.source for packet in random_packets(6, host, "1") if packet.hook == "OUTPUT"}
+    assert all(map(host.is_local, sources))
+    assert ("::6" in map(str, sources)) is (on_lo == "::6/128")
+
+
 def test_witnesses_of_mutants_that_meet_one_kernel_are_of_connections_of_their_own():
     numbers = count(WITNESSES_FROM)
     original = default_rules("1.8.3", DEFAULT)
