@@ -23,6 +23,7 @@ from pytest_istio_sidecar.netfilter.fields import joined
 from pytest_istio_sidecar.netfilter.model import Backend, Family, PodRules, Rules, Table, rulesets_of
 from pytest_istio_sidecar.netfilter.notebook import html_table
 from pytest_istio_sidecar.netfilter.packet import Fate, Host
+from pytest_istio_sidecar.netfilter.simplify import simplify
 from pytest_istio_sidecar.netfilter.space import IMPOSSIBLE, Space
 
 CAPTURING = (Fate.REDIRECTED, Fate.TPROXIED, Fate.TRANSLATED)
@@ -200,7 +201,7 @@ def _spaces(
 
 
 def _found(space: Space, classes: Node, direction: Direction, rules: Rules) -> Iterator[FoundBypass]:
-    simple = space.diagrams.simplify(classes, space.diagrams.leaf(IMPOSSIBLE))
+    simple = simplify(space.diagrams, classes, space.diagrams.leaf(IMPOSSIBLE))
     for answers, cubes in space.cubes(simple).items():
         for answer in answers:
             if isinstance(answer, PacketClass):
@@ -210,14 +211,10 @@ def _found(space: Space, classes: Node, direction: Direction, rules: Rules) -> I
 def _classes(space: Space, envoy_ports: Collection[int], expected: Rules | None) -> Node:
     """A diagram whose answers are `PacketClass`es, or `_CAUGHT`."""
     diagrams = space.diagrams
-    here = diagrams.merge(
-        _where_sent(space, 0, envoy_ports), lambda answers: _judged(answers, envoy_ports, space.host)
-    )
+    here = diagrams.merge(_passage(space, 0, envoy_ports), _judged)
     if expected is None or not rulesets_of(expected, space.family):
         return here
-    there = diagrams.merge(
-        _where_sent(space, 1, envoy_ports), lambda answers: _judged(answers, envoy_ports, space.host)
-    )
+    there = diagrams.merge(_passage(space, 1, envoy_ports), _judged)
 
     def follow(answer: Hashable) -> Node:
         if not isinstance(answer, PacketClass):
@@ -233,56 +230,48 @@ def _classes(space: Space, envoy_ports: Collection[int], expected: Rules | None)
 
 
 _CAUGHT = "captured or dropped"
+_STRAIGHT = "gets by to where it was going"
+_MOVED = "is sent elsewhere, not to Envoy"
 
 
-def _where_sent(space: Space, which: int, envoy_ports: Collection[int]) -> Node:
-    """The outcomes; of what keeps its own port or address, told apart by whether that is one of Envoy's.
-
-    An outcome has Envoy's port where it does, and None where it does not.
-    """
-    diagrams, fields, host = space.diagrams, space.fields, space.host
+def _passage(space: Space, which: int, envoy_ports: Collection[int]) -> Node:
+    """Whether packets get by: `_CAUGHT`, `_STRAIGHT` or `_MOVED`, several where it cannot be told."""
+    diagrams, fields = space.diagrams, space.fields
+    caught, straight, moved = map(diagrams.leaf, (_CAUGHT, _STRAIGHT, _MOVED))
+    doubtful = diagrams.union(caught, straight)
     ports = fields["destination_port"].intervals(diagrams, joined((port, port) for port in envoy_ports))
     own = fields["destination"].intervals(diagrams, space.own_ranges)
 
     def told(answer: Hashable) -> Node:
-        if not isinstance(answer, Outcome) or answer.fate not in CAPTURING:
-            return diagrams.leaf(answer)
-        there = diagrams.holds
-        if answer.port == OWN:
-            there = ports
-        elif answer.port not in envoy_ports:
-            return diagrams.leaf(answer)
-        if answer.fate is not Fate.TPROXIED:
-            if answer.address == OWN:
-                there = diagrams.when(there, own)
-            elif isinstance(answer.address, str) or not host.is_local(answer.address):
-                return diagrams.leaf(answer)
-        if there is diagrams.holds:
-            return diagrams.leaf(answer)
-        sent = diagrams.leaf(answer._replace(port=next(iter(envoy_ports), None)))
-        return diagrams.first(diagrams.when(there, sent), diagrams.leaf(answer._replace(port=None)))
+        if not isinstance(answer, Outcome) or answer.fate is Fate.DROPPED:
+            return caught
+        if answer.fate is Fate.UNKNOWN:
+            return doubtful
+        return (
+            diagrams.first(diagrams.when(at_envoy(answer), caught), moved)
+            if answer.fate in CAPTURING
+            else straight
+        )
+
+    def at_envoy(outcome: Outcome) -> Node:
+        """Where an outcome is one of Envoy's ports on this host."""
+        port = ports if outcome.port == OWN else diagrams.told(outcome.port in envoy_ports)
+        if outcome.fate is Fate.TPROXIED:
+            return port
+        if outcome.address == OWN:
+            return diagrams.when(port, own)
+        local = not isinstance(outcome.address, str) and space.host.is_local(outcome.address)
+        return port if local else diagrams.fall
 
     return diagrams.bind(space.outcomes(which), told)
 
 
-def _judged(answers: Iterable[Hashable], envoy_ports: Collection[int], host: Host) -> Hashable:
-    """Whether packets with these possible outcomes get by."""
-    told = [answer for answer in answers if isinstance(answer, Outcome)]
-    passing = [outcome for outcome in told if passes(outcome, envoy_ports, host)]
-    if not passing and not any(outcome.fate is Fate.UNKNOWN for outcome in told):
+def _judged(answers: Collection[Hashable]) -> Hashable:
+    """Whether packets that may fare so get by."""
+    passing = {_STRAIGHT, _MOVED}.intersection(answers)
+    if not passing:
         return _CAUGHT
-    moved = all(outcome.fate is not Fate.UNCHANGED for outcome in passing) and bool(passing)
-    return PacketClass(certain=len(passing) == len(told), by_design=False, moved=moved)
-
-
-def passes(outcome: Outcome, envoy_ports: Collection[int], host: Host) -> bool:
-    """Whether a packet with this outcome certainly gets by without Envoy."""
-    if outcome.fate in (Fate.DROPPED, Fate.UNKNOWN):
-        return False
-    if outcome.fate not in CAPTURING or outcome.port not in envoy_ports:
-        return True
-    address = outcome.address
-    return not (isinstance(address, str) or host.is_local(address) or outcome.fate is Fate.TPROXIED)
+    return PacketClass(certain=_CAUGHT not in answers, by_design=False, moved=passing == {_MOVED})
 
 
 _UNSEEN = (

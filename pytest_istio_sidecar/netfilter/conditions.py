@@ -59,11 +59,7 @@ class Conditions:
                     return self.diagrams.fall
         for condition in rest:
             inside = self.diagrams.when(condition, inside)
-        if not box or inside is self.diagrams.fall:
-            return inside
-        if inside.level > max(box):
-            return self.diagrams.box(box, inside)
-        return self.diagrams.when(self.diagrams.box(box, self.diagrams.holds), inside)
+        return self.diagrams.box(box, inside)
 
     def _part(self, match: Match, view: View, writer: str | None) -> Box | Node:
         """A condition as a box where it is one, else as a diagram."""
@@ -84,6 +80,8 @@ class Conditions:
             return self.diagrams.told(match.negated)  # type: ignore[union-attr]
         if kind is Multiport:
             return self._multiport(match, view)  # type: ignore[arg-type]
+        if kind is Extension and match.module == "comment":  # type: ignore[union-attr]
+            return self.diagrams.holds
         if kind is Extension or kind is Transport:
             faulty = kind is Transport
             key = (match, view, faulty)

@@ -245,8 +245,9 @@ def _own(port: int | str | None) -> int | str | None:
 
 
 def _asks_for_translations(match: object) -> bool:
-    words = " ".join(str(option) for option in match.options) if isinstance(match, Extension) else ""
-    return "DNAT" in words or "SNAT" in words
+    if not isinstance(match, Extension) or match.module == "comment":
+        return False
+    return any("NAT" in value for option in match.options for value in option.values)
 
 
 def _keeps_a_part(target: object) -> bool:

@@ -6,12 +6,13 @@ is reduced (equal functions are one object), and along a path levels only increa
 A leaf holds a set of answers: more than one where a condition cannot be told. The answer
 `FALL` means "not decided here"; `first` hands it to the next diagram, as a chain of rules does
 (first match decides). That composition is associative, so that a long chain is composed in
-balanced halves, which keeps each step short.
+balanced halves, or at each value of only those that have a say there.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from functools import reduce
 from itertools import compress
 from operator import attrgetter, is_, is_not
 from typing import Final
@@ -33,10 +34,11 @@ HOLDS: Final = "holds"
 class Node:
     """A test of one level, or a leaf. `highs` are the inclusive upper ends of its intervals."""
 
-    __slots__ = ("answers", "falls", "highs", "kids", "level")
+    __slots__ = ("answers", "falls", "highs", "kids", "level", "number")
 
     def __init__(
         self,
+        number: int,
         level: int,
         highs: tuple[int, ...],
         kids: tuple[Node, ...],
@@ -44,6 +46,8 @@ class Node:
         *,
         falls: bool,
     ) -> None:
+        self.number = number
+        """Unlike that of any other node of its `Diagrams`."""
         self.level = level
         self.highs = highs
         self.kids = kids
@@ -52,7 +56,13 @@ class Node:
         """Whether some path ends undecided."""
 
 
+Part = tuple[int, int, Node]
+"""The first and last of some values, and the diagram for them."""
+
 _FALLS = attrgetter("falls")
+_LEVEL = attrgetter("level")
+_NUMBERS: Final = 40
+"""Bits that hold every number of a node."""
 _NOTHING: Final[frozenset[Hashable]] = frozenset()
 
 
@@ -63,9 +73,11 @@ class Diagrams:
         self.tops = tuple(tops)
         self._nodes: dict[tuple[int, tuple[int, ...], tuple[Node, ...]], Node] = {}
         self._leaves: dict[frozenset[Hashable], Node] = {}
-        self._firsts: dict[tuple[Node, Node], Node] = {}
-        self._unions: dict[tuple[Node, Node], Node] = {}
-        self._whens: dict[tuple[Node, Node], Node] = {}
+        # By pairs of numbers in one: unlike tuples of nodes, those cost the garbage collector nothing.
+        self._firsts: dict[int, Node] = {}
+        self._unions: dict[int, Node] = {}
+        self._whens: dict[int, Node] = {}
+        self._chains: dict[tuple[Node, ...], Node] = {}
         self.fall = self.leaf(FALL)
         self.holds = self.leaf(HOLDS)
         self.maybe = self.leaf_of(frozenset((HOLDS, FALL)))
@@ -80,7 +92,8 @@ class Diagrams:
     def leaf_of(self, answers: frozenset[Hashable]) -> Node:
         known = self._leaves.get(answers)
         if known is None:
-            known = self._leaves[answers] = Node(LEAF, (), (), answers, falls=FALL in answers)
+            number = len(self._leaves) << 1
+            known = self._leaves[answers] = Node(number, LEAF, (), (), answers, falls=FALL in answers)
         return known
 
     def make(self, level: int, highs: Sequence[int], kids: Sequence[Node]) -> Node:
@@ -93,32 +106,72 @@ class Diagrams:
         key = (level, tuple(highs), tuple(kids))
         known = self._nodes.get(key)
         if known is None:
-            known = self._nodes[key] = Node(level, key[1], key[2], _NOTHING, falls=any(map(_FALLS, kids)))
+            number = len(self._nodes) << 1 | 1
+            falls = any(map(_FALLS, kids))
+            known = self._nodes[key] = Node(number, level, key[1], key[2], _NOTHING, falls=falls)
         return known
 
     def box(self, box: Box, inside: Node) -> Node:
         """`inside` for every point of the box, undecided elsewhere."""
-        node = inside
-        for level in sorted(box, reverse=True):
-            node = self._within(level, box[level], node)
-        return node
+        levels = sorted(box)
+        if levels and inside.level <= levels[-1]:
+            return self._cut(box, tuple(levels), inside, {})
+        for level in reversed(levels):
+            inside = self._within(level, box[level], inside)
+        return inside
+
+    def _cut(
+        self, box: Box, levels: tuple[int, ...], node: Node, done: dict[tuple[tuple[int, ...], Node], Node]
+    ) -> Node:
+        """What is left of a diagram in a box, from the first of these levels on."""
+        if not levels or node is self.fall:
+            return node
+        key = (levels, node)
+        if key not in done:
+            level = levels[0]
+            if node.level < level:
+                kids = [self._cut(box, levels, kid, done) for kid in node.kids]
+                done[key] = self.make(node.level, node.highs, kids)
+            elif node.level > level:
+                done[key] = self._within(level, box[level], self._cut(box, levels[1:], node, done))
+            else:
+                parts = [
+                    (max(low, first), min(high, last), self._cut(box, levels[1:], kid, done))
+                    for low, high, kid in self._parts(node)
+                    for first, last in box[level]
+                    if first <= high and low <= last
+                ]
+                done[key] = self._apart(level, parts)
+        return done[key]
 
     def _within(self, level: int, intervals: Sequence[Interval], inside: Node) -> Node:
+        return self._apart(level, [(low, high, inside) for low, high in intervals])
+
+    def _apart(self, level: int, parts: Sequence[Part]) -> Node:
+        """Each of these, ascending and apart, at its values; undecided elsewhere."""
         fall, top = self.fall, self.tops[level]
         highs: list[int] = []
         kids: list[Node] = []
         start = 0
-        for low, high in intervals:
+        for low, high, kid in parts:
             if low > start:
                 highs.append(low - 1)
                 kids.append(fall)
             highs.append(high)
-            kids.append(inside)
+            kids.append(kid)
             start = high + 1
         if start <= top:
             highs.append(top)
             kids.append(fall)
         return self.make(level, highs, kids)
+
+    def _parts(self, node: Node) -> Iterator[Part]:
+        """The branches of a node, without those that answer nothing."""
+        low = 0
+        for high, kid in zip(node.highs, node.kids, strict=True):
+            if kid is not self.fall:
+                yield low, high, kid
+            low = high + 1
 
     def first(self, above: Node, below: Node) -> Node:
         """What `above` answers, and where it falls, what `below` does."""
@@ -126,37 +179,64 @@ class Diagrams:
             return above
         if above is self.fall:
             return below
-        key = (above, below)
+        key = above.number << _NUMBERS | below.number
         known = self._firsts.get(key)
         if known is None:
             if above.level == below.level == LEAF:
                 known = self.leaf_of((above.answers - {FALL}) | below.answers)
             else:
-                known = self._pairwise(self.first, above, below)
+                known = self.pairwise(self.first, above, below)
             self._firsts[key] = known
         return known
 
-    def chain(self, diagrams: Sequence[Node]) -> Node:
-        """The first answer of a sequence of diagrams, composed in balanced halves."""
-        row = list(diagrams)
-        if not row:
-            return self.fall
-        while len(row) > 1:
-            pairs = [self.first(row[i], row[i + 1]) for i in range(0, len(row) - 1, 2)]
-            row = [*pairs, row[-1]] if len(row) % 2 else pairs
-        return row[0]
+    def chain(self, diagrams: Iterable[Node]) -> Node:
+        """The first answer of a sequence of diagrams: all at once where few meet, else in balanced halves."""
+        row = tuple(node for node in diagrams if node is not self.fall)
+        if len(row) < 3:
+            return reduce(self.first, row, self.fall)
+        if row not in self._chains:
+            self._chains[row] = self._swept(min(map(_LEVEL, row)), row) or self._halved(row)
+        return self._chains[row]
+
+    def _halved(self, row: Sequence[Node]) -> Node:
+        middle = len(row) // 2
+        return self.first(self.chain(row[:middle]), self.chain(row[middle:]))
+
+    def _swept(self, level: int, row: Sequence[Node]) -> Node | None:
+        """All diagrams at once along one level; None where many of them meet at the same values."""
+        if level == LEAF:
+            return None
+        parts: list[Part] = []
+        for node in row:
+            parts += [(0, self.tops[level], node)] if node.level > level else self._parts(node)
+        starts = sorted({0, *(low for low, _, _ in parts), *(high + 1 for _, high, _ in parts)})
+        place = {start: at for at, start in enumerate(starts)}
+        met: list[list[Node]] = [[] for _ in starts]
+        left = _MEETINGS * len(parts)
+        for low, high, kid in parts:
+            first, behind = place[low], place[high + 1]
+            left -= behind - first
+            if left < 0:
+                return None
+            for at in range(first, behind):
+                met[at].append(kid)
+        if starts[-1] > self.tops[level]:
+            starts.pop()
+            met.pop()
+        highs = [start - 1 for start in starts[1:]] + [self.tops[level]]
+        return self.make(level, highs, [self.chain(kids) for kids in met])
 
     def union(self, one: Node, other: Node) -> Node:
         """The answers of both."""
         if one is other:
             return one
-        key = (one, other)
+        key = one.number << _NUMBERS | other.number
         known = self._unions.get(key)
         if known is None:
             if one.level == other.level == LEAF:
                 known = self.leaf_of(one.answers | other.answers)
             else:
-                known = self._pairwise(self.union, one, other)
+                known = self.pairwise(self.union, one, other)
             self._unions[key] = known
         return known
 
@@ -168,10 +248,10 @@ class Diagrams:
             return then
         if condition is self.maybe:
             return self.union(then, self.fall)
-        key = (condition, then)
+        key = condition.number << _NUMBERS | then.number
         known = self._whens.get(key)
         if known is None:
-            known = self._whens[key] = self._pairwise(self.when, condition, then)
+            known = self._whens[key] = self.pairwise(self.when, condition, then)
         return known
 
     def negate(self, condition: Node) -> Node:
@@ -216,60 +296,6 @@ class Diagrams:
 
         return mapped(node)
 
-    def simplify(self, node: Node, free: Node) -> Node:
-        """A diagram with fewer tests that answers the same wherever this one does not answer `free`."""
-        unified: dict[tuple[Node, Node], Node | None] = {}
-        done: dict[Node, Node] = {}
-
-        def unify(one: Node, other: Node) -> Node | None:
-            """A diagram that agrees with both where they are not free; None where they disagree."""
-            if one is other or other is free:
-                return one
-            if one is free:
-                return other
-            if one.level == other.level == LEAF:
-                return None
-            key = (one, other)
-            if key not in unified:
-                try:
-                    unified[key] = self._pairwise(unify_or_leave, one, other)
-                except _Disagree:
-                    unified[key] = None
-            return unified[key]
-
-        def unify_or_leave(one: Node, other: Node) -> Node:
-            both = unify(one, other)
-            if both is None:
-                raise _Disagree
-            return both
-
-        def no_larger(both: Node, one: Node, other: Node) -> bool:
-            """Whether one diagram for two is no harder to read than the harder of the two."""
-            if both.level == LEAF or both is one or both is other:
-                return True
-            return size(simple(both)) <= max(size(simple(one)), size(simple(other)))
-
-        def simple(node: Node) -> Node:
-            if node.level == LEAF:
-                return node
-            if node not in done:
-                groups: list[Node] = []
-                place: dict[Node, int] = {}
-                for kid in dict.fromkeys(node.kids):
-                    for at, held in enumerate(groups[:_GROUPS]):
-                        both = unify(held, kid)
-                        if both is not None and no_larger(both, held, kid):
-                            groups[at], place[kid] = both, at
-                            break
-                    else:
-                        place[kid] = len(groups)
-                        groups.append(kid)
-                kept = [simple(group) for group in groups]
-                done[node] = self.make(node.level, node.highs, [kept[place[kid]] for kid in node.kids])
-            return done[node]
-
-        return simple(node)
-
     def branch(self, level: int, highs: Sequence[int], kids: Sequence[Node]) -> Node:
         """As `make`, for kids that may test this level or ones above it."""
         if all(kid.level > level for kid in kids):
@@ -287,7 +313,7 @@ class Diagrams:
         joined = self.chain(parts)
         return self.relabel(joined, _fallen) if any(kid.falls for kid in leading) else joined
 
-    def _pairwise(self, apply: Callable[[Node, Node], Node], one: Node, other: Node) -> Node:
+    def pairwise(self, apply: Callable[[Node, Node], Node], one: Node, other: Node) -> Node:
         """`apply` on every pair of branches that meet."""
         level = one.level
         if level < other.level:
@@ -316,12 +342,8 @@ class Diagrams:
         return self.make(level, highs, kids)
 
 
-class _Disagree(Exception):
-    """Two diagrams answer differently where neither is free."""
-
-
-_GROUPS: Final = 8
-"""How many kinds of branches `simplify` compares each further branch with."""
+_MEETINGS: Final = 4
+"""How many branches may meet at a value, on average, for a sweep to be worth it."""
 _KEPT: Final = "kept"
 
 
@@ -331,18 +353,6 @@ def _kept(answer: Hashable) -> Hashable:
 
 def _fallen(answer: Hashable) -> Hashable:
     return FALL if answer == _KEPT else answer
-
-
-def size(node: Node) -> int:
-    """How many tests a diagram has."""
-    seen: set[Node] = set()
-    waiting = [node]
-    while waiting:
-        node = waiting.pop()
-        if node.level != LEAF and node not in seen:
-            seen.add(node)
-            waiting += node.kids
-    return len(seen)
 
 
 def answers_within(node: Node, box: Box) -> set[Hashable]:

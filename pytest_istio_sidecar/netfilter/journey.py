@@ -8,7 +8,7 @@ where a condition is in doubt.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from itertools import permutations
 
 from pytest_istio_sidecar.netfilter.conditions import Conditions
@@ -179,8 +179,7 @@ class Journey:
     def _ask_one(self, tables: tuple[Table, ...], stand: Stand, then: Next, back_end: int) -> Node:
         table, hook = tables[0]
 
-        def follow(answer: Hashable) -> Node:
-            assert isinstance(answer, Way)  # noqa: S101 - `builtin` says so
+        def follow(answer: Way) -> Node:
             after = stand._replace(view=answer.view)
             match answer.kind:
                 case Kind.DROP:
@@ -198,7 +197,7 @@ class Journey:
                     )
             return self._ask(tables, after, then, back_end + 1)
 
-        return self._diagrams.bind(self._order[back_end].builtin(table, hook, stand.view), follow)
+        return self._order[back_end].builtin(table, hook, stand.view, follow)
 
 
 def outcomes(rulesets: Sequence[Ruleset], fields: Fields, *, order_known: bool, state: str = "NEW") -> Node:

@@ -90,7 +90,7 @@ class _Flow:
             return held
         found: dict[View, Node] = {}
         for view, packets in held.items():
-            ways = self.diagrams.when(packets, self.chains.builtin(table, hook, view))
+            ways = self.diagrams.when(packets, self.chains.builtin(table, hook, view, self.diagrams.leaf))
             for answer in answers_within(ways, {}):
                 if isinstance(answer, Way) and answer.kind is not Kind.DROP:
                     self._add(found, answer.view, self._where(ways, answer))

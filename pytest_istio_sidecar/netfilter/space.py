@@ -9,8 +9,10 @@ Clauses: docs/semantics.md. Which packets a host can see: RFC 1122 3.2.1.3 and n
 
 from __future__ import annotations
 
+import gc
 import ipaddress
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -50,9 +52,9 @@ class Space:
         """What becomes of every packet under one of the sets of rules: answers are `Outcome`s."""
         rules = self.rules[which]
         known = not isinstance(rules, PodRules) or rules.order_known
-        return outcomes(
-            _having_a_say(self._rulesets[which]), self.fields, order_known=known, state=self._state
-        )
+        held = _having_a_say(self._rulesets[which])
+        with _no_collection():
+            return outcomes(held, self.fields, order_known=known, state=self._state)
 
     @cached_property
     def possible(self) -> Node:
@@ -71,6 +73,21 @@ class Space:
     def cubes(self, node: Node) -> dict[frozenset[Hashable], list[Cube]]:
         """The packets of each set of answers, as disjoint cubes."""
         return cubes_of(node, self.fields, self._state)
+
+
+@contextmanager
+def _no_collection() -> Iterator[None]:
+    """Without Python's collector of cycles: what diagrams are made of lives as long as they do.
+
+    It would go through all of them again and again, which takes as long as making them.
+    """
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collecting:
+            gc.enable()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

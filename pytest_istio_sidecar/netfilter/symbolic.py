@@ -117,20 +117,20 @@ class Chains:
             if isinstance(rule.target, Jump | Goto) and self.has(table, rule.target.chain):
                 yield rule.target.chain
 
-    def builtin(self, table: str, hook: str, view: View) -> Node:
-        """A built-in chain with its policy: no way through it falls, goes on or returns.
+    def builtin(self, table: str, hook: str, view: View, follow: Callable[[Way], Node]) -> Node:
+        """A built-in chain with its policy, each way through it followed: none falls, goes on or returns.
 
         Raises:
             UsageProblem: chains jump in a circle.
         """
         kind = Kind.DROP if self._policies[table, hook] == "DROP" else Kind.ACCEPT
 
-        def ended(answer: object) -> object:
-            if isinstance(answer, Way):
-                return answer._replace(kind=kind) if answer.kind in (Kind.ON, Kind.RETURN) else answer
-            return Way(kind, None, view)
+        def ended(answer: object) -> Node:
+            if not isinstance(answer, Way):
+                return follow(Way(kind, None, view))
+            return follow(answer._replace(kind=kind) if answer.kind in (Kind.ON, Kind.RETURN) else answer)
 
-        return self._diagrams.relabel(self._from(table, hook, 0, view), ended)
+        return self._diagrams.bind(self._from(table, hook, 0, view), ended)
 
     def _from(self, table: str, name: str, start: int, view: View) -> Node:
         """A chain from its rule number `start + 1` on; composed once, from its end."""

@@ -1,11 +1,15 @@
 """What a space must not get wrong, one of each: masks with holes, marks, tracking, back ends and doubt."""
 
+import gc
 from dataclasses import replace
 
 import pytest
 
 from pytest_istio_sidecar import Fate, PodRules, parse_iptables_list, parse_iptables_save, trace
+from pytest_istio_sidecar.errors import UsageProblem
+from pytest_istio_sidecar.netfilter.model import Chain, Rule, Ruleset, Table
 from pytest_istio_sidecar.netfilter.space import regions
+from pytest_istio_sidecar.netfilter.targets import Jump
 
 NAT = "*nat\n:PREROUTING ACCEPT [0:0]\n:OUTPUT ACCEPT [0:0]\n{}\nCOMMIT\n"
 TO_ENVOY = "-j REDIRECT --to-ports 15006"
@@ -146,3 +150,24 @@ def test_two_inverted_ports_are_in_doubt_where_the_writer_stores_them_wrong(vers
         for cube in fates[Fate.UNKNOWN][0].cubes:
             packet = cube.witness
             assert (packet.source_port == 4000) is not (packet.destination_port == 80)
+
+
+def in_a_circle():
+    jump = Rule(chain="PREROUTING", target=Jump("PREROUTING"), number=1)
+    return Ruleset(
+        tables=(Table(name="nat", chains=(Chain(name="PREROUTING", policy="ACCEPT", rules=(jump,)),)),)
+    )
+
+
+@pytest.mark.parametrize("collecting", [True, False])
+def test_pythons_collector_is_as_it_was_after_an_answer_and_after_a_refusal(collecting):
+    was = gc.isenabled()
+    (gc.enable if collecting else gc.disable)()
+    try:
+        regions(nat(f"-A PREROUTING -p tcp {TO_ENVOY}"), "PREROUTING")
+        assert gc.isenabled() is collecting
+        with pytest.raises(UsageProblem, match="circle"):
+            regions(in_a_circle(), "PREROUTING")
+        assert gc.isenabled() is collecting
+    finally:
+        (gc.enable if was else gc.disable)()
