@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pytest_istio_sidecar.checks.bypass import HOOKS, Bypass, Direction
 from pytest_istio_sidecar.checks.cause import cause_of
 from pytest_istio_sidecar.checks.finding import Finding, Kind
-from pytest_istio_sidecar.checks.found_bypass import FoundBypass, PacketClass
+from pytest_istio_sidecar.checks.found_bypass import FoundBypass, PacketClass, told_apart
 from pytest_istio_sidecar.checks.packets import assumptions, of_pod
 from pytest_istio_sidecar.errors import Undecided
 from pytest_istio_sidecar.istio.ports import INBOUND, OUTBOUND
@@ -205,7 +205,9 @@ def _found(space: Space, classes: Node, direction: Direction, rules: Rules) -> I
     for answers, cubes in space.cubes(simple).items():
         for answer in answers:
             if isinstance(answer, PacketClass):
-                yield from (FoundBypass(cube, answer, direction, classes, rules) for cube in cubes)
+                yield from told_apart(
+                    [FoundBypass(cube, answer, direction, classes, rules) for cube in cubes]
+                )
 
 
 def _classes(space: Space, envoy_ports: Collection[int], expected: Rules | None) -> Node:

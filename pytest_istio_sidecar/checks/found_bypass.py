@@ -6,7 +6,7 @@ classes there are (`bypasses`). Invariant: `where` is exact, `text` leaves out w
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
 from itertools import islice
@@ -19,8 +19,10 @@ from pytest_istio_sidecar.netfilter.model import Family, Rule, Rules, rulesets_o
 from pytest_istio_sidecar.netfilter.packet import Packet
 from pytest_istio_sidecar.netfilter.space import IMPOSSIBLE
 from pytest_istio_sidecar.netfilter.trace import Trace, trace
-from pytest_istio_sidecar.netfilter.walks import paths_within
+from pytest_istio_sidecar.netfilter.walks import common, paths_within
 
+_READABLE = 256
+"""Classes of one kind whose texts are held against each other."""
 _TRACED = 16
 """Packets of a class that are traced to name the rules which let it by."""
 
@@ -46,7 +48,14 @@ class FoundBypass:
     """
 
     def __init__(
-        self, cube: Cube, held: PacketClass, direction: Direction, classes: Node, rules: Rules
+        self,
+        cube: Cube,
+        held: PacketClass,
+        direction: Direction,
+        classes: Node,
+        rules: Rules,
+        *,
+        brief: bool = True,
     ) -> None:
         self.direction: Direction = direction
         self.family: Family = cube.fields.family
@@ -56,6 +65,8 @@ class FoundBypass:
         self._held = held
         self._classes = classes
         self._rules = rules
+        self._brief = brief
+        """Whether `text` leaves out what changes nothing."""
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.text}>"
@@ -108,9 +119,14 @@ class FoundBypass:
         return self._as_bypass(self._cube.box)
 
     @cached_property
+    def in_brief(self) -> Bypass:
+        """The class without the conditions that other classes of the same kind, or no packet, make up for."""
+        return self._as_bypass(self._widest)
+
+    @cached_property
     def text(self) -> str:
         """The class in few words: conditions that change nothing, beside the other classes, are left out."""
-        text = str(self._as_bypass(self._widest()))
+        text = str(self.in_brief if self._brief else self.bypass)
         if not any(any(held.rules()) for held in rulesets_of(self._rules, self.family)):
             text += ": no rules"
         elif self._held.moved:
@@ -130,6 +146,26 @@ class FoundBypass:
         }
         return told if self.certain else {**told, "conditions": list(self.conditions)}
 
+    def exact(self) -> FoundBypass:
+        """The same class, whose text leaves nothing out."""
+        return self._but(self._cube, brief=False)
+
+    def widened(self) -> FoundBypass:
+        """All packets that the text is true of, as one class."""
+        return self._but(Cube(self._cube.fields, self._widest))
+
+    def reads_over(self, other: FoundBypass) -> bool:
+        """Whether the text is true of packets of another class too."""
+        box = dict(self._widest)
+        for level, intervals in other._cube.box.items():
+            box[level] = common(box.get(level, intervals), intervals)
+            if not box[level]:
+                return False
+        return answers_within(self._classes, box) != {IMPOSSIBLE}
+
+    def _but(self, cube: Cube, *, brief: bool = True) -> FoundBypass:
+        return FoundBypass(cube, self._held, self.direction, self._classes, self._rules, brief=brief)
+
     def _as_bypass(self, box: Box) -> Bypass:
         fields = self._cube.fields
         given = ("uid", "gid", "mark") if self.direction == "inbound" else ()
@@ -143,8 +179,9 @@ class FoundBypass:
             direction=self.direction, family=self.family if only else None, where=tuple(where.items())
         )
 
+    @cached_property
     def _widest(self) -> Box:
-        """The box without the conditions that other classes of the same kind, or no packet, make up for."""
+        """What `in_brief` is of."""
         box = dict(self._cube.box)
         allowed = {IMPOSSIBLE, self._held}
         fields = self._cube.fields
@@ -168,6 +205,23 @@ class FoundBypass:
                     for low, high in held.values_in(cube.box):
                         yield cube.packet({held.name: low})
                         yield cube.packet({held.name: high})
+
+
+def told_apart(found: Sequence[FoundBypass]) -> Iterator[FoundBypass]:
+    """Disjoint classes of one kind, those that read the same as one, or else each with its exact text."""
+    if len(found) > _READABLE:
+        yield from (held.exact() for held in found)
+        return
+    alike: dict[Bypass, list[FoundBypass]] = {}
+    for held in found:
+        alike.setdefault(held.in_brief, []).append(held)
+    for members in alike.values():
+        if len(members) == 1:
+            yield members[0]
+        elif any(members[0].reads_over(other) for other in found if other not in members):
+            yield from (held.exact() for held in members)
+        else:
+            yield members[0].widened()
 
 
 _LEAVE_OUT: tuple[FieldName, ...] = (

@@ -14,6 +14,7 @@ from typing import Final, NamedTuple
 from pytest_istio_sidecar.netfilter.diagram import Interval, Node
 from pytest_istio_sidecar.netfilter.fields import FieldName, Fields
 from pytest_istio_sidecar.netfilter.matches import Extension
+from pytest_istio_sidecar.netfilter.nat_target import at_random
 from pytest_istio_sidecar.netfilter.packet import Fate, IPAddress
 from pytest_istio_sidecar.netfilter.routing import LOOPBACK, Routing
 from pytest_istio_sidecar.netfilter.targets import Extended, Redirect, Tproxy, Translate
@@ -104,7 +105,7 @@ class Destinations:
             port: int | str | None = view.source_port
             if target.ports is not None:
                 port = target.ports[0] if target.ports[0] == target.ports[1] else None
-            elif any(flag.startswith("--random") for flag in target.flags):
+            elif at_random(target):
                 port = None
         else:
             # Nothing asks for the source of what leaves by another interface than lo after this.
@@ -146,7 +147,6 @@ class Destinations:
         """A new destination; `address` None: it keeps its own."""
         view = stand.view
         kept = view.destination_port
-        random = any(flag.startswith("--random") for flag in target.flags)
 
         def sent(port: int | str | None) -> Node:
             if self._settled and fate is Fate.REDIRECTED and not stand.handed_over:
@@ -169,12 +169,12 @@ class Destinations:
             return self.split(same, then(untouched), self._partly(address, port, view, translated, then))
 
         if target.ports is None:
-            return sent(None if random else kept)
+            return sent(kept)
         low, high = target.ports
         if low == high:
             return sent(low)
-        if kept is None or random:
-            return sent(None)
+        if at_random(target):
+            return self._diagrams.leaf(Outcome(Fate.UNKNOWN))
         inside = self.among("destination_port", kept, [(low, high)])
         return self.split(inside, sent(kept), sent(low))
 

@@ -369,9 +369,14 @@ def answers_within(node: Node, box: Box) -> set[Hashable]:
             found |= node.answers
             continue
         asked = box.get(node.level)
-        start = 0
+        if asked is None:
+            waiting += node.kids
+            continue
+        start = place = 0
         for high, kid in zip(node.highs, node.kids, strict=True):
-            if asked is None or any(low <= high and start <= end for low, end in asked):
+            while place < len(asked) and asked[place][1] < start:
+                place += 1
+            if place < len(asked) and asked[place][0] <= high:
                 waiting.append(kid)
             start = high + 1
     return found

@@ -25,11 +25,15 @@ class Unforeseeable(Exception):
 
 
 def redirect(target: Redirect, skb: Skb, hook: str) -> bool:
-    """Send the packet to this host; False where the kernel drops it (net/netfilter/nf_nat_redirect.c)."""
+    """Send the packet to this host; False where the kernel drops it (net/netfilter/nf_nat_redirect.c).
+
+    Raises:
+        Unforeseeable: the kernel picks one of several ports.
+    """
     address = LOOPBACK[skb.family] if hook == "OUTPUT" else _of_incoming_interface(skb)
     if address is None:
         return False
-    _send_to(skb, address, _port(skb, skb.destination_port, target.ports, target.flags))
+    _send_to(skb, address, _destination_port(skb, target))
     return True
 
 
@@ -50,14 +54,14 @@ def destination(target: Translate, skb: Skb) -> None:
     """Apply DNAT.
 
     Raises:
-        Unforeseeable: the kernel picks one of several addresses.
+        Unforeseeable: the kernel picks one of several addresses or ports.
     """
     address = skb.destination_address
     if target.addresses is not None:
         address, last = target.addresses
         if address != last:
             raise Unforeseeable(f"the kernel picks one of {target.to} by a hash (`{target}`)")
-    _send_to(skb, address, _port(skb, skb.destination_port, target.ports, target.flags))
+    _send_to(skb, address, _destination_port(skb, target))
 
 
 def source(target: Translate, skb: Skb) -> None:
@@ -66,7 +70,7 @@ def source(target: Translate, skb: Skb) -> None:
     if target.addresses is not None:
         first, last = target.addresses
         address = int(first) if first == last else None
-    _come_from(skb, address, _port(skb, skb.source_port, target.ports, target.flags, first_free=False))
+    _come_from(skb, address, _source_port(skb, target))
 
 
 def masquerade(target: Extended, skb: Skb) -> None:
@@ -91,22 +95,28 @@ def _send_to(skb: Skb, address: IPAddress, port: int | None) -> None:
     skb.destination_port = port
 
 
-def _port(
-    skb: Skb,
-    port: int | None,
-    ports: tuple[int, int] | None,
-    flags: tuple[str, ...],
-    *,
-    first_free: bool = True,
-) -> int | None:
-    """Kept if in the range, else its first (net/netfilter/nf_nat_core.c); None where it cannot be told."""
-    if ports is None or skb.protocol not in WITH_PORTS:
-        return None if any(flag.startswith("--random") for flag in flags) else port
-    low, high = ports
+def at_random(target: Redirect | Translate) -> bool:
+    """Whether the kernel takes any port of the target's range, wherever the packet was going."""
+    return any(flag.startswith("--random") for flag in target.flags)
+
+
+def _destination_port(skb: Skb, target: Redirect | Translate) -> int | None:
+    """Kept without a range, whatever the flags, and in it; else its first (net/netfilter/nf_nat_core.c)."""
+    port = skb.destination_port
+    if target.ports is None or skb.protocol not in WITH_PORTS:
+        return port
+    low, high = target.ports
+    if low < high and at_random(target):
+        raise Unforeseeable(f"the kernel picks one of the ports {low}-{high} at random (`{target}`)")
+    return port if port is None or low <= port <= high else low
+
+
+def _source_port(skb: Skb, target: Translate) -> int | None:
+    """Kept in the range, and without one; None where the kernel picks one."""
+    port = skb.source_port
+    if target.ports is None or skb.protocol not in WITH_PORTS:
+        return None if at_random(target) else port
+    low, high = target.ports
     if low == high:
         return low
-    if port is None or any(flag.startswith("--random") for flag in flags):
-        return None
-    if low <= port <= high:
-        return port
-    return low if first_free else None
+    return port if port is not None and low <= port <= high and not at_random(target) else None

@@ -262,6 +262,8 @@ class Generator:
         choices = [f"-j REDIRECT --to-ports {port}"] * 5 + [
             f"-j REDIRECT --to-ports {port}-{port + 9}",
             "-j REDIRECT",
+            "-j REDIRECT --random",
+            f"-j REDIRECT --to-ports {port} --random",
         ]
         choices += ["-j REDIRECT --to-ports 8000-15010"] * 3
         addresses = (*OWN[self.family], *AWAY[self.family], *LOOPBACK[self.family])

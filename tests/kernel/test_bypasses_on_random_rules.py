@@ -112,6 +112,15 @@ def test_a_class_can_be_read_back_and_covers_its_packets(seed):
         assert contains(found.where, found.witness)
 
 
+@pytest.mark.parametrize("seed", SEEDS)
+def test_no_two_classes_read_the_same(seed):
+    rules, _ = random_rules(seed)
+    report = bypasses(rules, host=HOST, envoy_ports=ENVOY)
+    for classes in (report.inbound, report.outbound, report.conditional):
+        texts = [found.text for found in classes]
+        assert len(set(texts)) == len(texts)
+
+
 @pytest.mark.parametrize("seed", range(4))
 def test_all_classes_together_allow_everything_and_one_less_does_not(seed):
     rules, _ = random_rules(seed)

@@ -243,3 +243,49 @@ def test_the_report_says_what_rules_cannot_show():
     told = " ".join(bypasses(EXPECTED).unseen)
     for what in ("UDP", "INVALID", "AF_PACKET", "1337", "back end"):
         assert what in told
+
+
+def nat(*rules):
+    lines = "\n".join(rules)
+    return parse_iptables_save(f"*nat\n:PREROUTING ACCEPT [0:0]\n:OUTPUT ACCEPT [0:0]\n{lines}\nCOMMIT\n")
+
+
+def test_classes_that_read_the_same_are_one():
+    rules = nat(
+        "-A OUTPUT -p tcp -d 198.51.100.0/24 -j REDIRECT --to-ports 8080",
+        "-A OUTPUT -p tcp -m owner --uid-owner 1-999 -j REDIRECT --to-ports 15001",
+    )
+    told = [found for found in bypasses(rules).outbound if "198.51.100.0/24" in str(found.bypass)]
+    assert [found.text for found in told if "sent" in found.text] == [
+        "outbound tcp to 198.51.100.0/24: sent to 127.0.0.1:8080"
+    ]
+    assert check_only_bypasses(rules, [*bypasses(rules).outbound, "inbound"]) == []
+
+
+def test_a_text_that_would_be_true_of_another_class_too_is_told_exactly():
+    report = bypasses(
+        parse_iptables_save(
+            "*nat\n:PREROUTING ACCEPT [0:0]\n:INPUT ACCEPT [0:0]\n:OUTPUT ACCEPT [0:0]\n"
+            "-A PREROUTING -p tcp -m tcp --sport 80:443 -j REDIRECT\n"
+            "-A PREROUTING -i eth0 -p tcp -j RETURN\n"
+            "-A PREROUTING -p tcp -d 192.0.2.130 -j REDIRECT\n"
+            "-A PREROUTING -p tcp -j REDIRECT --to-ports 15006\nCOMMIT\n"
+        ),
+        host=Host({"eth0": ["192.0.2.10/24"], "eth1": ["192.0.2.130/24"]}),
+    )
+    texts = [found.text for found in report.inbound]
+    assert len(set(texts)) == len(texts)
+
+
+def test_a_port_that_the_kernel_picks_at_random_makes_a_class_conditional():
+    report = bypasses(nat("-A PREROUTING -p tcp -j REDIRECT --to-ports 15006-15010 --random"))
+    (found,) = report.conditional
+    assert found.text == "inbound tcp"
+    assert found.conditions[0].startswith("the kernel picks one of the ports 15006-15010 at random")
+    assert [other.text for other in report.inbound] == ["inbound not tcp"]
+
+
+def test_a_single_port_is_the_one_at_random_too():
+    report = bypasses(nat("-A PREROUTING -p tcp -j REDIRECT --to-ports 15006 --random"))
+    assert report.conditional == ()
+    assert [found.text for found in report.inbound] == ["inbound not tcp"]

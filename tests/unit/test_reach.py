@@ -9,6 +9,7 @@ import pytest
 
 from pytest_istio_sidecar import (
     ListenerMismatch,
+    Undecided,
     assert_rules_reach_listeners,
     check_rules_reach_listeners,
     expected_ruleset,
@@ -103,3 +104,10 @@ def test_the_assertion_shows_the_packets_path_and_what_is_bound() -> None:
     assert "wanted   a listener of Envoy for inbound traffic at 192.0.2.10:15006" in message
     assert "got      0.0.0.0:15001 outbound" in message
     assert "<- decides" in message
+
+
+def test_a_port_that_the_kernel_picks_at_random_reaches_no_listener_for_certain() -> None:
+    text = "*nat\n:PREROUTING ACCEPT [0:0]\n-A PREROUTING -p tcp -j REDIRECT --to-ports {} --random\nCOMMIT\n"
+    with pytest.raises(Undecided, match="the kernel picks one of the ports 15006-15010 at random"):
+        summaries((INBOUND,), parse_iptables_save(text.format("15006-15010")))
+    assert summaries((INBOUND,), parse_iptables_save(text.format("15006"))) == []

@@ -264,9 +264,16 @@ def test_redirect_keeps_the_port_or_takes_the_first_of_the_range(
     assert fate(rules(f"OUTPUT -p tcp -j REDIRECT{ports}")) == f"redirected 127.0.0.1:{arrives}"
 
 
+@pytest.mark.parametrize(("ports", "arrives"), [("", 80), (" --to-ports 15006", 15006)])
+def test_at_random_the_only_port_there_is_stays_the_only_one(ports: str, arrives: int) -> None:
+    assert fate(rules(f"OUTPUT -p tcp -j REDIRECT{ports} --random")) == f"redirected 127.0.0.1:{arrives}"
+
+
 def test_a_port_chosen_at_random_is_not_known() -> None:
-    found = trace(rules("OUTPUT -p tcp -j REDIRECT --to-ports 1-9 --random"), outbound(OTHER, 80))
-    assert (found.fate, found.destination.port) == (Fate.REDIRECTED, None)
+    found = trace(rules("OUTPUT -p tcp -j REDIRECT --to-ports 15006-15010 --random"), outbound(OTHER, 80))
+    assert found.fate is Fate.UNKNOWN
+    (reason,) = found.reasons
+    assert reason.startswith("the kernel picks one of the ports 15006-15010 at random (`-j REDIRECT")
 
 
 def test_dnat_without_an_address_keeps_it() -> None:  # T11
