@@ -87,5 +87,6 @@ def machine() -> dict[str, str]:
         "cores": str(len(os.sched_getaffinity(0))),
         "kernel": platform.release(),
         "python": platform.python_version(),
+        "load": f"{os.getloadavg()[0]:.1f}",
         "date": time.strftime("%Y-%m-%d", time.gmtime()),
     }
