@@ -60,6 +60,12 @@ def pytest_configure(config: pytest.Config) -> None:
         config.pluginmanager.register(workers.WorkerSetup(), "istio-sidecar-workers")
 
 
+def pytest_report_header(config: pytest.Config) -> str | None:
+    """What the run was asked for, where it was asked for anything: the plugin is loaded by every run."""
+    asked = settings.asked(config)
+    return f"istio sidecar: {' '.join(asked)}" if asked else None
+
+
 def pytest_runtest_setup(item: pytest.Item) -> None:
     needed = [name for name in ("needs_traffic", "needs_listeners") if item.get_closest_marker(name)]
     if not needed:

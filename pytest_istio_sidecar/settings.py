@@ -151,6 +151,16 @@ def report_paths(config: pytest.Config) -> tuple[Path, ...]:
     return tuple(config.invocation_params.dir / name for name in names)
 
 
+def asked(config: pytest.Config) -> tuple[str, ...]:
+    """The options that were given, on the command line or in the ini file, as they are written."""
+    return tuple(
+        option.name if option.flag else f"{option.name}={value}"
+        for option in OPTIONS
+        if config.getoption(option.key) or config.getini(option.key)
+        for value in _value(config, option)
+    )
+
+
 def _value(config: pytest.Config, option: Option) -> list[str]:
     """The option's value or values; none at all where neither it nor its ini twin nor a default is given."""
     chosen: object = config.getoption(option.key)

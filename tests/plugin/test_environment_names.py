@@ -49,3 +49,12 @@ def test_a_project_that_asks_for_no_fixture_has_no_summary_and_no_folder(pyteste
     result.assert_outcomes(passed=1)
     result.stdout.no_fnmatch_line("*istio sidecar*")
     assert not (pytester.path / ".istio-sidecar").exists()
+
+
+def test_a_run_begins_with_what_it_was_asked_for(pytester):
+    pytester.makeini("[pytest]\nistio_version = 1.6.14\n")
+    pytester.makepyfile("def test_nothing(): pass")
+    result = pytester.runpytest_subprocess("--istio-environment=embedded", "--istio-traffic")
+    result.stdout.fnmatch_lines(
+        ["istio sidecar: --istio-environment=embedded --istio-version=1.6.14 --istio-traffic", "rootdir: *"]
+    )
