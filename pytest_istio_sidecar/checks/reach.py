@@ -16,11 +16,13 @@ from pytest_istio_sidecar.istio import ports
 from pytest_istio_sidecar.istio.listeners import Direction, Listener
 from pytest_istio_sidecar.netfilter.matches import PROTOCOLS
 from pytest_istio_sidecar.netfilter.model import Family, Rules, rulesets_of
-from pytest_istio_sidecar.netfilter.packet import Endpoint, Fate, Hook, Host
+from pytest_istio_sidecar.netfilter.packet import Endpoint, Fate, Hook, Host, inbound
 from pytest_istio_sidecar.netfilter.space import regions
 from pytest_istio_sidecar.netfilter.trace import Trace
 
 _DNS = 53
+_MEANT = (ports.READINESS, ports.TELEMETRY, ports.TUNNEL)
+"""Excluded ports that Envoy serves by design (istio.io "Ports used by Istio"), the last with HBONE."""
 _FAMILIES: tuple[Family, ...] = (4, 6)
 _HOOKS: tuple[Hook, ...] = ("PREROUTING", "OUTPUT")
 
@@ -36,7 +38,8 @@ def check_rules_reach_listeners(
     agent is left out: the agent's socket is no listener of Envoy.
 
     Returns:
-        Violations; and a notice for each capturing listener that no rule feeds.
+        Violations; and a notice for each capturing listener that no rule feeds, and for each port that
+        the rules leave to the application and Envoy serves all the same.
 
     Raises:
         Undecided: the rules do not show what becomes of some packet.
@@ -60,7 +63,11 @@ def check_rules_reach_listeners(
                 cause=cause_of(way, rules),
                 assumptions=assumptions(rules, way.packet.family),
             )
-    return [*findings.values(), *_unfed(listeners, fed, rules)]
+    return [
+        *findings.values(),
+        *_unfed(listeners, fed, rules),
+        *_served_though_excluded(listeners, rules, host),
+    ]
 
 
 def _captured(rules: Rules, host: Host) -> Iterator[Trace]:
@@ -125,6 +132,28 @@ def _unfed(listeners: Sequence[Listener], fed: set[int], rules: Rules) -> Iterat
                 summary=f"no rule sends traffic to Envoy's {listener.direction} listener "
                 f"on :{listener.port}{of_pod(rules)}",
             )
+
+
+def _served_though_excluded(listeners: Sequence[Listener], rules: Rules, host: Host) -> Iterator[Finding]:
+    """Ports that Envoy serves and no rule redirects, but the capturing ones and those that Istio means so."""
+    serving = [listener for listener in listeners if not listener.original_destination]
+    for family in _FAMILIES:
+        own = host.primary(host.external(), family)
+        if own is None or not any(any(ruleset.rules()) for ruleset in rulesets_of(rules, family)):
+            continue
+        for port in sorted({held.port for listener in serving for held in listener.endpoints if held.port}):
+            here = Endpoint(own, port)
+            if port in _MEANT or not any(_is_bound(listener, here) for listener in serving):
+                continue
+            way = decided(rules, inbound(port, family=family, destination=own), host)
+            if way.fate is Fate.UNCHANGED:
+                yield Finding(
+                    severity=Severity.NOTICE,
+                    kind=Kind.LISTENER,
+                    summary=f"{describe(way.packet)} is not redirected, and comes to Envoy all the same: it "
+                    f"listens on {port}{of_pod(rules)}",
+                    trace=way,
+                )
 
 
 def _bound(listeners: Sequence[Listener]) -> str:

@@ -2,8 +2,8 @@
 
 Knows the JSON of `/listeners?format=json` and `/config_dump` (Envoy's admin v3 API, which
 pilot-agent passes on unchanged). Does not know which listeners there should be.
-Invariant: a listener listed here is bound; what the configuration says of it is unknown
-(None) where no configuration was given or it does not mention the listener.
+Invariant: a listener whose configuration binds no port is not listed here; what the configuration
+says of one is unknown (None) where none was given or it does not mention the listener.
 """
 
 from __future__ import annotations
@@ -86,8 +86,19 @@ def _listeners(statuses: Iterator[_Json], known: Mapping[object, _Json]) -> Iter
             name=name,
             additional=tuple(endpoint for endpoint in additional if endpoint is not None),
         )
-        configured = known.get(name) or known.get(where)
-        yield bound if configured is None else _complete(bound, configured)
+        configured = known.get(name) or known.get(where) or {}
+        if _binds(configured):
+            yield _complete(bound, configured) if configured else bound
+
+
+def _binds(configured: _Json) -> bool:
+    """Whether it has a socket. Those of the services have none: the capturing listener hands over to them.
+
+    Source: Envoy's config.listener.v3.Listener, bind_to_port; deprecated_v1 up to about Istio 1.9.
+    """
+    return not any(
+        held.get("bind_to_port") is False for held in (configured, _object(configured, "deprecated_v1"))
+    )
 
 
 def _complete(bound: Listener, configured: _Json) -> Listener:

@@ -51,6 +51,16 @@ def test_without_configuration_direction_and_flags_are_unknown():
     assert (listener.direction, listener.transparent, listener.original_destination) == (None, None, None)
 
 
+@pytest.mark.parametrize("unbound", [{"bind_to_port": False}, {"deprecated_v1": {"bind_to_port": False}}])
+def test_a_listener_without_a_socket_is_left_out(unbound):
+    names = ("0.0.0.0_8080", "virtualOutbound")
+    listening = _listeners(_status(names[0], "0.0.0.0", 8080), _status(names[1], "0.0.0.0", 15001))
+    service = {"name": names[0], "address": _address("0.0.0.0", 8080), **unbound}
+    capturing = {"name": names[1], "address": _address("0.0.0.0", 15001)}
+    (listener,) = parse_listeners(listening, _dump(dynamic=[service, capturing]))
+    assert listener.name == "virtualOutbound"
+
+
 @pytest.mark.parametrize("kind", ["static", "dynamic"])
 def test_the_direction_comes_from_the_configuration(kind):
     configured = {"name": "x", "address": _address("0.0.0.0", 15001), "traffic_direction": "OUTBOUND"}

@@ -35,6 +35,26 @@ def test_istios_rules_reach_istios_listeners() -> None:
     assert summaries((OUTBOUND, INBOUND, READINESS)) == []
 
 
+def test_a_port_that_envoy_serves_though_it_is_excluded_is_a_notice() -> None:
+    rules = expected_ruleset("1.8.3", inbound_ports_exclude="15090,15021,8443,15020")
+    ingress = Listener(address=ANY, port=8443, direction="inbound")
+    (found,) = check_rules_reach_listeners(rules, (OUTBOUND, INBOUND, READINESS, ingress))
+    assert found.severity is Severity.NOTICE
+    assert found.summary == (
+        "inbound tcp/8443 is not redirected, and comes to Envoy all the same: it listens on 8443"
+    )
+
+
+def test_a_capturing_port_that_is_not_captured_itself_is_no_news() -> None:
+    assert summaries((OUTBOUND, INBOUND), expected_ruleset("1.8.3", inbound_ports_include="80")) == []
+
+
+def test_an_excluded_port_of_envoy_on_localhost_serves_no_neighbour() -> None:
+    rules = expected_ruleset("1.8.3", inbound_ports_exclude="15090,15021,8443,15020")
+    local = Listener(address=ipaddress.ip_address("127.0.0.1"), port=8443)
+    assert summaries((OUTBOUND, INBOUND, local), rules) == []
+
+
 def test_a_listener_that_is_not_there_is_named_with_a_packet_that_misses_it() -> None:
     (found,) = summaries((OUTBOUND, READINESS))
     assert found.startswith("inbound tcp/")
