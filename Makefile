@@ -5,7 +5,7 @@ demo: setup
 	@.venv/bin/pytest --pyargs pytest_istio_sidecar.suite --istio-environment=embedded
 
 test: setup
-	@.venv/bin/pytest -n auto --maxprocesses=4
+	@.venv/bin/pytest -n auto --maxprocesses=4 --dist worksteal
 
 # On a real kind cluster of the test bed beside the checkout (tests/cluster/README.md); skips without one.
 cluster-test: setup
