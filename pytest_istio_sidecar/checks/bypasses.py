@@ -24,7 +24,7 @@ from pytest_istio_sidecar.netfilter.model import Backend, Family, PodRules, Rule
 from pytest_istio_sidecar.netfilter.notebook import html_table
 from pytest_istio_sidecar.netfilter.packet import Fate, Host
 from pytest_istio_sidecar.netfilter.simplify import simplify
-from pytest_istio_sidecar.netfilter.space import IMPOSSIBLE, Space
+from pytest_istio_sidecar.netfilter.space import IMPOSSIBLE, Space, no_collection
 
 CAPTURING = (Fate.REDIRECTED, Fate.TPROXIED, Fate.TRANSLATED)
 
@@ -76,6 +76,7 @@ class BypassReport:
         )
 
 
+@no_collection()
 def bypasses(
     rules: Rules,
     *,

@@ -13,7 +13,7 @@ from itertools import islice
 
 from pytest_istio_sidecar.checks.bypass import ORDER, Bypass, Direction, Values
 from pytest_istio_sidecar.netfilter.cubes import Cube, Where
-from pytest_istio_sidecar.netfilter.diagram import Box, Interval, Node, answers_within
+from pytest_istio_sidecar.netfilter.diagram import Box, Interval, Node, answers_only
 from pytest_istio_sidecar.netfilter.fields import FieldName, Fields
 from pytest_istio_sidecar.netfilter.model import Family, Rule, Rules, rulesets_of
 from pytest_istio_sidecar.netfilter.packet import Packet
@@ -161,7 +161,7 @@ class FoundBypass:
             box[level] = common(box.get(level, intervals), intervals)
             if not box[level]:
                 return False
-        return answers_within(self._classes, box) != {IMPOSSIBLE}
+        return not answers_only(self._classes, box, {IMPOSSIBLE})
 
     def _but(self, cube: Cube, *, brief: bool = True) -> FoundBypass:
         return FoundBypass(cube, self._held, self.direction, self._classes, self._rules, brief=brief)
@@ -191,7 +191,7 @@ class FoundBypass:
             wider = {level: held for level, held in box.items() if level not in levels}
             if len(wider) == len(box) or (name == "protocol" and fields["destination_port"].level in box):
                 continue
-            if answers_within(self._classes, wider) <= allowed:
+            if answers_only(self._classes, wider, allowed):
                 box = wider
         return box
 

@@ -12,6 +12,7 @@ balanced halves, or at each value of only those that have a say there.
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from collections.abc import Set as AbstractSet
 from functools import reduce
 from itertools import compress
 from operator import attrgetter, is_, is_not
@@ -357,7 +358,15 @@ def _fallen(answer: Hashable) -> Hashable:
 
 def answers_within(node: Node, box: Box) -> set[Hashable]:
     """Every answer that some point of a box gets."""
-    found: set[Hashable] = set()
+    return set().union(*_leaves_within(node, box))
+
+
+def answers_only(node: Node, box: Box, allowed: AbstractSet[Hashable]) -> bool:
+    """Whether no point of a box gets another answer than these."""
+    return all(answers <= allowed for answers in _leaves_within(node, box))
+
+
+def _leaves_within(node: Node, box: Box) -> Iterator[frozenset[Hashable]]:
     seen: set[Node] = set()
     waiting = [node]
     while waiting:
@@ -366,7 +375,7 @@ def answers_within(node: Node, box: Box) -> set[Hashable]:
             continue
         seen.add(node)
         if node.level == LEAF:
-            found |= node.answers
+            yield node.answers
             continue
         asked = box.get(node.level)
         if asked is None:
@@ -379,4 +388,3 @@ def answers_within(node: Node, box: Box) -> set[Hashable]:
             if place < len(asked) and asked[place][0] <= high:
                 waiting.append(kid)
             start = high + 1
-    return found

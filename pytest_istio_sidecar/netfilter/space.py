@@ -53,7 +53,7 @@ class Space:
         rules = self.rules[which]
         known = not isinstance(rules, PodRules) or rules.order_known
         held = _having_a_say(self._rulesets[which])
-        with _no_collection():
+        with no_collection():
             return outcomes(held, self.fields, order_known=known, state=self._state)
 
     @cached_property
@@ -76,7 +76,7 @@ class Space:
 
 
 @contextmanager
-def _no_collection() -> Iterator[None]:
+def no_collection() -> Iterator[None]:
     """Without Python's collector of cycles: what diagrams are made of lives as long as they do.
 
     It would go through all of them again and again, which takes as long as making them.

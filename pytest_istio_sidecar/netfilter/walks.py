@@ -6,6 +6,7 @@ volumes are exact.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 
 from pytest_istio_sidecar.netfilter.diagram import LEAF, Box, Interval, Node
@@ -14,15 +15,7 @@ from pytest_istio_sidecar.netfilter.diagram import LEAF, Box, Interval, Node
 def answers_at(node: Node, point: Mapping[int, int]) -> frozenset[Hashable]:
     """What a diagram answers at one point, given by its value on each level that is tested."""
     while node.level != LEAF:
-        value = point[node.level]
-        low, high = 0, len(node.highs) - 1
-        while low < high:
-            middle = (low + high) // 2
-            if node.highs[middle] < value:
-                low = middle + 1
-            else:
-                high = middle
-        node = node.kids[low]
+        node = node.kids[bisect_left(node.highs, point[node.level])]
     return node.answers
 
 
@@ -60,13 +53,21 @@ def volume(node: Node, tops: Sequence[int]) -> dict[frozenset[Hashable], int]:
     return {answers: factor * count for answers, count in counted(node).items()}
 
 
-def branches(node: Node) -> Iterator[tuple[tuple[Interval, ...], Node]]:
-    """Each kid of a node once, with all intervals that lead to it."""
+def branches(node: Node, within: Sequence[Interval] = ()) -> Iterator[tuple[tuple[Interval, ...], Node]]:
+    """Each kid of a node once, with all intervals that lead to it.
+
+    Args:
+        within: only the values in these, ascending and apart; all where none is given.
+    """
+    highs, kids = node.highs, node.kids
     found: dict[Node, list[Interval]] = {}
-    start = 0
-    for high, kid in zip(node.highs, node.kids, strict=True):
-        found.setdefault(kid, []).append((start, high))
-        start = high + 1
+    for first, last in within or ((0, highs[-1]),):
+        start, place = first, bisect_left(highs, first)
+        while highs[place] < last:
+            found.setdefault(kids[place], []).append((start, highs[place]))
+            start = highs[place] + 1
+            place += 1
+        found.setdefault(kids[place], []).append((start, last))
     for kid, intervals in found.items():
         yield tuple(intervals), kid
 
@@ -96,11 +97,9 @@ def paths_within(node: Node, box: Box) -> Iterator[tuple[Box, frozenset[Hashable
             yield dict(trail), node.answers
             return
         asked = box.get(node.level)
-        for intervals, kid in branches(node):
-            held = intervals if asked is None else common(asked, intervals)
-            if held:
-                trail[node.level] = held
-                yield from walk(kid)
+        for intervals, kid in branches(node, asked or ()):
+            trail[node.level] = intervals
+            yield from walk(kid)
         if asked is None:
             trail.pop(node.level, None)
         else:
