@@ -43,6 +43,7 @@ VALUES = {
     "owner_groups_exclude": ["888,daemon"],
     "host_ipv4_loopback_cidr": ["127.0.0.0/8"],
     "redirect_dns": [True],
+    "dns_by_envoy": [True],
     "capture_all_dns": [True],
     "dns_servers_v4": ["192.0.2.53", "192.0.2.53,198.51.100.53"],
     "dns_servers_v6": ["2001:db8::53"],
