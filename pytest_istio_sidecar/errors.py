@@ -102,3 +102,9 @@ class ListenerMismatch(VerdictAgainst):
 
 class NotIntercepted(VerdictAgainst):
     """A real request was answered without Envoy having seen it."""
+
+
+# Tracebacks name them as users import them.
+for _error in tuple(vars().values()):
+    if isinstance(_error, type):
+        _error.__module__ = "pytest_istio_sidecar"
