@@ -3,6 +3,7 @@ figures of the random tests, and how much of the documentation was run."""
 
 from __future__ import annotations
 
+import contextlib
 import subprocess
 import sys
 from collections import Counter
@@ -41,6 +42,21 @@ def able_machine():
     problem = machine_problem()
     if problem is not None:
         pytest.skip(problem)
+
+
+@pytest.fixture
+def processes_with():
+    """Asks for the processes that have a variable in their environment, `NAME=value`: their command lines."""
+
+    def processes_with(variable: str) -> list[str]:
+        found = []
+        for process in Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError):
+                if variable.encode() in (process / "environ").read_bytes().split(b"\0"):
+                    found.append((process / "cmdline").read_text())
+        return found
+
+    return processes_with
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

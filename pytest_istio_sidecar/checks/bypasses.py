@@ -21,10 +21,10 @@ from pytest_istio_sidecar.netfilter.destinations import OWN, Outcome
 from pytest_istio_sidecar.netfilter.diagram import Node
 from pytest_istio_sidecar.netfilter.fields import joined
 from pytest_istio_sidecar.netfilter.model import Backend, Family, PodRules, Rules, Table, rulesets_of
-from pytest_istio_sidecar.netfilter.notebook import html_table
 from pytest_istio_sidecar.netfilter.packet import Fate, Host
 from pytest_istio_sidecar.netfilter.simplify import simplify
 from pytest_istio_sidecar.netfilter.space import IMPOSSIBLE, Space, no_collection
+from pytest_istio_sidecar.notebook import html_table
 
 CAPTURING = (Fate.REDIRECTED, Fate.TPROXIED, Fate.TRANSLATED)
 

@@ -104,7 +104,6 @@ def _show(version: str, done: int, made: Sequence[Mutant]) -> None:
 
 
 def _count(text: str) -> int:
-    count = int(text)
-    if count < 1:
-        raise argparse.ArgumentTypeError("at least 1")
-    return count
+    if not text.isdecimal() or int(text) == 0:
+        raise argparse.ArgumentTypeError(f"{text!r}: expected a number, at least 1")
+    return int(text)

@@ -227,6 +227,8 @@ def _outbound(options: argparse.Namespace, host: Host) -> Packet:
 
 
 def _identity(text: str) -> int | str:
+    if text != _NOBODY and not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r}: expected a number or {_NOBODY}")
     return text if text == _NOBODY else int(text)
 
 

@@ -18,7 +18,7 @@ from importlib import metadata
 from pathlib import Path
 
 from pytest_istio_sidecar.checks.observation import Observation, RequestKind
-from pytest_istio_sidecar.environments import embedded_pod, envoy
+from pytest_istio_sidecar.environments import envoy
 from pytest_istio_sidecar.environments.base import SidecarPod
 from pytest_istio_sidecar.environments.envoy_configuration import Sidecar, bootstrap
 from pytest_istio_sidecar.environments.lease import Lease, clean_stale
@@ -30,6 +30,7 @@ from pytest_istio_sidecar.environments.network_namespace import (
     unshare_command,
 )
 from pytest_istio_sidecar.environments.pod_process import COMMAND_SECONDS, PodRunner, bring_up_pod, end_pod
+from pytest_istio_sidecar.environments.pod_specification import Specification
 from pytest_istio_sidecar.environments.process import SYSTEM_PATH, ProcessIdentity
 from pytest_istio_sidecar.environments.redaction import configuration_as_evidence
 from pytest_istio_sidecar.environments.traffic import APPLICATION_ID, ECHO_PORT, HTTPBIN_PORT, Traffic
@@ -287,7 +288,7 @@ class EmbeddedEnvironment:
         unfinished.rename(state)
 
 
-def _specification(rules: PodRulesText, sidecar: Sidecar, seconds: float) -> embedded_pod.Specification:
+def _specification(rules: PodRulesText, sidecar: Sidecar, seconds: float) -> Specification:
     """Everything that the pod's first process needs to know; all that can be missing is missed here."""
     pod_commands, client_commands = network_commands()
     as_user = [require_program("setpriv"), "--clear-groups"]

@@ -24,7 +24,10 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import NoReturn, TypedDict
+from typing import TYPE_CHECKING, NoReturn
+
+if TYPE_CHECKING:
+    from pytest_istio_sidecar.environments.pod_specification import Specification
 
 CLIENT_NETWORK = "/run/netns/client"
 """Where iproute2 keeps the client's network namespace; /run is a private tmpfs here."""
@@ -36,44 +39,6 @@ _MOUNT_HARDENING = 0x2 | 0x4
 """MS_NOSUID | MS_NODEV, from linux/mount.h."""
 _LARGEST_ANSWER = 1 << 20
 _LIBC = ctypes.CDLL(None, use_errno=True)
-
-
-class Rules(TypedDict):
-    """One `iptables-restore` and what it reads."""
-
-    argv: list[str]
-    text: str
-
-
-class StandIn(TypedDict):
-    """A server of this module: what it calls itself, where it listens and as whom."""
-
-    who: str
-    ports: list[int]
-    network: str
-    uid: int
-
-
-class Specification(TypedDict):
-    """What to build.
-
-    Fields: the pod's directory; the program `ip` and its batches for both namespaces; commands that
-    make policy routes; rules; Envoy's bootstrap; the programs to run and, for each to wait for, its
-    name, port and path; stand-ins; the environment variables of all; the seconds it may take.
-    """
-
-    directory: str
-    ip: str
-    pod_commands: list[str]
-    client_commands: list[str]
-    policy_routes: list[list[str]]
-    rules: list[Rules]
-    envoy_bootstrap: dict[str, object]
-    services: dict[str, list[str]]
-    ready: list[tuple[str, int, str]]
-    stand_ins: list[StandIn]
-    environment: dict[str, str]
-    seconds: float
 
 
 class PodProblemError(Exception):

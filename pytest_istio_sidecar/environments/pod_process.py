@@ -20,6 +20,7 @@ from pathlib import Path
 from pytest_istio_sidecar.environments import embedded_pod
 from pytest_istio_sidecar.environments.lease import Lease, write_supervisor
 from pytest_istio_sidecar.environments.network_namespace import explain_failed_unshare
+from pytest_istio_sidecar.environments.pod_specification import Specification
 from pytest_istio_sidecar.environments.process import ProcessIdentity
 from pytest_istio_sidecar.errors import EnvironmentProblem
 from pytest_istio_sidecar.readers.command import CommandResult
@@ -127,7 +128,7 @@ def end_pod(supervisor: ProcessIdentity) -> None:
 
 
 def bring_up_pod(
-    command: Sequence[str], specification: embedded_pod.Specification, lease: Lease, timeout: float
+    command: Sequence[str], specification: Specification, lease: Lease, timeout: float
 ) -> tuple[ProcessIdentity, dict[str, float]]:
     """Start the pod's first process and wait until it serves; returns it and the seconds of each part."""
     lease.directory.mkdir(mode=0o700)

@@ -18,7 +18,6 @@ from pytest_istio_sidecar.netfilter.matches import Hidden
 from pytest_istio_sidecar.netfilter.matching import why_unknown
 from pytest_istio_sidecar.netfilter.model import PodRules, Rule, Rules, Ruleset, rulesets_of
 from pytest_istio_sidecar.netfilter.nat_target import Unforeseeable
-from pytest_istio_sidecar.netfilter.notebook import html_table
 from pytest_istio_sidecar.netfilter.packet import Endpoint, Fate, Host, Packet
 from pytest_istio_sidecar.netfilter.passage import Passage
 from pytest_istio_sidecar.netfilter.routing import Routing
@@ -34,6 +33,7 @@ from pytest_istio_sidecar.netfilter.targets import (
     Verdict,
 )
 from pytest_istio_sidecar.netfilter.traversal import CompiledRule, CompiledRuleset, Entry, compile_ruleset
+from pytest_istio_sidecar.notebook import html_table
 
 K = TypeVar("K")
 V = TypeVar("V")

@@ -44,7 +44,9 @@ def with_a_test(place: Lab, text: str = ONE_TEST) -> Lab:
     "phase",
     ["creating the kind cluster", "installing Istio", "deploying deployment/httpbin", "making istio-proxy"],
 )
-def test_an_interrupted_run_deletes_its_cluster(lab: Callable[..., Lab], phase: str) -> None:
+def test_an_interrupted_run_deletes_its_cluster(
+    lab: Callable[..., Lab], phase: str, processes_with: Callable[[str], list[str]]
+) -> None:
     place = with_a_test(lab())
     run = place.start("test_mine.py")
     place.wait_for(phase, run)
@@ -55,18 +57,7 @@ def test_an_interrupted_run_deletes_its_cluster(lab: Callable[..., Lab], phase: 
     assert f"deleting the kind cluster {place.name}: " in done.output
     assert not place.exists(), done.output
     assert list((place.directory / "runtime").rglob("*.json")) == []
-    assert processes_of(place) == []
-
-
-def processes_of(place: Lab) -> list[str]:
-    """Processes whose environment says that they belong to a lab's runs."""
-    mark = f"XDG_RUNTIME_DIR={place.environment['XDG_RUNTIME_DIR']}".encode()
-    found = []
-    for process in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError):
-            if mark in (process / "environ").read_bytes().split(b"\0"):
-                found.append((process / "cmdline").read_text())
-    return found
+    assert processes_with(f"XDG_RUNTIME_DIR={place.environment['XDG_RUNTIME_DIR']}") == []
 
 
 def test_a_killed_run_leaves_a_cluster_that_clean_removes(lab: Callable[..., Lab]) -> None:

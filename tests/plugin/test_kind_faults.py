@@ -6,7 +6,6 @@ in tests/cluster.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import signal
@@ -15,7 +14,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -176,7 +175,9 @@ def test_a_pod_that_never_gets_ready_ends_the_run_at_the_deadline(
 
 
 @pytest.mark.parametrize("phase", [*PHASES, "deploy", "privileged", "tests"])
-def test_ctrl_c_in_any_phase_leaves_nothing_and_says_so(bench: Bench, phase: str) -> None:
+def test_ctrl_c_in_any_phase_leaves_nothing_and_says_so(
+    bench: Bench, phase: str, processes_with: Callable[[str], list[str]]
+) -> None:
     process = bench.start("--istio-timeout=60", faults=f"{phase}:hang")
     bench.wait_for(phase)
     os.killpg(process.pid, signal.SIGINT)
@@ -184,11 +185,13 @@ def test_ctrl_c_in_any_phase_leaves_nothing_and_says_so(bench: Bench, phase: str
     assert process.returncode == pytest.ExitCode.INTERRUPTED, output
     assert "istio-sidecar: deleting the kind cluster one: " in output
     assert bench.left() == []
-    assert _processes_of(bench) == []
+    assert processes_with(f"FAKE_HOME={bench.home}") == []
 
 
 @pytest.mark.parametrize("phase", ["create", "privileged", "tests"])
-def test_ctrl_c_where_the_cluster_is_to_be_kept_says_how_to_get_in(bench: Bench, phase: str) -> None:
+def test_ctrl_c_where_the_cluster_is_to_be_kept_says_how_to_get_in(
+    bench: Bench, phase: str, processes_with: Callable[[str], list[str]]
+) -> None:
     process = bench.start("--istio-timeout=60", "--istio-keep=always", faults=f"{phase}:hang")
     bench.wait_for(phase)
     os.killpg(process.pid, signal.SIGINT)
@@ -196,7 +199,7 @@ def test_ctrl_c_where_the_cluster_is_to_be_kept_says_how_to_get_in(bench: Bench,
     assert process.returncode == pytest.ExitCode.INTERRUPTED, output
     assert "cluster one is kept: export KUBECONFIG=" in output
     assert "one" in bench.left()
-    assert _processes_of(bench) == []
+    assert processes_with(f"FAKE_HOME={bench.home}") == []
     assert "kind cluster one" in bench.tool("clean")
     assert bench.left() == []
 
@@ -216,17 +219,6 @@ def test_ctrl_c_on_a_cluster_of_ones_own_puts_the_edit_back_and_says_so(bench: B
     assert "istio-sidecar: put deployments/httpbin in namespace default back" in output
     assert not bench.api.privileged
     assert bench.left() == []
-
-
-def _processes_of(bench: Bench) -> list[str]:
-    """Processes whose environment says that they belong to this bench."""
-    mark = f"FAKE_HOME={bench.home}".encode()
-    found = []
-    for process in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError):
-            if mark in (process / "environ").read_bytes().split(b"\0"):
-                found.append((process / "cmdline").read_text())
-    return found
 
 
 @pytest.mark.parametrize("phase", PHASES)

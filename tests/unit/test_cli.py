@@ -129,6 +129,14 @@ def test_wrong_use_ends_with_status_2_and_says_what_is_wrong(rules, capsys, argu
     assert captured.out == ""
 
 
+@pytest.mark.parametrize("option", ["--uid", "--gid"])
+def test_a_user_that_is_no_number_is_refused_with_what_it_may_be(rules, capsys, option):
+    with pytest.raises(SystemExit) as ended:
+        main(["trace", rules, "--outbound", "192.0.2.7:80", option, "root"])
+    assert ended.value.code == 2
+    assert f"argument {option}: 'root': expected a number or none" in capsys.readouterr().err
+
+
 def test_a_packet_line_that_is_none_is_named(rules, tmp_path, capsys):
     packets = tmp_path / "packets.jsonl"
     packets.write_text('\n{"hook": "NOWHERE"}\n')

@@ -31,3 +31,4 @@ def test_no_mutants_are_refused(no_pod, capsys, count):
     with pytest.raises(SystemExit) as ended:
         main(["selftest", f"--mutants={count}"])
     assert ended.value.code == 2
+    assert f"--mutants: '{count}': expected a number, at least 1" in capsys.readouterr().err
