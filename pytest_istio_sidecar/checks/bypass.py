@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from pytest_istio_sidecar.errors import UsageProblem
-from pytest_istio_sidecar.netfilter.diagram import Interval, Node
+from pytest_istio_sidecar.netfilter.diagram import Diagrams, Interval, Node
 from pytest_istio_sidecar.netfilter.fields import NO_SOCKET, FieldName, Fields, joined, outside
 from pytest_istio_sidecar.netfilter.matches import PROTOCOL_NAMES, PROTOCOLS
 from pytest_istio_sidecar.netfilter.model import Family
@@ -100,14 +100,13 @@ class Bypass:
         """
         return _Parser(text).bypass()
 
-    def condition(self, fields: Fields) -> Node:
+    def condition(self, fields: Fields, diagrams: Diagrams) -> Node:
         """Its packets, among those of the fields' hook and family."""
-        diagrams = fields.diagrams
         if HOOKS[self.direction] != fields.hook or self.family not in (None, fields.family):
             return diagrams.fall
         node = diagrams.holds
         for name, values in self.where:
-            node = diagrams.when(_condition(fields, name, values), node)
+            node = diagrams.when(_condition(fields, diagrams, name, values), node)
         return node
 
 
@@ -115,21 +114,20 @@ def _each(value: int | Collection[int]) -> Iterable[int]:
     return [value] if isinstance(value, int) else sorted(value)
 
 
-def _condition(fields: Fields, name: FieldName, values: Values) -> Node:
-    diagrams, field = fields.diagrams, fields[name]
+def _condition(fields: Fields, diagrams: Diagrams, name: FieldName, values: Values) -> Node:
+    field = fields[name]
     names = [value for value in values if isinstance(value, str)]
     if name == "interface":
         places = [(place, place) for place, held in enumerate(fields.interfaces) if held in names]
         return field.intervals(diagrams, places)
     intervals = joined(value for value in values if not isinstance(value, str))
     parts = [field.intervals(diagrams, [held for held in intervals if held[1] <= field.top])]
-    parts += [_under_masks(fields, name, text) for text in names]
+    parts += [_under_masks(fields, diagrams, name, text) for text in names]
     return diagrams.chain(parts)
 
 
-def _under_masks(fields: Fields, name: FieldName, text: str) -> Node:
+def _under_masks(fields: Fields, diagrams: Diagrams, name: FieldName, text: str) -> Node:
     """Values under masks: "0x1/0x1|0x2/0x3&!0x10/0xf0"."""
-    diagrams = fields.diagrams
     node = diagrams.holds
     for term in text.split("&"):
         pairs = [_pattern(name, pair) for pair in term.removeprefix("!").split("|")]

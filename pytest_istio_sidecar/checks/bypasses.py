@@ -133,7 +133,7 @@ def check_only_bypasses(
     findings: list[Finding] = []
     for direction, family, space, classes in _spaces(rules, envoy_ports, expected, host):
         diagrams = space.diagrams
-        permitted = diagrams.chain([held.condition(space.fields) for held in meant])
+        permitted = diagrams.chain([held.condition(space.fields, diagrams) for held in meant])
         left = diagrams.first(diagrams.when(permitted, diagrams.leaf(_CAUGHT)), classes)
         for found in _found(space, left, direction, rules):
             if found.by_design:

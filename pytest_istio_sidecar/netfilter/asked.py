@@ -8,9 +8,9 @@ another by the condition.
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
-from pytest_istio_sidecar.netfilter.diagram import Interval, Node
+from pytest_istio_sidecar.netfilter.diagram import Diagrams, Interval, Node
 from pytest_istio_sidecar.netfilter.fields import FieldName, Fields, joined
 from pytest_istio_sidecar.netfilter.matches import Extension, Match, Transport
 from pytest_istio_sidecar.netfilter.matching import NUMBERS
@@ -26,32 +26,33 @@ _NO_PROTOCOL = 254
 class Asked:
     """Turns tests of `matching` into diagrams over the fields of one hook."""
 
-    def __init__(self, fields: Fields, routing: Routing) -> None:
+    def __init__(self, fields: Fields, diagrams: Diagrams, routing: Routing) -> None:
         self.fields = fields
-        self.diagrams = fields.diagrams
+        self.diagrams = diagrams
         self.routing = routing
 
     def condition(self, test: Test, match: Match, view: View) -> Node:
         """A condition told by asking `matching` of one packet of each class that it can tell apart."""
-        names = _asks_for(match)
-        values: dict[FieldName, int] = {}
+        return self._split(test, match, view, _asks_for(match), {})
 
-        def split(index: int) -> Node:
-            if index == len(names):
-                return self.diagrams.told(test(self._packet_seen(values, view)))
-            groups: dict[Node, list[Interval]] = {}
-            for low, high in self._cells(names[index], match):
-                values[names[index]] = low
-                groups.setdefault(split(index + 1), []).append((low, high))
-            field = self.fields[names[index]]
-            return self.diagrams.chain(
-                [
-                    self.diagrams.when(field.intervals(self.diagrams, joined(cells)), node)
-                    for node, cells in groups.items()
-                ]
-            )
-
-        return split(0)
+    def _split(
+        self, test: Test, match: Match, view: View, names: Sequence[FieldName], values: dict[FieldName, int]
+    ) -> Node:
+        """The condition of packets with these values, told apart by the fields that are left."""
+        if not names:
+            return self.diagrams.told(test(self._packet_seen(values, view)))
+        name, *left = names
+        groups: dict[Node, list[Interval]] = {}
+        for low, high in self._cells(name, match):
+            told = self._split(test, match, view, left, {**values, name: low})
+            groups.setdefault(told, []).append((low, high))
+        field = self.fields[name]
+        return self.diagrams.chain(
+            [
+                self.diagrams.when(field.intervals(self.diagrams, joined(cells)), node)
+                for node, cells in groups.items()
+            ]
+        )
 
     def _packet_seen(self, values: dict[FieldName, int], view: View) -> Skb:
         """The packet that entered with these values, and has become what the view says."""

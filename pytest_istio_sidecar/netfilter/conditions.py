@@ -8,7 +8,7 @@ says of that packet; conditions that are not plain intervals ask `matching` itse
 from __future__ import annotations
 
 from pytest_istio_sidecar.netfilter.asked import Asked
-from pytest_istio_sidecar.netfilter.diagram import Box, Interval, Node
+from pytest_istio_sidecar.netfilter.diagram import Box, Diagrams, Interval, Node
 from pytest_istio_sidecar.netfilter.fields import NO_SOCKET, FieldName, Fields, joined, outside
 from pytest_istio_sidecar.netfilter.matches import (
     Address,
@@ -33,11 +33,11 @@ from pytest_istio_sidecar.netfilter.walks import common
 class Conditions:
     """Turns conditions into boxes and diagrams over the fields of one hook."""
 
-    def __init__(self, fields: Fields) -> None:
+    def __init__(self, fields: Fields, diagrams: Diagrams) -> None:
         self.fields = fields
-        self.diagrams = fields.diagrams
+        self.diagrams = diagrams
         self.routing = Routing(fields.host)
-        self._asked = Asked(fields, self.routing)
+        self._asked = Asked(fields, diagrams, self.routing)
         self._made: dict[tuple[Match, View, bool], Node] = {}
 
     def guard(self, rule: Rule, view: View, inside: Node, writer: str | None = None) -> Node:

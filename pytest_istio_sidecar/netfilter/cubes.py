@@ -42,7 +42,7 @@ class Cube:
     def volume(self) -> int:
         """How many points of the fields it has."""
         size = 1
-        for level, top in enumerate(self.fields.diagrams.tops):
+        for level, top in enumerate(self.fields.tops):
             size *= sum(high - low + 1 for low, high in self.box.get(level, ((0, top),)))
         return size
 

@@ -11,7 +11,7 @@ import ipaddress
 from collections.abc import Callable
 from typing import Final, NamedTuple
 
-from pytest_istio_sidecar.netfilter.diagram import Interval, Node
+from pytest_istio_sidecar.netfilter.diagram import Diagrams, Interval, Node
 from pytest_istio_sidecar.netfilter.fields import FieldName, Fields
 from pytest_istio_sidecar.netfilter.matches import Extension
 from pytest_istio_sidecar.netfilter.nat_target import at_random
@@ -49,9 +49,9 @@ Next = Callable[[Stand], Node]
 class Destinations:
     """Applies targets that send packets elsewhere; each method goes on with `then`."""
 
-    def __init__(self, fields: Fields, routing: Routing, *, settled: bool) -> None:
+    def __init__(self, fields: Fields, diagrams: Diagrams, routing: Routing, *, settled: bool) -> None:
         self._fields = fields
-        self._diagrams = fields.diagrams
+        self._diagrams = diagrams
         self._routing = routing
         self._translations_matter = any(_asks_for_translations(match) for match in fields.matches)
         self._keeps = any(_keeps_a_part(target) for target in fields.targets)

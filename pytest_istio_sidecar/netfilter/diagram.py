@@ -104,28 +104,31 @@ class Diagrams:
             highs, kids = list(compress(highs, last)), list(compress(kids, last))
         if len(kids) == 1:
             return kids[0]
-        key = (level, tuple(highs), tuple(kids))
+        return self._node(level, tuple(highs), tuple(kids))
+
+    def _node(self, level: int, highs: tuple[int, ...], kids: tuple[Node, ...]) -> Node:
+        """As `make`, for two kids or more of which neighbours differ."""
+        key = (level, highs, kids)
         known = self._nodes.get(key)
         if known is None:
             number = len(self._nodes) << 1 | 1
             falls = any(map(_FALLS, kids))
-            known = self._nodes[key] = Node(number, level, key[1], key[2], _NOTHING, falls=falls)
+            known = self._nodes[key] = Node(number, level, highs, kids, _NOTHING, falls=falls)
         return known
 
     def box(self, box: Box, inside: Node) -> Node:
         """`inside` for every point of the box, undecided elsewhere."""
-        levels = sorted(box)
-        if levels and inside.level <= levels[-1]:
-            return self._cut(box, tuple(levels), inside, {})
-        for level in reversed(levels):
-            inside = self._within(level, box[level], inside)
-        return inside
+        return self._cut(box, tuple(sorted(box)), inside, {})
 
     def _cut(
         self, box: Box, levels: tuple[int, ...], node: Node, done: dict[tuple[tuple[int, ...], Node], Node]
     ) -> Node:
         """What is left of a diagram in a box, from the first of these levels on."""
         if not levels or node is self.fall:
+            return node
+        if node.level > levels[-1]:
+            for level in reversed(levels):
+                node = self._within(level, box[level], node)
             return node
         key = (levels, node)
         if key not in done:
@@ -146,6 +149,14 @@ class Diagrams:
         return done[key]
 
     def _within(self, level: int, intervals: Sequence[Interval], inside: Node) -> Node:
+        if len(intervals) == 1 and inside is not self.fall:
+            fall, top = self.fall, self.tops[level]
+            (low, high), *_ = intervals
+            if low == 0:
+                return inside if high == top else self._node(level, (high, top), (inside, fall))
+            if high == top:
+                return self._node(level, (low - 1, top), (fall, inside))
+            return self._node(level, (low - 1, high, top), (fall, inside, fall))
         return self._apart(level, [(low, high, inside) for low, high in intervals])
 
     def _apart(self, level: int, parts: Sequence[Part]) -> Node:
@@ -280,22 +291,18 @@ class Diagrams:
         return self._map(node, united)
 
     def _map(self, node: Node, change: Callable[[Node], Node]) -> Node:
-        if node.level == LEAF:
-            return change(node)
-        done: dict[Node, Node] = {}
+        return self._mapped(node, change, {})
 
-        def mapped(node: Node) -> Node:
-            known = done.get(node)
-            if known is None:
-                if node.level == LEAF:
-                    known = change(node)
-                else:
-                    kids = [mapped(kid) for kid in node.kids]
-                    known = self.branch(node.level, node.highs, kids)
-                done[node] = known
-            return known
-
-        return mapped(node)
+    def _mapped(self, node: Node, change: Callable[[Node], Node], done: dict[Node, Node]) -> Node:
+        known = done.get(node)
+        if known is None:
+            if node.level == LEAF:
+                known = change(node)
+            else:
+                kids = [done.get(kid) or self._mapped(kid, change, done) for kid in node.kids]
+                known = self.branch(node.level, node.highs, kids)
+            done[node] = known
+        return known
 
     def branch(self, level: int, highs: Sequence[int], kids: Sequence[Node]) -> Node:
         """As `make`, for kids that may test this level or ones above it."""

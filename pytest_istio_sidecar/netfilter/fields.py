@@ -144,7 +144,8 @@ class Fields:
             parts = _parts(name, masks, top, level) if holes else ()
             tops += [(1 << len(part.shifts)) - 1 for part in parts] or [top]
             self._fields[name] = Field(name=name, level=level, top=top, parts=parts)
-        self.diagrams = Diagrams(tops)
+        self.tops = tuple(tops)
+        """The greatest value of each level."""
 
     def __getitem__(self, name: FieldName) -> Field:
         return self._fields[name]

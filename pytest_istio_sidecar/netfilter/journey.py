@@ -13,7 +13,7 @@ from itertools import permutations
 
 from pytest_istio_sidecar.netfilter.conditions import Conditions
 from pytest_istio_sidecar.netfilter.destinations import Destinations, Next, Outcome, Stand
-from pytest_istio_sidecar.netfilter.diagram import Node
+from pytest_istio_sidecar.netfilter.diagram import Diagrams, Node
 from pytest_istio_sidecar.netfilter.fields import Fields
 from pytest_istio_sidecar.netfilter.matches import Mark
 from pytest_istio_sidecar.netfilter.model import Ruleset
@@ -53,16 +53,16 @@ _AFTER_NAT = {
 class Journey:
     """The outcomes of every packet that enters at a hook, for rulesets in one order of back ends."""
 
-    def __init__(self, rulesets: Sequence[Ruleset], fields: Fields, state: str) -> None:
+    def __init__(self, rulesets: Sequence[Ruleset], fields: Fields, diagrams: Diagrams, state: str) -> None:
         self._fields = fields
-        self._diagrams = fields.diagrams
-        self._conditions = Conditions(fields)
+        self._diagrams = diagrams
+        self._conditions = Conditions(fields, diagrams)
         self._routing = self._conditions.routing
         self._state = state
         marks = any(isinstance(match, Mark) for match in fields.matches)
         self._order = [Chains(held, self._conditions, marks_matter=marks) for held in rulesets]
         decided = any(self._decides(table) for table in _AFTER_NAT[fields.hook])
-        self._nat = Destinations(fields, self._routing, settled=not decided)
+        self._nat = Destinations(fields, diagrams, self._routing, settled=not decided)
         self._known: dict[tuple[tuple[Table, ...], int, Next, Stand], Node] = {}
 
     def outcomes(self) -> Node:
@@ -71,9 +71,12 @@ class Journey:
         view = View(first=first, connmark=Bits(0, 0) if first else None)
         if self._fields.hook == "OUTPUT":
             stand = Stand(view._replace(outgoing=ENTERED, has_socket=True))
-            return self._ask(_OUT, stand, self._tracked(self._send))
-        stand = Stand(view._replace(incoming=ENTERED))
-        return self._ask(_IN, stand, self._tracked(self._receive))
+            node = self._ask(_OUT, stand, self._tracked(self._send))
+        else:
+            stand = Stand(view._replace(incoming=ENTERED))
+            node = self._ask(_IN, stand, self._tracked(self._receive))
+        self._known.clear()  # its keys hold this journey, which would keep all diagrams
+        return node
 
     def _tracked(self, then: Next) -> Next:
         """Conntrack looks the packet up, unless raw told it not to."""
@@ -200,13 +203,15 @@ class Journey:
         return self._order[back_end].builtin(table, hook, stand.view, follow)
 
 
-def outcomes(rulesets: Sequence[Ruleset], fields: Fields, *, order_known: bool, state: str = "NEW") -> Node:
+def outcomes(
+    rulesets: Sequence[Ruleset], fields: Fields, diagrams: Diagrams, *, order_known: bool, state: str = "NEW"
+) -> Node:
     """The outcomes of every packet, for every order in which the kernel may ask the back ends."""
     orders: Iterable[Sequence[Ruleset]] = [rulesets]
     if len(rulesets) > 1 and not order_known:
         orders = permutations(rulesets)
     result: Node | None = None
     for order in orders:
-        node = Journey(order, fields, state).outcomes()
-        result = node if result is None else fields.diagrams.union(result, node)
-    return result if result is not None else fields.diagrams.leaf(Outcome(Fate.UNCHANGED))
+        node = Journey(order, fields, diagrams, state).outcomes()
+        result = node if result is None else diagrams.union(result, node)
+    return result if result is not None else diagrams.leaf(Outcome(Fate.UNCHANGED))

@@ -52,7 +52,7 @@ class _Flow:
     def __init__(self, space: Space, ruleset: Ruleset) -> None:
         self.space = space
         self.diagrams = space.diagrams
-        self.conditions = Conditions(space.fields)
+        self.conditions = Conditions(space.fields, space.diagrams)
         marks = any(isinstance(match, Mark) for match in space.fields.matches)
         self.chains = Chains(ruleset, self.conditions, marks_matter=marks)
 

@@ -16,57 +16,63 @@ _GROUPS: Final = 8
 
 def simplify(diagrams: Diagrams, node: Node, free: Node) -> Node:
     """A diagram with fewer tests that answers the same wherever this one does not answer `free`."""
-    unified: dict[tuple[Node, Node], Node | None] = {}
-    done: dict[Node, Node] = {}
+    return _Simplifier(diagrams, free).simple(node)
 
-    def unify(one: Node, other: Node) -> Node | None:
-        """A diagram that agrees with both where they are not free; None where they disagree."""
-        if one is other or other is free:
-            return one
-        if one is free:
-            return other
-        if one.level == other.level == LEAF:
-            return None
-        key = (one, other)
-        if key not in unified:
-            try:
-                unified[key] = diagrams.pairwise(unify_or_leave, one, other)
-            except _Disagree:
-                unified[key] = None
-        return unified[key]
 
-    def unify_or_leave(one: Node, other: Node) -> Node:
-        both = unify(one, other)
-        if both is None:
-            raise _Disagree
-        return both
+class _Simplifier:
+    def __init__(self, diagrams: Diagrams, free: Node) -> None:
+        self.diagrams = diagrams
+        self.free = free
+        self.unified: dict[tuple[Node, Node], Node | None] = {}
+        self.done: dict[Node, Node] = {}
 
-    def no_larger(both: Node, one: Node, other: Node) -> bool:
-        """Whether one diagram for two is no harder to read than the harder of the two."""
-        if both.level == LEAF or both is one or both is other:
-            return True
-        return _size(simple(both)) <= max(_size(simple(one)), _size(simple(other)))
-
-    def simple(node: Node) -> Node:
+    def simple(self, node: Node) -> Node:
         if node.level == LEAF:
             return node
-        if node not in done:
+        if node not in self.done:
             groups: list[Node] = []
             place: dict[Node, int] = {}
             for kid in dict.fromkeys(node.kids):
                 for at, held in enumerate(groups[:_GROUPS]):
-                    both = unify(held, kid)
-                    if both is not None and no_larger(both, held, kid):
+                    both = self.unify(held, kid)
+                    if both is not None and self.no_larger(both, held, kid):
                         groups[at], place[kid] = both, at
                         break
                 else:
                     place[kid] = len(groups)
                     groups.append(kid)
-            kept = [simple(group) for group in groups]
-            done[node] = diagrams.make(node.level, node.highs, [kept[place[kid]] for kid in node.kids])
-        return done[node]
+            kept = [self.simple(group) for group in groups]
+            kids = [kept[place[kid]] for kid in node.kids]
+            self.done[node] = self.diagrams.make(node.level, node.highs, kids)
+        return self.done[node]
 
-    return simple(node)
+    def unify(self, one: Node, other: Node) -> Node | None:
+        """A diagram that agrees with both where they are not free; None where they disagree."""
+        if one is other or other is self.free:
+            return one
+        if one is self.free:
+            return other
+        if one.level == other.level == LEAF:
+            return None
+        key = (one, other)
+        if key not in self.unified:
+            try:
+                self.unified[key] = self.diagrams.pairwise(self.unify_or_leave, one, other)
+            except _Disagree:
+                self.unified[key] = None
+        return self.unified[key]
+
+    def unify_or_leave(self, one: Node, other: Node) -> Node:
+        both = self.unify(one, other)
+        if both is None:
+            raise _Disagree
+        return both
+
+    def no_larger(self, both: Node, one: Node, other: Node) -> bool:
+        """Whether one diagram for two is no harder to read than the harder of the two."""
+        if both.level == LEAF or both is one or both is other:
+            return True
+        return _size(self.simple(both)) <= max(_size(self.simple(one)), _size(self.simple(other)))
 
 
 class _Disagree(Exception):

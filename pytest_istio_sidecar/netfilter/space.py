@@ -18,7 +18,7 @@ from functools import cached_property
 
 from pytest_istio_sidecar.netfilter.cubes import Cube, cubes_of
 from pytest_istio_sidecar.netfilter.destinations import Outcome
-from pytest_istio_sidecar.netfilter.diagram import Interval, Node
+from pytest_istio_sidecar.netfilter.diagram import Diagrams, Interval, Node
 from pytest_istio_sidecar.netfilter.fields import NO_SOCKET, FieldName, Fields, joined, outside
 from pytest_istio_sidecar.netfilter.journey import outcomes
 from pytest_istio_sidecar.netfilter.model import Family, PodRules, Rules, Ruleset, rulesets_of
@@ -46,7 +46,7 @@ class Space:
         self._state = state
         self._rulesets = [rulesets_of(held, family) for held in rules]
         self.fields = Fields([r for held in self._rulesets for r in held], hook, self.host, family)
-        self.diagrams = self.fields.diagrams
+        self.diagrams = Diagrams(self.fields.tops)
 
     def outcomes(self, which: int = 0) -> Node:
         """What becomes of every packet under one of the sets of rules: answers are `Outcome`s."""
@@ -54,12 +54,12 @@ class Space:
         known = not isinstance(rules, PodRules) or rules.order_known
         held = _having_a_say(self._rulesets[which])
         with no_collection():
-            return outcomes(held, self.fields, order_known=known, state=self._state)
+            return outcomes(held, self.fields, self.diagrams, order_known=known, state=self._state)
 
     @cached_property
     def possible(self) -> Node:
         """Where the host can see such a packet."""
-        return _inbound(self.fields) if self.hook == "PREROUTING" else _outbound(self.fields)
+        return _inbound(self) if self.hook == "PREROUTING" else _outbound(self)
 
     @property
     def own_ranges(self) -> tuple[Interval, ...]:
@@ -219,12 +219,13 @@ def _having_a_say(rulesets: Sequence[Ruleset]) -> tuple[Ruleset, ...]:
     )
 
 
-def _inbound(fields: Fields) -> Node:
+def _inbound(space: Space) -> Node:
     """From elsewhere, by an interface that is not lo, to an address of this host."""
+    fields = space.fields
     local = joined(_own_ranges(fields, loopback=False))
     not_from = joined([*_own_ranges(fields, loopback=True), *_NO_PEER[fields.family]])
     return _all_of(
-        fields,
+        space,
         _real_protocol(fields),
         ("interface", _external(fields)),
         ("uid", [(NO_SOCKET, NO_SOCKET)]),
@@ -235,31 +236,31 @@ def _inbound(fields: Fields) -> Node:
     )
 
 
-def _outbound(fields: Fields) -> Node:
+def _outbound(space: Space) -> Node:
     """From an address of this host: by lo to its own, by another interface to others."""
-    diagrams = fields.diagrams
+    fields, diagrams = space.fields, space.diagrams
     top = fields["destination"].top
     own = joined(_own_ranges(fields, loopback=True))
     loopback = joined(_LOOPBACK[fields.family])
     elsewhere = outside(joined([*own, *_NO_DESTINATION[fields.family]]), top)
     lo = fields.interfaces.index("lo")
-    to_itself = _all_of(fields, ("interface", [(lo, lo)]), ("source", own), ("destination", own))
+    to_itself = _all_of(space, ("interface", [(lo, lo)]), ("source", own), ("destination", own))
     away = _all_of(
-        fields,
+        space,
         ("interface", _external(fields)),
         ("source", joined(_own_ranges(fields, loopback=False))),
         ("destination", elsewhere),
     )
     ids = (1, fields["uid"].top)
-    with_socket = _all_of(fields, ("uid", [ids]), ("gid", [ids]))
-    without = _all_of(fields, ("uid", [(NO_SOCKET, NO_SOCKET)]), ("gid", [(NO_SOCKET, NO_SOCKET)]))
+    with_socket = _all_of(space, ("uid", [ids]), ("gid", [ids]))
+    without = _all_of(space, ("uid", [(NO_SOCKET, NO_SOCKET)]), ("gid", [(NO_SOCKET, NO_SOCKET)]))
     sender = diagrams.first(with_socket, without)
     route = diagrams.first(to_itself, away) if loopback else away
     # TCP has no multicast and no broadcast (RFC 9293 3.9.2.3).
     many = fields["destination"].intervals(diagrams, joined(_MANY[fields.family]))
     tcp = fields["protocol"].intervals(diagrams, [(6, 6)])
     no_tcp_to_many = diagrams.negate(diagrams.when(tcp, many))
-    real = _all_of(fields, _real_protocol(fields))
+    real = _all_of(space, _real_protocol(fields))
     return diagrams.when(real, diagrams.when(sender, diagrams.when(no_tcp_to_many, route)))
 
 
@@ -272,10 +273,11 @@ def _external(fields: Fields) -> list[Interval]:
     return list(joined((place, place) for place, name in enumerate(fields.interfaces) if name in held))
 
 
-def _all_of(fields: Fields, *asked: tuple[FieldName, Sequence[Interval]]) -> Node:
-    node = fields.diagrams.holds
+def _all_of(space: Space, *asked: tuple[FieldName, Sequence[Interval]]) -> Node:
+    diagrams = space.diagrams
+    node = diagrams.holds
     for name, intervals in reversed(asked):
-        node = fields.diagrams.when(fields[name].intervals(fields.diagrams, intervals), node)
+        node = diagrams.when(space.fields[name].intervals(diagrams, intervals), node)
     return node
 
 

@@ -1,5 +1,6 @@
 """Every packet that gets by without Envoy: complete, disjoint, with its rule and witness."""
 
+import gc
 import json
 from ipaddress import ip_address
 from random import Random
@@ -24,6 +25,7 @@ from pytest_istio_sidecar import (
     render_save,
     trace,
 )
+from pytest_istio_sidecar.netfilter.diagram import Diagrams
 
 EXPECTED = expected_ruleset("1.8.3")
 ISTIO = render_save(EXPECTED)
@@ -289,3 +291,18 @@ def test_a_single_port_is_the_one_at_random_too():
     report = bypasses(nat("-A PREROUTING -p tcp -j REDIRECT --to-ports 15006 --random"))
     assert report.conditional == ()
     assert [found.text for found in report.inbound] == ["inbound not tcp"]
+
+
+def test_a_report_keeps_none_of_the_diagrams_that_it_was_found_with() -> None:
+    def diagrams() -> int:
+        return sum(isinstance(held, Diagrams) for held in gc.get_objects())
+
+    gc.collect()
+    before = diagrams()
+    gc.disable()
+    try:
+        report = bypasses(EXPECTED)
+        assert report.inbound
+        assert diagrams() == before
+    finally:
+        gc.enable()
