@@ -163,6 +163,7 @@ if TYPE_CHECKING:
     from pytest_istio_sidecar.netfilter.parse_list import parse_iptables_list as parse_iptables_list
     from pytest_istio_sidecar.netfilter.parse_save import parse_iptables_save as parse_iptables_save
     from pytest_istio_sidecar.netfilter.render import render_save as render_save
+    from pytest_istio_sidecar.netfilter.sockets import Socket as Socket
     from pytest_istio_sidecar.netfilter.trace import Trace as Trace
     from pytest_istio_sidecar.netfilter.trace import trace as trace
 
@@ -227,6 +228,7 @@ _HOMES = {
     "netfilter.parse_list": ("parse_iptables_list",),
     "netfilter.parse_save": ("parse_iptables_save",),
     "netfilter.render": ("render_save",),
+    "netfilter.sockets": ("Socket",),
     "netfilter.trace": ("Trace", "trace"),
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}

@@ -37,6 +37,7 @@ from pytest_istio_sidecar.istio.options import IstioOptions, OptionFields
 from pytest_istio_sidecar.istio.policy_route import Routings
 from pytest_istio_sidecar.netfilter.model import Family, PodRules, Rules, Table
 from pytest_istio_sidecar.netfilter.packet import Host, Packet
+from pytest_istio_sidecar.netfilter.sockets import Socket
 from pytest_istio_sidecar.reports.message import render_findings
 
 _ERRORS: dict[Kind, type[VerdictAgainst]] = {
@@ -116,15 +117,23 @@ def assert_listener(listeners: Sequence[Listener], port: int, *, direction: str 
 
 
 def assert_rules_reach_listeners(
-    rules: Rules, listeners: Sequence[Listener], *, host: Host | None = None
+    rules: Rules,
+    listeners: Sequence[Listener],
+    *,
+    host: Host | None = None,
+    sockets: Collection[Socket] | None = None,
 ) -> None:
     """Assert that every TCP packet the rules capture comes to a listener of Envoy that can take it.
+
+    Args:
+        sockets: those that listen in the pod, as the fixture `listening_sockets` has them: with them
+            also that the agent listens where the rules leave its port to it.
 
     Raises:
         ListenerMismatch: some packet does not.
         Undecided: the rules do not show it.
     """
-    _raise(check_rules_reach_listeners(rules, listeners, host=host))
+    _raise(check_rules_reach_listeners(rules, listeners, host=host, sockets=sockets))
 
 
 def assert_policy_routes(rules: Rules, routes: Routings) -> None:

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from pytest_istio_sidecar.istio.policy_route import Routings
     from pytest_istio_sidecar.netfilter.model import Family, PodRules, Table
     from pytest_istio_sidecar.netfilter.packet import Packet
+    from pytest_istio_sidecar.netfilter.sockets import Socket
     from pytest_istio_sidecar.netfilter.trace import Trace
 
 
@@ -195,6 +196,12 @@ def envoy_listeners(
     keep(istio_environment, istio_evidence())
     run_of(pytestconfig).record("environment", facts=dict(istio_environment.describe()))
     return listeners
+
+
+@pytest.fixture(scope="session")
+def listening_sockets(istio_environment: Environment) -> tuple[Socket, ...]:
+    """The sockets that listen in the pod, Envoy's, the agent's and the application's, from the kernel."""
+    return istio_environment.read_sockets()
 
 
 @pytest.fixture(scope="session")

@@ -36,6 +36,7 @@ _FIXTURES = frozenset(
         "sidecar_pod",
         "pod_rules",
         "policy_routes",
+        "listening_sockets",
         "iptables_nat",
         "ip6tables_nat",
         "envoy_listeners",

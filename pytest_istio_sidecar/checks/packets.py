@@ -6,15 +6,21 @@ Invariant: a packet whose fate is unknown raises `Undecided`; it is never a find
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from pytest_istio_sidecar.checks.cause import cause_of
 from pytest_istio_sidecar.checks.finding import Finding, Kind
 from pytest_istio_sidecar.errors import Undecided
 from pytest_istio_sidecar.istio.ports import PURPOSE
-from pytest_istio_sidecar.netfilter.matches import PROTOCOL_NAMES
-from pytest_istio_sidecar.netfilter.model import Rules, rulesets_of
-from pytest_istio_sidecar.netfilter.packet import Endpoint, Fate, Host, Packet
+from pytest_istio_sidecar.netfilter.fields import FieldName
+from pytest_istio_sidecar.netfilter.matches import PROTOCOL_NAMES, PROTOCOLS
+from pytest_istio_sidecar.netfilter.model import Family, Rules, rulesets_of
+from pytest_istio_sidecar.netfilter.packet import Endpoint, Fate, Hook, Host, IPAddress, Packet
+from pytest_istio_sidecar.netfilter.space import regions
 from pytest_istio_sidecar.netfilter.trace import Trace, trace
 
+FAMILIES: tuple[Family, ...] = (4, 6)
+_HOOKS: tuple[Hook, ...] = ("PREROUTING", "OUTPUT")
 CAPTURED = (Fate.REDIRECTED, Fate.TPROXIED, Fate.TRANSLATED)
 
 
@@ -83,6 +89,46 @@ def decided(rules: Rules, packet: Packet, host: Host | None) -> Trace:
             f"{describe(packet)}: the rules read do not tell what becomes of it{of_pod(rules)}\n{reasons}"
         )
     return way
+
+
+def captured(
+    rules: Rules, host: Host, protocol: str, *, destination_port: int | None = None
+) -> Iterator[Trace]:
+    """The ways of packets that are captured: one of each class that the rules tell apart.
+
+    Args:
+        protocol: the name of theirs.
+        destination_port: where they go; None: wherever.
+
+    Raises:
+        Undecided: what becomes of some packet is not known.
+    """
+    wanted: dict[FieldName, int] = {"protocol": PROTOCOLS[protocol]}
+    if destination_port is not None:
+        wanted["destination_port"] = destination_port
+    for family in FAMILIES:
+        if not _has_rules(rules, family):
+            continue
+        for hook in _HOOKS:
+            for region in regions(rules, hook, host=host, family=family):
+                if region.fate not in CAPTURED and region.fate is not Fate.UNKNOWN:
+                    continue
+                for cube in region.cubes:
+                    packet = cube.packet(wanted)
+                    if all(getattr(packet, name) == value for name, value in wanted.items()):
+                        yield decided(rules, packet, host)
+
+
+def addressed_families(rules: Rules, host: Host) -> Iterator[tuple[Family, IPAddress]]:
+    """The families in which there are rules and neighbours reach the host, with its address."""
+    for family in FAMILIES:
+        own = host.primary(host.external(), family)
+        if own is not None and _has_rules(rules, family):
+            yield family, own
+
+
+def _has_rules(rules: Rules, family: Family) -> bool:
+    return any(any(ruleset.rules()) for ruleset in rulesets_of(rules, family))
 
 
 def describe(packet: Packet) -> str:

@@ -7,39 +7,52 @@ read. Invariant: one finding for each way of missing a listener, shown by one pa
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 
+from pytest_istio_sidecar.checks.agent import unanswered
 from pytest_istio_sidecar.checks.cause import cause_of
 from pytest_istio_sidecar.checks.finding import Finding, Kind, Severity
-from pytest_istio_sidecar.checks.packets import CAPTURED, assumptions, decided, describe, of_pod
+from pytest_istio_sidecar.checks.packets import (
+    addressed_families,
+    assumptions,
+    captured,
+    decided,
+    describe,
+    of_pod,
+)
 from pytest_istio_sidecar.istio import ports
 from pytest_istio_sidecar.istio.listeners import Direction, Listener
-from pytest_istio_sidecar.netfilter.matches import PROTOCOLS
-from pytest_istio_sidecar.netfilter.model import Family, Rules, rulesets_of
-from pytest_istio_sidecar.netfilter.packet import Endpoint, Fate, Hook, Host, inbound
-from pytest_istio_sidecar.netfilter.space import regions
+from pytest_istio_sidecar.netfilter.model import Rules
+from pytest_istio_sidecar.netfilter.packet import Endpoint, Fate, Host, inbound
+from pytest_istio_sidecar.netfilter.sockets import Socket
 from pytest_istio_sidecar.netfilter.trace import Trace
 
-_DNS = 53
 _MEANT = (ports.READINESS, ports.TELEMETRY, ports.TUNNEL)
 """Excluded ports that Envoy serves by design (istio.io "Ports used by Istio"), the last with HBONE."""
-_FAMILIES: tuple[Family, ...] = (4, 6)
-_HOOKS: tuple[Hook, ...] = ("PREROUTING", "OUTPUT")
 
 
 def check_rules_reach_listeners(
-    rules: Rules, listeners: Sequence[Listener], *, host: Host | None = None
+    rules: Rules,
+    listeners: Sequence[Listener],
+    *,
+    host: Host | None = None,
+    sockets: Collection[Socket] | None = None,
 ) -> list[Finding]:
     """Whether every TCP packet that the rules capture comes to a listener of Envoy that can take it.
 
     A listener can take a packet when it is bound to its port, to an address it reaches, for its
     direction; what TPROXY hands over also needs a transparent socket (ip(7), IP_TRANSPARENT).
-    What the application sends to its own pod by way of Envoy is inbound traffic. DNS that goes to the
-    agent is left out: the agent's socket is no listener of Envoy.
+    What the application sends to its own pod by way of Envoy is inbound traffic. The agent's sockets are
+    no listeners of Envoy: whether it listens on its port, where the rules leave that to it, and where DNS
+    is sent to it, is told by `sockets`.
+
+    Args:
+        host: the namespace's interfaces and addresses.
+        sockets: those that listen in the pod; None: the agent is not asked about.
 
     Returns:
-        Violations; and a notice for each capturing listener that no rule feeds, and for each port that
-        the rules leave to the application and Envoy serves all the same.
+        Violations; and a notice for each capturing listener that no rule feeds, for each port that the
+        rules leave to the application and Envoy serves all the same, and for DNS that nobody answers.
 
     Raises:
         Undecided: the rules do not show what becomes of some packet.
@@ -47,8 +60,8 @@ def check_rules_reach_listeners(
     host = host or Host()
     findings: dict[str, Finding] = {}
     fed: set[int] = set()
-    for way in _captured(rules, host):
-        if way.packet.destination_port == _DNS and way.destination.port in ports.DNS:
+    for way in captured(rules, host, "tcp"):
+        if ports.is_dns(way.packet.destination_port, way.destination.port):
             continue
         fed.add(way.destination.port or 0)
         problem = _problem(way, listeners, host)
@@ -67,22 +80,8 @@ def check_rules_reach_listeners(
         *findings.values(),
         *_unfed(listeners, fed, rules),
         *_served_though_excluded(listeners, rules, host),
+        *(unanswered(rules, sockets, host) if sockets is not None else ()),
     ]
-
-
-def _captured(rules: Rules, host: Host) -> Iterator[Trace]:
-    """The ways of TCP packets that are captured: one of each class that the rules tell apart."""
-    for family in _FAMILIES:
-        if not any(any(ruleset.rules()) for ruleset in rulesets_of(rules, family)):
-            continue
-        for hook in _HOOKS:
-            for region in regions(rules, hook, host=host, family=family):
-                for cube in region.cubes:
-                    packet = cube.packet({"protocol": PROTOCOLS["tcp"]})
-                    if packet.protocol != PROTOCOLS["tcp"]:
-                        continue
-                    if region.fate in CAPTURED or region.fate is Fate.UNKNOWN:
-                        yield decided(rules, packet, host)
 
 
 def _problem(way: Trace, listeners: Sequence[Listener], host: Host) -> str | None:
@@ -137,10 +136,7 @@ def _unfed(listeners: Sequence[Listener], fed: set[int], rules: Rules) -> Iterat
 def _served_though_excluded(listeners: Sequence[Listener], rules: Rules, host: Host) -> Iterator[Finding]:
     """Ports that Envoy serves and no rule redirects, but the capturing ones and those that Istio means so."""
     serving = [listener for listener in listeners if not listener.original_destination]
-    for family in _FAMILIES:
-        own = host.primary(host.external(), family)
-        if own is None or not any(any(ruleset.rules()) for ruleset in rulesets_of(rules, family)):
-            continue
+    for family, own in addressed_families(rules, host):
         for port in sorted({held.port for listener in serving for held in listener.endpoints if held.port}):
             here = Endpoint(own, port)
             if port in _MEANT or not any(_is_bound(listener, here) for listener in serving):

@@ -16,6 +16,7 @@ from pytest_istio_sidecar.istio.options import IstioOptions
 from pytest_istio_sidecar.istio.policy_route import Routings
 from pytest_istio_sidecar.netfilter.model import Family, PodRules
 from pytest_istio_sidecar.netfilter.packet import Host
+from pytest_istio_sidecar.netfilter.sockets import Socket
 
 
 class NotServed(EnvironmentProblem):
@@ -74,6 +75,15 @@ class Environment(Protocol):
 
         Raises:
             NotServed: there is no Envoy here.
+        """
+        ...
+
+    def read_sockets(self) -> tuple[Socket, ...]:
+        """Read which sockets listen.
+
+        Raises:
+            EnvironmentProblem: they could not be read.
+            NotServed: there is no network here.
         """
         ...
 

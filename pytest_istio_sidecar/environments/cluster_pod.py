@@ -38,6 +38,7 @@ from pytest_istio_sidecar.istio.options import IstioOptions
 from pytest_istio_sidecar.istio.pod_options import unlike_user
 from pytest_istio_sidecar.istio.policy_route import Routings
 from pytest_istio_sidecar.netfilter.model import Family, PodRules
+from pytest_istio_sidecar.netfilter.sockets import Socket
 from pytest_istio_sidecar.readers.command import CommandResult, Runner
 from pytest_istio_sidecar.readers.exec import CannotBecomeRoot, Exec, become_root
 from pytest_istio_sidecar.readers.host import read_host
@@ -45,6 +46,7 @@ from pytest_istio_sidecar.readers.listeners import ask_in_sidecar, read_listener
 from pytest_istio_sidecar.readers.name_servers import read_name_servers
 from pytest_istio_sidecar.readers.node import enter_pod
 from pytest_istio_sidecar.readers.policy_routes import read_policy_routes
+from pytest_istio_sidecar.readers.sockets import read_sockets
 from pytest_istio_sidecar.readers.tables import read_tables
 
 COMMAND_SECONDS = 30.0
@@ -146,6 +148,11 @@ class ClusterPod:
             self._evidence["config_dump.json"] = configuration_as_evidence(reading.commands[1].stdout)
             self._listeners = reading.listeners
         return self._listeners
+
+    def read_sockets(self) -> tuple[Socket, ...]:
+        """The sockets that listen in the pod."""
+        runner, _ = self._reader()
+        return read_sockets(runner, timeout=COMMAND_SECONDS, pod=self.pod_name)
 
     def read_policy_routes(self) -> Routings:
         """The policy routes of both families."""

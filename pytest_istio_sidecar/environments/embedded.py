@@ -40,10 +40,12 @@ from pytest_istio_sidecar.istio.listeners import Listener
 from pytest_istio_sidecar.istio.options import IstioOptions
 from pytest_istio_sidecar.istio.policy_route import Routings, expected_policy_routes
 from pytest_istio_sidecar.netfilter.model import Backend, Family, PodRules
+from pytest_istio_sidecar.netfilter.sockets import Socket
 from pytest_istio_sidecar.readers.command import CommandResult
 from pytest_istio_sidecar.readers.host import read_host
 from pytest_istio_sidecar.readers.listeners import ask_with_python, read_listeners
 from pytest_istio_sidecar.readers.policy_routes import read_policy_routes
+from pytest_istio_sidecar.readers.sockets import read_sockets
 from pytest_istio_sidecar.readers.tables import read_counters, read_tables
 
 POD_NAME = "embedded/httpbin"
@@ -191,6 +193,10 @@ class EmbeddedEnvironment:
         self._evidence["listeners.json"] = reading.commands[0].stdout
         self._evidence["config_dump.json"] = configuration_as_evidence(reading.commands[1].stdout)
         return reading.listeners
+
+    def read_sockets(self) -> tuple[Socket, ...]:
+        """The sockets that listen in the pod."""
+        return read_sockets(self._runner, timeout=COMMAND_SECONDS, pod=POD_NAME)
 
     def read_policy_routes(self) -> Routings:
         """The policy routes of both families."""

@@ -55,6 +55,10 @@ class FileEnvironment:
         """Refuse: raises NotServed."""
         raise NotServed("the file environment has listings only, no Envoy to ask for its listeners")
 
+    def read_sockets(self) -> NoReturn:
+        """Refuse: raises NotServed."""
+        raise NotServed("the file environment has listings only, no pod to ask for its sockets")
+
     def read_policy_routes(self) -> NoReturn:
         """Refuse: raises NotServed."""
         raise NotServed("the file environment has listings only, no pod to ask for its policy routes")

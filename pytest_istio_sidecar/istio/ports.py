@@ -19,6 +19,8 @@ READINESS = 15021
 """Envoy's readiness endpoint, since 1.6."""
 TELEMETRY = 15090
 """Envoy's own Prometheus metrics."""
+DOMAIN = 53
+"""Where DNS questions go (RFC 1035 4.2)."""
 DNS = (15013, 15053)
 """Envoy's and the agent's DNS proxies, where DNS is captured."""
 SSH = 22
@@ -38,3 +40,8 @@ PURPOSE = {
 
 PROXY_ID = 1337
 """User and group of the sidecar in every release (docker/Dockerfile.base: `useradd --uid 1337`)."""
+
+
+def is_dns(asked: int | None, sent_to: int | None) -> bool:
+    """Whether a packet to one port, sent to another, is a DNS question for the proxy of DNS."""
+    return asked == DOMAIN and sent_to in DNS

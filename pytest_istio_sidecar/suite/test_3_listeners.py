@@ -22,11 +22,11 @@ def test_envoy_serves_the_excluded_port_itself(envoy_listeners, port):
 
 
 def test_every_captured_packet_comes_to_a_listener_that_takes_it(
-    pod_rules, envoy_listeners, sidecar_pod, inbound_listener, istio_version
+    pod_rules, envoy_listeners, listening_sockets, sidecar_pod, inbound_listener, istio_version
 ):
     if inbound_listener == "outbound":
         pytest.skip(f"Istio {istio_version} hands inbound traffic to its outbound listener in TPROXY mode")
-    assert_rules_reach_listeners(pod_rules, envoy_listeners, host=sidecar_pod.host)
+    assert_rules_reach_listeners(pod_rules, envoy_listeners, host=sidecar_pod.host, sockets=listening_sockets)
 
 
 def test_what_tproxy_marks_stays_in_the_pod_by_a_policy_route(pod_rules, policy_routes):

@@ -1,0 +1,66 @@
+"""Does the agent listen where packets come to it?
+
+Knows its port, and that DNS may be sent to it. Does not know Envoy's listeners. Invariant: what
+the rules do not leave or send to the agent is not asked of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+
+from pytest_istio_sidecar.checks.finding import Finding, Kind, Severity
+from pytest_istio_sidecar.checks.packets import addressed_families, captured, decided, describe, of_pod
+from pytest_istio_sidecar.istio import ports
+from pytest_istio_sidecar.netfilter.model import Rules
+from pytest_istio_sidecar.netfilter.packet import Endpoint, Fate, Host, inbound
+from pytest_istio_sidecar.netfilter.sockets import Socket, TransportName
+
+_PROTOCOLS: tuple[TransportName, ...] = ("tcp", "udp")
+
+
+def unanswered(rules: Rules, sockets: Collection[Socket], host: Host) -> Iterator[Finding]:
+    """The agent's port, where rules leave it out of the capture and no socket takes what comes there.
+
+    That is a violation. DNS that is sent where nothing listens is a notice: no packet gets by Envoy.
+
+    Raises:
+        Undecided: the rules do not show what becomes of some packet.
+    """
+    for family, own in addressed_families(rules, host):
+        here = Endpoint(own, ports.AGENT)
+        way = decided(rules, inbound(ports.AGENT, family=family, destination=own), host)
+        meant = way.fate is Fate.UNCHANGED and way.deciding_rule is not None
+        if meant and not _listens(sockets, "tcp", here):
+            yield Finding(
+                kind=Kind.LISTENER,
+                summary=f"{describe(way.packet)} is left to the agent, which does not listen there"
+                f"{of_pod(rules)}",
+                wanted=f"a socket at {here} ({ports.PURPOSE[ports.AGENT]})",
+                got=_listening(sockets, "tcp"),
+                trace=way,
+            )
+    addressed = [family for family, _ in addressed_families(rules, host)]
+    for protocol in _PROTOCOLS:
+        for way in captured(rules, host, protocol, destination_port=ports.DOMAIN):
+            if not ports.is_dns(way.packet.destination_port, way.destination.port):
+                continue
+            if way.packet.family in addressed and not _listens(sockets, protocol, way.destination):
+                yield Finding(
+                    severity=Severity.NOTICE,
+                    kind=Kind.LISTENER,
+                    summary=f"{describe(way.packet)} is sent to {way.destination}, where nothing answers DNS"
+                    f"{of_pod(rules)}",
+                    wanted=f"a {protocol} socket at {way.destination}",
+                    got=_listening(sockets, protocol),
+                    trace=way,
+                )
+                break
+
+
+def _listens(sockets: Collection[Socket], protocol: TransportName, destination: Endpoint) -> bool:
+    return any(held.takes(protocol, destination) for held in sockets)
+
+
+def _listening(sockets: Collection[Socket], protocol: TransportName) -> str:
+    held = sorted({(held.port, str(held.address)) for held in sockets if held.protocol == protocol})
+    return ", ".join(f"{protocol} {address}:{port}" for port, address in held) or f"no {protocol} socket"

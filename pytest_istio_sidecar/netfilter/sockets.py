@@ -1,0 +1,70 @@
+"""The sockets that listen in a network namespace, as the kernel lists them.
+
+Knows /proc/net/tcp and its kin (proc(5); net/ipv4/tcp_ipv4.c, get_tcp4_sock; net/ipv6/tcp_ipv6.c,
+get_tcp6_sock; net/ipv4/udp.c, net/ipv6/udp.c). Does not know whose a socket is. Invariant: every line of a
+listing is a socket or is refused. Addresses are read as a little-endian machine writes them: every one that
+Istio publishes images for is one (amd64, arm64).
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from dataclasses import dataclass
+from typing import Final, Literal
+
+from pytest_istio_sidecar.errors import ParseError
+from pytest_istio_sidecar.netfilter.packet import Endpoint, IPAddress
+
+TransportName = Literal["tcp", "udp"]
+
+_LINE: Final = re.compile(
+    r"\s*\d+: ((?:[0-9A-F]{8}){1,4}):([0-9A-F]{4}) (?:[0-9A-F]{8}){1,4}:([0-9A-F]{4}) ([0-9A-F]{2}) .*"
+)
+_WAITING: Final = {"tcp": "0A", "udp": "07"}
+"""TCP_LISTEN, and for udp TCP_CLOSE: not connected (include/net/tcp_states.h)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Socket:
+    """A socket that takes connections, or datagrams from anyone."""
+
+    protocol: TransportName
+    address: IPAddress
+    port: int
+
+    def takes(self, protocol: str, destination: Endpoint) -> bool:
+        """Whether what is sent there by this protocol comes to it.
+
+        One on :: takes IPv4 too, unless it was told not to (ipv6(7), IPV6_V6ONLY), which no listing shows.
+        """
+        if protocol != self.protocol or destination.port != self.port:
+            return False
+        if self.address.is_unspecified:
+            return self.address.version in (6, destination.address.version)
+        mapped = getattr(self.address, "ipv4_mapped", None)
+        return destination.address in (self.address, mapped)
+
+
+def parse_sockets(protocol: TransportName, listing: str) -> tuple[Socket, ...]:
+    """Read what /proc/net/tcp, tcp6, udp or udp6 prints: the sockets that wait for anyone.
+
+    Raises:
+        ParseError: a line that is no socket.
+    """
+    _, *lines = listing.splitlines() or [""]
+    found = []
+    for line in lines:
+        told = _LINE.fullmatch(line)
+        if told is None:
+            raise ParseError(f"/proc/net/{protocol} printed what is no socket: {line!r}")
+        address, port, _, state = told.groups()
+        if state == _WAITING[protocol]:
+            found.append(Socket(protocol=protocol, address=_address(address), port=int(port, 16)))
+    return tuple(found)
+
+
+def _address(digits: str) -> IPAddress:
+    """Words of four bytes, each with its lowest byte last."""
+    words = [bytes.fromhex(digits[start : start + 8])[::-1] for start in range(0, len(digits), 8)]
+    return ipaddress.ip_address(b"".join(words))
