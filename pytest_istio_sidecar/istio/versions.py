@@ -42,13 +42,14 @@ class ClusterPair:
     legacy: bool
 
 
-def number_of(version: str) -> Number:
+def number_of(version: object) -> Number:
     """A release as numbers, whatever suffix it has: "1.20.8-distroless" is (1, 20, 8).
 
     Raises:
         UsageProblem: it is none.
     """
-    found = _RELEASE.fullmatch(version)
+    # A number is refused too: 1.20 out of a YAML file is 1.2 by then.
+    found = _RELEASE.fullmatch(version) if isinstance(version, str) else None
     if found is None:
         raise UsageProblem(f"{version!r} is not a release of Istio; write it as 1.8.3")
     return int(found[1]), int(found[2]), int(found[3] or 0)

@@ -90,12 +90,12 @@ class Mesh:
         own = ("-p", "no:cacheprovider", "--istio-environment=existing", f"--istio-kubeconfig={kubeconfig}")
         return [sys.executable, "-m", "pytest", *own, *options]
 
-    def run(self, kubeconfig: Path, *options: str) -> Outcome:
+    def run(self, kubeconfig: Path, *options: str, **environment: str) -> Outcome:
         began = time.monotonic()
         done = subprocess.run(
             self.argv(kubeconfig, *options),
             cwd=self.lab.directory,
-            env=self.lab.environment,
+            env={**self.lab.environment, **environment},
             capture_output=True,
             text=True,
             timeout=300,
@@ -205,6 +205,20 @@ def test_listeners_are_asked_for_by_port_forward_where_nothing_may_be_run_in_the
     assert done.status == 0, done.output
     assert "test_3_listeners.py ....." in done.output, done.output
     assert "envoy admin  port-forward" in done.output, done.output
+
+
+def test_a_node_that_this_machine_has_no_access_to_is_named_with_the_readers_that_are_left(
+    mesh: Mesh,
+) -> None:
+    elsewhere = f"unix://{mesh.lab.directory}/no-engine.sock"
+    account = mesh.account("default", "read")
+    done = mesh.run(account, "test_one.py", "--istio-reader=node", DOCKER_HOST=elsewhere)
+    assert done.status == 1, done.output
+    node = f"{mesh.lab.name}-control-plane"
+    assert f"the node {node} of default/httpbin" in done.output, done.output
+    assert "is no container of this machine's engine, so nothing can be run on it" in done.output
+    assert "fix      --istio-reader=exec (privileged sidecar) or --istio-reader=debug" in done.output
+    assert "passed" not in done.output
 
 
 def test_where_neither_way_to_the_listeners_is_allowed_both_rights_are_named(mesh: Mesh) -> None:

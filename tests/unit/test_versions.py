@@ -16,8 +16,8 @@ def test_releases_are_compared_as_numbers() -> None:
     assert number_of("1.31.0-rc.0") == (1, 31, 0)
 
 
-@pytest.mark.parametrize("text", ["", "1", "v1.8.3", "1.8.x", "latest"])
-def test_what_is_no_release_is_refused(text: str) -> None:
+@pytest.mark.parametrize("text", ["", "1", "v1.8.3", "1.8.x", "latest", None, 1.2])
+def test_what_is_no_release_is_refused(text: object) -> None:
     with pytest.raises(UsageProblem, match="is not a release of Istio"):
         number_of(text)
 
