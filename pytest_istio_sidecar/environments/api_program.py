@@ -20,8 +20,13 @@ _AWAY = re.compile(
     r"connection refused|did you specify the right host|\bEOF\b|connection reset by peer"
     r"|TLS handshake timeout|http2: |etcdserver: |apiserver not ready"
     r"|the server is currently unable to handle the request"
+    r"|failed to download openapi: unknown"
 )
-"""net/http's and client-go's words for an API server that is restarting."""
+"""net/http's and client-go's words for an API server that is restarting.
+
+"unknown" is what client-go calls an error without text (rest/request.go, newUnstructuredResponseError);
+Kubernetes 1.34 answers so while it makes its schema.
+"""
 
 
 def run_api_program(

@@ -35,6 +35,12 @@ from ground import (
 SUITE = ("--pyargs", "pytest_istio_sidecar.suite")
 MANIFESTS = CHECKOUT / "manifests"
 IN_PLAIN = ("--istio-namespace=plain",)
+BARE = """FROM {image}
+USER 0
+RUN rm -f /usr/bin/*sh /usr/bin/cat /usr/bin/sudo /usr/bin/id /usr/sbin/*tables*
+USER 1337:1337
+"""
+"""An image of a sidecar as distroless ones are: what the sidecar itself runs, and nothing to run by hand."""
 ONE_TEST = "def test_it(iptables_nat):\n    assert iptables_nat.chain('ISTIO_REDIRECT').rules\n"
 
 
@@ -254,6 +260,41 @@ def test_an_unprivileged_pod_is_read_from_its_node(mesh: Mesh) -> None:
     mesh.settle("plain")
     done = mesh.run(mesh.account("plain", "read"), *SUITE, "--istio-namespace=plain", "--istio-reader=auto")
     assert done.status == 0, done.output
+    assert "node (nsenter on " in done.output
+
+
+def test_a_sidecar_whose_image_has_no_shell_and_no_iptables_is_read_from_its_node(mesh: Mesh) -> None:
+    image, bare = f"docker.io/istio/proxyv2:{LAB_VERSION}", f"docker.io/istio/proxyv2:{LAB_VERSION}-bare"
+    testbed = mesh.lab.testbed
+    build = ("env", "DOCKER_BUILDKIT=0", "docker", "build", "--quiet", "--tag", bare, "-")
+    testbed.run(*build, text=BARE.format(image=image))
+    testbed.run("kind", "load", "docker-image", "--name", mesh.lab.name, bare)
+    mesh.kubectl("create", "namespace", "bare")
+    told = json.loads(mesh.kubectl("get", "deployment", "httpbin", "-n", "plain", "-o", "json"))
+    spec = told["spec"]["template"]["spec"]
+    (sidecar,) = (
+        held
+        for held in (*spec["containers"], *spec.get("initContainers", ()))
+        if held["name"] == "istio-proxy"
+    )
+    sidecar |= {"image": bare, "imagePullPolicy": "IfNotPresent"}
+    told["metadata"] = {"name": "httpbin", "labels": told["metadata"].get("labels", {})}
+    del told["status"]
+    told["spec"]["replicas"] = 1
+    mesh.kubectl("apply", "-n", "bare", "-f", "-", text=json.dumps(told))
+    service = mesh.kubectl("get", "serviceaccount", "httpbin", "-n", "plain", "-o", "name", check=False)
+    if service:
+        mesh.kubectl("create", "serviceaccount", "httpbin", "-n", "bare")
+    mesh.kubectl("rollout", "status", "deployment/httpbin", "-n", "bare", "--timeout=120s")
+    account = mesh.account("bare", "read")
+
+    by_exec = mesh.run(account, "test_one.py", "--istio-namespace=bare", "--istio-reader=exec")
+    assert by_exec.status == 1, by_exec.output
+    assert "a distroless image has no shell, no sudo and no iptables" in by_exec.output, by_exec.output
+
+    done = mesh.run(account, *SUITE, "--istio-namespace=bare", "--istio-reader=auto")
+    assert done.status == 0, done.output
+    assert done.count("passed") > 25
     assert "node (nsenter on " in done.output
 
 

@@ -15,6 +15,7 @@ AWAY = (
     "The connection to the server 127.0.0.1:6443 was refused - did you specify the right host or port?",
     "Error: could not read configmap: Get https://127.0.0.1:6443/api: dial tcp: connect: connection refused",
     "error: etcdserver: leader changed",
+    'error: error validating "STDIN": error validating data: failed to download openapi: unknown; if',
 )
 
 
