@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 
 from pytest_istio_sidecar.checks.finding import Finding, Kind, Severity
-from pytest_istio_sidecar.checks.packets import addressed_families, captured, decided, describe, of_pod
+from pytest_istio_sidecar.checks.ways import addressed_families, captured, decided, describe, of_pod
 from pytest_istio_sidecar.istio import ports
 from pytest_istio_sidecar.netfilter.model import Rules
 from pytest_istio_sidecar.netfilter.packet import Endpoint, Fate, Host, inbound

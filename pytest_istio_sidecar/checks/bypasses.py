@@ -14,7 +14,7 @@ from pytest_istio_sidecar.checks.bypass import HOOKS, Bypass, Direction
 from pytest_istio_sidecar.checks.cause import cause_of
 from pytest_istio_sidecar.checks.finding import Finding, Kind
 from pytest_istio_sidecar.checks.found_bypass import FoundBypass, PacketClass, told_apart
-from pytest_istio_sidecar.checks.packets import assumptions, of_pod
+from pytest_istio_sidecar.checks.ways import CAPTURED, assumptions, of_pod
 from pytest_istio_sidecar.errors import Undecided
 from pytest_istio_sidecar.istio.ports import INBOUND, OUTBOUND
 from pytest_istio_sidecar.netfilter.destinations import OWN, Outcome
@@ -25,8 +25,6 @@ from pytest_istio_sidecar.netfilter.packet import Fate, Host
 from pytest_istio_sidecar.netfilter.simplify import simplify
 from pytest_istio_sidecar.netfilter.space import IMPOSSIBLE, Space, no_collection
 from pytest_istio_sidecar.notebook import html_table
-
-CAPTURING = (Fate.REDIRECTED, Fate.TPROXIED, Fate.TRANSLATED)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -170,7 +168,7 @@ def _not_allowed(found: FoundBypass, rules: Rules, family: Family) -> Finding:
     way = found.trace
     verb = "reaches" if found.direction == "inbound" else "leaves"
     what = f"{found.text} {verb} the application without Envoy"
-    if way.fate in CAPTURING:
+    if way.fate in CAPTURED:
         what = f"{found.bypass} is sent to {way.destination}, which is not Envoy"
     return Finding(
         kind=Kind.BYPASS,
@@ -252,7 +250,7 @@ def _passage(space: Space, which: int, envoy_ports: Collection[int]) -> Node:
             return doubtful
         return (
             diagrams.first(diagrams.when(at_envoy(answer), caught), moved)
-            if answer.fate in CAPTURING
+            if answer.fate in CAPTURED
             else straight
         )
 

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from itertools import count
 
 from pytest_istio_sidecar.checks.finding import Severity
-from pytest_istio_sidecar.checks.packets import decided
 from pytest_istio_sidecar.checks.probes import WITNESSES_FROM, random_packets, witnesses
 from pytest_istio_sidecar.checks.verdict import judge
+from pytest_istio_sidecar.checks.ways import decided
 from pytest_istio_sidecar.errors import Undecided
 from pytest_istio_sidecar.istio import ports
 from pytest_istio_sidecar.istio.options import IstioOptions

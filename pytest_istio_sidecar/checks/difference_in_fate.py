@@ -12,7 +12,7 @@ from typing import Any
 
 from pytest_istio_sidecar.checks.found_bypass import packet_fields
 from pytest_istio_sidecar.checks.packet_wording import packets_in_words
-from pytest_istio_sidecar.checks.packets import decided, describe
+from pytest_istio_sidecar.checks.ways import decided, describe
 from pytest_istio_sidecar.errors import Undecided
 from pytest_istio_sidecar.netfilter.cubes import Cube
 from pytest_istio_sidecar.netfilter.destinations import Outcome

@@ -15,7 +15,7 @@ from pytest_istio_sidecar.checks.alignment import Change
 from pytest_istio_sidecar.checks.comparison import Comparison, compare
 from pytest_istio_sidecar.checks.finding import Finding, Kind, Severity
 from pytest_istio_sidecar.checks.foreign import REPEATED
-from pytest_istio_sidecar.checks.packets import of_pod
+from pytest_istio_sidecar.checks.ways import of_pod
 from pytest_istio_sidecar.errors import Undecided, UsageProblem
 from pytest_istio_sidecar.istio.options import IstioOptions, OptionFields
 from pytest_istio_sidecar.istio.rules import ERAS, expected_ruleset, shown_by_image

@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterator, Sequence
 from pytest_istio_sidecar.checks.agent import unanswered
 from pytest_istio_sidecar.checks.cause import cause_of
 from pytest_istio_sidecar.checks.finding import Finding, Kind, Severity
-from pytest_istio_sidecar.checks.packets import (
+from pytest_istio_sidecar.checks.ways import (
     addressed_families,
     assumptions,
     captured,

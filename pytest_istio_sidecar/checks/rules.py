@@ -12,7 +12,7 @@ from dataclasses import replace
 
 from pytest_istio_sidecar.checks.cause import cause_of
 from pytest_istio_sidecar.checks.finding import Finding, Kind, Severity
-from pytest_istio_sidecar.checks.packets import CAPTURED, assumptions, decided, describe, of_pod
+from pytest_istio_sidecar.checks.ways import CAPTURED, assumptions, decided, describe, of_pod
 from pytest_istio_sidecar.errors import Undecided, UsageProblem
 from pytest_istio_sidecar.istio import ports
 from pytest_istio_sidecar.netfilter.cubes import Cube

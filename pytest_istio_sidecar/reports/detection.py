@@ -10,7 +10,7 @@ from typing import Any
 
 from pytest_istio_sidecar.checks.detection import Judged, Score, named_faults
 from pytest_istio_sidecar.checks.found_bypass import packet_fields
-from pytest_istio_sidecar.checks.packets import describe
+from pytest_istio_sidecar.checks.ways import describe
 
 _WIDTH = 16
 

@@ -13,7 +13,7 @@ from typing import Any, TypedDict
 from pytest_istio_sidecar.checks.bypasses import BypassReport, bypasses
 from pytest_istio_sidecar.checks.comparison import compare
 from pytest_istio_sidecar.checks.expectation import completed, expected_of
-from pytest_istio_sidecar.checks.packets import CAPTURED
+from pytest_istio_sidecar.checks.ways import CAPTURED
 from pytest_istio_sidecar.errors import IstioSidecarError
 from pytest_istio_sidecar.istio.options import IstioOptions
 from pytest_istio_sidecar.istio.ports import PROXY_ID, PURPOSE

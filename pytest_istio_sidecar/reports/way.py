@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Literal, TypedDict
 
-from pytest_istio_sidecar.checks.packets import CAPTURED, describe
+from pytest_istio_sidecar.checks.ways import CAPTURED, describe
 from pytest_istio_sidecar.istio.ports import PURPOSE
 from pytest_istio_sidecar.netfilter.model import HOOKS
 from pytest_istio_sidecar.netfilter.packet import Endpoint, Fate
