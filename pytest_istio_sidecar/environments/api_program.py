@@ -11,6 +11,7 @@ import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 
+from pytest_istio_sidecar.environments.api_problems import ADMINISTRATOR
 from pytest_istio_sidecar.environments.command import run_command
 from pytest_istio_sidecar.readers.command import CommandResult
 
@@ -20,7 +21,7 @@ _AWAY = re.compile(
     r"connection refused|did you specify the right host|\bEOF\b|connection reset by peer"
     r"|TLS handshake timeout|http2: |etcdserver: |apiserver not ready"
     r"|the server is currently unable to handle the request"
-    r"|failed to download openapi: unknown"
+    rf'|failed to download openapi: unknown|User "{ADMINISTRATOR}" cannot'
 )
 """net/http's and client-go's words for an API server that is restarting.
 

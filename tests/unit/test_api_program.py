@@ -16,6 +16,7 @@ AWAY = (
     "Error: could not read configmap: Get https://127.0.0.1:6443/api: dial tcp: connect: connection refused",
     "error: etcdserver: leader changed",
     'error: error validating "STDIN": error validating data: failed to download openapi: unknown; if',
+    'from server for: "STDIN": services "httpbin" is forbidden: User "kubernetes-admin" cannot get resource',
 )
 
 

@@ -97,6 +97,23 @@ def test_a_missing_right_is_named_as_the_rule_to_add(tmp_path):
     assert 'verbs: ["create"]' in message
 
 
+@pytest.mark.parametrize(("user", "asked"), [("kubernetes-admin", 2), ("someone", 1)])
+def test_who_may_do_everything_is_refused_only_by_a_server_that_has_yet_to_read_its_roles(
+    tmp_path, user, asked
+):
+    said = (
+        f'pods is forbidden: User "{user}" cannot list resource "pods" in API group "" in the namespace "d"'
+    )
+    with api_double(tmp_path, [status(403, "Forbidden", said), OK]) as (server, config):
+        api = KubernetesApi(kubeconfig=config)
+        if asked == 2:
+            api.get(PODS)
+        else:
+            with pytest.raises(ApiRefused, match="someone may not list pods"):
+                api.get(PODS)
+    assert len(server.asked) == asked
+
+
 def test_an_admission_refusal_is_not_taken_for_a_missing_right(tmp_path):
     said = 'pods "p" is forbidden: violates PodSecurity "restricted:latest": privileged'
     with (
