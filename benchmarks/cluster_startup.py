@@ -19,6 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from itertools import pairwise
 from pathlib import Path
 
 MANIFESTS = Path(__file__).parents[1] / "manifests"
@@ -26,13 +27,19 @@ ONE_TEST = "def test_it(iptables_nat): pass\n"
 BY_HAND = """
 set -euo pipefail
 export KUBECONFIG=$PWD/kubeconfig
+begun() {{ echo "phase $(date +%s.%N) $1"; }}
+begun creating
 kind create cluster --name by-hand --wait 300s {create}
+begun loading
 {load}
+begun installing
 {istioctl} install -y --set profile=minimal {values}
 kubectl -n istio-system rollout status deployment/istiod --timeout=300s
+begun deploying
 kubectl apply -f {manifests}/client.yaml
 {istioctl} kube-inject -f {manifests}/httpbin.yaml | kubectl apply -f -
 kubectl rollout status deployment/httpbin --timeout=300s
+begun making
 names=$(kubectl get deployment httpbin -o jsonpath='{{.spec.template.spec.containers[*].name}}')
 place=$(tr ' ' '\\n' <<< "$names" | grep -n istio-proxy | cut -d: -f1)
 at=/spec/template/spec/containers/$((place - 1))/securityContext
@@ -41,8 +48,10 @@ kubectl patch deployment httpbin --type=json -p "[
     {{\\"op\\": \\"add\\", \\"path\\": \\"$at/allowPrivilegeEscalation\\", \\"value\\": true}}]"
 kubectl rollout status deployment/httpbin --timeout=300s
 while [ "$(kubectl get pods -l app=httpbin --no-headers | wc -l)" != 1 ]; do sleep 0.5; done
+begun reading
 kubectl wait pod/istio-sidecar-client --for=condition=Ready --timeout=300s
 kubectl exec deployment/httpbin -c istio-proxy -- sudo iptables-legacy-save -c
+begun end
 """
 
 
@@ -50,7 +59,8 @@ def values_of(options: list[str], name: str) -> list[str]:
     return [option.partition("=")[2] for option in options if option.startswith(f"{name}=")]
 
 
-def by_hand(options: list[str], folder: Path) -> float:
+def by_hand(options: list[str], folder: Path) -> tuple[float, dict[str, float]]:
+    """Seconds until the rules are read, and those of each phase by its first word."""
     (version,) = values_of(options, "--istio-version") or ["1.8.3"]
     (istioctl,) = values_of(options, "--istio-istioctl") or ["istioctl"]
     create = [f"--image={image}" for image in values_of(options, "--istio-node-image")]
@@ -67,14 +77,16 @@ def by_hand(options: list[str], folder: Path) -> float:
     )
     begin = time.monotonic()
     try:
-        run(["bash", "-c", script], folder)
-        return time.monotonic() - begin
+        output = run(["bash", "-c", script], folder)
+        total = time.monotonic() - begin
     finally:
         run(["kind", "delete", "cluster", "--name", "by-hand"], folder)
+    told = [(name, float(at)) for at, name in re.findall(r"^phase ([\d.]+) (\w+)$", output, re.MULTILINE)]
+    return total, {name: after - at for (name, at), (_, after) in pairwise(told)}
 
 
 def by_plugin(options: list[str], folder: Path) -> tuple[float, dict[str, float]]:
-    """Seconds until the rules are read, without deleting the cluster; and those of each phase."""
+    """The same of the plugin, without deleting the cluster."""
     (folder / "test_one.py").write_text(ONE_TEST)
     begin = time.monotonic()
     argv = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--istio-keep=always", *options]
@@ -85,7 +97,7 @@ def by_plugin(options: list[str], folder: Path) -> tuple[float, dict[str, float]
         run(["kind", "delete", "cluster", "--name", "by-plugin"], folder)
         run([sys.executable, "-m", "pytest_istio_sidecar", "clean"], folder)
     phases = re.findall(r"^istio-sidecar: (.*): ([\d.]+) s$", output, re.MULTILINE)
-    return total, {name: float(seconds) for name, seconds in phases}
+    return total, {name.split()[0]: float(seconds) for name, seconds in phases}
 
 
 def run(argv: list[str], folder: Path) -> str:
@@ -108,13 +120,13 @@ def main() -> None:
         (folder / "runtime").mkdir(mode=0o700)
         os.environ["XDG_RUNTIME_DIR"] = str(folder / "runtime")
         for number in range(arguments.pairs):
-            hand = by_hand(arguments.options, folder)
+            hand, steps = by_hand(arguments.options, folder)
             plugin, phases = by_plugin(arguments.options, folder)
-            pairs.append({"by_hand": hand, "by_plugin": plugin, "ratio": plugin / hand, "phases": phases})
-            print(f"pair {number + 1}: by hand {hand:.1f} s, by plugin {plugin:.1f} s")
+            pairs.append({"by_hand": [hand, steps], "by_plugin": [plugin, phases], "ratio": plugin / hand})
+            print(f"pair {number + 1}: by hand {hand:.1f} s, by plugin {plugin:.1f} s", flush=True)
+            for phase, seconds in phases.items():
+                print(f"  {phase:11} by hand {steps[phase]:5.1f} s, by plugin {seconds:5.1f} s", flush=True)
     ratio = statistics.median(pair["ratio"] for pair in pairs)
-    for phase, seconds in pairs[-1]["phases"].items():
-        print(f"  {seconds:6.1f} s  {phase}")
     print(f"median ratio {ratio:.3f} (target 1.05)")
     print(json.dumps(pairs))
 
