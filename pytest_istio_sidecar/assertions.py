@@ -127,7 +127,7 @@ def assert_rules_reach_listeners(
 
     Args:
         sockets: those that listen in the pod, as the fixture `listening_sockets` has them: with them
-            also that the agent listens where the rules leave its port to it.
+            an agent that does not listen where the rules leave traffic to it is a notice.
 
     Raises:
         ListenerMismatch: some packet does not.

@@ -1,7 +1,7 @@
 """Does the agent listen where packets come to it?
 
-Knows its port, and that DNS may be sent to it. Does not know Envoy's listeners. Invariant: what
-the rules do not leave or send to the agent is not asked of it.
+Knows its port, and that DNS may be sent to it. Does not know Envoy's listeners. Invariant: only
+notices: whoever does not listen, no packet gets by Envoy.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ _PROTOCOLS: tuple[TransportName, ...] = ("tcp", "udp")
 
 
 def unanswered(rules: Rules, sockets: Collection[Socket], host: Host) -> Iterator[Finding]:
-    """The agent's port, where rules leave it out of the capture and no socket takes what comes there.
+    """What comes where no socket takes it: to the agent's port, which rules leave out, and DNS.
 
-    That is a violation. DNS that is sent where nothing listens is a notice: no packet gets by Envoy.
+    What the rules do not leave or send to the agent is not asked of it.
 
     Raises:
         Undecided: the rules do not show what becomes of some packet.
@@ -32,6 +32,7 @@ def unanswered(rules: Rules, sockets: Collection[Socket], host: Host) -> Iterato
         meant = way.fate is Fate.UNCHANGED and way.deciding_rule is not None
         if meant and not _listens(sockets, "tcp", here):
             yield Finding(
+                severity=Severity.NOTICE,
                 kind=Kind.LISTENER,
                 summary=f"{describe(way.packet)} is left to the agent, which does not listen there"
                 f"{of_pod(rules)}",

@@ -52,7 +52,8 @@ def check_rules_reach_listeners(
 
     Returns:
         Violations; and a notice for each capturing listener that no rule feeds, for each port that the
-        rules leave to the application and Envoy serves all the same, and for DNS that nobody answers.
+        rules leave to the application and Envoy serves all the same, for an agent that does not listen
+        on its port, and for DNS that nobody answers.
 
     Raises:
         Undecided: the rules do not show what becomes of some packet.
