@@ -49,7 +49,7 @@ def unanswered(rules: Rules, sockets: Collection[Socket], host: Host) -> Iterato
                 yield Finding(
                     severity=Severity.NOTICE,
                     kind=Kind.LISTENER,
-                    summary=f"{describe(way.packet)} is sent to {way.destination}, where nothing answers DNS"
+                    summary=f"DNS by {protocol} is sent to {way.destination}, where nothing listens"
                     f"{of_pod(rules)}",
                     wanted=f"a {protocol} socket at {way.destination}",
                     got=_listening(sockets, protocol),

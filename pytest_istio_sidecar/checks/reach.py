@@ -42,7 +42,7 @@ def check_rules_reach_listeners(
 
     A listener can take a packet when it is bound to its port, to an address it reaches, for its
     direction; what TPROXY hands over also needs a transparent socket (ip(7), IP_TRANSPARENT).
-    What the application sends to its own pod by way of Envoy is inbound traffic. The agent's sockets are
+    What Envoy sends to its own pod is inbound traffic. The agent's sockets are
     no listeners of Envoy: whether it listens on its port, where the rules leave that to it, and where DNS
     is sent to it, is told by `sockets`.
 
@@ -71,7 +71,8 @@ def check_rules_reach_listeners(
                 kind=Kind.LISTENER,
                 summary=f"{describe(way.packet)} is sent to {way.destination}, "
                 f"where {problem}{of_pod(rules)}",
-                wanted=f"a listener of Envoy for {_direction(way, host)} traffic at {way.destination}",
+                wanted=f"a listener of Envoy for {_direction(way, host) or 'such'} traffic "
+                f"at {way.destination}",
                 got=_bound(listeners),
                 trace=way,
                 cause=cause_of(way, rules),
@@ -95,7 +96,7 @@ def _problem(way: Trace, listeners: Sequence[Listener], host: Host) -> str | Non
             return f"Envoy does not listen: it is bound to {where} only"
         return "Envoy does not listen"
     direction = _direction(way, host)
-    if all(listener.direction not in (direction, None) for listener in here):
+    if direction is not None and all(listener.direction not in (direction, None) for listener in here):
         return f"Envoy listens for {here[0].direction} traffic, and this is {direction}"
     if way.fate is Fate.TPROXIED and all(listener.transparent is False for listener in here):
         return "Envoy's listener takes no packet for another address: its socket is not transparent"
@@ -104,10 +105,17 @@ def _problem(way: Trace, listeners: Sequence[Listener], host: Host) -> str | Non
     return None
 
 
-def _direction(way: Trace, host: Host) -> Direction:
-    destination = ipaddress.ip_address(way.packet.destination)
-    inwards = way.packet.hook == "PREROUTING" or host.is_local(destination)
-    return "inbound" if inwards else "outbound"
+def _direction(way: Trace, host: Host) -> Direction | None:
+    """Whose listener is meant; None: either, for what others than Envoy send to their own pod.
+
+    Istio lets most of that by, and sends some to the outbound listener (port 53 where it captures DNS).
+    """
+    packet = way.packet
+    if packet.hook == "PREROUTING":
+        return "inbound"
+    if not host.is_local(ipaddress.ip_address(packet.destination)):
+        return "outbound"
+    return "inbound" if ports.PROXY_ID in (packet.uid, packet.gid) else None
 
 
 def _is_bound(listener: Listener, destination: Endpoint) -> bool:

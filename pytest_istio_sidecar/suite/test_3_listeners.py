@@ -2,7 +2,13 @@
 
 import pytest
 
-from pytest_istio_sidecar import assert_listener, assert_policy_routes, assert_rules_reach_listeners
+from pytest_istio_sidecar import (
+    Severity,
+    assert_listener,
+    assert_policy_routes,
+    assert_rules_reach_listeners,
+    check_rules_reach_listeners,
+)
 
 pytestmark = pytest.mark.needs_listeners
 
@@ -22,11 +28,15 @@ def test_envoy_serves_the_excluded_port_itself(envoy_listeners, port):
 
 
 def test_every_captured_packet_comes_to_a_listener_that_takes_it(
-    pod_rules, envoy_listeners, listening_sockets, sidecar_pod, inbound_listener, istio_version
+    pod_rules, envoy_listeners, listening_sockets, sidecar_pod, inbound_listener, istio_version, notice
 ):
     if inbound_listener == "outbound":
         pytest.skip(f"Istio {istio_version} hands inbound traffic to its outbound listener in TPROXY mode")
-    assert_rules_reach_listeners(pod_rules, envoy_listeners, host=sidecar_pod.host, sockets=listening_sockets)
+    pod = {"host": sidecar_pod.host, "sockets": listening_sockets}
+    for finding in check_rules_reach_listeners(pod_rules, envoy_listeners, **pod):
+        if finding.severity is Severity.NOTICE:
+            notice(finding.summary)
+    assert_rules_reach_listeners(pod_rules, envoy_listeners, **pod)
 
 
 def test_what_tproxy_marks_stays_in_the_pod_by_a_policy_route(pod_rules, policy_routes):

@@ -164,10 +164,11 @@ def test_clean_finds_the_folder_of_a_run_that_was_killed(pytester, runtime):
         ("1.20.8", ["inbound_ports_include=8080"]),
         ("1.27.3", ["outbound_ip_ranges_include=198.51.100.0/24", "drop_invalid=true"]),
         ("1.20.8", ["redirect_dns=true", "capture_all_dns=true"]),
+        ("1.20.8", ["redirect_dns=true", "dns_servers_v4=192.0.2.53"]),
         ("1.20.8", ["inbound_interception_mode=TPROXY", "enable_ipv6=true"]),
         ("1.20.8", ["inbound_interception_mode=NONE"]),
     ],
-    ids=["an excluded port", "a list of ports", "a range", "dns", "tproxy", "none"],
+    ids=["an excluded port", "a list of ports", "a range", "dns", "dns of its servers", "tproxy", "none"],
 )
 @pytest.mark.usefixtures("runtime")
 def test_the_suite_passes_on_a_pod_with_options_of_its_own(pytester, version, options):
@@ -176,3 +177,11 @@ def test_the_suite_passes_on_a_pod_with_options_of_its_own(pytester, version, op
     outcomes = result.parseoutcomes()
     assert not {"failed", "error", "errors"} & outcomes.keys()
     assert outcomes["passed"] >= 20
+
+
+def test_dns_that_is_sent_where_nobody_listens_is_in_the_summary(pytester):
+    told = ["--istio-version=1.20.8", "--istio-option=redirect_dns=true"]
+    told += ["--istio-option=dns_servers_v4=192.0.2.53"]
+    result = pytester.runpytest_subprocess(*SUITE, *told, "-k", "every_captured_packet")
+    result.assert_outcomes(passed=1)
+    assert "DNS by udp is sent to 127.0.0.1:15053, where" in " ".join(result.stdout.str().split())

@@ -13,6 +13,7 @@ from pytest_istio_sidecar import (
     assert_rules_reach_listeners,
     check_rules_reach_listeners,
     expected_ruleset,
+    render_save,
 )
 from pytest_istio_sidecar.checks.finding import Severity
 from pytest_istio_sidecar.istio.listeners import Listener
@@ -71,6 +72,22 @@ def test_a_listener_of_the_wrong_direction_takes_nothing() -> None:
 def test_dns_that_goes_to_the_agent_needs_no_listener_of_envoy(version: str) -> None:
     rules = expected_ruleset(version, redirect_dns=True, capture_all_dns=True)
     assert summaries((OUTBOUND, INBOUND), rules) == []
+
+
+@pytest.mark.parametrize("version", ["1.8.3", "1.20.8", "1.27.3"])
+def test_what_the_application_sends_to_port_53_of_its_own_pod_may_be_outbound(version: str) -> None:
+    rules = expected_ruleset(version, redirect_dns=True, dns_servers_v4="192.0.2.53")
+    assert summaries((OUTBOUND, INBOUND), rules) == []
+
+
+def test_what_envoy_sends_to_its_own_pod_must_be_inbound() -> None:
+    rule = "-A ISTIO_OUTPUT ! -d 127.0.0.1/32 -o lo -m owner --uid-owner 1337 -j "
+    text = render_save(RULES)
+    assert f"{rule}ISTIO_IN_REDIRECT" in text
+    astray = parse_iptables_save(text.replace(f"{rule}ISTIO_IN_REDIRECT", f"{rule}ISTIO_REDIRECT"))
+    (found,) = summaries((OUTBOUND, INBOUND), astray)
+    assert "from uid 1337" in found
+    assert "Envoy listens for outbound traffic, and this is inbound" in found
 
 
 def test_other_traffic_to_the_agents_dns_port_needs_one() -> None:

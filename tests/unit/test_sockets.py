@@ -130,8 +130,8 @@ def test_dns_that_the_agent_answers_is_no_news() -> None:
 def test_dns_that_nobody_answers_is_a_notice_for_each_protocol() -> None:
     tcp, udp = check_rules_reach_listeners(DNS, ENVOY, sockets=[AGENT])
     assert tcp.severity is udp.severity is Severity.NOTICE
-    assert "is sent to 127.0.0.1:15053, where nothing answers DNS" in tcp.summary
-    assert udp.summary.startswith("outbound udp to ")
+    assert tcp.summary == "DNS by tcp is sent to 127.0.0.1:15053, where nothing listens"
+    assert udp.summary == "DNS by udp is sent to 127.0.0.1:15053, where nothing listens"
 
 
 def test_dns_of_a_family_that_the_pod_has_no_address_of_is_not_asked_for() -> None:
