@@ -49,8 +49,14 @@ def mesh(
     cluster.kubectl("delete", "namespace", "lab", "mesh", "--wait=false")
 
 
-def call(cluster: Cluster, *arguments: str, version: str = VERSION) -> subprocess.CompletedProcess[str]:
-    environment = {"ISTIO_DOUBLE_VERSION": version, "KUBECONFIG": str(cluster.kubeconfig)}
+def call(
+    cluster: Cluster, *arguments: str, version: str = VERSION, delay: int = 4
+) -> subprocess.CompletedProcess[str]:
+    environment = {
+        "ISTIO_DOUBLE_VERSION": version,
+        "ISTIO_DOUBLE_DELAY": str(delay),
+        "KUBECONFIG": str(cluster.kubeconfig),
+    }
     return subprocess.run(
         [sys.executable, CHECKOUT / "tests" / "cluster" / "double" / "istioctl.py", *arguments],
         env={**cluster.testbed.environment, **environment},
@@ -122,8 +128,12 @@ def test_envoy_listens_where_the_rules_lead(mesh: Cluster) -> None:
 def test_the_webhook_is_not_ready_for_some_seconds_and_then_injects(mesh: Cluster) -> None:
     image = ("--image=docker.io/kennethreitz/httpbin:latest", "--image-pull-policy=IfNotPresent")
     call(mesh, "x", "uninstall", "--purge", "-y")
-    assert call(mesh, *INSTALL).returncode == 0
-    mesh.kubectl("run", "early", "-n", "mesh", *image, "--restart=Never")
+    assert call(mesh, *INSTALL, delay=20).returncode == 0
+    # istiod is available before kube-proxy has its Service; until then the node refuses the connection.
+    reached_by = time.monotonic() + 15
+    while not containers(mesh, "early"):
+        assert time.monotonic() < reached_by, "no connection to the webhook"
+        mesh.kubectl("run", "early", "-n", "mesh", *image, "--restart=Never", check=False)
     assert containers(mesh, "early") == ["early"]
     deadline = time.monotonic() + 60
     while containers(mesh, "client") != ["client", "istio-proxy"]:
