@@ -14,6 +14,7 @@ from pytest_istio_sidecar.istio import ports
 from pytest_istio_sidecar.netfilter.model import Rules
 from pytest_istio_sidecar.netfilter.packet import Endpoint, Fate, Host, inbound
 from pytest_istio_sidecar.netfilter.sockets import Socket, TransportName
+from pytest_istio_sidecar.netfilter.trace import Trace
 
 _PROTOCOLS: tuple[TransportName, ...] = ("tcp", "udp")
 
@@ -26,36 +27,34 @@ def unanswered(rules: Rules, sockets: Collection[Socket], host: Host) -> Iterato
     Raises:
         Undecided: the rules do not show what becomes of some packet.
     """
-    for family, own in addressed_families(rules, host):
-        here = Endpoint(own, ports.AGENT)
+    addressed = dict(addressed_families(rules, host))
+    for family, own in addressed.items():
         way = decided(rules, inbound(ports.AGENT, family=family, destination=own), host)
-        meant = way.fate is Fate.UNCHANGED and way.deciding_rule is not None
-        if meant and not _listens(sockets, "tcp", here):
-            yield Finding(
-                severity=Severity.NOTICE,
-                kind=Kind.LISTENER,
-                summary=f"{describe(way.packet)} is left to the agent, which does not listen there"
-                f"{of_pod(rules)}",
-                wanted=f"a socket at {here} ({ports.PURPOSE[ports.AGENT]})",
-                got=_listening(sockets, "tcp"),
-                trace=way,
-            )
-    addressed = [family for family, _ in addressed_families(rules, host)]
+        left_out = way.fate is Fate.UNCHANGED and way.deciding_rule is not None
+        if left_out and not _listens(sockets, "tcp", Endpoint(own, ports.AGENT)):
+            what = f"{describe(way.packet)} is left to the agent, which does not listen there"
+            yield _notice(what, way, "tcp", rules, sockets)
     for protocol in _PROTOCOLS:
         for way in captured(rules, host, protocol, destination_port=ports.DOMAIN):
             if not ports.is_dns(way.packet.destination_port, way.destination.port):
                 continue
             if way.packet.family in addressed and not _listens(sockets, protocol, way.destination):
-                yield Finding(
-                    severity=Severity.NOTICE,
-                    kind=Kind.LISTENER,
-                    summary=f"DNS by {protocol} is sent to {way.destination}, where nothing listens"
-                    f"{of_pod(rules)}",
-                    wanted=f"a {protocol} socket at {way.destination}",
-                    got=_listening(sockets, protocol),
-                    trace=way,
-                )
+                what = f"DNS by {protocol} is sent to {way.destination}, where nothing listens"
+                yield _notice(what, way, protocol, rules, sockets)
                 break
+
+
+def _notice(
+    what: str, way: Trace, protocol: TransportName, rules: Rules, sockets: Collection[Socket]
+) -> Finding:
+    return Finding(
+        severity=Severity.NOTICE,
+        kind=Kind.LISTENER,
+        summary=f"{what}{of_pod(rules)}",
+        wanted=f"a {protocol} socket at {way.destination}",
+        got=_listening(sockets, protocol),
+        trace=way,
+    )
 
 
 def _listens(sockets: Collection[Socket], protocol: TransportName, destination: Endpoint) -> bool:

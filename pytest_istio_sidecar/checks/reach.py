@@ -24,7 +24,7 @@ from pytest_istio_sidecar.istio import ports
 from pytest_istio_sidecar.istio.listeners import Direction, Listener
 from pytest_istio_sidecar.netfilter.model import Rules
 from pytest_istio_sidecar.netfilter.packet import Endpoint, Fate, Host, inbound
-from pytest_istio_sidecar.netfilter.sockets import Socket
+from pytest_istio_sidecar.netfilter.sockets import Socket, takes
 from pytest_istio_sidecar.netfilter.trace import Trace
 
 _MEANT = (ports.READINESS, ports.TELEMETRY, ports.TUNNEL)
@@ -119,16 +119,7 @@ def _direction(way: Trace, host: Host) -> Direction | None:
 
 
 def _is_bound(listener: Listener, destination: Endpoint) -> bool:
-    return any(
-        held.port == destination.port
-        and (
-            held.address == destination.address
-            or (held.address.is_unspecified and held.address.version == destination.address.version)
-            # A socket on :: takes IPv4 too, as Envoy makes it for dual stack (ipv6(7), IPV6_V6ONLY).
-            or (held.address.is_unspecified and held.address.version == 6)
-        )
-        for held in listener.endpoints
-    )
+    return any(takes(held, destination) for held in listener.endpoints)
 
 
 def _unfed(listeners: Sequence[Listener], fed: set[int], rules: Rules) -> Iterator[Finding]:

@@ -34,25 +34,32 @@ class Socket:
     port: int
 
     def takes(self, protocol: str, destination: Endpoint) -> bool:
-        """Whether what is sent there by this protocol comes to it.
+        """Whether what is sent there by this protocol comes to it."""
+        return protocol == self.protocol and takes(Endpoint(self.address, self.port), destination)
 
-        One on :: takes IPv4 too, unless it was told not to (ipv6(7), IPV6_V6ONLY), which no listing shows.
-        """
-        if protocol != self.protocol or destination.port != self.port:
-            return False
-        if self.address.is_unspecified:
-            return self.address.version in (6, destination.address.version)
-        mapped = getattr(self.address, "ipv4_mapped", None)
-        return destination.address in (self.address, mapped)
+
+def takes(bound: Endpoint, destination: Endpoint) -> bool:
+    """Whether what is sent to a destination comes to a socket that is bound there.
+
+    One on :: takes IPv4 too, unless it was told not to (ipv6(7), IPV6_V6ONLY), which no listing shows.
+    """
+    if bound.port != destination.port:
+        return False
+    if bound.address.is_unspecified:
+        return bound.address.version in (6, destination.address.version)
+    mapped = getattr(bound.address, "ipv4_mapped", None)
+    return destination.address in (bound.address, mapped)
 
 
 def parse_sockets(protocol: TransportName, listing: str) -> tuple[Socket, ...]:
     """Read what /proc/net/tcp, tcp6, udp or udp6 prints: the sockets that wait for anyone.
 
     Raises:
-        ParseError: a line that is no socket.
+        ParseError: the heading is missing, or a line is no socket.
     """
-    _, *lines = listing.splitlines() or [""]
+    heading, *lines = listing.splitlines() or [""]
+    if "local_address" not in heading:
+        raise ParseError(f"/proc/net/{protocol} printed what is no list of sockets: {heading!r}")
     found = []
     for line in lines:
         told = _LINE.fullmatch(line)

@@ -66,6 +66,12 @@ def test_a_udp_socket_waits_for_anyone_unless_it_is_connected() -> None:
         assert connected.getsockname()[1] not in ports
 
 
+def test_a_list_without_its_heading_is_not_taken_for_an_empty_one() -> None:
+    with pytest.raises(ParseError, match="no list of sockets: ''"):
+        parse_sockets("tcp", "")
+    assert parse_sockets("tcp", "  sl  local_address rem_address   st\n") == ()
+
+
 def test_a_line_that_is_no_socket_is_refused() -> None:
     with pytest.raises(ParseError, match="'cat: permission denied'"):
         parse_sockets("tcp", "  sl  local_address\ncat: permission denied\n")
@@ -99,7 +105,7 @@ def test_an_agent_that_does_not_listen_where_the_rules_leave_its_port_to_it_is_t
     (found,) = check_rules_reach_listeners(RULES, ENVOY, sockets=[other])
     assert found.severity is Severity.NOTICE, "no packet gets by Envoy for that"
     assert found.summary == "inbound tcp/15020 is left to the agent, which does not listen there"
-    assert found.wanted == "a socket at 192.0.2.10:15020 (agent: merged metrics, health)"
+    assert found.wanted == "a tcp socket at 192.0.2.10:15020"
     assert found.got == "tcp 0.0.0.0:80"
 
 
