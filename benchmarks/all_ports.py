@@ -17,12 +17,12 @@ from kernel_testbed import HOST, Kernel, key_of
 from measure import Row, median, milliseconds
 
 from pytest_istio_sidecar import Ruleset, expected_ruleset, parse_iptables_save, render_save
-from pytest_istio_sidecar.environments.first_packets import connections
-from pytest_istio_sidecar.netfilter.destinations import OWN, Outcome
-from pytest_istio_sidecar.netfilter.diagram import Box
+from pytest_istio_sidecar.netfilter.diagram.diagram import Box
+from pytest_istio_sidecar.netfilter.diagram.paths import paths_within
 from pytest_istio_sidecar.netfilter.packet import Fate, Packet
-from pytest_istio_sidecar.netfilter.space import Space
-from pytest_istio_sidecar.netfilter.walks import paths_within
+from pytest_istio_sidecar.netfilter.space.nat import OWN, Outcome
+from pytest_istio_sidecar.netfilter.space.space import Space
+from pytest_istio_sidecar.selftest.first_packets import connections
 
 PORTS = 1 << 16
 CHUNK = 4096

@@ -10,7 +10,7 @@ import statistics
 import sys
 import time
 
-from pytest_istio_sidecar.environments.embedded import EmbeddedEnvironment
+from pytest_istio_sidecar.environments.embedded.environment import EmbeddedEnvironment
 
 TARGET = 1.5
 

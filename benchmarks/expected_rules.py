@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 
 RUNS = 7
-TESTS = Path(__file__).parents[1] / "tests" / "unit"
+TESTS = Path(__file__).parents[1] / "tests" / "unit" / "istio"
 ONE_RUN = """
 import sys, time
 sys.path.insert(0, sys.argv[1])

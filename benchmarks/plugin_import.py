@@ -13,7 +13,7 @@ import sys
 import tempfile
 
 TARGET_MS = 10.0
-PLUGIN = ("-p", "pytest_istio_sidecar.plugin")
+PLUGIN = ("-p", "pytest_istio_sidecar.plugin.hooks")
 NO_TESTS_COLLECTED = 5
 
 

@@ -6,7 +6,7 @@ import time
 
 from pytest_istio_sidecar.istio.rules import expected_ruleset
 from pytest_istio_sidecar.netfilter.packet import Packet, inbound, outbound
-from pytest_istio_sidecar.netfilter.trace import trace
+from pytest_istio_sidecar.netfilter.trace.trace import trace
 
 TARGET = 20_000
 ROUNDS = 5

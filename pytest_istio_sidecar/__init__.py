@@ -52,24 +52,38 @@ if TYPE_CHECKING:
     from pytest_istio_sidecar.assertions import (
         assert_same_rules as assert_same_rules,
     )
-    from pytest_istio_sidecar.checks.bypass import Bypass as Bypass
-    from pytest_istio_sidecar.checks.bypasses import (
+    from pytest_istio_sidecar.checks.bypass.bypass import Bypass as Bypass
+    from pytest_istio_sidecar.checks.bypass.bypasses import (
         BypassReport as BypassReport,
     )
-    from pytest_istio_sidecar.checks.bypasses import (
+    from pytest_istio_sidecar.checks.bypass.bypasses import (
         bypasses as bypasses,
     )
-    from pytest_istio_sidecar.checks.bypasses import (
+    from pytest_istio_sidecar.checks.bypass.bypasses import (
         check_only_bypasses as check_only_bypasses,
     )
-    from pytest_istio_sidecar.checks.comparison import Comparison as Comparison
-    from pytest_istio_sidecar.checks.comparison import compare as compare
-    from pytest_istio_sidecar.checks.expectation import check_matches_istio as check_matches_istio
+    from pytest_istio_sidecar.checks.bypass.found import FoundBypass as FoundBypass
+    from pytest_istio_sidecar.checks.bypass.reviewed import ReviewedBypass as ReviewedBypass
+    from pytest_istio_sidecar.checks.bypass.reviewed import check_reviewed_bypasses as check_reviewed_bypasses
+    from pytest_istio_sidecar.checks.bypass.reviewed import parse_reviewed_bypasses as parse_reviewed_bypasses
+    from pytest_istio_sidecar.checks.chains import (
+        check_dead_rules as check_dead_rules,
+    )
+    from pytest_istio_sidecar.checks.chains import (
+        check_inbound_exclusions as check_inbound_exclusions,
+    )
+    from pytest_istio_sidecar.checks.chains import (
+        check_jump as check_jump,
+    )
+    from pytest_istio_sidecar.checks.chains import (
+        check_redirect_target as check_redirect_target,
+    )
+    from pytest_istio_sidecar.checks.comparison.comparison import Comparison as Comparison
+    from pytest_istio_sidecar.checks.comparison.comparison import compare as compare
+    from pytest_istio_sidecar.checks.comparison.expectation import check_matches_istio as check_matches_istio
     from pytest_istio_sidecar.checks.finding import Finding as Finding
     from pytest_istio_sidecar.checks.finding import Severity as Severity
-    from pytest_istio_sidecar.checks.found_bypass import FoundBypass as FoundBypass
     from pytest_istio_sidecar.checks.listeners import check_listener as check_listener
-    from pytest_istio_sidecar.checks.observation import Observation as Observation
     from pytest_istio_sidecar.checks.packets import (
         check_bypasses as check_bypasses,
     )
@@ -79,21 +93,6 @@ if TYPE_CHECKING:
     from pytest_istio_sidecar.checks.policy_routes import check_policy_routes as check_policy_routes
     from pytest_istio_sidecar.checks.reach import check_rules_reach_listeners as check_rules_reach_listeners
     from pytest_istio_sidecar.checks.replicas import check_replicas as check_replicas
-    from pytest_istio_sidecar.checks.reviewed import ReviewedBypass as ReviewedBypass
-    from pytest_istio_sidecar.checks.reviewed import check_reviewed_bypasses as check_reviewed_bypasses
-    from pytest_istio_sidecar.checks.reviewed import parse_reviewed_bypasses as parse_reviewed_bypasses
-    from pytest_istio_sidecar.checks.rules import (
-        check_dead_rules as check_dead_rules,
-    )
-    from pytest_istio_sidecar.checks.rules import (
-        check_inbound_exclusions as check_inbound_exclusions,
-    )
-    from pytest_istio_sidecar.checks.rules import (
-        check_jump as check_jump,
-    )
-    from pytest_istio_sidecar.checks.rules import (
-        check_redirect_target as check_redirect_target,
-    )
     from pytest_istio_sidecar.checks.traffic import (
         check_intercepted as check_intercepted,
     )
@@ -135,9 +134,9 @@ if TYPE_CHECKING:
         VerdictAgainst as VerdictAgainst,
     )
     from pytest_istio_sidecar.istio.listeners import Listener as Listener
+    from pytest_istio_sidecar.istio.observation import Observation as Observation
     from pytest_istio_sidecar.istio.options import IstioOptions as IstioOptions
     from pytest_istio_sidecar.istio.rules import expected_ruleset as expected_ruleset
-    from pytest_istio_sidecar.netfilter.complete import complete as complete
     from pytest_istio_sidecar.netfilter.model import PodRules as PodRules
     from pytest_istio_sidecar.netfilter.model import Ruleset as Ruleset
     from pytest_istio_sidecar.netfilter.model import Table as Table
@@ -159,13 +158,14 @@ if TYPE_CHECKING:
     from pytest_istio_sidecar.netfilter.packet import (
         outbound as outbound,
     )
-    from pytest_istio_sidecar.netfilter.parse import parse_iptables as parse_iptables
-    from pytest_istio_sidecar.netfilter.parse_list import parse_iptables_list as parse_iptables_list
-    from pytest_istio_sidecar.netfilter.parse_save import parse_iptables_save as parse_iptables_save
-    from pytest_istio_sidecar.netfilter.render import render_save as render_save
     from pytest_istio_sidecar.netfilter.sockets import Socket as Socket
-    from pytest_istio_sidecar.netfilter.trace import Trace as Trace
-    from pytest_istio_sidecar.netfilter.trace import trace as trace
+    from pytest_istio_sidecar.netfilter.text.complete import complete as complete
+    from pytest_istio_sidecar.netfilter.text.parse import parse_iptables as parse_iptables
+    from pytest_istio_sidecar.netfilter.text.parse_list import parse_iptables_list as parse_iptables_list
+    from pytest_istio_sidecar.netfilter.text.parse_save import parse_iptables_save as parse_iptables_save
+    from pytest_istio_sidecar.netfilter.text.render import render_save as render_save
+    from pytest_istio_sidecar.netfilter.trace.trace import Trace as Trace
+    from pytest_istio_sidecar.netfilter.trace.trace import trace as trace
 
 _HOMES = {
     "assertions": (
@@ -184,12 +184,12 @@ _HOMES = {
         "assert_redirect_target",
         "assert_redirected",
     ),
-    "checks.bypass": ("Bypass",),
-    "checks.bypasses": ("BypassReport", "bypasses", "check_only_bypasses"),
-    "checks.comparison": ("Comparison", "compare"),
-    "checks.expectation": ("check_matches_istio",),
-    "checks.found_bypass": ("FoundBypass",),
-    "checks.observation": ("Observation",),
+    "checks.bypass.bypass": ("Bypass",),
+    "checks.bypass.bypasses": ("BypassReport", "bypasses", "check_only_bypasses"),
+    "checks.comparison.comparison": ("Comparison", "compare"),
+    "checks.comparison.expectation": ("check_matches_istio",),
+    "checks.bypass.found": ("FoundBypass",),
+    "istio.observation": ("Observation",),
     "environments.base": ("SidecarPod",),
     "istio.listeners": ("Listener",),
     "checks.finding": ("Finding", "Severity"),
@@ -197,9 +197,9 @@ _HOMES = {
     "checks.policy_routes": ("check_policy_routes",),
     "checks.reach": ("check_rules_reach_listeners",),
     "checks.replicas": ("check_replicas",),
-    "checks.reviewed": ("ReviewedBypass", "check_reviewed_bypasses", "parse_reviewed_bypasses"),
+    "checks.bypass.reviewed": ("ReviewedBypass", "check_reviewed_bypasses", "parse_reviewed_bypasses"),
     "checks.packets": ("check_bypasses", "check_redirected"),
-    "checks.rules": (
+    "checks.chains": (
         "check_dead_rules",
         "check_inbound_exclusions",
         "check_jump",
@@ -221,15 +221,15 @@ _HOMES = {
     ),
     "istio.options": ("IstioOptions",),
     "istio.rules": ("expected_ruleset",),
-    "netfilter.complete": ("complete",),
+    "netfilter.text.complete": ("complete",),
     "netfilter.model": ("PodRules", "Ruleset", "Table"),
     "netfilter.packet": ("Endpoint", "Fate", "Host", "Packet", "inbound", "outbound"),
-    "netfilter.parse": ("parse_iptables",),
-    "netfilter.parse_list": ("parse_iptables_list",),
-    "netfilter.parse_save": ("parse_iptables_save",),
-    "netfilter.render": ("render_save",),
+    "netfilter.text.parse": ("parse_iptables",),
+    "netfilter.text.parse_list": ("parse_iptables_list",),
+    "netfilter.text.parse_save": ("parse_iptables_save",),
+    "netfilter.text.render": ("render_save",),
     "netfilter.sockets": ("Socket",),
-    "netfilter.trace": ("Trace", "trace"),
+    "netfilter.trace.trace": ("Trace", "trace"),
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
 

@@ -10,19 +10,18 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import UTC, date, datetime
 from typing import Unpack
 
-from pytest_istio_sidecar.checks.bypass import Bypass
-from pytest_istio_sidecar.checks.bypasses import check_only_bypasses
-from pytest_istio_sidecar.checks.expectation import check_matches_istio
+from pytest_istio_sidecar.checks.bypass.bypass import Bypass
+from pytest_istio_sidecar.checks.bypass.bypasses import check_only_bypasses
+from pytest_istio_sidecar.checks.bypass.found import FoundBypass
+from pytest_istio_sidecar.checks.bypass.reviewed import ReviewedBypass, check_reviewed_bypasses
+from pytest_istio_sidecar.checks.chains import check_inbound_exclusions, check_jump, check_redirect_target
+from pytest_istio_sidecar.checks.comparison.expectation import check_matches_istio
 from pytest_istio_sidecar.checks.finding import Finding, Kind, violations
-from pytest_istio_sidecar.checks.found_bypass import FoundBypass
 from pytest_istio_sidecar.checks.listeners import check_listener
-from pytest_istio_sidecar.checks.observation import Observation
 from pytest_istio_sidecar.checks.packets import check_bypasses, check_redirected
 from pytest_istio_sidecar.checks.policy_routes import check_policy_routes
 from pytest_istio_sidecar.checks.reach import check_rules_reach_listeners
 from pytest_istio_sidecar.checks.replicas import check_replicas
-from pytest_istio_sidecar.checks.reviewed import ReviewedBypass, check_reviewed_bypasses
-from pytest_istio_sidecar.checks.rules import check_inbound_exclusions, check_jump, check_redirect_target
 from pytest_istio_sidecar.checks.traffic import check_intercepted, check_not_intercepted
 from pytest_istio_sidecar.errors import (
     BypassError,
@@ -33,6 +32,7 @@ from pytest_istio_sidecar.errors import (
     VerdictAgainst,
 )
 from pytest_istio_sidecar.istio.listeners import Listener
+from pytest_istio_sidecar.istio.observation import Observation
 from pytest_istio_sidecar.istio.options import IstioOptions, OptionFields
 from pytest_istio_sidecar.istio.policy_route import Routings
 from pytest_istio_sidecar.netfilter.model import Family, PodRules, Rules, Table

@@ -62,7 +62,7 @@ def pages() -> dict[str, str]:
 
 
 def _options() -> Iterator[str]:
-    from pytest_istio_sidecar.options import OPTIONS
+    from pytest_istio_sidecar.plugin.options import OPTIONS
 
     yield "# Options"
     yield ""
@@ -86,7 +86,7 @@ def _options() -> Iterator[str]:
 
 
 def _fixtures(package: griffe.Module) -> Iterator[str]:
-    from pytest_istio_sidecar.plugin import MARKERS
+    from pytest_istio_sidecar.plugin.hooks import MARKERS
 
     yield "# Fixtures and markers"
     yield ""
@@ -94,7 +94,7 @@ def _fixtures(package: griffe.Module) -> Iterator[str]:
         "The environment is brought up, and heavy modules are imported, when a fixture first needs them. "
         "Every fixture has session scope unless it says otherwise."
     )
-    for function in package["fixtures"].functions.values():
+    for function in package["plugin.fixtures"].functions.values():
         decorators = [str(held.value) for held in function.decorators]
         if not any("fixture" in held for held in decorators):
             continue

@@ -21,19 +21,19 @@ DOCS = Path(__file__).parent / "docs"
 
 def machine_problem() -> str | None:
     """Why this machine can have no embedded pod; None where it can. Whether one starts is for the tests."""
-    from pytest_istio_sidecar.environments import envoy, network_namespace
+    from pytest_istio_sidecar.environments.embedded import envoy, namespaces
     from pytest_istio_sidecar.errors import EnvironmentProblem
 
     try:
-        command = network_namespace.unshare_command()
+        command = namespaces.unshare_command()
         envoy.require_distributions("httpbin", "gunicorn")
         envoy.find_envoy()
         for program in ("ip", "setpriv", "iptables-legacy-restore", "iptables-nft-restore"):
-            network_namespace.require_program(program)
+            namespaces.require_program(program)
     except EnvironmentProblem as problem:
         return str(problem)
     trial = subprocess.run([*command, "true"], capture_output=True, text=True, timeout=10, check=False)
-    return network_namespace.explain_failed_unshare(trial.stderr) if trial.returncode else None
+    return namespaces.explain_failed_unshare(trial.stderr) if trial.returncode else None
 
 
 @pytest.fixture(scope="session")

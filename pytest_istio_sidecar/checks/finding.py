@@ -13,10 +13,10 @@ from enum import StrEnum
 from typing import TYPE_CHECKING
 
 from pytest_istio_sidecar.netfilter.model import Rule
-from pytest_istio_sidecar.netfilter.trace import Trace
+from pytest_istio_sidecar.netfilter.trace.trace import Trace
 
 if TYPE_CHECKING:
-    from pytest_istio_sidecar.checks.comparison import Comparison
+    from pytest_istio_sidecar.checks.comparison.comparison import Comparison
 
 
 class Severity(StrEnum):

@@ -6,13 +6,13 @@ Invariant: a packet whose fate is unknown raises `Undecided`; it is never a find
 
 from __future__ import annotations
 
-from pytest_istio_sidecar.checks.cause import cause_of
+from pytest_istio_sidecar.checks.comparison.cause import cause_of
 from pytest_istio_sidecar.checks.finding import Finding, Kind
-from pytest_istio_sidecar.checks.ways import CAPTURED, assumptions, decided, describe, of_pod
+from pytest_istio_sidecar.checks.tracing import CAPTURED, assumptions, decided, describe, of_pod
 from pytest_istio_sidecar.istio.ports import PURPOSE
 from pytest_istio_sidecar.netfilter.model import Rules
 from pytest_istio_sidecar.netfilter.packet import Fate, Host, Packet
-from pytest_istio_sidecar.netfilter.trace import Trace
+from pytest_istio_sidecar.netfilter.trace.trace import Trace
 
 
 def check_redirected(

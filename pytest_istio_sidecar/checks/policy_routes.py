@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from pytest_istio_sidecar.checks.finding import Finding, Kind
-from pytest_istio_sidecar.checks.ways import of_pod
+from pytest_istio_sidecar.checks.tracing import of_pod
 from pytest_istio_sidecar.istio.policy_route import PolicyRoute, PolicyRouting, Routings
 from pytest_istio_sidecar.netfilter.model import Family, Rule, Rules, rulesets_of
 from pytest_istio_sidecar.netfilter.targets import Tproxy

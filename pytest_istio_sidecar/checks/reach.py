@@ -10,9 +10,9 @@ import ipaddress
 from collections.abc import Collection, Iterator, Sequence
 
 from pytest_istio_sidecar.checks.agent import unanswered
-from pytest_istio_sidecar.checks.cause import cause_of
+from pytest_istio_sidecar.checks.comparison.cause import cause_of
 from pytest_istio_sidecar.checks.finding import Finding, Kind, Severity
-from pytest_istio_sidecar.checks.ways import (
+from pytest_istio_sidecar.checks.tracing import (
     addressed_families,
     assumptions,
     captured,
@@ -25,7 +25,7 @@ from pytest_istio_sidecar.istio.listeners import Direction, Listener
 from pytest_istio_sidecar.netfilter.model import Rules
 from pytest_istio_sidecar.netfilter.packet import Endpoint, Fate, Host, inbound
 from pytest_istio_sidecar.netfilter.sockets import Socket, takes
-from pytest_istio_sidecar.netfilter.trace import Trace
+from pytest_istio_sidecar.netfilter.trace.trace import Trace
 
 _MEANT = (ports.READINESS, ports.TELEMETRY, ports.TUNNEL)
 """Excluded ports that Envoy serves by design (istio.io "Ports used by Istio"), the last with HBONE."""

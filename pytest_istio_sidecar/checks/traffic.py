@@ -7,8 +7,8 @@ Invariant: an observation that does not tell raises `Undecided`.
 from __future__ import annotations
 
 from pytest_istio_sidecar.checks.finding import Finding, Kind
-from pytest_istio_sidecar.checks.observation import Observation
 from pytest_istio_sidecar.errors import Undecided
+from pytest_istio_sidecar.istio.observation import Observation
 
 
 def check_intercepted(observation: Observation, *, direction: str | None = None) -> list[Finding]:

@@ -53,8 +53,8 @@ def add(commands: Commands) -> None:
 
 def run(options: argparse.Namespace) -> Status:
     """Print them."""
-    from pytest_istio_sidecar.checks.bypasses import bypasses, check_only_bypasses
-    from pytest_istio_sidecar.checks.expectation import completed, expected_of
+    from pytest_istio_sidecar.checks.bypass.bypasses import bypasses, check_only_bypasses
+    from pytest_istio_sidecar.checks.comparison.expectation import completed, expected_of
     from pytest_istio_sidecar.cli.trace import host_of
     from pytest_istio_sidecar.environments.file import read_listings
     from pytest_istio_sidecar.errors import Undecided, UsageProblem

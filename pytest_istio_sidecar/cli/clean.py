@@ -23,9 +23,9 @@ def add(commands: Commands) -> None:
 
 def run(options: argparse.Namespace) -> Status:
     """Remove it, and say what."""
-    from pytest_istio_sidecar.environments.kind import clean_clusters
-    from pytest_istio_sidecar.environments.lease import clean_stale
-    from pytest_istio_sidecar.environments.undo import take_back_of_ended_runs
+    from pytest_istio_sidecar.environments.cluster.undo import take_back_of_ended_runs
+    from pytest_istio_sidecar.environments.kind.environment import clean_clusters
+    from pytest_istio_sidecar.machine.lease import clean_stale
 
     # Before any cluster goes: what was changed in it has to be put back there.
     put_back, problems = take_back_of_ended_runs()

@@ -55,8 +55,8 @@ def run(options: argparse.Namespace) -> Status:
 
 
 def _compare(options: argparse.Namespace, rules: PodRules, host: Host) -> Status:
-    from pytest_istio_sidecar.checks.comparison import compare
-    from pytest_istio_sidecar.checks.expectation import check_matches_istio, completed, expected_of
+    from pytest_istio_sidecar.checks.comparison.comparison import compare
+    from pytest_istio_sidecar.checks.comparison.expectation import check_matches_istio, completed, expected_of
     from pytest_istio_sidecar.checks.finding import violations
     from pytest_istio_sidecar.istio.options import IstioOptions
     from pytest_istio_sidecar.reports.comparison import comparison_fields
@@ -80,7 +80,7 @@ def _compare(options: argparse.Namespace, rules: PodRules, host: Host) -> Status
 
 
 def _guess(options: argparse.Namespace, rules: PodRules, host: Host) -> Status:
-    from pytest_istio_sidecar.checks.expectation import guess
+    from pytest_istio_sidecar.checks.comparison.expectation import guess
     from pytest_istio_sidecar.reports.comparison import comparison_fields
 
     guesses = guess(rules, host=host)

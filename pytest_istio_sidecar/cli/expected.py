@@ -28,7 +28,7 @@ def run(options: argparse.Namespace) -> Status:
     from pytest_istio_sidecar.istio.options import IstioOptions
     from pytest_istio_sidecar.istio.rules import expected_ruleset, shown_by_image
     from pytest_istio_sidecar.istio.versions import known_release
-    from pytest_istio_sidecar.netfilter.render import render_save
+    from pytest_istio_sidecar.netfilter.text.render import render_save
 
     ruleset = expected_ruleset(
         options.version, family=options.family, options=IstioOptions.from_pairs(options.option)

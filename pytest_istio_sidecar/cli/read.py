@@ -42,12 +42,12 @@ def add(commands: Commands) -> None:
 def run(options: argparse.Namespace) -> Status:
     """Read, write, and say where."""
     from pytest_istio_sidecar.environments.choices import ReaderName
-    from pytest_istio_sidecar.environments.existing import ExistingPlan
-    from pytest_istio_sidecar.environments.progress import Progress
+    from pytest_istio_sidecar.environments.cluster.existing import ExistingPlan
     from pytest_istio_sidecar.environments.shared import keep
+    from pytest_istio_sidecar.machine.progress import Progress
+    from pytest_istio_sidecar.plugin.settings import DEFAULT_VERSION
     from pytest_istio_sidecar.reports.document import exceptions_of
     from pytest_istio_sidecar.reports.summary import capture_of
-    from pytest_istio_sidecar.settings import DEFAULT_VERSION
 
     plan = ExistingPlan(
         kubeconfig=options.kubeconfig,

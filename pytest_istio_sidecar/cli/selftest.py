@@ -15,11 +15,11 @@ from pytest_istio_sidecar.cli.command import Commands, Status, add_command
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from pytest_istio_sidecar.checks.detection import Score
-    from pytest_istio_sidecar.environments.embedded import EmbeddedEnvironment
+    from pytest_istio_sidecar.environments.embedded.environment import EmbeddedEnvironment
     from pytest_istio_sidecar.istio.options import IstioOptions
-    from pytest_istio_sidecar.netfilter.mutants import Mutant
     from pytest_istio_sidecar.netfilter.packet import Host
+    from pytest_istio_sidecar.selftest.mutants import Mutant
+    from pytest_istio_sidecar.selftest.score import Score
 
 
 def add(commands: Commands) -> None:
@@ -49,12 +49,12 @@ def add(commands: Commands) -> None:
 
 def run(options: argparse.Namespace) -> Status:
     """Measure, and print the score."""
-    from pytest_istio_sidecar.environments.embedded import EmbeddedEnvironment, PodRulesText
+    from pytest_istio_sidecar.environments.embedded.environment import EmbeddedEnvironment, PodRulesText
     from pytest_istio_sidecar.istio.options import IstioOptions
     from pytest_istio_sidecar.istio.rules import expected_ruleset
     from pytest_istio_sidecar.netfilter.model import Backend
-    from pytest_istio_sidecar.reports.detection import conclusion, render_score, score_fields
-    from pytest_istio_sidecar.settings import DEFAULT_VERSION
+    from pytest_istio_sidecar.plugin.settings import DEFAULT_VERSION
+    from pytest_istio_sidecar.selftest.report import conclusion, render_score, score_fields
 
     versions = list(dict.fromkeys(options.istio_version or [DEFAULT_VERSION]))
     for version in versions:
@@ -81,8 +81,8 @@ def run(options: argparse.Namespace) -> Status:
 def _score(
     pod: EmbeddedEnvironment, host: Host, version: str, told: IstioOptions, at_most: int | None
 ) -> Score:
-    from pytest_istio_sidecar.checks.detection import Score, default_rules, judge_mutants, mutants_of
-    from pytest_istio_sidecar.environments.kernel_answers import ask_kernel, can_be_sent
+    from pytest_istio_sidecar.selftest.kernel import ask_kernel, can_be_sent
+    from pytest_istio_sidecar.selftest.score import Score, default_rules, judge_mutants, mutants_of
 
     made = mutants_of(version, told, at_most)
     judged = []

@@ -22,7 +22,7 @@ from pytest_istio_sidecar.errors import UsageProblem
 if TYPE_CHECKING:
     from pytest_istio_sidecar.netfilter.model import PodRules
     from pytest_istio_sidecar.netfilter.packet import Host, Packet
-    from pytest_istio_sidecar.netfilter.trace import Trace
+    from pytest_istio_sidecar.netfilter.trace.trace import Trace
 
 
 _NOBODY = "none"
@@ -71,10 +71,10 @@ def add(commands: Commands) -> None:
 def run(options: argparse.Namespace) -> Status:
     from pytest_istio_sidecar.environments.file import read_listings
     from pytest_istio_sidecar.netfilter.packet import Fate
-    from pytest_istio_sidecar.netfilter.trace import trace
+    from pytest_istio_sidecar.netfilter.trace.trace import trace
     from pytest_istio_sidecar.reports.colour import painter
     from pytest_istio_sidecar.reports.message import render_trace
-    from pytest_istio_sidecar.reports.words import explain
+    from pytest_istio_sidecar.reports.sentences import explain
 
     _refuse_what_differs(options)
     rules = _completed(read_listings(options.rules), options.istio_version)
@@ -116,7 +116,7 @@ def _refuse_what_differs(options: argparse.Namespace) -> None:
 
 def _completed(rules: PodRules, version: str | None) -> PodRules:
     """What lossy listings hide, taken from a release's rules, where one is given."""
-    from pytest_istio_sidecar.checks.expectation import completed, expected_of
+    from pytest_istio_sidecar.checks.comparison.expectation import completed, expected_of
     from pytest_istio_sidecar.istio.options import IstioOptions
 
     if version is None:
@@ -125,7 +125,7 @@ def _completed(rules: PodRules, version: str | None) -> PodRules:
 
 
 def _draw(way: Trace, path: Path) -> None:
-    from pytest_istio_sidecar.reports.picture import render_way_svg
+    from pytest_istio_sidecar.reports.formats.svg import render_way_svg
     from pytest_istio_sidecar.reports.summary import let_by
     from pytest_istio_sidecar.reports.way import way_of
 

@@ -13,12 +13,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NoReturn
 
-from pytest_istio_sidecar.checks.observation import RequestKind
 from pytest_istio_sidecar.environments.base import NotServed, SidecarPod
 from pytest_istio_sidecar.errors import ParseError, UsageProblem
+from pytest_istio_sidecar.istio.observation import RequestKind
 from pytest_istio_sidecar.netfilter.model import Backend, Family, PodRules, Ruleset
 from pytest_istio_sidecar.netfilter.packet import Host
-from pytest_istio_sidecar.netfilter.parse import parse_iptables
+from pytest_istio_sidecar.netfilter.text.parse import parse_iptables
 
 BACKENDS = {"legacy": Backend.LEGACY, "nft": Backend.NF_TABLES}
 LIMIT = 64 * 2**20

@@ -14,15 +14,15 @@ from pathlib import Path
 from typing import Protocol
 
 from pytest_istio_sidecar.environments.base import Environment
-from pytest_istio_sidecar.environments.evidence import write_evidence
-from pytest_istio_sidecar.environments.progress import Progress
 from pytest_istio_sidecar.errors import EnvironmentProblem, UsageProblem
 from pytest_istio_sidecar.istio.options import IstioOptions
 from pytest_istio_sidecar.istio.rules import expected_ruleset
 from pytest_istio_sidecar.istio.tables import other_mode
-from pytest_istio_sidecar.netfilter.complete import complete
+from pytest_istio_sidecar.machine.evidence import write_evidence
+from pytest_istio_sidecar.machine.progress import Progress
 from pytest_istio_sidecar.netfilter.model import PodRules, Ruleset
-from pytest_istio_sidecar.netfilter.parse_save import parse_iptables_save
+from pytest_istio_sidecar.netfilter.text.complete import complete
+from pytest_istio_sidecar.netfilter.text.parse_save import parse_iptables_save
 
 
 class Plan(Protocol):
@@ -75,7 +75,7 @@ class EmbeddedPlan:
         Raises:
             UsageProblem: an option that Istio does not have, or refuses.
         """
-        from pytest_istio_sidecar.environments.embedded import EmbeddedEnvironment
+        from pytest_istio_sidecar.environments.embedded.environment import EmbeddedEnvironment
 
         options = IstioOptions.from_pairs(self.options)
         return EmbeddedEnvironment.start(
@@ -84,7 +84,7 @@ class EmbeddedPlan:
 
     def attach(self, state: Path) -> Environment:
         """Find it."""
-        from pytest_istio_sidecar.environments.embedded import EmbeddedEnvironment
+        from pytest_istio_sidecar.environments.embedded.environment import EmbeddedEnvironment
 
         return EmbeddedEnvironment.attach(state)
 
@@ -118,14 +118,14 @@ def take_down(state: Path, evidence: Path, *, keep_it: bool, progress: Progress)
         return None
     name = json.loads(state.read_text()).get("environment")
     if name == "kind":
-        from pytest_istio_sidecar.environments.kind import stop_cluster
+        from pytest_istio_sidecar.environments.kind.environment import stop_cluster
 
         return stop_cluster(state, keep=keep_it, progress=progress)
     if name == "existing":
-        from pytest_istio_sidecar.environments.existing import put_back
+        from pytest_istio_sidecar.environments.cluster.existing import put_back
 
         return "\n".join(put_back(state)) or None
-    from pytest_istio_sidecar.environments.embedded import EmbeddedEnvironment
+    from pytest_istio_sidecar.environments.embedded.environment import EmbeddedEnvironment
 
     try:
         environment = EmbeddedEnvironment.attach(state)

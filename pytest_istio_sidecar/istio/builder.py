@@ -11,9 +11,9 @@ from functools import cache
 from pytest_istio_sidecar.errors import UsageProblem
 from pytest_istio_sidecar.netfilter.matches import Match
 from pytest_istio_sidecar.netfilter.model import TABLES, Backend, Chain, Family, Rule, Ruleset, Table
-from pytest_istio_sidecar.netfilter.parse_rule import parse_rule
 from pytest_istio_sidecar.netfilter.targets import Jump, Target
-from pytest_istio_sidecar.netfilter.tokens import words
+from pytest_istio_sidecar.netfilter.text.parse_rule import parse_rule
+from pytest_istio_sidecar.netfilter.text.tokens import words
 
 _CHAINS = frozenset(
     f"ISTIO_{name}"

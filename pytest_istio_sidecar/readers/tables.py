@@ -16,8 +16,8 @@ from dataclasses import dataclass, replace
 
 from pytest_istio_sidecar.errors import EnvironmentProblem, ParseError
 from pytest_istio_sidecar.netfilter.model import Backend, Family, PodRules, Ruleset, Table
-from pytest_istio_sidecar.netfilter.parse_list import parse_iptables_list
-from pytest_istio_sidecar.netfilter.parse_save import parse_iptables_save
+from pytest_istio_sidecar.netfilter.text.parse_list import parse_iptables_list
+from pytest_istio_sidecar.netfilter.text.parse_save import parse_iptables_save
 from pytest_istio_sidecar.readers.command import CommandResult, Runner
 
 _PREFIXES: Mapping[Family, str] = {4: "iptables", 6: "ip6tables"}

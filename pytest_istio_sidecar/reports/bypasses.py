@@ -9,8 +9,8 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Iterable, Iterator
 
-from pytest_istio_sidecar.checks.bypasses import BypassReport
-from pytest_istio_sidecar.checks.found_bypass import FoundBypass
+from pytest_istio_sidecar.checks.bypass.bypasses import BypassReport
+from pytest_istio_sidecar.checks.bypass.found import FoundBypass
 from pytest_istio_sidecar.reports.colour import Paint, plain
 
 

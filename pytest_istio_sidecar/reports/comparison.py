@@ -10,8 +10,8 @@ from collections.abc import Iterator, Sequence
 from itertools import groupby
 from typing import Any
 
-from pytest_istio_sidecar.checks.alignment import AlignedChain, Change, Line
-from pytest_istio_sidecar.checks.comparison import Comparison
+from pytest_istio_sidecar.checks.comparison.alignment import AlignedChain, Change, Line
+from pytest_istio_sidecar.checks.comparison.comparison import Comparison
 from pytest_istio_sidecar.reports.path import short_rule
 
 _SIGNS = {

@@ -11,10 +11,10 @@ import textwrap
 from collections.abc import Sequence
 
 from pytest_istio_sidecar.checks.finding import Finding
-from pytest_istio_sidecar.checks.ways import describe
+from pytest_istio_sidecar.checks.tracing import describe
 from pytest_istio_sidecar.netfilter.matches import PROTOCOL_NAMES
 from pytest_istio_sidecar.netfilter.packet import Endpoint, Fate, Packet
-from pytest_istio_sidecar.netfilter.trace import Trace
+from pytest_istio_sidecar.netfilter.trace.trace import Trace
 from pytest_istio_sidecar.reports.colour import Paint, Style, plain
 from pytest_istio_sidecar.reports.comparison import render_comparison
 from pytest_istio_sidecar.reports.path import WIDTH, PathLine, path_of

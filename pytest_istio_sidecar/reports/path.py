@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from itertools import groupby
 
 from pytest_istio_sidecar.netfilter.model import Rule
-from pytest_istio_sidecar.netfilter.trace import Step, Trace
+from pytest_istio_sidecar.netfilter.trace.trace import Step, Trace
 
 WIDTH = 96
 """Columns of a message at most, except for a rule or path that is longer."""

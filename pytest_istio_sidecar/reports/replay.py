@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from pytest_istio_sidecar.netfilter.matches import PROTOCOL_NAMES
 from pytest_istio_sidecar.netfilter.model import Backend, Ruleset, rulesets_of
 from pytest_istio_sidecar.netfilter.packet import Endpoint, Host, Packet, inbound, outbound
-from pytest_istio_sidecar.netfilter.trace import Trace
+from pytest_istio_sidecar.netfilter.trace.trace import Trace
 
 _PREFIX = {Backend.LEGACY: "legacy:", Backend.NF_TABLES: "nft:", None: ""}
 

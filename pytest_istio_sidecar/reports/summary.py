@@ -10,16 +10,16 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any, TypedDict
 
-from pytest_istio_sidecar.checks.bypasses import BypassReport, bypasses
-from pytest_istio_sidecar.checks.comparison import compare
-from pytest_istio_sidecar.checks.expectation import completed, expected_of
-from pytest_istio_sidecar.checks.ways import CAPTURED
+from pytest_istio_sidecar.checks.bypass.bypasses import BypassReport, bypasses
+from pytest_istio_sidecar.checks.comparison.comparison import compare
+from pytest_istio_sidecar.checks.comparison.expectation import completed, expected_of
+from pytest_istio_sidecar.checks.tracing import CAPTURED
 from pytest_istio_sidecar.errors import IstioSidecarError
 from pytest_istio_sidecar.istio.options import IstioOptions
 from pytest_istio_sidecar.istio.ports import PROXY_ID, PURPOSE
 from pytest_istio_sidecar.netfilter.model import Family, PodRules, Rules, Ruleset
 from pytest_istio_sidecar.netfilter.packet import Host, inbound, outbound
-from pytest_istio_sidecar.netfilter.trace import Trace, trace
+from pytest_istio_sidecar.netfilter.trace.trace import Trace, trace
 from pytest_istio_sidecar.reports.comparison import comparison_fields, render_comparison
 from pytest_istio_sidecar.reports.way import Way, way_of
 

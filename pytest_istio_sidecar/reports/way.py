@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from typing import Literal, TypedDict
 
-from pytest_istio_sidecar.checks.ways import CAPTURED, describe
+from pytest_istio_sidecar.checks.tracing import CAPTURED, describe
 from pytest_istio_sidecar.istio.ports import PURPOSE
 from pytest_istio_sidecar.netfilter.model import HOOKS
 from pytest_istio_sidecar.netfilter.packet import Endpoint, Fate
-from pytest_istio_sidecar.netfilter.trace import Trace
+from pytest_istio_sidecar.netfilter.trace.trace import Trace
 from pytest_istio_sidecar.reports.message import describe_fields, outcome_of
 from pytest_istio_sidecar.reports.path import path_of
 from pytest_istio_sidecar.reports.replay import replay_command

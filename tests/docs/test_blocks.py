@@ -22,7 +22,7 @@ from markdown_blocks import CHECKOUT, Block, Kind, blocks_of, commands_of, every
 
 from pytest_istio_sidecar import parse_iptables
 from pytest_istio_sidecar.cli import build_parser
-from pytest_istio_sidecar.settings import Settings
+from pytest_istio_sidecar.plugin.settings import Settings
 
 DATA = CHECKOUT / "tests" / "data"
 LISTINGS = {

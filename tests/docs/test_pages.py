@@ -18,8 +18,8 @@ from markdown_blocks import CHECKOUT, PAGES, tokens_of
 import pytest_istio_sidecar
 from pytest_istio_sidecar.cli import _COMMANDS, main
 from pytest_istio_sidecar.environments.choices import ReportForm
-from pytest_istio_sidecar.netfilter.diagnosis import _KNOWN, diagnose
-from pytest_istio_sidecar.options import OPTIONS
+from pytest_istio_sidecar.netfilter.text.diagnosis import _KNOWN, diagnose
+from pytest_istio_sidecar.plugin.options import OPTIONS
 
 LINKED = (*PAGES, "ARCHITECTURE.md", "CONTRIBUTING.md", "changelog.d/README.md", "tests/cluster/README.md")
 
@@ -125,7 +125,9 @@ def test_the_reference_has_every_option_public_name_and_command():
 
 def test_the_reference_has_every_fixture_that_pytest_knows_of_the_plugin(pytester):
     shown = pytester.runpytest_subprocess("--fixtures", "-q").stdout.str()
-    section = shown.partition("from pytest_istio_sidecar.fixtures")[2].partition("fixtures defined from")[0]
+    section = shown.partition("from pytest_istio_sidecar.plugin.fixtures")[2].partition(
+        "fixtures defined from"
+    )[0]
     known = set(re.findall(r"^(\w+) \[session scope\]|^(\w+) --", section, re.MULTILINE))
     assert known
     page = text_of("docs/reference/fixtures.md")
@@ -169,7 +171,7 @@ def test_a_clause_names_experiments_that_are_replayed_or_a_test_that_holds_it(nu
 
 
 def test_every_section_is_named_by_the_modules_that_carry_it_out():
-    texts = [path.read_text() for path in (CHECKOUT / "pytest_istio_sidecar/netfilter").glob("*.py")]
+    texts = [path.read_text() for path in (CHECKOUT / "pytest_istio_sidecar/netfilter").rglob("*.py")]
     named = re.findall(r"^Semantics: docs/semantics\.md, (.*)\.$", "\n".join(texts), re.MULTILINE)
     sections = re.findall(r"^## (\d+)\. ", SEMANTICS, re.MULTILINE)
     assert set(re.findall(r"\d+", re.sub(r"\.\d+", "", " ".join(named)))) == set(sections)

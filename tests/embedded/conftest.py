@@ -2,8 +2,8 @@
 
 import pytest
 
-from pytest_istio_sidecar.environments import embedded
-from pytest_istio_sidecar.environments.lease import leases_directory
+from pytest_istio_sidecar.environments.embedded import environment
+from pytest_istio_sidecar.machine.lease import leases_directory
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -19,7 +19,7 @@ def own_runtime_directory(tmp_path_factory):
 @pytest.fixture(scope="session")
 def pod(able_machine, own_runtime_directory):
     """A pod with Istio 1.8.3's rules; tests leave it as they found it."""
-    started = embedded.EmbeddedEnvironment.start()
+    started = environment.EmbeddedEnvironment.start()
     yield started
     started.stop()
 
@@ -30,18 +30,18 @@ def start_pod(able_machine, own_runtime_directory):
     started = []
 
     def start(**arguments):
-        started.append(embedded.EmbeddedEnvironment.start(**arguments))
+        started.append(environment.EmbeddedEnvironment.start(**arguments))
         return started[-1]
 
     yield start
-    for environment in started:
-        environment.stop()
+    for one in started:
+        one.stop()
 
 
 @pytest.fixture
 def istio_rules():
     """The text that Istio 1.8.3's istio-init loads."""
-    return embedded.rules_for("1.8.3").ipv4
+    return environment.rules_for("1.8.3").ipv4
 
 
 @pytest.fixture

@@ -7,11 +7,11 @@ from functools import partial
 
 import pytest
 
-from pytest_istio_sidecar.checks import verdict
-from pytest_istio_sidecar.checks.detection import Score, default_rules, judge_mutants, mutants_of
-from pytest_istio_sidecar.environments.embedded import EmbeddedEnvironment
-from pytest_istio_sidecar.environments.kernel_answers import ask_kernel, can_be_sent
+from pytest_istio_sidecar.environments.embedded.environment import EmbeddedEnvironment
 from pytest_istio_sidecar.istio.options import IstioOptions
+from pytest_istio_sidecar.selftest import judge
+from pytest_istio_sidecar.selftest.kernel import ask_kernel, can_be_sent
+from pytest_istio_sidecar.selftest.score import Score, default_rules, judge_mutants, mutants_of
 
 DEFAULT, BOTH = IstioOptions(), IstioOptions(enable_ipv6=True)
 
@@ -75,7 +75,7 @@ def test_the_lost_half_of_a_family_is_caught_and_one_in_the_other_back_end_is_no
 
 
 def test_what_a_blind_judge_misses_is_seen(score, monkeypatch):
-    monkeypatch.setattr(verdict, "check_matches_istio", lambda *_, **__: [])
+    monkeypatch.setattr(judge, "check_matches_istio", lambda *_, **__: [])
     own_pod = "makes -A ISTIO_OUTPUT ! -d 127.0.0.1/32 -o lo -m owner --uid-owner 1337"
     made = [mutant for mutant in mutants_of("1.8.3", DEFAULT) if mutant.change.startswith(own_pod)]
     found = score("1.8.3", made)
@@ -84,8 +84,8 @@ def test_what_a_blind_judge_misses_is_seen(score, monkeypatch):
 
 
 def test_the_alarm_of_a_judge_of_texts_is_seen_to_be_false(score, monkeypatch):
-    exact = partial(verdict.check_matches_istio, exact=True)
-    monkeypatch.setattr(verdict, "check_matches_istio", exact)
+    exact = partial(judge.check_matches_istio, exact=True)
+    monkeypatch.setattr(judge, "check_matches_istio", exact)
     found = score("1.8.3", mutants_of("1.8.3", DEFAULT, 20))
     assert found.false_alarms
     assert not found.perfect

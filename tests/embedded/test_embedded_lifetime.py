@@ -9,10 +9,10 @@ import sys
 import pytest
 from leftovers import processes_in, processes_naming, send_signal, wait_until_nothing_is_left
 
-from pytest_istio_sidecar.environments.embedded import EmbeddedEnvironment, PodRulesText
-from pytest_istio_sidecar.environments.lease import clean_stale
-from pytest_istio_sidecar.environments.process import ProcessIdentity
+from pytest_istio_sidecar.environments.embedded.environment import EmbeddedEnvironment, PodRulesText
 from pytest_istio_sidecar.errors import EnvironmentProblem
+from pytest_istio_sidecar.machine.lease import clean_stale
+from pytest_istio_sidecar.machine.process import ProcessIdentity
 from pytest_istio_sidecar.netfilter.model import Backend
 
 pytestmark = pytest.mark.usefixtures("able_machine")
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.usefixtures("able_machine")
 OWNER = """
 import signal, sys, time
 from pathlib import Path
-from pytest_istio_sidecar.environments.embedded import EmbeddedEnvironment
+from pytest_istio_sidecar.environments.embedded.environment import EmbeddedEnvironment
 # A job in the background is started with SIGINT ignored, and so are its children.
 deaf = sys.argv[2:] == ["deaf"]
 signal.signal(signal.SIGINT, signal.SIG_IGN if deaf else signal.default_int_handler)

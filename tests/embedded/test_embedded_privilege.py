@@ -9,14 +9,15 @@ from pathlib import Path
 import pytest
 
 import pytest_istio_sidecar
-from pytest_istio_sidecar.environments import envoy, network_namespace, process
-from pytest_istio_sidecar.environments.embedded import EmbeddedEnvironment
+from pytest_istio_sidecar.environments.embedded import envoy, namespaces
+from pytest_istio_sidecar.environments.embedded.environment import EmbeddedEnvironment
 from pytest_istio_sidecar.errors import EnvironmentProblem
+from pytest_istio_sidecar.machine import process
 
 NAME = "istio-sidecar-t"
 
 WHOLE_WAY = """
-from pytest_istio_sidecar.environments.embedded import EmbeddedEnvironment
+from pytest_istio_sidecar.environments.embedded.environment import EmbeddedEnvironment
 pod = EmbeddedEnvironment.start()
 try:
     print(pod.describe()["privilege"].partition(" of ")[0])
@@ -108,15 +109,16 @@ def test_a_user_who_is_refused_a_user_namespace_is_told_at_once_and_nothing_wait
 def test_a_user_without_subordinate_ids_is_told_how_to_get_them(monkeypatch):
     monkeypatch.setattr(os, "geteuid", lambda: 54321)
     monkeypatch.setattr(os, "getuid", lambda: 54321)
-    monkeypatch.setattr(network_namespace, "require_program", lambda name: name)
+    monkeypatch.setattr(namespaces, "require_program", lambda name: name)
     with pytest.raises(EnvironmentProblem, match=r"sudo usermod --add-subuids 100000-165535 54321"):
-        network_namespace.unshare_command()
+        namespaces.unshare_command()
 
 
 def test_root_without_the_capability_is_told_which_it_lacks(able_machine, runtime_directory):
     if os.geteuid() != 0:
         pytest.skip("only root has capabilities to give up")
-    code = "from pytest_istio_sidecar.environments.embedded import EmbeddedEnvironment as E; E.start()"
+    home = "pytest_istio_sidecar.environments.embedded.environment"
+    code = f"from {home} import EmbeddedEnvironment as E; E.start()"
     done = subprocess.run(
         ["setpriv", "--bounding-set=-sys_admin", sys.executable, "-c", code],
         capture_output=True,
@@ -138,18 +140,16 @@ def test_root_without_the_capability_is_told_which_it_lacks(able_machine, runtim
 )
 def test_a_kernel_that_forbids_user_namespaces_is_told_with_its_sysctl(monkeypatch, setting, value, command):
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
-    monkeypatch.setattr(network_namespace, "_setting", lambda name: value if name == setting else None)
-    said = network_namespace.explain_failed_unshare("unshare: unshare failed: Operation not permitted")
+    monkeypatch.setattr(namespaces, "_setting", lambda name: value if name == setting else None)
+    said = namespaces.explain_failed_unshare("unshare: unshare failed: Operation not permitted")
     assert f"sudo sysctl kernel.{command}" in said
     assert "\n" not in said
 
 
 def test_a_newuidmap_without_its_setuid_bit_is_told(monkeypatch):
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
-    monkeypatch.setattr(network_namespace, "_setting", lambda name: None)
-    said = network_namespace.explain_failed_unshare(
-        "newuidmap: write to uid_map failed: Operation not permitted\n"
-    )
+    monkeypatch.setattr(namespaces, "_setting", lambda name: None)
+    said = namespaces.explain_failed_unshare("newuidmap: write to uid_map failed: Operation not permitted\n")
     assert "need their setuid bit" in said
 
 

@@ -1,6 +1,6 @@
 """An embedded pod is read by the readers that pods of a cluster are read with."""
 
-from pytest_istio_sidecar.environments.embedded import PodRulesText
+from pytest_istio_sidecar.environments.embedded.environment import PodRulesText
 from pytest_istio_sidecar.istio.rules import expected_ruleset
 from pytest_istio_sidecar.netfilter.model import Backend
 

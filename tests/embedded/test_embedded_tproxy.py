@@ -3,7 +3,7 @@
 import pytest
 
 from pytest_istio_sidecar import RedirectError, assert_policy_routes
-from pytest_istio_sidecar.environments.embedded import EmbeddedEnvironment
+from pytest_istio_sidecar.environments.embedded.environment import EmbeddedEnvironment
 from pytest_istio_sidecar.istio.options import IstioOptions
 
 LEGACY, NF_TABLES = "1.20.8", "1.27.3"

@@ -5,8 +5,8 @@ import signal
 import pytest
 from leftovers import send_signal
 
-from pytest_istio_sidecar.environments import traffic
-from pytest_istio_sidecar.environments.embedded import PodRulesText
+from pytest_istio_sidecar.environments.embedded import traffic
+from pytest_istio_sidecar.environments.embedded.environment import PodRulesText
 from pytest_istio_sidecar.netfilter.model import Backend
 
 

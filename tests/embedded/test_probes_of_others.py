@@ -8,10 +8,10 @@ validator/src/main.rs. Linkerd's listens on its proxy's outbound port; here that
 import pytest
 
 from pytest_istio_sidecar import outbound
-from pytest_istio_sidecar.checks.detection import default_rules, mutants_of, named_faults
-from pytest_istio_sidecar.environments.kernel_answers import ask_kernel
 from pytest_istio_sidecar.istio.options import IstioOptions
 from pytest_istio_sidecar.netfilter.model import PodRules, Ruleset
+from pytest_istio_sidecar.selftest.kernel import ask_kernel
+from pytest_istio_sidecar.selftest.score import default_rules, mutants_of, named_faults
 
 ISTIO = outbound("127.0.0.6", 15002, uid=1337, gid=1337, source="127.0.0.1"), (15001, 15006)
 LINKERD = outbound("192.0.2.2", 1404, uid=1000, gid=1000, source="192.0.2.10"), (15001,)

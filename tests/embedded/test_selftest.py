@@ -4,9 +4,9 @@ import json
 
 import pytest
 
-from pytest_istio_sidecar.checks import detection
 from pytest_istio_sidecar.cli import main
-from pytest_istio_sidecar.environments.lease import leases_directory
+from pytest_istio_sidecar.machine.lease import leases_directory
+from pytest_istio_sidecar.selftest import score
 
 pytestmark = pytest.mark.usefixtures("able_machine", "runtime_directory")
 
@@ -24,7 +24,7 @@ def test_a_judge_that_sees_everything_exits_with_0_and_the_named_faults_are_told
 
 
 def test_a_judge_that_sees_nothing_exits_with_1_and_the_first_missed_is_explained(monkeypatch, capsys):
-    monkeypatch.setattr(detection, "judge", lambda *_, **__: iter(()))
+    monkeypatch.setattr(score, "judge", lambda *_, **__: iter(()))
     assert main(["selftest", "--mutants", "6"]) == 1
     lines = capsys.readouterr().out.splitlines()
     place = lines.index("  missed          6")

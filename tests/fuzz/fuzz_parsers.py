@@ -22,9 +22,9 @@ sys.path.insert(0, str(ROOT))
 
 with atheris.instrument_imports(include=["pytest_istio_sidecar"]):
     from pytest_istio_sidecar.errors import ParseError
-    from pytest_istio_sidecar.netfilter.parse import parse_iptables
-    from pytest_istio_sidecar.netfilter.parse_save import parse_iptables_save
-    from pytest_istio_sidecar.netfilter.render import render_save
+    from pytest_istio_sidecar.netfilter.text.parse import parse_iptables
+    from pytest_istio_sidecar.netfilter.text.parse_save import parse_iptables_save
+    from pytest_istio_sidecar.netfilter.text.render import render_save
 
 
 def one_text(data: bytes) -> None:

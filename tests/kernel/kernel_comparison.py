@@ -16,7 +16,7 @@ from kernel_testbed import HOST, Kernel, Observed, key_of
 from pytest_istio_sidecar import parse_iptables_save, trace
 from pytest_istio_sidecar.netfilter.model import Ruleset
 from pytest_istio_sidecar.netfilter.packet import Fate, Packet
-from pytest_istio_sidecar.netfilter.trace import Trace
+from pytest_istio_sidecar.netfilter.trace.trace import Trace
 
 Differences = dict[Packet | None, list[str]]
 """Packets with both accounts of them; under None the rules whose counters differ."""

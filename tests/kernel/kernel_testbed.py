@@ -20,8 +20,9 @@ from functools import cache
 from pathlib import Path
 from typing import Self
 
-from pytest_istio_sidecar.environments import first_packets
-from pytest_istio_sidecar.environments.first_packets import (
+from pytest_istio_sidecar.netfilter.packet import Host, Packet
+from pytest_istio_sidecar.selftest import first_packets
+from pytest_istio_sidecar.selftest.first_packets import (
     CLONE_NEWNET,
     NETLINK_NETFILTER,
     Answer,
@@ -32,8 +33,7 @@ from pytest_istio_sidecar.environments.first_packets import (
     process_socket,
     send_from_process,
 )
-from pytest_istio_sidecar.environments.kernel_answers import first_packet_of
-from pytest_istio_sidecar.netfilter.packet import Host, Packet
+from pytest_istio_sidecar.selftest.kernel import first_packet_of
 
 IP_TRANSPARENT = 19
 IPV6_TRANSPARENT = 75

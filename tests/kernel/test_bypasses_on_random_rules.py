@@ -11,9 +11,9 @@ from test_space_against_trace import point_of
 
 from pytest_istio_sidecar import Bypass, Fate, bypasses, check_only_bypasses, parse_iptables_save, trace
 from pytest_istio_sidecar.errors import Undecided
+from pytest_istio_sidecar.netfilter.diagram.paths import answers_at
 from pytest_istio_sidecar.netfilter.routing import Routing
-from pytest_istio_sidecar.netfilter.space import IMPOSSIBLE, Space
-from pytest_istio_sidecar.netfilter.walks import answers_at
+from pytest_istio_sidecar.netfilter.space.space import IMPOSSIBLE, Space
 
 SEEDS = range(16)
 PACKETS = 150

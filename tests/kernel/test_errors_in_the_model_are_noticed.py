@@ -10,9 +10,9 @@ from kernel_comparison import Differences, disagreements
 from kernel_generator import Generator
 from kernel_testbed import Kernel, why_impossible
 
-from pytest_istio_sidecar.netfilter import passage, traversal
 from pytest_istio_sidecar.netfilter.matches import Interface, Match, Multiport, Owner, Range
 from pytest_istio_sidecar.netfilter.targets import Goto, Jump, Redirect, SetMark, Target, Verdict
+from pytest_istio_sidecar.netfilter.trace import hooks, table
 
 PAIRS, PACKETS = 6_000, 50
 """At most, and for each ruleset."""
@@ -66,13 +66,13 @@ ERRORS = (
 
 @pytest.mark.parametrize("error", ERRORS)
 def test_an_error_in_the_model_is_noticed(error: str, monkeypatch, tmp_path, request) -> None:
-    match, target = traversal.compile_match, traversal._compile_target
-    monkeypatch.setattr(traversal, "compile_match", lambda given: match(_wrong_match(given, error)))
+    match, target = table.compile_match, table._compile_target
+    monkeypatch.setattr(table, "compile_match", lambda given: match(_wrong_match(given, error)))
     monkeypatch.setattr(
-        traversal, "_compile_target", lambda given, *rest: target(_wrong_target(given, error), *rest)
+        table, "_compile_target", lambda given, *rest: target(_wrong_target(given, error), *rest)
     )
     if error.startswith("lo's"):
-        monkeypatch.setattr(passage.Passage, "_deliver", _ask_nat_again(passage.Passage._deliver))
+        monkeypatch.setattr(hooks.Passage, "_deliver", _ask_nat_again(hooks.Passage._deliver))
     pairs = 0
     wrong: Differences = {}
     with Kernel("legacy", 4, tmp_path) as kernel:
@@ -87,7 +87,7 @@ def test_an_error_in_the_model_is_noticed(error: str, monkeypatch, tmp_path, req
 
 
 def _ask_nat_again(deliver: Callable[..., None]) -> Callable[..., None]:
-    def wrong(self: passage.Passage, *, nat: bool) -> None:
+    def wrong(self: hooks.Passage, *, nat: bool) -> None:
         if nat or self._ask("nat", "PREROUTING"):
             deliver(self, nat=True)
 

@@ -19,9 +19,9 @@ from kernel_testbed import why_impossible
 from pytest_istio_sidecar.istio.rules import expected_ruleset
 from pytest_istio_sidecar.netfilter.matches import Extension, Option
 from pytest_istio_sidecar.netfilter.model import TABLES, Backend, Chain, Ruleset
-from pytest_istio_sidecar.netfilter.parse_save import parse_iptables_save
-from pytest_istio_sidecar.netfilter.render import render_save
 from pytest_istio_sidecar.netfilter.targets import Jump
+from pytest_istio_sidecar.netfilter.text.parse_save import parse_iptables_save
+from pytest_istio_sidecar.netfilter.text.render import render_save
 
 DATA = Path(__file__).parents[1] / "data"
 BACKENDS = pytest.mark.parametrize("backend", ["legacy", "nft"])

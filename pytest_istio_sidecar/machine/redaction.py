@@ -1,0 +1,178 @@
+"""What may be kept of what was read: nothing that lets anybody in anywhere.
+
+Knows where Kubernetes, Envoy and HTTP carry secrets. Does not know where the rest is written.
+Invariant: of a pod, a workload and Envoy's configuration only what is named here is kept; in every
+other text what has the form of a secret is replaced.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+REMOVED = "(removed)"
+
+_FORMS = (
+    re.compile(r"-----BEGIN [A-Z0-9 ]+-----.*?(-----END [A-Z0-9 ]+-----|\Z)", re.DOTALL),
+    re.compile(r"\beyJ[\w-]{8,}\.[\w-]{8,}\.[\w-]*"),  # a JSON Web Token (RFC 7519): {" in base64url
+    re.compile(r"\bLS0tLS1CRUdJTi[\w+/=]*"),  # PEM in base64, as kubeconfig files have it
+    re.compile(r"(?i)\b(?:bearer|basic|digest|negotiate)\s+[\w.~+/=-]{6,}"),
+    re.compile(r"(?<=://)[^\s/@:]+:[^\s/@]+(?=@)"),
+)
+_NAMED = re.compile(
+    r"""(?ix) (
+          ["']? \b [\w-]* (?: authorization | cookie | passw(?:or)?d | secret | token | api[-_]?key
+                             | client-(?:key|certificate)-data | certificate-authority-data ) ["']?
+          \s* [:=] \s* ["']?
+        ) ( [^\s"',}][^"'\r\n,}]* )"""
+)
+_SECRET_NAME = re.compile(r"(?i)token|secret|passw|credential|api_?key|private")
+_SHORTEST = 6
+"""Letters that a value of the environment has at least, to be looked for in texts."""
+
+_ANNOTATIONS = ("traffic.sidecar.istio.io/", "sidecar.istio.io/inject", "sidecar.istio.io/interceptionMode")
+_OF_ISTIO = ("istio-proxy", "istio-init", "istio-validation")
+_LISTENER = (
+    "name",
+    "address",
+    "additional_addresses",
+    "traffic_direction",
+    "transparent",
+    "use_original_dst",
+)
+
+
+def scrub(text: str) -> str:
+    """The text without what has the form of a secret, or is one in this process's environment."""
+    for value in _own_secrets():
+        text = text.replace(value, REMOVED)
+    for form in _FORMS:
+        text = form.sub(REMOVED, text)
+    return _NAMED.sub(lambda found: found[1] + REMOVED, text)
+
+
+def scrub_values(value: Any) -> Any:
+    """The same for every text in a JSON value."""
+    if isinstance(value, str):
+        return scrub(value)
+    if isinstance(value, Mapping):
+        return {key: scrub_values(held) for key, held in value.items()}
+    return [scrub_values(held) for held in value] if isinstance(value, list) else value
+
+
+def pod_as_evidence(pod: dict[str, Any]) -> str:
+    """What of a pod bears on its rules: names, images, identities, Istio's own arguments, conditions."""
+    status = pod.get("status", {})
+    kept = {
+        "kind": "Pod",
+        "metadata": _metadata(pod),
+        "spec": _spec(pod.get("spec", {})),
+        "status": {
+            **_pick(status, ("phase", "podIP", "podIPs", "hostIP", "qosClass", "startTime")),
+            "conditions": [
+                _pick(held, ("type", "status", "reason")) for held in status.get("conditions", [])
+            ],
+            "containerStatuses": [
+                _pick(held, ("name", "ready", "restartCount", "imageID", "containerID"))
+                for key in ("initContainerStatuses", "containerStatuses")
+                for held in status.get(key, [])
+            ],
+        },
+    }
+    return _document(kept)
+
+
+def workload_as_evidence(workload: dict[str, Any]) -> str:
+    """What of a workload bears on its pods' rules."""
+    spec = workload.get("spec", {})
+    template = spec.get("template", {})
+    kept = {
+        "kind": workload.get("kind", ""),
+        "metadata": _metadata(workload),
+        "spec": {
+            **_pick(spec, ("replicas", "selector")),
+            "template": {"metadata": _metadata(template), "spec": _spec(template.get("spec", {}))},
+        },
+    }
+    return _document(kept)
+
+
+def configuration_as_evidence(dump: str) -> str:
+    """Of Envoy's `/config_dump` the listeners: where each listens, and for what."""
+    try:
+        configs = json.loads(dump).get("configs", [])
+    except (ValueError, AttributeError):
+        return ""
+    kept = []
+    for section in configs:
+        static = [
+            {"listener": _listener(entry.get("listener", {}))}
+            for entry in section.get("static_listeners", [])
+        ]
+        dynamic = [
+            {"active_state": {"listener": _listener(entry.get("active_state", {}).get("listener", {}))}}
+            for entry in section.get("dynamic_listeners", [])
+        ]
+        if static or dynamic:
+            kept.append({"static_listeners": static, "dynamic_listeners": dynamic})
+    return _document({"configs": kept})
+
+
+def _listener(listener: dict[str, Any]) -> dict[str, Any]:
+    filters = [{"name": held.get("name")} for held in listener.get("listener_filters", [])]
+    return {**_pick(listener, _LISTENER), "listener_filters": filters}
+
+
+def _metadata(held: dict[str, Any]) -> dict[str, Any]:
+    metadata = held.get("metadata", {})
+    annotations = metadata.get("annotations") or {}
+    return {
+        **_pick(metadata, ("name", "namespace", "uid", "labels", "creationTimestamp", "generation")),
+        "annotations": {
+            name: value if name.startswith(_ANNOTATIONS) else REMOVED for name, value in annotations.items()
+        },
+        "ownerReferences": [_pick(owner, ("kind", "name")) for owner in metadata.get("ownerReferences", [])],
+    }
+
+
+def _spec(spec: dict[str, Any]) -> dict[str, Any]:
+    return {
+        **_pick(spec, ("nodeName", "hostNetwork", "serviceAccountName", "securityContext", "dnsPolicy")),
+        **{
+            key: [_container(held) for held in spec[key]]
+            for key in ("initContainers", "containers", "ephemeralContainers")
+            if spec.get(key)
+        },
+        "volumes": [
+            {"name": held.get("name"), "kind": sorted(set(held) - {"name"})}
+            for held in spec.get("volumes", [])
+        ],
+    }
+
+
+def _container(container: dict[str, Any]) -> dict[str, Any]:
+    own = ("command", "args") if container.get("name") in _OF_ISTIO else ()
+    return {
+        **_pick(container, ("name", "image", "ports", "securityContext", "restartPolicy", *own)),
+        "env": [{"name": held.get("name"), "value": REMOVED} for held in container.get("env", [])],
+        "volumeMounts": [_pick(held, ("name", "mountPath")) for held in container.get("volumeMounts", [])],
+    }
+
+
+def _pick(held: dict[str, Any], names: Iterable[str]) -> dict[str, Any]:
+    return {name: held[name] for name in names if name in held}
+
+
+def _document(kept: dict[str, Any]) -> str:
+    return json.dumps(scrub_values(kept), indent=2) + "\n"
+
+
+def _own_secrets() -> list[str]:
+    """Longest first: one may be part of another."""
+    found = {
+        value for name, value in os.environ.items() if _SECRET_NAME.search(name) and len(value) >= _SHORTEST
+    }
+    return sorted((value for value in found if not os.path.exists(value)), key=len, reverse=True)  # noqa: PTH110

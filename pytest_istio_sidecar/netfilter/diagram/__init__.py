@@ -1,0 +1,1 @@
+"""Interval decision diagrams. They know nothing of packets."""

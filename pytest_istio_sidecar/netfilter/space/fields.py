@@ -1,0 +1,250 @@
+"""The fields of a packet that enters at a hook, as levels of a diagram.
+
+Knows which level stands for which field, and turns values, intervals and masks into boxes and
+back. Does not know what a rule asks. Invariant: every point of the levels is one packet.
+
+A field is one level, unless rules test it with masks that are no ranges (marks, `-s 10.0.0.1/255.0.0.255`):
+then its bits are parted into groups that each mask holds whole or not at all, each a level of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Final, Literal
+
+from pytest_istio_sidecar.netfilter.diagram.diagram import Box, Diagrams, Interval, Node
+from pytest_istio_sidecar.netfilter.matches import Address, Interface, Mark, Match
+from pytest_istio_sidecar.netfilter.model import Family, Ruleset
+from pytest_istio_sidecar.netfilter.packet import Hook, Host
+from pytest_istio_sidecar.netfilter.targets import Extended, SetMark, Tproxy
+
+FieldName = Literal[
+    "protocol", "interface", "uid", "gid", "mark", "source", "destination", "destination_port", "source_port"
+]
+ORDER: Final[tuple[FieldName, ...]] = (
+    "protocol",
+    "interface",
+    "uid",
+    "gid",
+    "mark",
+    "source",
+    "destination",
+    "destination_port",
+    "source_port",
+)
+"""From the top level down: fields of few values first keep diagrams narrow."""
+
+NO_SOCKET: Final = 0
+"""The value of uid and gid where there is no socket; an id is its number plus one."""
+
+_BITS = {"protocol": 8, "uid": 32, "gid": 32, "mark": 32, "destination_port": 16, "source_port": 16}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Part:
+    """A level, and which bits of the field it holds, pressed together."""
+
+    level: int
+    mask: int
+    shifts: tuple[int, ...]
+    """Of each bit held, from the lowest: its place in the field."""
+
+    def press(self, value: int) -> int:
+        return sum(((value >> shift) & 1) << place for place, shift in enumerate(self.shifts))
+
+    def spread(self, pressed: int) -> int:
+        return sum(((pressed >> place) & 1) << shift for place, shift in enumerate(self.shifts))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Field:
+    """A field of `top + 1` values on one level (no `parts`), or in parts."""
+
+    name: FieldName
+    level: int
+    top: int
+    parts: tuple[Part, ...] = ()
+
+    def masked(self, value: int, mask: int) -> Box:
+        """The values whose bits under the mask are these."""
+        if not self.parts:
+            return {self.level: ((value, value | (mask ^ self.top)),)}
+        return {
+            part.level: ((part.press(value),) * 2,) for part in self.parts if part.mask & mask == part.mask
+        }
+
+    def intervals(self, diagrams: Diagrams, intervals: Sequence[Interval]) -> Node:
+        """The values in these closed intervals, ascending and apart."""
+        if not self.parts:
+            return (
+                diagrams.box({self.level: tuple(intervals)}, diagrams.holds) if intervals else diagrams.fall
+            )
+        return diagrams.chain(
+            [
+                diagrams.box(self.masked(value, mask), diagrams.holds)
+                for low, high in intervals
+                for value, mask in _prefixes(low, high, self.top)
+            ]
+        )
+
+    def values_in(self, box: Box) -> tuple[Interval, ...]:
+        """The field's values in a box, of a field on one level."""
+        return box.get(self.level, ((0, self.top),))
+
+    def patterns_in(self, box: Box) -> Iterator[tuple[bool, list[tuple[int, int]]]]:
+        """The values in a box of a field in parts: of each part that the box asks for, value and mask pairs.
+
+        A value has one pair of every part, or none of the part's pairs where they are given as excluded.
+        """
+        for part in self.parts:
+            held = box.get(part.level)
+            if held is None:
+                continue
+            rest = outside(held, (1 << len(part.shifts)) - 1)
+            excluded = _width(rest) < _width(held)
+            pressed = (value for low, high in (rest if excluded else held) for value in range(low, high + 1))
+            yield excluded, [(part.spread(value), part.mask) for value in pressed]
+
+    def is_free(self, box: Box) -> bool:
+        """Whether a box leaves every value of the field."""
+        levels = [part.level for part in self.parts] or [self.level]
+        return not any(level in box for level in levels)
+
+
+class Fields:
+    """All fields of the packets of one family that enter at one hook of a host."""
+
+    def __init__(self, rulesets: Iterable[Ruleset], hook: Hook, host: Host, family: Family) -> None:
+        self.hook = hook
+        self.host = host
+        self.family = family
+        rules = [rule for held in rulesets for rule in held.rules()]
+        matches = self.matches = tuple(dict.fromkeys(match for rule in rules for match in rule.matches))
+        targets = self.targets = tuple(dict.fromkeys(rule.target for rule in rules))
+        self.interfaces = _interfaces(matches, host, hook)
+        tops: list[int] = []
+        self._fields: dict[FieldName, Field] = {}
+        bits = {**_BITS, "source": 32 if family == 4 else 128, "destination": 32 if family == 4 else 128}
+        for name in ORDER:
+            if name == "interface":
+                top = len(self.interfaces) - 1
+                masks: list[int] = []
+            else:
+                top = (1 << bits[name]) - 1
+                masks = _masks(name, matches, family)
+                if name == "mark":
+                    masks += [mask for target in targets for mask in _masks_set(target)]
+            level = len(tops)
+            if name == "mark":
+                # What a target keeps of a mark is what its mask does not have.
+                holes = any(mask not in (0, top) for mask in masks)
+            else:
+                holes = any(not _is_prefix(mask, top) for mask in masks)
+            parts = _parts(name, masks, top, level) if holes else ()
+            tops += [(1 << len(part.shifts)) - 1 for part in parts] or [top]
+            self._fields[name] = Field(name=name, level=level, top=top, parts=parts)
+        self.tops = tuple(tops)
+        """The greatest value of each level."""
+
+    def __getitem__(self, name: FieldName) -> Field:
+        return self._fields[name]
+
+    def __iter__(self) -> Iterator[Field]:
+        return iter(self._fields.values())
+
+
+def outside(intervals: Sequence[Interval], top: int) -> tuple[Interval, ...]:
+    """What 0 to `top` has beside these intervals, which are ascending and apart."""
+    left = []
+    start = 0
+    for low, high in intervals:
+        if low > start:
+            left.append((start, low - 1))
+        start = high + 1
+    if start <= top:
+        left.append((start, top))
+    return tuple(left)
+
+
+def joined(intervals: Iterable[Interval]) -> tuple[Interval, ...]:
+    """The same values as ascending intervals with gaps between them."""
+    merged: list[Interval] = []
+    for low, high in sorted(intervals):
+        if merged and low <= merged[-1][1] + 1:
+            merged[-1] = (merged[-1][0], max(high, merged[-1][1]))
+        else:
+            merged.append((low, high))
+    return tuple(merged)
+
+
+def _width(intervals: Iterable[Interval]) -> int:
+    return sum(high - low + 1 for low, high in intervals)
+
+
+def _interfaces(matches: Iterable[Match], host: Host, hook: Hook) -> tuple[str, ...]:
+    """The host's, those that rules name, one for each prefix they name, and one that none means."""
+    asked = [match.name for match in matches if isinstance(match, Interface)]
+    names = list(dict.fromkeys([*host.interfaces, *(name for name in asked if not name.endswith("+"))]))
+    prefixes = sorted({name[:-1] for name in asked if name.endswith("+")}, key=len)
+    for prefix in [*prefixes, "other"]:
+        longer = tuple(other for other in prefixes if len(other) > len(prefix))
+        endings = (str(number) for number in range(1000))
+        names.append(
+            next(
+                name
+                for name in (prefix + ending for ending in endings)
+                if name not in names and not (longer and name.startswith(longer))
+            )
+        )
+    return tuple(name for name in names if name != "lo" or hook == "OUTPUT") or ("lo",)
+
+
+def _masks(name: str, matches: Iterable[Match], family: Family) -> list[int]:
+    if name == "mark":
+        return [match.mask for match in matches if isinstance(match, Mark)]
+    if name not in ("source", "destination"):
+        return []
+    asked = (match for match in matches if isinstance(match, Address))
+    return [match.mask for match in asked if match.side == name and match.family == family]
+
+
+def _masks_set(target: object) -> list[int]:
+    """The masks by which a target changes the mark: its bits are changed all alike only within them."""
+    if isinstance(target, SetMark | Tproxy):
+        return [target.mask]
+    if isinstance(target, Extended) and target.name == "CONNMARK":
+        words = [word for option in target.options for value in option.values for word in value.split("/")]
+        return [int(word, 0) for word in words if word.startswith("0x") or word.isdecimal()]
+    return []
+
+
+def _is_prefix(mask: int, top: int) -> bool:
+    rest = mask ^ top
+    return rest & (rest + 1) == 0
+
+
+def _parts(name: str, masks: Iterable[int], top: int, level: int) -> tuple[Part, ...]:
+    """The bits of a mark in groups that each mask holds whole or not at all; those of an address one by one.
+
+    Addresses are also asked for by ranges (the host's networks, iprange), in which every bit can matter.
+    """
+    kept = sorted(set(masks))
+    groups: dict[object, list[int]] = {}
+    for shift in reversed(range(top.bit_length())):
+        key = tuple(mask >> shift & 1 for mask in kept) if name == "mark" else shift
+        groups.setdefault(key, []).append(shift)
+    return tuple(
+        Part(level=level + place, mask=sum(1 << shift for shift in shifts), shifts=tuple(sorted(shifts)))
+        for place, shifts in enumerate(groups.values())
+    )
+
+
+def _prefixes(low: int, high: int, top: int) -> Iterator[tuple[int, int]]:
+    """The interval as network and mask pairs (ipaddress.summarize_address_range, of any width)."""
+    while low <= high:
+        size = low & -low or top + 1
+        while size > high - low + 1:
+            size >>= 1
+        yield low, top ^ (size - 1)
+        low += size

@@ -1,0 +1,188 @@
+"""Conditions that are no plain intervals, told by asking `matching` of one packet of each class.
+
+Knows on which fields such a condition depends and at which values its answer can change. Does not know
+what it means: that is `matching` and `extensions`. Invariant: within a class no packet is told apart from
+another by the condition.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Iterable, Iterator, Sequence
+
+from pytest_istio_sidecar.netfilter.diagram.diagram import Diagrams, Interval, Node
+from pytest_istio_sidecar.netfilter.matches import Extension, Match, Transport
+from pytest_istio_sidecar.netfilter.packet import Packet
+from pytest_istio_sidecar.netfilter.routing import Routing
+from pytest_istio_sidecar.netfilter.space.fields import FieldName, Fields, joined
+from pytest_istio_sidecar.netfilter.space.packet_state import ENTERED, View
+from pytest_istio_sidecar.netfilter.trace.match import NUMBERS
+from pytest_istio_sidecar.netfilter.trace.packet_state import Skb, Test
+
+_NO_PROTOCOL = 254
+"""Stands for protocol 0, which no packet has (RFC 3692: 253 and 254 are for experiments)."""
+
+
+class Asked:
+    """Turns tests of `matching` into diagrams over the fields of one hook."""
+
+    def __init__(self, fields: Fields, diagrams: Diagrams, routing: Routing) -> None:
+        self.fields = fields
+        self.diagrams = diagrams
+        self.routing = routing
+
+    def condition(self, test: Test, match: Match, view: View) -> Node:
+        """A condition told by asking `matching` of one packet of each class that it can tell apart."""
+        return self._split(test, match, view, _asks_for(match), {})
+
+    def _split(
+        self, test: Test, match: Match, view: View, names: Sequence[FieldName], values: dict[FieldName, int]
+    ) -> Node:
+        """The condition of packets with these values, told apart by the fields that are left."""
+        if not names:
+            return self.diagrams.told(test(self._packet_seen(values, view)))
+        name, *left = names
+        groups: dict[Node, list[Interval]] = {}
+        for low, high in self._cells(name, match):
+            told = self._split(test, match, view, left, {**values, name: low})
+            groups.setdefault(told, []).append((low, high))
+        field = self.fields[name]
+        return self.diagrams.chain(
+            [
+                self.diagrams.when(field.intervals(self.diagrams, joined(cells)), node)
+                for node, cells in groups.items()
+            ]
+        )
+
+    def _packet_seen(self, values: dict[FieldName, int], view: View) -> Skb:
+        """The packet that entered with these values, and has become what the view says."""
+        kind = ipaddress.IPv4Address if self.fields.family == 4 else ipaddress.IPv6Address
+        interface = self.fields.interfaces[values.get("interface", 0)]
+        packet = Packet(
+            hook=self.fields.hook,
+            protocol=values.get("protocol", 6) or _NO_PROTOCOL,
+            source=kind(values.get("source", 1)),
+            destination=kind(values.get("destination", 1)),
+            source_port=values.get("source_port", 0),
+            destination_port=values.get("destination_port", 0),
+        )
+        skb = Skb(packet, self.routing)
+        skb.state, skb.tracked, skb.first = view.state, view.tracked, view.first
+        skb.translations = view.translations
+        skb.incoming = interface if view.incoming == ENTERED else view.incoming
+        skb.outgoing = interface if view.outgoing == ENTERED else view.outgoing
+        if not isinstance(view.source, str):
+            skb.source = view.source
+        if not isinstance(view.source_port, str):
+            skb.source_port = view.source_port
+        if not isinstance(view.destination, str):
+            skb.destination, skb.destination_address = view.destination, kind(view.destination)
+        if not isinstance(view.destination_port, str):
+            skb.destination_port = view.destination_port
+        return skb
+
+    def _cells(self, name: FieldName, match: Match) -> list[Interval]:
+        """Intervals of a field within which no packet is told apart from another by this condition."""
+        field = self.fields[name]
+        starts = {0, *(low for low in _edges(name, match, self.fields) if 0 < low <= field.top)}
+        if name == "interface":
+            starts.update(range(field.top + 1))
+        ordered = sorted(starts)
+        return [(low, high - 1) for low, high in zip(ordered, [*ordered[1:], field.top + 1], strict=True)]
+
+
+def _asks_for(match: Match) -> tuple[FieldName, ...]:
+    """The fields on which an extension's condition can depend (`extensions`)."""
+    if isinstance(match, Transport):
+        return ("protocol", "destination_port", "source_port")
+    if not isinstance(match, Extension):
+        return ()
+    names: dict[FieldName, None] = {}
+    for option in match.options:
+        if match.module == "addrtype":
+            names["interface"] = None
+            names["source" if option.name == "--src-type" else "destination"] = None
+        elif match.module == "iprange":
+            names["source" if option.name == "--src-range" else "destination"] = None
+        elif match.module in ("icmp", "icmp6") or option.name == "--ctproto":
+            names["protocol"] = None
+        elif match.module == "conntrack":
+            asked: dict[str, FieldName] = {
+                "--ctorigsrc": "source",
+                "--ctorigdst": "destination",
+                "--ctorigsrcport": "source_port",
+                "--ctorigdstport": "destination_port",
+            }
+            if option.name in asked:
+                names[asked[option.name]] = None
+    return tuple(names)
+
+
+_SPECIAL = (
+    "0.0.0.0/8",
+    "127.0.0.0/8",
+    "224.0.0.0/4",
+    "255.255.255.255/32",
+    "::/128",
+    "::1/128",
+    "ff00::/8",
+    "fe80::/10",
+)
+"""Networks that routing and addrtype treat apart, whatever the rules say (RFC 6890)."""
+
+
+def _edges(name: FieldName, match: Match, fields: Fields) -> Iterator[int]:
+    """Where a condition's answer can change along a field: the first value of each side."""
+    if name == "protocol":
+        for number in (1, 6, 33, 58, *NUMBERS.values(), *range(256)):
+            yield from (number, number + 1)
+    elif name in ("source_port", "destination_port"):
+        yield from _edges_of_ports(match)
+    elif name in ("source", "destination"):
+        for low, high in _address_ranges(match, fields):
+            yield from (low, high + 1)
+
+
+def _edges_of_ports(match: Match) -> Iterator[int]:
+    if isinstance(match, Transport):
+        for ports in (match.source, match.destination):
+            if ports is not None:
+                yield from (ports.low, ports.high + 1)
+    elif isinstance(match, Extension):
+        for word in _words(match):
+            low, _, high = word.partition(":")
+            if low.isdecimal() and (not high or high.isdecimal()):
+                yield from (int(low), int(high or low) + 1)
+
+
+def _address_ranges(match: Match, fields: Fields) -> Iterator[Interval]:
+    family = fields.family
+    networks: list[ipaddress.IPv4Network | ipaddress.IPv6Network] = [*map(ipaddress.ip_network, _SPECIAL)]
+    for held in fields.host.addresses.values():
+        for address in held:
+            networks += [address.network, ipaddress.ip_network(address.ip)]
+    for network in networks:
+        if network.version == family:
+            first, last = int(network.network_address), int(network.broadcast_address)
+            yield first, last
+            yield last, last
+    if isinstance(match, Extension):
+        for word in _words(match):
+            yield from _as_range(word, family)
+
+
+def _as_range(word: str, family: int) -> Iterator[Interval]:
+    low, dash, high = word.partition("-")
+    try:
+        if dash:
+            yield int(ipaddress.ip_address(low)), int(ipaddress.ip_address(high))
+        else:
+            network = ipaddress.ip_network(word, strict=False)
+            if network.version == family:
+                yield int(network.network_address), int(network.broadcast_address)
+    except ValueError:
+        return
+
+
+def _words(match: Extension) -> Iterable[str]:
+    return (word for option in match.options for word in ",".join(option.values).split(","))

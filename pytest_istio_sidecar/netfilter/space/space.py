@@ -1,0 +1,311 @@
+"""All packets that may enter at a hook, in classes with one fate each. Exact.
+
+Knows which packets a host can see, and how to split them by what becomes of them. Does not know
+Istio. Invariant: the regions of a space are disjoint and cover every packet that the host can see,
+each with a witness whose `trace` has the region's fate.
+
+Clauses: docs/semantics.md. Which packets a host can see: RFC 1122 3.2.1.3 and net/ipv4/route.c.
+"""
+
+from __future__ import annotations
+
+import gc
+import ipaddress
+from collections.abc import Hashable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+
+from pytest_istio_sidecar.netfilter.diagram.diagram import Diagrams, Interval, Node
+from pytest_istio_sidecar.netfilter.model import Family, PodRules, Rules, Ruleset, rulesets_of
+from pytest_istio_sidecar.netfilter.packet import Fate, Hook, Host, IPAddress, Packet
+from pytest_istio_sidecar.netfilter.space.cubes import Cube, cubes_of
+from pytest_istio_sidecar.netfilter.space.fields import NO_SOCKET, FieldName, Fields, joined, outside
+from pytest_istio_sidecar.netfilter.space.hooks import outcomes
+from pytest_istio_sidecar.netfilter.space.nat import Outcome
+
+IMPOSSIBLE = "impossible"
+"""The answer for packets that the host cannot see."""
+
+
+class Space:
+    """Every packet of a family that may enter at one hook, as it meets one or more sets of rules.
+
+    Args:
+        rules: what packets meet; all of them share the fields, so that their outcomes can be compared.
+        state: conntrack's state of the packets.
+    """
+
+    def __init__(
+        self, rules: Sequence[Rules], hook: Hook, *, host: Host | None, family: Family, state: str = "NEW"
+    ) -> None:
+        self.rules = tuple(rules)
+        self.hook = hook
+        self.host = host or Host()
+        self.family: Family = family
+        self._state = state
+        self._rulesets = [rulesets_of(held, family) for held in rules]
+        self.fields = Fields([r for held in self._rulesets for r in held], hook, self.host, family)
+        self.diagrams = Diagrams(self.fields.tops)
+
+    def outcomes(self, which: int = 0) -> Node:
+        """What becomes of every packet under one of the sets of rules: answers are `Outcome`s."""
+        rules = self.rules[which]
+        known = not isinstance(rules, PodRules) or rules.order_known
+        held = _having_a_say(self._rulesets[which])
+        with no_collection():
+            return outcomes(held, self.fields, self.diagrams, order_known=known, state=self._state)
+
+    @cached_property
+    def possible(self) -> Node:
+        """Where the host can see such a packet."""
+        return _inbound(self) if self.hook == "PREROUTING" else _outbound(self)
+
+    @property
+    def own_ranges(self) -> tuple[Interval, ...]:
+        """The addresses that the host itself answers to."""
+        return joined(_own_ranges(self.fields, loopback=True))
+
+    def within(self, node: Node) -> Node:
+        """The same answers for possible packets, `IMPOSSIBLE` for others."""
+        return self.diagrams.first(self.diagrams.when(self.possible, node), self.diagrams.leaf(IMPOSSIBLE))
+
+    def cubes(self, node: Node) -> dict[frozenset[Hashable], list[Cube]]:
+        """The packets of each set of answers, as disjoint cubes."""
+        return cubes_of(node, self.fields, self._state)
+
+
+@contextmanager
+def no_collection() -> Iterator[None]:
+    """Without Python's collector of cycles: what diagrams are made of lives as long as they do.
+
+    It would go through all of them again and again, which takes as long as making them.
+    """
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collecting:
+            gc.enable()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Region:
+    """Packets with one fate.
+
+    Attributes:
+        outcome: what becomes of them; `Fate.UNKNOWN` where a condition is in doubt.
+        cubes: disjoint.
+        possible: the outcomes between which the doubt is; one where there is none.
+    """
+
+    outcome: Outcome
+    cubes: tuple[Cube, ...]
+    possible: frozenset[Outcome]
+
+    @property
+    def fate(self) -> Fate:
+        return self.outcome.fate
+
+    @property
+    def address(self) -> IPAddress | str:
+        return self.outcome.address
+
+    @property
+    def port(self) -> int | str | None:
+        return self.outcome.port
+
+    @property
+    def witness(self) -> Packet:
+        """One of the packets, as ordinary as they come."""
+        return self.cubes[0].witness
+
+    @property
+    def volume(self) -> int:
+        """How many points of the fields the region has."""
+        return sum(cube.volume for cube in self.cubes)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Difference:
+    """Packets whose fate two sets of rules tell apart."""
+
+    observed: Outcome
+    expected: Outcome
+    cubes: tuple[Cube, ...]
+
+    @property
+    def witness(self) -> Packet:
+        return self.cubes[0].witness
+
+
+def regions(
+    rules: Rules, hook: Hook, *, host: Host | None = None, family: Family = 4, state: str = "NEW"
+) -> tuple[Region, ...]:
+    """Every packet that may enter at a hook, in disjoint classes of one fate each.
+
+    Args:
+        rules: a table (its whole ruleset takes part), a ruleset, or everything read from a pod.
+        hook: where the packets enter: "PREROUTING" from elsewhere, "OUTPUT" from a process of the host.
+        host: the namespace's interfaces and addresses.
+
+    Raises:
+        UsageProblem: chains jump in a circle.
+    """
+    space = Space([rules], hook, host=host, family=family, state=state)
+    node = space.within(space.outcomes())
+    return tuple(
+        Region(outcome=agreed(answers), cubes=tuple(cubes), possible=_outcomes(answers))
+        for answers, cubes in space.cubes(node).items()
+        if IMPOSSIBLE not in answers
+    )
+
+
+def differing(
+    observed: Rules,
+    expected: Rules,
+    hook: Hook,
+    *,
+    host: Host | None = None,
+    family: Family = 4,
+    state: str = "NEW",
+) -> tuple[Difference, ...]:
+    """Every packet whose fate differs between two sets of rules, in disjoint classes.
+
+    A fate that is in doubt on one side differs from one that is not.
+
+    Raises:
+        UsageProblem: chains jump in a circle.
+    """
+    space = Space([observed, expected], hook, host=host, family=family, state=state)
+    here, there = space.outcomes(0), space.outcomes(1)
+    if here is there:
+        return ()
+    diagrams = space.diagrams
+    pairs = diagrams.bind(
+        diagrams.merge(here, agreed),
+        lambda one: diagrams.relabel(diagrams.merge(there, agreed), lambda other: (one, other)),
+    )
+    same = diagrams.relabel(pairs, lambda pair: _SAME if pair[0] == pair[1] else pair)  # type: ignore[index]
+    return tuple(
+        Difference(observed=one, expected=other, cubes=tuple(cubes))
+        for answers, cubes in space.cubes(space.within(same)).items()
+        for answer in answers
+        if isinstance(answer, tuple)
+        for one, other in [answer]
+    )
+
+
+_SAME = "the same"
+
+
+def agreed(answers: Iterable[Hashable]) -> Outcome:
+    """The one outcome of several ways, or that it is in doubt."""
+    told = _outcomes(answers)
+    return next(iter(told)) if len(told) == 1 else Outcome(Fate.UNKNOWN)
+
+
+def _outcomes(answers: Iterable[Hashable]) -> frozenset[Outcome]:
+    return frozenset(answer for answer in answers if isinstance(answer, Outcome))
+
+
+def _having_a_say(rulesets: Sequence[Ruleset]) -> tuple[Ruleset, ...]:
+    """Without those that have no rule: whether they are asked first or last changes nothing."""
+    return tuple(
+        held
+        for held in rulesets
+        if any(chain.rules or chain.policy == "DROP" for table in held.tables for chain in table.chains)
+    )
+
+
+def _inbound(space: Space) -> Node:
+    """From elsewhere, by an interface that is not lo, to an address of this host."""
+    fields = space.fields
+    local = joined(_own_ranges(fields, loopback=False))
+    not_from = joined([*_own_ranges(fields, loopback=True), *_NO_PEER[fields.family]])
+    return _all_of(
+        space,
+        _real_protocol(fields),
+        ("interface", _external(fields)),
+        ("uid", [(NO_SOCKET, NO_SOCKET)]),
+        ("gid", [(NO_SOCKET, NO_SOCKET)]),
+        ("mark", [(0, 0)]),
+        ("source", outside(not_from, fields["source"].top)),
+        ("destination", local),
+    )
+
+
+def _outbound(space: Space) -> Node:
+    """From an address of this host: by lo to its own, by another interface to others."""
+    fields, diagrams = space.fields, space.diagrams
+    top = fields["destination"].top
+    own = joined(_own_ranges(fields, loopback=True))
+    loopback = joined(_LOOPBACK[fields.family])
+    elsewhere = outside(joined([*own, *_NO_DESTINATION[fields.family]]), top)
+    lo = fields.interfaces.index("lo")
+    to_itself = _all_of(space, ("interface", [(lo, lo)]), ("source", own), ("destination", own))
+    away = _all_of(
+        space,
+        ("interface", _external(fields)),
+        ("source", joined(_own_ranges(fields, loopback=False))),
+        ("destination", elsewhere),
+    )
+    ids = (1, fields["uid"].top)
+    with_socket = _all_of(space, ("uid", [ids]), ("gid", [ids]))
+    without = _all_of(space, ("uid", [(NO_SOCKET, NO_SOCKET)]), ("gid", [(NO_SOCKET, NO_SOCKET)]))
+    sender = diagrams.first(with_socket, without)
+    route = diagrams.first(to_itself, away) if loopback else away
+    # TCP has no multicast and no broadcast (RFC 9293 3.9.2.3).
+    many = fields["destination"].intervals(diagrams, joined(_MANY[fields.family]))
+    tcp = fields["protocol"].intervals(diagrams, [(6, 6)])
+    no_tcp_to_many = diagrams.negate(diagrams.when(tcp, many))
+    real = _all_of(space, _real_protocol(fields))
+    return diagrams.when(real, diagrams.when(sender, diagrams.when(no_tcp_to_many, route)))
+
+
+def _real_protocol(fields: Fields) -> tuple[FieldName, list[Interval]]:
+    return "protocol", [(1, fields["protocol"].top)]
+
+
+def _external(fields: Fields) -> list[Interval]:
+    held = [name for name in fields.host.interfaces if name != "lo"]
+    return list(joined((place, place) for place, name in enumerate(fields.interfaces) if name in held))
+
+
+def _all_of(space: Space, *asked: tuple[FieldName, Sequence[Interval]]) -> Node:
+    diagrams = space.diagrams
+    node = diagrams.holds
+    for name, intervals in reversed(asked):
+        node = diagrams.when(space.fields[name].intervals(diagrams, intervals), node)
+    return node
+
+
+def _own_ranges(fields: Fields, *, loopback: bool) -> list[Interval]:
+    """The host's own addresses; lo answers for its whole networks."""
+    found: list[Interval] = []
+    for name, held in fields.host.addresses.items():
+        for address in held:
+            if address.version != fields.family:
+                continue
+            if name != "lo":
+                found.append((int(address.ip), int(address.ip)))
+            elif loopback:
+                network = address.network
+                found.append((int(network.network_address), int(network.broadcast_address)))
+    return found
+
+
+def _ranges(*networks: str) -> list[Interval]:
+    parsed = map(ipaddress.ip_network, networks)
+    return [(int(network.network_address), int(network.broadcast_address)) for network in parsed]
+
+
+_LOOPBACK = {4: _ranges("127.0.0.0/8"), 6: _ranges("::1/128")}
+_MANY = {4: _ranges("224.0.0.0/3"), 6: _ranges("ff00::/8")}
+_NO_PEER = {
+    4: _ranges("0.0.0.0/8", "127.0.0.0/8", "224.0.0.0/3"),
+    6: _ranges("::/128", "::1/128", "ff00::/8"),
+}
+"""No source of a packet that comes in (RFC 1122 3.2.1.3, RFC 4291 2.5 and 2.7)."""
+_NO_DESTINATION = {4: _ranges("0.0.0.0/8", "127.0.0.0/8"), 6: _ranges("::/128", "::1/128")}

@@ -1,0 +1,1 @@
+"""Rules as iptables writes them, read and written."""

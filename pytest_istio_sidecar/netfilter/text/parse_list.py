@@ -1,0 +1,246 @@
+"""`iptables -L`, in every form, to a ruleset.
+
+Knows the listing's lines, its chains and how its table is inferred. Does not know the
+columns of a rule (`listing_rows`) nor what a hidden field might be (`complete`).
+Invariant: what a form does not show becomes `Hidden`, never "any", and text that is no
+listing raises `ParseError`, never another exception.
+
+A listing can lie: a comment may hold a line end, and after it whole forged lines. Only
+iptables-save tells them apart; here only those are found that break the columns.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+
+from pytest_istio_sidecar.errors import ParseError
+from pytest_istio_sidecar.netfilter.call_graph import first_circle
+from pytest_istio_sidecar.netfilter.model import (
+    HOOKS,
+    TABLES,
+    Backend,
+    Chain,
+    Family,
+    Rule,
+    Ruleset,
+    Table,
+)
+from pytest_istio_sidecar.netfilter.targets import Goto, Jump, Redirect, Target, Tproxy
+from pytest_istio_sidecar.netfilter.text.diagnosis import diagnose
+from pytest_istio_sidecar.netfilter.text.listing_rows import Columns, parse_columns, parse_count, parse_row
+
+_MAX_TEXT = 32 * 2**20
+"""Longest text read, in characters; some 300,000 rules."""
+_MAX_LINE = 16 * 1024
+"""Longest line read, in characters; a comment is at most 255 bytes."""
+
+_CHAIN = re.compile(
+    r"Chain (?P<name>\S.*) \((?:policy (?P<policy>[A-Z]+)"
+    r"(?: (?P<packets>\d{1,20}[KMGT]?) packets, (?P<bytes>\d{1,20}[KMGT]?) bytes)?"
+    r"|\d{1,10} references)\) *"
+)
+_WARNING = re.compile(r"# Warning: ip6?tables-legacy tables present, use ip6?tables-legacy to see them *")
+
+_TABLE_OF_TARGET = {
+    **dict.fromkeys(("REDIRECT", "DNAT", "SNAT", "MASQUERADE", "NETMAP"), "nat"),
+    "TPROXY": "mangle",
+    "CT": "raw",
+    "NOTRACK": "raw",
+    "REJECT": "filter",
+}
+"""Targets that only one table allows (iptables-extensions(8))."""
+
+
+def parse_iptables_list(text: str, *, family: Family = 4, source: str | None = None) -> Ruleset:
+    """Read the output of `iptables -L` or `ip6tables -L`, with any of `-n -v -x --line-numbers`.
+
+    One table, or one chain of it. The listing does not name the table: it is inferred from the built-in
+    chains and, where they leave a choice, from targets that only one table allows; a user chain listed
+    alone that has no such target is taken to be of filter, the command's own default.
+
+    Args:
+        text: the whole output; the warning about legacy tables that iptables-nft adds may stand in it.
+        family: 4, or 6 for ip6tables; the text does not always tell.
+        source: the file it came from, for locations and errors.
+
+    Returns:
+        A ruleset of one table. A field that the form does not show, or shows by a name, is `Hidden`.
+        Counters shown as 123K are 123000.
+
+    Raises:
+        ParseError: any text that is not one such listing, the empty one included.
+    """
+    if len(text) > _MAX_TEXT:
+        raise ParseError(
+            f"the text has {len(text):,} characters; more than {_MAX_TEXT:,} are not read", source=source
+        )
+    return _Listing(text.removeprefix("\ufeff"), family, source).read()
+
+
+@dataclass(slots=True, kw_only=True)
+class _Chain:
+    """A chain being read."""
+
+    name: str
+    policy: str | None
+    packets: int | None
+    bytes: int | None
+    columns: Columns | None = None
+    rules: list[Rule] = field(default_factory=list)
+
+    def whole(self) -> Chain:
+        return Chain(
+            name=self.name,
+            rules=tuple(self.rules),
+            policy=self.policy,
+            packets=self.packets,
+            bytes=self.bytes,
+        )
+
+
+class _Listing:
+    """One text being read; holds where it is, for the errors."""
+
+    def __init__(self, text: str, family: Family, source: str | None) -> None:
+        self.family = family
+        self.source = source
+        self.number = 0
+        self.line = ""
+        self.chains: dict[str, _Chain] = {}
+        # Not splitlines(): a comment or a chain's name may hold the other line ends that it knows.
+        self.lines = [line.removesuffix("\r") for line in text.split("\n")]
+        headers = (_CHAIN.fullmatch(line) for line in self.lines if line.startswith("Chain "))
+        self.spaced = frozenset(header["name"] for header in headers if header and " " in header["name"])
+
+    def error(self, reason: str) -> ParseError:
+        return ParseError(
+            reason,
+            source=self.source,
+            line=self.number,
+            text=self.line,
+            diagnosis=diagnose(self.line),
+        )
+
+    def error_at(self, rule: Rule, reason: str) -> ParseError:
+        self.number = int(rule.location.rpartition(":")[2])
+        self.line = self.lines[self.number - 1]
+        return self.error(reason)
+
+    def read(self) -> Ruleset:
+        backend: Backend | None = None
+        chain: _Chain | None = None
+        for line in self._lines():
+            if _WARNING.fullmatch(line):
+                backend = Backend.NF_TABLES
+            elif chain is not None and chain.columns is None:
+                chain.columns = parse_columns(line)
+                if chain.columns is None:
+                    raise self.error(
+                        f"after the first line of chain {chain.name} its columns should be named"
+                    )
+            elif header := _CHAIN.fullmatch(line):
+                chain = self._open_chain(header)
+            elif chain is None or chain.columns is None:
+                raise self.error("this is no listing of iptables -L, which starts with `Chain NAME (...)`")
+            else:
+                chain.rules.append(self._rule(chain, chain.columns, line))
+        self.number, self.line = 0, ""
+        if chain is None:
+            raise ParseError(
+                "the text is empty; a listing names at least one chain, even without rules",
+                source=self.source,
+                diagnosis="the command printed nothing: it failed, or its standard output went elsewhere",
+            )
+        if chain.columns is None:
+            raise self.error(f"the text breaks off after the first line of chain {chain.name}")
+        chains = {name: read.whole() for name, read in self.chains.items()}
+        self._check_jumps(chains)
+        table = Table(name=self._table_name(), chains=tuple(chains.values()))
+        return Ruleset(tables=(table,), family=self.family, backend=backend, source=self.source)
+
+    def _lines(self) -> Iterator[str]:
+        for number, line in enumerate(self.lines, 1):
+            self.number, self.line = number, line
+            if len(line) > _MAX_LINE:
+                raise self.error(f"the line has {len(line):,} characters; iptables -L prints none so long")
+            if line.strip():
+                yield line
+
+    def _open_chain(self, header: re.Match[str]) -> _Chain:
+        name = header["name"]
+        if name in self.chains:
+            raise self.error(
+                f"chain {name} is listed twice: this is more than one table, or one table more than once; "
+                "give each listing on its own"
+            )
+        self.chains[name] = _Chain(
+            name=name,
+            policy=header["policy"],
+            packets=parse_count(header["packets"]) if header["packets"] else None,
+            bytes=parse_count(header["bytes"]) if header["bytes"] else None,
+        )
+        return self.chains[name]
+
+    def _rule(self, chain: _Chain, columns: Columns, line: str) -> Rule:
+        try:
+            rule = parse_row(
+                line,
+                columns=columns,
+                chain=chain.name,
+                number=len(chain.rules) + 1,
+                family=self.family,
+                spaced=self.spaced,
+            )
+        except ValueError as problem:
+            raise self.error(str(problem)) from None
+        return replace(rule, location=f"{self.source or '<text>'}:{self.number}")
+
+    def _rules(self) -> Iterator[Rule]:
+        for chain in self.chains.values():
+            yield from chain.rules
+
+    def _check_jumps(self, chains: Mapping[str, Chain]) -> None:
+        """Refuse jumps that no kernel holds, and a text that lacks a chain it needs.
+
+        A chain listed alone is without those it jumps to.
+        """
+        for rule in self._rules():
+            if not isinstance(rule.target, Jump | Goto) or len(chains) == 1:
+                continue
+            if rule.target.chain not in chains:
+                raise self.error_at(
+                    rule, f"chain {rule.target.chain} is not in the text: part of the listing is missing"
+                )
+        circle = first_circle(chains)
+        if circle is not None:
+            names, rule = circle
+            raise self.error_at(rule, f"chains jump in a circle, which no kernel holds: {' -> '.join(names)}")
+
+    def _table_name(self) -> str:
+        """Infer the table: the built-in chains shown decide, then targets, then the order given here.
+
+        Filter comes first because it is the command's default. nat had no INPUT before Linux 2.6.36.
+        """
+        shown = self.chains.keys() & set(HOOKS)
+        names = ("filter", "nat", "mangle", "raw")
+        if shown == set(TABLES["nat"]) - {"INPUT"}:
+            return "nat"
+        exact = [name for name in names if shown == set(TABLES[name])]
+        possible = exact or [name for name in names if shown <= set(TABLES[name])]
+        for rule in self._rules():
+            name = _TABLE_OF_TARGET.get(_target_name(rule.target))
+            if name in possible:
+                return name
+        return possible[0]
+
+
+def _target_name(target: Target | None) -> str:
+    match target:
+        case Redirect():
+            return "REDIRECT"
+        case Tproxy():
+            return "TPROXY"
+        case _:
+            return getattr(target, "name", "")

@@ -1,0 +1,1 @@
+"""One packet through the rules, as the kernel takes it."""

@@ -1,0 +1,231 @@
+"""What tests leave behind, gathered by the process that owns the run.
+
+Knows how a test's verdict travels with its report, from a worker too, and how a run's facts become a
+report. Does not know how a report looks. Invariant: nothing heavy is imported until a test used this
+package; with workers, the controller alone gathers and writes.
+"""
+
+from __future__ import annotations
+
+import os
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pytest_istio_sidecar.environments.choices import ReportForm
+from pytest_istio_sidecar.errors import IstioSidecarError, VerdictAgainst
+from pytest_istio_sidecar.plugin.workers import Run, run_of
+
+if TYPE_CHECKING:
+    import pytest
+
+    from pytest_istio_sidecar.checks.finding import Finding
+    from pytest_istio_sidecar.reports.document import Outcome, Problem, Report, Test
+
+UNDECIDED = "verdict"
+"""Phase given to the report of a test that reached no verdict: pytest shows it as an error."""
+NOTICE = "istio-notice"
+"""Name of the user property by which a test leaves a notice for the summary."""
+
+_LEFT = "istio_sidecar"
+"""Attribute of a test's report; plain values, which xdist carries."""
+_FIXTURES = frozenset(
+    {
+        "istio_environment",
+        "sidecar_pod",
+        "pod_rules",
+        "policy_routes",
+        "listening_sockets",
+        "iptables_nat",
+        "ip6tables_nat",
+        "envoy_listeners",
+        "send_request",
+        "trace_packet",
+        "replica_rules",
+    }
+)
+_WORST: Sequence[Outcome] = ("error", "undecided", "failed", "skipped", "passed")
+_AROUND_BYTES = 200_000
+"""Of a file that each failing test's folder repeats, at most."""
+
+
+class Gathering:
+    """A plugin object of the process that owns the run: it sees every test's reports."""
+
+    def __init__(self) -> None:
+        self.tests: dict[str, Test] = {}
+        self.notices: dict[str, None] = {}
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        left: dict[str, Any] | None = getattr(report, _LEFT, None)
+        if left is None:
+            return
+        self.notices |= {str(text): None for name, text in report.user_properties if name == NOTICE}
+        outcome = _outcome(report)
+        known = self.tests.get(report.nodeid)
+        if known is not None and _WORST.index(known["outcome"]) <= _WORST.index(outcome):
+            return
+        if known is None and outcome == "passed" and report.when != "call":
+            return
+        self.tests[report.nodeid] = {
+            "id": report.nodeid,
+            "outcome": outcome,
+            "seconds": round(report.duration, 3),
+            "message": left["message"] or _message(report),
+            "path": left["path"],
+            "line": left["line"],
+            "problems": left["problems"],
+            "evidence": left["evidence"],
+        }
+
+
+def leave(item: pytest.Item, report: pytest.TestReport, raised: BaseException | None) -> None:
+    """Put what a test found on its report, and into a folder where the run keeps evidence."""
+    own = isinstance(raised, IstioSidecarError)
+    if not own and _FIXTURES.isdisjoint(getattr(item, "fixturenames", ())):
+        return
+    run = run_of(item.config)
+    path, line, _ = item.location
+    left: dict[str, Any] = {
+        "path": path,
+        "line": _line_of(item, raised) or (line or 0) + 1,
+        "message": str(raised) if own else "",
+        "problems": [],
+        "evidence": "",
+    }
+    if report.failed:
+        findings: tuple[Any, ...] = raised.findings if isinstance(raised, VerdictAgainst) else ()
+        left["problems"] = [_problem(finding) for finding in findings]
+        if report.when in ("call", UNDECIDED) and run.evidence.exists():
+            left["evidence"] = _keep(run, item.nodeid, left["message"] or report.longreprtext, findings)
+        properties = {
+            "istio-verdict": "against" if isinstance(raised, VerdictAgainst) else "none",
+            "istio-summary": left["problems"][0]["summary"] if left["problems"] else "",
+            "istio-replay": next((held["way"]["replay"] for held in left["problems"] if held["way"]), ""),
+            "istio-evidence": left["evidence"],
+        }
+        # The list of the item and not of this report: JUnit XML takes them from the last one.
+        item.user_properties += [(name, value) for name, value in properties.items() if value]
+    setattr(report, _LEFT, left)
+
+
+def report_of(run: Run, gathering: Gathering) -> Report:
+    """The report of the run so far."""
+    from importlib import metadata
+
+    from pytest_istio_sidecar.machine.redaction import scrub_values
+    from pytest_istio_sidecar.reports.document import assemble
+    from pytest_istio_sidecar.reports.requests import describe_requests
+
+    records: dict[str, list[dict[str, Any]]] = {}
+    for record in run.records():
+        records.setdefault(str(record.pop("kind")), []).append(record)
+    # What is known only later is told later: by which way Envoy was asked.
+    facts = {
+        name: text for record in records.get("environment", []) for name, text in record["facts"].items()
+    }
+    captures: list[Any] = records.get("capture", [])
+    report: Report = scrub_values(
+        assemble(
+            version=metadata.version("pytest-istio-sidecar"),
+            environment=facts,
+            capture=captures[0] if captures else None,
+            requests=describe_requests(records.get("observation", [])),
+            tests=list(gathering.tests.values()),
+            notices=list(gathering.notices),
+            evidence=os.path.relpath(run.evidence) if run.evidence.exists() else "",
+        )
+    )
+    return report
+
+
+def write_reports(report: Report, paths: Sequence[Path]) -> list[str]:
+    """Write every form that was asked for; in words what could not be written."""
+    from pytest_istio_sidecar.reports.formats.render import render
+
+    problems = []
+    for path in paths:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(render(report, ReportForm(path.suffix)), encoding="utf-8")
+        except OSError as problem:
+            problems.append(f"{path} could not be written: {problem.strerror or problem}")
+    return problems
+
+
+def add_to_step_summary(report: Report) -> list[str]:
+    """Add Markdown to the page of a GitHub Actions job, where this is one."""
+    target = os.environ.get("GITHUB_STEP_SUMMARY")
+    if not target:
+        return []
+    from pytest_istio_sidecar.reports.formats.markdown import render_markdown
+
+    try:
+        with Path(target).open("a", encoding="utf-8") as page:
+            page.write(f"{render_markdown(report)}\n")
+    except OSError as problem:
+        return [f"GITHUB_STEP_SUMMARY could not be written: {problem.strerror or problem}"]
+    return []
+
+
+def add_to_junit(config: pytest.Config, report: Report) -> None:
+    """Give JUnit XML's suite the environment and the answer as properties, where it is written."""
+    for plugin in config.pluginmanager.get_plugins():
+        add = getattr(plugin, "add_global_property", None)
+        if callable(add):
+            for name, value in report["environment"].items():
+                add(f"istio-{name}", value)
+            add("istio-answer", report["answer"]["text"])
+
+
+def _outcome(report: pytest.TestReport) -> Outcome:
+    if report.failed:
+        return "undecided" if report.when == UNDECIDED else "failed" if report.when == "call" else "error"
+    return "skipped" if report.skipped else "passed"
+
+
+def _message(report: pytest.TestReport) -> str:
+    if isinstance(report.longrepr, tuple):
+        return report.longrepr[2].removeprefix("Skipped: ")
+    return "" if report.passed else report.longreprtext[-4000:]
+
+
+def _line_of(item: pytest.Item, raised: BaseException | None) -> int:
+    """The line of the test file that the failure came from; 0 where none did."""
+    lines = [
+        line
+        for frame, line in traceback.walk_tb(raised.__traceback__ if raised is not None else None)
+        if frame.f_code.co_filename == str(item.path)
+    ]
+    return lines[-1] if lines else 0
+
+
+def _problem(finding: Finding) -> Problem:
+    from pytest_istio_sidecar.reports.way import way_of
+
+    way = finding.trace
+    rule = finding.rule or (way.deciding_rule if way is not None else None)
+    return {
+        "kind": str(finding.kind),
+        "summary": finding.summary,
+        "wanted": finding.wanted,
+        "got": finding.got,
+        "cause": finding.cause,
+        "way": way_of(way) if way is not None else None,
+        "rule": {"text": rule.text, "location": rule.location} if rule is not None else None,
+    }
+
+
+def _keep(run: Run, test: str, message: str, findings: Sequence[Finding]) -> str:
+    from pytest_istio_sidecar.machine.evidence import write_evidence
+    from pytest_istio_sidecar.reports.evidence import files_of, folder_name
+
+    around = {
+        path.name: path.read_text(encoding="utf-8", errors="replace")
+        for path in sorted(run.evidence.iterdir())
+        if path.is_file() and path.stat().st_size <= _AROUND_BYTES
+    }
+    folder = folder_name(test)
+    write_evidence(run.evidence, files_of(message, findings, around), into=folder)
+    return os.path.relpath(run.evidence / folder)

@@ -1,0 +1,264 @@
+"""The fixtures: what a test can ask for.
+
+Knows which value each name stands for. Does not know how it is got: the
+environment does. Invariant: session scope, read once; nothing is brought up,
+and nothing heavy imported, until one of them is asked for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from pytest_istio_sidecar.environments.choices import EnvironmentName
+from pytest_istio_sidecar.errors import IstioSidecarError
+from pytest_istio_sidecar.plugin.markers import MARKER, specifier_of
+from pytest_istio_sidecar.plugin.settings import Settings
+from pytest_istio_sidecar.plugin.workers import Run, run_of, show_progress
+
+if TYPE_CHECKING:
+    from pytest_istio_sidecar.checks.bypass.reviewed import ReviewedBypass
+    from pytest_istio_sidecar.environments.base import Environment, SidecarPod
+    from pytest_istio_sidecar.environments.cluster.existing import ExistingEnvironment
+    from pytest_istio_sidecar.istio.listeners import Listener
+    from pytest_istio_sidecar.istio.observation import Observation, RequestKind
+    from pytest_istio_sidecar.istio.options import IstioOptions
+    from pytest_istio_sidecar.istio.policy_route import Routings
+    from pytest_istio_sidecar.netfilter.model import Family, PodRules, Table
+    from pytest_istio_sidecar.netfilter.packet import Packet
+    from pytest_istio_sidecar.netfilter.sockets import Socket
+    from pytest_istio_sidecar.netfilter.trace.trace import Trace
+
+
+@pytest.fixture(scope="session")
+def istio_settings(pytestconfig: pytest.Config) -> Settings:
+    """The `--istio-*` options of this run, checked."""
+    return Settings.from_config(pytestconfig)
+
+
+@pytest.fixture(scope="session")
+def istio_version(istio_settings: Settings, request: pytest.FixtureRequest) -> str:
+    """The release of Istio whose rules are installed or expected, e.g. "1.8.3".
+
+    In the existing environment the pod's own.
+    """
+    if istio_settings.environment is not EnvironmentName.EXISTING:
+        return istio_settings.version
+    environment: ExistingEnvironment = request.getfixturevalue("istio_environment")
+    return environment.istio_version or istio_settings.version
+
+
+@pytest.fixture
+def _holds_for_istio_version(istio_version: str, request: pytest.FixtureRequest) -> None:
+    """Skips a test whose marker `istio_version` leaves this release out; the plugin makes it ask for this."""
+    from pytest_istio_sidecar.istio.versions import number_of
+
+    release = ".".join(map(str, number_of(istio_version)))
+    for marker in request.node.iter_markers(MARKER):
+        if not specifier_of(marker, request.node).contains(release):
+            pytest.skip(f"holds for Istio {marker.args[0]}; this is {istio_version}")
+
+
+@pytest.fixture(scope="session")
+def istio_kind_config(istio_settings: Settings) -> Path | None:
+    """The configuration file for kind; override it to give one of your own. None: this package's."""
+    return istio_settings.kind_config
+
+
+@pytest.fixture(scope="session")
+def istio_install_options() -> dict[str, str]:
+    """Values for istioctl's `--set`, by key; override it to add some. `--istio-set` wins over them."""
+    return {}
+
+
+@pytest.fixture(scope="session")
+def istio_manifests() -> list[Path]:
+    """YAML files of the application under test, a Deployment among them; none: this package's httpbin."""
+    return []
+
+
+@pytest.fixture(scope="session")
+def istio_environment(
+    istio_settings: Settings,
+    istio_kind_config: Path | None,
+    istio_install_options: dict[str, str],
+    istio_manifests: list[Path],
+    pytestconfig: pytest.Config,
+    request: pytest.FixtureRequest,
+) -> Environment:
+    """Where the rules under test are; brought up once for the run, whatever the number of workers."""
+    from pytest_istio_sidecar.environments.shared import bring_up
+    from pytest_istio_sidecar.machine.progress import Progress
+    from pytest_istio_sidecar.plugin.plans import plan_of
+
+    run = run_of(pytestconfig)
+    show_progress(pytestconfig, istio_settings)
+    try:
+        plan = plan_of(
+            istio_settings,
+            kind_config=istio_kind_config,
+            install_options=istio_install_options,
+            manifests=istio_manifests,
+        )
+        # Whoever comes second waits for all the steps of the first.
+        with run.exclusive(istio_settings.timeout * 6):
+            environment = bring_up(plan, state=run.state, owner=run.owner, progress=Progress(run.progress))
+            facts = dict(environment.describe())
+    except IstioSidecarError as problem:
+        # Without an environment every test would end in this same error: stop at the first.
+        request.session.shouldfail = str(problem).splitlines()[0]
+        raise
+    run.record("environment", facts=facts)
+    return environment
+
+
+@pytest.fixture(scope="session")
+def sidecar_pod(istio_environment: Environment) -> SidecarPod:
+    """The pod under test: its name, and the interfaces and addresses it has."""
+    return istio_environment.pod()
+
+
+@pytest.fixture(scope="session")
+def istio_options(istio_settings: Settings, sidecar_pod: SidecarPod) -> IstioOptions:
+    """What istio-init was told, as the pod has it; where there is no such pod, `--istio-option`, else the
+    template's options.
+    """
+    from pytest_istio_sidecar.istio.options import IstioOptions
+
+    return IstioOptions.from_pairs(istio_settings.options) if istio_settings.options else sidecar_pod.options
+
+
+@pytest.fixture(scope="session")
+def reviewed_bypasses(istio_settings: Settings) -> tuple[ReviewedBypass, ...] | None:
+    """The bypasses that this project has reviewed; None: it keeps no list (`--istio-reviewed-bypasses`)."""
+    from pytest_istio_sidecar.checks.bypass.reviewed import parse_reviewed_bypasses
+
+    path = istio_settings.reviewed_bypasses
+    if path is None:
+        return None
+    return parse_reviewed_bypasses(path.read_text(encoding="utf-8"), source=str(path))
+
+
+@pytest.fixture(scope="session")
+def pod_rules(
+    istio_environment: Environment,
+    istio_version: str,
+    istio_options: IstioOptions,
+    istio_evidence: Callable[[], Path],
+    pytestconfig: pytest.Config,
+) -> PodRules:
+    """Every ruleset read from the pod: both families, both back ends, all tables.
+
+    What a lossy listing hides is completed from the expected rules; the rulesets remember it.
+    """
+    from pytest_istio_sidecar.environments.shared import read_rules
+    from pytest_istio_sidecar.reports.summary import capture_of
+
+    rules = read_rules(istio_environment, istio_version, istio_options, istio_evidence)
+    capture = capture_of(rules, istio_environment.pod().host, istio_version, istio_options)
+    run_of(pytestconfig).record("capture", **capture)
+    return rules
+
+
+@pytest.fixture(scope="session")
+def replica_rules(istio_environment: Environment) -> Mapping[str, PodRules]:
+    """The rules of the other replicas of the workload, by pod; empty where there is one pod."""
+    return istio_environment.read_replicas()
+
+
+@pytest.fixture(scope="session")
+def iptables_nat(pod_rules: PodRules) -> Table:
+    """The pod's IPv4 nat table, from whichever back end holds Istio's rules."""
+    from pytest_istio_sidecar.istio.tables import istio_nat
+
+    return istio_nat(pod_rules, 4)
+
+
+@pytest.fixture(scope="session")
+def ip6tables_nat(pod_rules: PodRules) -> Table:
+    """The pod's IPv6 nat table, from whichever back end holds Istio's rules."""
+    from pytest_istio_sidecar.istio.tables import istio_nat
+
+    return istio_nat(pod_rules, 6)
+
+
+@pytest.fixture(scope="session")
+def envoy_listeners(
+    istio_environment: Environment, istio_evidence: Callable[[], Path], pytestconfig: pytest.Config
+) -> tuple[Listener, ...]:
+    """What Envoy listens on, from its admin port."""
+    from pytest_istio_sidecar.environments.shared import keep
+
+    listeners = istio_environment.read_listeners()
+    keep(istio_environment, istio_evidence())
+    run_of(pytestconfig).record("environment", facts=dict(istio_environment.describe()))
+    return listeners
+
+
+@pytest.fixture(scope="session")
+def listening_sockets(istio_environment: Environment) -> tuple[Socket, ...]:
+    """The sockets that listen in the pod, Envoy's, the agent's and the application's, from the kernel."""
+    return istio_environment.read_sockets()
+
+
+@pytest.fixture(scope="session")
+def policy_routes(istio_environment: Environment, pod_rules: PodRules) -> Routings:
+    """The pod's policy routes, by family; empty where no rule hands packets over by TPROXY."""
+    from pytest_istio_sidecar.checks.policy_routes import uses_tproxy
+
+    return istio_environment.read_policy_routes() if uses_tproxy(pod_rules) else {}
+
+
+@pytest.fixture(scope="session")
+def trace_packet(pod_rules: PodRules, sidecar_pod: SidecarPod) -> Callable[[Packet], Trace]:
+    """`trace_packet(packet)`: what everything read from the pod makes of a packet."""
+    from pytest_istio_sidecar.netfilter.trace.trace import trace
+
+    return lambda packet: trace(pod_rules, packet, host=sidecar_pod.host)
+
+
+@pytest.fixture(scope="session")
+def send_request(istio_environment: Environment, pytestconfig: pytest.Config) -> Callable[..., Observation]:
+    """`send_request("inbound", port=80)` sends one real request; what was observed of it.
+
+    Or "outbound", or "localhost", with the `uid` and `gid` of the sender; with `family=6` by IPv6.
+    """
+    run: Run = run_of(pytestconfig)
+
+    def send(
+        kind: RequestKind,
+        *,
+        port: int | None = None,
+        uid: int | None = None,
+        gid: int | None = None,
+        family: Family = 4,
+    ) -> Observation:
+        observation = istio_environment.send_request(kind, port=port, uid=uid, gid=gid, family=family)
+        run.record(
+            "observation",
+            request=kind,
+            port=observation.destination.port,
+            uid=observation.uid,
+            gid=observation.gid,
+            captured=observation.captured_by,
+        )
+        return observation
+
+    return send
+
+
+@pytest.fixture(scope="session")
+def istio_evidence(pytestconfig: pytest.Config) -> Callable[[], Path]:
+    """`istio_evidence()`: this run's folder for evidence, made at the first call."""
+    run = run_of(pytestconfig)
+
+    def folder() -> Path:
+        if not run.evidence.exists():
+            run.evidence.mkdir(parents=True, exist_ok=True)
+        run.record("evidence", path=str(run.evidence))
+        return run.evidence
+
+    return folder

@@ -1,0 +1,173 @@
+"""One run, many processes: what the controller and its xdist workers share.
+
+Knows the folder they share, who owns it, and how the first that needs the
+environment brings it up while the others wait. Does not know what an
+environment is made of. Invariant: only the owner takes anything down.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from pytest_istio_sidecar.environments.choices import EnvironmentName
+from pytest_istio_sidecar.plugin.settings import Settings
+
+if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
+    from pytest_istio_sidecar.machine.progress import ProgressDisplay
+
+Record = Mapping[str, object]
+_PROGRESS = "progress.jsonl"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Run:
+    """What belongs to one `pytest` command, seen from one of its processes.
+
+    Attributes:
+        directory: shared by all processes of the run; made when first needed.
+        evidence: where what was read is kept; made when first needed.
+        owner: process id of the controller, or of the only process.
+    """
+
+    directory: Path
+    evidence: Path
+    owner: int
+
+    @property
+    def is_owner(self) -> bool:
+        return os.getpid() == self.owner
+
+    @property
+    def state(self) -> Path:
+        """Where the environment that was brought up is described for the other processes."""
+        return self.make_directory() / "state.json"
+
+    @property
+    def progress(self) -> Path:
+        """Where the process that brings the environment up tells how far it is."""
+        return self.make_directory() / _PROGRESS
+
+    def make_directory(self) -> Path:
+        """The shared folder, under a lease by which `istio-sidecar clean` finds it after a crash."""
+        if not self.directory.exists():
+            from pytest_istio_sidecar.machine.lease import Lease
+
+            Lease.of("run", self.owner, name=self.directory.name).write()
+            self.directory.mkdir(mode=0o700, exist_ok=True)
+        return self.directory
+
+    def exclusive(self, timeout: float) -> AbstractContextManager[object]:
+        """A lock among the processes of this run; waits `timeout` seconds at most.
+
+        The kernel frees it when its holder dies, so a crashed worker blocks nobody.
+        """
+        from filelock import FileLock
+
+        return FileLock(self.make_directory() / "lock", timeout=timeout)
+
+    def record(self, kind: str, **content: object) -> None:
+        """Leave a fact for the summary, which the owner prints."""
+        line = json.dumps({"kind": kind, **content}, default=str) + "\n"
+        descriptor = os.open(
+            self.make_directory() / "records.jsonl", os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600
+        )
+        try:
+            os.write(descriptor, line.encode())
+        finally:
+            os.close(descriptor)
+
+    def records(self) -> Iterator[dict[str, object]]:
+        """Facts left so far, oldest first."""
+        path = self.directory / "records.jsonl"
+        if path.exists():
+            for line in path.read_text().splitlines():
+                yield json.loads(line)
+
+    def remove(self) -> None:
+        """Remove the shared folder and its lease; the evidence stays."""
+        shutil.rmtree(self.directory, ignore_errors=True)
+        self.directory.with_name(f"{self.directory.name}.json").unlink(missing_ok=True)
+
+
+RUN = pytest.StashKey[Run]()
+STDOUT = pytest.StashKey[int]()
+"""A descriptor of the real standard output, which pytest captures while tests run."""
+_DISPLAY: pytest.StashKey[ProgressDisplay] = pytest.StashKey()
+
+
+def run_of(config: pytest.Config) -> Run:
+    """The run this process belongs to: the controller's in a worker, its own elsewhere."""
+    known = config.stash.get(RUN, None)
+    if known is not None:
+        return known
+    shared: Mapping[str, str] | None = getattr(config, "workerinput", {}).get("istio_run")
+    if shared is not None:
+        run = Run(
+            directory=Path(shared["directory"]),
+            evidence=Path(shared["evidence"]),
+            owner=int(shared["owner"]),
+        )
+    else:
+        from pytest_istio_sidecar.machine.lease import leases_directory
+
+        name = f"{time.strftime('%Y%m%dT%H%M%S')}-{os.urandom(3).hex()}"
+        run = Run(
+            directory=leases_directory() / f"run-{name}",
+            evidence=_evidence(config) / name,
+            owner=os.getpid(),
+        )
+    config.stash[RUN] = run
+    return run
+
+
+def show_progress(config: pytest.Config, settings: Settings) -> None:
+    """Show how far a cluster is, in the process that has the terminal; others come up in no time."""
+    run = run_of(config)
+    slow = settings.environment in (EnvironmentName.KIND, EnvironmentName.EXISTING)
+    if run.is_owner and slow and _DISPLAY not in config.stash:
+        from pytest_istio_sidecar.machine.progress import ProgressDisplay
+
+        config.stash[_DISPLAY] = ProgressDisplay(run.directory / _PROGRESS, config.stash[STDOUT])
+
+
+def end_progress(config: pytest.Config) -> None:
+    """Show what is left of it, and no more."""
+    display = config.stash.get(_DISPLAY, None)
+    if display is not None:
+        display.stop()
+        del config.stash[_DISPLAY]
+
+
+def _evidence(config: pytest.Config) -> Path:
+    given: str | None = config.getoption("istio_evidence") or config.getini("istio_evidence")
+    if given:
+        return config.invocation_params.dir / given
+    # Without an ini file the rootdir is what the arguments have in common: of an installed suite, anything.
+    project = config.rootpath if config.inipath else config.invocation_params.dir
+    return project / ".istio-sidecar"
+
+
+class WorkerSetup:
+    """Tells each xdist worker which run it belongs to; registered only where xdist is."""
+
+    @staticmethod
+    def pytest_configure_node(node: object) -> None:
+        config: pytest.Config = node.config  # type: ignore[attr-defined]
+        run = run_of(config)
+        node.workerinput["istio_run"] = {  # type: ignore[attr-defined]
+            "directory": str(run.directory),
+            "evidence": str(run.evidence),
+            "owner": str(run.owner),
+        }
+        show_progress(config, Settings.from_config(config))

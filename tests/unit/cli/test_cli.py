@@ -1,0 +1,151 @@
+"""`istio-sidecar trace`: arguments, output and exit statuses."""
+
+import json
+from pathlib import Path
+from xml.etree import ElementTree as ET
+
+import pytest
+
+from pytest_istio_sidecar import expected_ruleset, render_save
+from pytest_istio_sidecar.cli import main
+
+LAB = Path(__file__).parents[2] / "data" / "lab-listing-1.8.3.txt"
+
+
+@pytest.fixture
+def rules(tmp_path):
+    path = tmp_path / "pod.rules"
+    path.write_text(render_save(expected_ruleset("1.8.3")))
+    return str(path)
+
+
+def test_the_first_line_tells_packet_and_fate(rules, capsys):
+    assert main(["trace", rules, "--inbound", "tcp/80"]) == 0
+    assert capsys.readouterr().out.splitlines()[0] == "inbound tcp/80: redirected to 192.0.2.10:15006"
+
+
+def test_an_outbound_packet_is_sent_by_an_ordinary_user_unless_told(rules, capsys):
+    assert main(["trace", rules, "--outbound", "10.1.2.3:443"]) == 0
+    assert main(["trace", rules, "--outbound", "10.1.2.3:443", "--uid", "1337"]) == 0
+    first, second = (line for line in capsys.readouterr().out.splitlines() if line.startswith("outbound"))
+    assert first == "outbound tcp to 10.1.2.3:443 from uid 1000: redirected to 127.0.0.1:15001"
+    assert second == "outbound tcp to 10.1.2.3:443 from uid 1337: unchanged"
+
+
+def test_the_path_shows_the_deciding_rule_without_colour_where_no_terminal_is(rules, capsys):
+    main(["trace", rules, "--inbound", "tcp/80"])
+    out = capsys.readouterr().out
+    (line,) = [line for line in out.splitlines() if "decides" in line]
+    assert "-p tcp -j REDIRECT --to-ports 15006" in line
+    assert "\x1b" not in out
+
+
+def test_the_last_line_tells_whether_envoy_gets_it(rules, capsys):
+    main(["trace", rules, "--inbound", "tcp/80"])
+    main(["trace", rules, "--inbound", "tcp/22"])
+    told = [line for line in capsys.readouterr().out.splitlines() if line.startswith("So ")]
+    assert told == [
+        "So inbound tcp/80 comes to 192.0.2.10:15006: Envoy inbound listener :15006.",
+        "So inbound tcp/22 comes to 192.0.2.10:22 itself, without Envoy.",
+    ]
+
+
+def test_explain_tells_every_rule_that_was_met_and_the_end(rules, capsys):
+    main(["trace", rules, "--inbound", "tcp/22", "--explain"])
+    out = " ".join(capsys.readouterr().out.split())
+    assert "rule 1 is for `-p tcp --dport 15008`, which this packet is not." in out
+    assert "rule 2 is for `-p tcp --dport 22`: it goes back to where it came from. This decides." in out
+    assert out.endswith("So inbound tcp/22 comes to 192.0.2.10:22 itself, without Envoy.")
+
+
+def test_a_packet_of_no_process_and_one_of_udp_can_be_given(rules, capsys):
+    assert main(["trace", rules, "--outbound", "10.1.2.3:443", "--uid", "none"]) == 0
+    assert main(["trace", rules, "--outbound", "udp/10.1.2.3:53"]) == 0
+    out = capsys.readouterr().out
+    assert "outbound tcp to 10.1.2.3:443 from no socket: redirected to 127.0.0.1:15001" in out
+    assert "outbound udp to 10.1.2.3:53 from uid 1000: unchanged" in out
+
+
+def test_a_listing_that_hides_something_is_completed_from_the_release_that_is_named(capsys):
+    assert main(["trace", str(LAB), "--inbound", "tcp/80", "--istio-version", "1.8.3"]) == 0
+    assert capsys.readouterr().out.startswith("inbound tcp/80: redirected to 192.0.2.10:15006\n")
+
+
+def test_a_picture_of_the_way_is_drawn_into_a_file(rules, tmp_path, capsys):
+    assert main(["trace", rules, "--inbound", "tcp/80", "--svg", str(tmp_path / "way.svg")]) == 0
+    root = ET.fromstring((tmp_path / "way.svg").read_text())
+    texts = [text.text for text in root.iter("{http://www.w3.org/2000/svg}text")]
+    assert "1 -p tcp -j REDIRECT --to-ports 15006 <- decides" in texts
+    assert "Envoy inbound listener :15006" in texts
+    assert "tcp 15021 Envoy readiness" in texts
+
+
+def test_json_has_the_fields_of_the_contract(rules, capsys):
+    main(["trace", rules, "--inbound", "tcp/22", "--json"])
+    document = json.loads(capsys.readouterr().out)
+    assert document.keys() == {"fate", "destination", "mark", "deciding_rule", "steps", "reasons"}
+    assert (document["fate"], document["destination"]) == ("unchanged", "192.0.2.10:22")
+
+
+def test_packets_are_answered_one_line_each(rules, tmp_path, capsys):
+    packet = {"hook": "PREROUTING", "protocol": "tcp", "source": "192.0.2.20", "destination": "192.0.2.10"}
+    packets = tmp_path / "packets.jsonl"
+    packets.write_text("".join(json.dumps({**packet, "destination_port": p}) + "\n" for p in (80, 22)))
+    assert main(["trace", rules, "--packets", str(packets)]) == 0
+    fates = [json.loads(line)["fate"] for line in capsys.readouterr().out.splitlines()]
+    assert fates == ["redirected", "unchanged"]
+
+
+def test_an_interface_gives_the_redirect_its_address(rules, capsys):
+    main(["trace", rules, "--inbound", "tcp/80", "--interface", "eth0=198.51.100.9/24"])
+    assert "redirected to 198.51.100.9:15006" in capsys.readouterr().out
+
+
+def test_what_a_listing_hides_leaves_the_answer_open_and_the_status_says_so(capsys):
+    assert main(["trace", str(LAB), "--inbound", "tcp/80"]) == 3
+    told = " ".join(capsys.readouterr().out.split())
+    assert "its listing does not show -i" in told
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["nowhere", "--inbound", "tcp/80"], "cannot read nowhere: No such file or directory"),
+        (["RULES", "--inbound", "tcp/http"], "port 'http': expected 0 to 65535"),
+        (["RULES", "--inbound", "tcp/65536"], "port '65536': expected 0 to 65535"),
+        (["RULES", "--inbound", "frob/80"], "protocol 'frob'"),
+        (["RULES", "--outbound", "example:80"], "write it as 10.1.2.3:443 or [2001:db8::1]:443"),
+        (["RULES", "--outbound", "[2001:db8::1]:80"], "the packet is IPv6, but no listing given is"),
+        (["RULES", "--inbound", "tcp/80", "--uid", "5"], "--uid and --gid are for --outbound"),
+        (["RULES", "--inbound", "tcp/80", "--interface", "eth0"], "write it as eth0=192.0.2.10/24"),
+        (["RULES", "RULES", "--inbound", "tcp/80"], "a listing is named twice"),
+        (["ip6:", "--inbound", "tcp/80"], "names no file"),
+    ],
+)
+def test_wrong_use_ends_with_status_2_and_says_what_is_wrong(rules, capsys, arguments, message):
+    assert main(["trace", *(rules if a == "RULES" else a for a in arguments)]) == 2
+    captured = capsys.readouterr()
+    assert message in captured.err
+    assert captured.out == ""
+
+
+@pytest.mark.parametrize("option", ["--uid", "--gid"])
+def test_a_user_that_is_no_number_is_refused_with_what_it_may_be(rules, capsys, option):
+    with pytest.raises(SystemExit) as ended:
+        main(["trace", rules, "--outbound", "192.0.2.7:80", option, "root"])
+    assert ended.value.code == 2
+    assert f"argument {option}: 'root': expected a number or none" in capsys.readouterr().err
+
+
+def test_a_packet_line_that_is_none_is_named(rules, tmp_path, capsys):
+    packets = tmp_path / "packets.jsonl"
+    packets.write_text('\n{"hook": "NOWHERE"}\n')
+    assert main(["trace", rules, "--packets", str(packets)]) == 2
+    assert f"--packets {packets}, line 2: " in capsys.readouterr().err
+
+
+def test_clean_says_when_nothing_was_left_behind(capsys, monkeypatch, tmp_path):
+    tmp_path.chmod(0o700)
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    assert main(["clean", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == {"removed": [], "problems": []}

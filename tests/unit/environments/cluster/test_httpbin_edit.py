@@ -1,0 +1,255 @@
+"""The lab's edit: two fields of the live Deployment, believed when the pod shows them."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+
+from pytest_istio_sidecar.environments.cluster.api import ApiProblem
+from pytest_istio_sidecar.environments.cluster.undo import _operations
+from pytest_istio_sidecar.environments.cluster.workload import Workload
+from pytest_istio_sidecar.environments.kind.httpbin import (
+    EditRefused,
+    deployment_of,
+    is_privileged,
+    make_privileged,
+    wait_until_privileged,
+)
+from pytest_istio_sidecar.environments.kind.istioctl import install_command
+from pytest_istio_sidecar.errors import EnvironmentProblem
+
+HTTPBIN = Workload(namespace="demo", kind="deployment", name="httpbin")
+CONTEXT = {
+    "allowPrivilegeEscalation": False,
+    "privileged": False,
+    "readOnlyRootFilesystem": True,
+    "runAsUser": 1337,
+}
+
+
+def deployment(*containers: dict) -> dict:
+    return {
+        "metadata": {"name": "httpbin", "resourceVersion": "7"},
+        "spec": {"template": {"spec": {"containers": list(containers)}}},
+    }
+
+
+def sidecar(**context: object) -> dict:
+    return {"name": "istio-proxy", "image": "proxyv2:1.8.3", "securityContext": {**CONTEXT, **context}}
+
+
+class Api:
+    """A double of the API that keeps one Deployment and applies what this edit consists of."""
+
+    def __init__(self, held: dict, *refusals: ApiProblem, reverted: bool = False) -> None:
+        self.held = held
+        self.refusals = list(refusals)
+        self.reverted = reverted
+        self.patches: list[tuple[object, str]] = []
+
+    def get(self, path: str, **_: str) -> dict:
+        assert path == HTTPBIN.path
+        return copy.deepcopy(self.held)
+
+    def request(self, method: str, path: str, *, body: object, content_type: str) -> dict:
+        assert (method, path) == ("PATCH", HTTPBIN.path)
+        self.patches.append((body, content_type))
+        if self.refusals:
+            self.held["metadata"]["resourceVersion"] += "0"  # others have been at it
+            raise self.refusals.pop(0)
+        if not self.reverted:
+            self.held = _patched(self.held, body)
+        return copy.deepcopy(self.held)
+
+
+def _patched(held: dict, body: object) -> dict:
+    result = copy.deepcopy(held)
+    containers = result["spec"]["template"]["spec"]["containers"]
+    if isinstance(body, dict):
+        containers += body["spec"]["template"]["spec"]["containers"]
+        return result
+    for operation in body:
+        words = operation["path"].strip("/").split("/")
+        place = result
+        for word in words[:-1]:
+            place = place[int(word)] if word.isdecimal() else place[word]
+        if operation["op"] == "test":
+            assert place[words[-1]] == operation["value"]
+        else:
+            place[words[-1]] = operation["value"]
+    return result
+
+
+def test_two_fields_change_and_nothing_else() -> None:
+    api = Api(deployment({"name": "httpbin"}, sidecar()))
+    before = copy.deepcopy(api.held)
+    make_privileged(api, HTTPBIN)
+    edited = api.held["spec"]["template"]["spec"]["containers"][1]["securityContext"]
+    assert edited == {**CONTEXT, "privileged": True, "allowPrivilegeEscalation": True}
+    edited.update(CONTEXT)
+    assert api.held == before
+
+
+def test_the_edit_is_of_the_version_that_was_read_and_of_the_container_by_name() -> None:
+    api = Api(deployment({"name": "httpbin"}, sidecar()))
+    make_privileged(api, HTTPBIN)
+    (patch, content_type) = api.patches[0]
+    assert content_type == "application/json-patch+json"
+    assert patch[:2] == [
+        {"op": "test", "path": "/metadata/resourceVersion", "value": "7"},
+        {"op": "test", "path": "/spec/template/spec/containers/1/name", "value": "istio-proxy"},
+    ]
+
+
+def test_a_conflict_is_read_again_and_tried_again() -> None:
+    conflict = ApiProblem("", status=409, reason="Conflict")
+    # The words of Kubernetes 1.20 for a test of a patch that failed.
+    said = "the server rejected our request due to an error in our request"
+    stale = ApiProblem("", status=422, reason="Invalid", said=said)
+    api = Api(deployment(sidecar()), conflict, stale)
+    make_privileged(api, HTTPBIN)
+    assert len(api.patches) == 3
+
+
+def test_a_workload_that_others_edit_without_end_is_told() -> None:
+    conflicts = [ApiProblem("", status=409) for _ in range(9)]
+    with pytest.raises(EditRefused, match="was changed by others"):
+        make_privileged(Api(deployment(sidecar()), *conflicts), HTTPBIN)
+
+
+def test_a_refused_edit_is_told_in_the_servers_words() -> None:
+    refused = ApiProblem("", status=403, said="admission webhook denied the request: no privilege here")
+    with pytest.raises(EditRefused, match="cannot be made privileged: admission webhook denied the request"):
+        make_privileged(Api(deployment(sidecar()), refused), HTTPBIN)
+
+
+def test_an_edit_that_is_taken_back_at_once_is_told() -> None:
+    with pytest.raises(EditRefused, match="was edited, but the Deployment does not show it"):
+        make_privileged(Api(deployment(sidecar()), reverted=True), HTTPBIN)
+
+
+def test_where_the_webhook_injects_a_container_of_the_users_is_merged() -> None:
+    api = Api(deployment({"name": "httpbin"}))
+    assert make_privileged(api, HTTPBIN) == {}
+    (patch, content_type) = api.patches[0]
+    assert content_type == "application/strategic-merge-patch+json"
+    (container,) = patch["spec"]["template"]["spec"]["containers"]
+    assert container["image"] == "auto"
+    assert container["imagePullPolicy"] == "IfNotPresent"
+    assert is_privileged(container)
+
+
+def test_a_native_sidecar_is_edited_where_it_stands() -> None:
+    held = deployment({"name": "httpbin"})
+    held["spec"]["template"]["spec"]["initContainers"] = [{"name": "istio-init"}, sidecar()]
+    api = Api(held)
+    make_privileged(api, HTTPBIN)
+    assert is_privileged(api.held["spec"]["template"]["spec"]["initContainers"][1])
+    assert api.held["spec"]["template"]["spec"]["containers"] == [{"name": "httpbin"}]
+    (last, *_) = _operations(api.held, {"added": False, "context": CONTEXT})
+    assert last["path"] == "/spec/template/spec/initContainers/1/name"
+
+
+class Settled:
+    """A double of the API whose pod is Ready, the newest, and as given."""
+
+    def __init__(self, *containers: dict) -> None:
+        ready = {"conditions": [{"type": "Ready", "status": "True"}]}
+        pod = {
+            "metadata": {
+                "name": "httpbin-1",
+                "namespace": "demo",
+                "creationTimestamp": "",
+                "ownerReferences": [{"uid": "new"}],
+            },
+            "spec": {"containers": list(containers)},
+            "status": ready,
+        }
+        owned = {"metadata": {"uid": "new", "ownerReferences": [{"name": "httpbin"}]}}
+        held = {
+            "metadata": {"generation": 1},
+            "spec": {"replicas": 1, "selector": {"matchLabels": {"a": "b"}}},
+            "status": {"observedGeneration": 1},
+        }
+        self.answers = {"pods": {"items": [pod]}, "replicasets": {"items": [owned]}, "httpbin": held}
+
+    def get(self, path: str, **_: str) -> dict:
+        return self.answers[path.rpartition("/")[2]]
+
+    def wait(self, what: str, probe, *, timeout: float):
+        answer, seen = probe()
+        assert answer is not None, (what, seen)
+        return answer
+
+
+def test_the_live_pod_is_what_is_believed() -> None:
+    with pytest.raises(EditRefused, match="the pod httpbin-1 does not show it"):
+        wait_until_privileged(Settled(sidecar()), HTTPBIN, timeout=1)
+    privileged = sidecar(privileged=True, allowPrivilegeEscalation=True)
+    assert wait_until_privileged(Settled(privileged), HTTPBIN, timeout=1)["metadata"]["name"] == "httpbin-1"
+
+
+def test_a_pod_without_sidecar_is_told() -> None:
+    with pytest.raises(EditRefused, match="has no istio-proxy: nothing was injected into it"):
+        wait_until_privileged(Settled({"name": "httpbin"}), HTTPBIN, timeout=1)
+
+
+# Putting an edit back
+
+
+def edited(container: dict) -> dict:
+    return deployment({"name": "httpbin"}, container)
+
+
+def test_putting_back_restores_the_whole_context_as_it_was() -> None:
+    live = edited(sidecar(privileged=True, allowPrivilegeEscalation=True))
+    operations = _operations(live, {"added": False, "context": CONTEXT})
+    assert _patched(live, operations) == edited(sidecar())
+
+
+def test_putting_back_removes_a_container_that_was_added() -> None:
+    live = edited(sidecar(privileged=True, allowPrivilegeEscalation=True))
+    assert _operations(live, {"added": True, "context": None})[-1] == {
+        "op": "remove",
+        "path": "/spec/template/spec/containers/1",
+    }
+
+
+def test_what_others_have_changed_since_is_left_as_it_is() -> None:
+    assert _operations(edited(sidecar()), {"added": False, "context": CONTEXT}) == []
+    assert _operations(deployment({"name": "httpbin"}), {"added": True, "context": None}) == []
+
+
+# Manifests and istioctl's arguments
+
+
+def test_the_first_deployment_of_a_manifest_is_under_test() -> None:
+    text = "kind: Service\nmetadata: {name: a}\n---\nkind: Deployment\nmetadata: {name: b}\n---\n"
+    assert deployment_of(text) == "b"
+
+
+def test_a_manifest_without_deployment_is_refused() -> None:
+    with pytest.raises(EnvironmentProblem, match="has no Deployment"):
+        deployment_of("kind: Service\nmetadata: {name: a}\n")
+
+
+@pytest.mark.parametrize(
+    ("version", "begin", "profile"),
+    [
+        ("1.5.10", ["manifest", "apply"], "default"),
+        ("1.6.14", ["install", "-y"], "minimal"),
+        ("1.8.3", ["install", "-y"], "minimal"),
+        ("1.27.3", ["install", "-y"], "minimal"),
+    ],
+)
+def test_each_release_is_installed_by_its_own_command(version: str, begin: list[str], profile: str) -> None:
+    assert install_command(version, [], None) == [*begin, "--set", f"profile={profile}"]
+
+
+def test_the_users_values_come_last_and_their_profile_replaces_ours() -> None:
+    argv = install_command("1.8.3", ["profile=demo", "a.b=c"], "registry.example/istio")
+    assert argv == [
+        "install", "-y", "--set", "hub=registry.example/istio", "--set", "tag=1.8.3",
+        "--set", "profile=demo", "--set", "a.b=c",
+    ]  # fmt: skip

@@ -1,0 +1,132 @@
+"""What a machine lacks for a cluster: each line that is not well says what to do."""
+
+from __future__ import annotations
+
+import json
+import platform
+import re
+import sys
+from pathlib import Path
+
+import pytest
+
+from pytest_istio_sidecar.cli import main
+from pytest_istio_sidecar.machine import doctor
+from pytest_istio_sidecar.machine.doctor import Condition, Line, examine
+
+
+@pytest.fixture
+def programs(monkeypatch, tmp_path):
+    """A function that puts a program on an otherwise empty PATH: a double that prints a text."""
+    monkeypatch.setattr(doctor, "find_program", lambda name: _find(tmp_path, name))
+
+    def put(name: str, says: str, *, status: int = 0) -> None:
+        path = tmp_path / name
+        path.write_text(f"#!{sys.executable}\nimport sys\nprint({says!r})\nsys.exit({status})\n")
+        path.chmod(0o755)
+
+    return put
+
+
+def _find(folder: Path, name: str) -> str | None:
+    return str(folder / name) if (folder / name).exists() else None
+
+
+def line(name: str, version: str = "1.8.3") -> Line:
+    return next(found for found in examine(version) if found.name == name)
+
+
+def test_what_is_missing_is_told_with_what_to_do(programs) -> None:
+    found = line("engine")
+    assert found.condition is Condition.MISSING
+    assert found.advice
+
+
+def test_what_is_downloaded_when_needed_is_not_called_missing(programs) -> None:
+    for name in ("kind", "kubectl", "istioctl"):
+        found = line(name)
+        assert found.condition is Condition.DOUBTFUL
+        assert "downloaded when needed" in found.found
+        assert "where no download is possible" in found.advice
+
+
+def test_the_disk_that_is_looked_at_is_the_engines(programs, tmp_path) -> None:
+    programs("docker", str(tmp_path))
+    assert line("disk").found.endswith(f"free at {tmp_path}")
+
+
+def test_every_line_that_is_not_well_has_advice(programs) -> None:
+    for found in examine("1.8.3"):
+        assert found.advice or found.condition is Condition.WELL, found
+
+
+def test_programs_are_told_with_version_and_path(programs, tmp_path) -> None:
+    programs("kind", "kind v0.30.0 go1.24 linux/amd64")
+    assert line("kind") == Line(
+        name="kind", condition=Condition.WELL, found=f"0.30.0 ({tmp_path}/kind)", advice=""
+    )
+
+
+def test_a_kind_older_than_the_one_the_node_image_is_for_is_doubtful(programs) -> None:
+    programs("kind", "kind v0.17.0 go1.19 linux/amd64")
+    assert line("kind").condition is Condition.WELL
+    found = line("kind", "1.30.3")
+    assert found.condition is Condition.DOUBTFUL
+    assert "older than 0.31.0" in found.advice
+
+
+def test_an_istioctl_of_another_release_is_doubtful(programs) -> None:
+    programs("istioctl", "1.9.0")
+    assert "--istio-version=1.9.0" in line("istioctl").advice
+
+
+def test_an_engine_that_does_not_answer_is_missing(programs) -> None:
+    programs("docker", "Cannot connect to the Docker daemon", status=1)
+    found = line("engine")
+    assert found.condition is Condition.MISSING
+    assert "Cannot connect to the Docker daemon" in found.found
+
+
+def test_podman_alone_is_told_with_what_kind_needs_for_it(programs) -> None:
+    programs("podman", "podman")
+    assert "KIND_EXPERIMENTAL_PROVIDER=podman" in line("engine").advice
+
+
+@pytest.mark.parametrize(
+    ("system", "machine", "words"),
+    [("Darwin", "arm64", "macOS has no iptables"), ("Linux", "aarch64", "amd64 images only")],
+)
+def test_other_machines_are_told_what_to_expect(monkeypatch, programs, system, machine, words) -> None:
+    monkeypatch.setattr(platform, "system", lambda: system)
+    monkeypatch.setattr(platform, "machine", lambda: machine)
+    assert words in line("machine").advice
+
+
+def test_the_command_ends_with_3_when_something_is_missing(programs, capsys) -> None:
+    assert main(["doctor"]) == 3
+    printed = capsys.readouterr().out
+    assert "missing  engine" in printed
+    assert "-> install Docker" in printed
+    assert "install kind 0.17.0" in printed
+
+
+def test_the_commands_json_is_one_document(programs, capsys) -> None:
+    main(["doctor", "--json", "--istio-version", "1.20.8"])
+    told = json.loads(capsys.readouterr().out)
+    assert told["istio"] == "1.20.8"
+    assert {"name", "condition", "found", "advice"} == told["lines"][0].keys()
+
+
+def test_the_matrix_is_what_github_actions_takes(capsys) -> None:
+    assert main(["matrix", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["include"][0]["istio"] == "1.8.3"
+    assert told["include"][0]["node_image"].startswith("kindest/node:v1.19.16@sha256:")
+
+
+def test_the_matrix_has_checksums_where_a_source_gives_them_and_nothing_elsewhere(capsys) -> None:
+    main(["matrix", "--json"])
+    pairs = {pair["istio"]: pair for pair in json.loads(capsys.readouterr().out)["include"]}
+    assert all(re.fullmatch("[0-9a-f]{64}", pair["kind_sha256"]) for pair in pairs.values())
+    assert re.fullmatch("[0-9a-f]{64}", pairs["1.30.3"]["istioctl_sha256"])
+    assert pairs["1.8.3"]["istioctl_sha256"] == ""

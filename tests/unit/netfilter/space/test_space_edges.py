@@ -1,0 +1,173 @@
+"""What a space must not get wrong, one of each: masks with holes, marks, tracking, back ends and doubt."""
+
+import gc
+from dataclasses import replace
+
+import pytest
+
+from pytest_istio_sidecar import Fate, PodRules, parse_iptables_list, parse_iptables_save, trace
+from pytest_istio_sidecar.errors import UsageProblem
+from pytest_istio_sidecar.netfilter.model import Chain, Rule, Ruleset, Table
+from pytest_istio_sidecar.netfilter.space.space import regions
+from pytest_istio_sidecar.netfilter.targets import Jump
+
+NAT = "*nat\n:PREROUTING ACCEPT [0:0]\n:OUTPUT ACCEPT [0:0]\n{}\nCOMMIT\n"
+TO_ENVOY = "-j REDIRECT --to-ports 15006"
+
+
+def nat(*rules, before="", family=4, header=""):
+    return parse_iptables_save(header + before + NAT.format("\n".join(rules)), family=family)
+
+
+def table(name, *rules):
+    return f"*{name}\n:PREROUTING ACCEPT [0:0]\n:OUTPUT ACCEPT [0:0]\n" + "\n".join(rules) + "\nCOMMIT\n"
+
+
+def classes(rules, hook="PREROUTING", family=4):
+    """The regions by fate, each of whose cubes has a witness of that fate."""
+    found = {}
+    for region in regions(rules, hook, family=family):
+        for cube in region.cubes[:50]:
+            assert trace(rules, cube.witness).fate is region.fate
+        found.setdefault(region.fate, []).append(region)
+    return found
+
+
+def where(rules, fate, hook="PREROUTING", family=4):
+    """What the fate's packets have in common, one for each cube."""
+    return [cube.where for region in classes(rules, hook, family)[fate] for cube in region.cubes]
+
+
+def test_ipv6_sources_are_told_apart_to_the_last_bit():
+    rules = nat(f"-A PREROUTING -s 2001:db8::7/128 -p tcp {TO_ENVOY}", family=6)
+    (found,) = where(rules, Fate.REDIRECTED, family=6)
+    assert found["source"] == [["2001:db8::7", "2001:db8::7"]]
+
+
+def test_a_family_that_the_rules_are_not_of_is_untouched():
+    pod = PodRules(rulesets=(nat(f"-A PREROUTING -p tcp {TO_ENVOY}"), nat(family=6)))
+    assert set(classes(pod, family=6)) == {Fate.UNCHANGED}
+    assert Fate.REDIRECTED in classes(pod, family=4)
+
+
+@pytest.mark.parametrize("no", ["", "! "])
+def test_a_mask_with_holes_takes_each_source_that_fits_and_no_other(no):
+    rules = nat(f"-A PREROUTING {no}-s 0.0.0.10/0.0.0.255 -p tcp {TO_ENVOY}")
+    fates = classes(rules)
+    for fate, fits in ((Fate.REDIRECTED, not no), (Fate.UNCHANGED, bool(no))):
+        witnesses = [cube.witness for region in fates[fate] for cube in region.cubes]
+        tcp = [packet for packet in witnesses if packet.protocol == 6]
+        assert tcp
+        assert all((int(packet.source) & 0xFF == 10) is fits for packet in tcp)
+
+
+@pytest.mark.parametrize("no", ["", "! "])
+def test_a_mark_under_a_mask_is_asked_of_those_bits_alone(no):
+    rules = nat(f"-A OUTPUT -p tcp -m mark {no}--mark 0x10/0xf0 {TO_ENVOY}")
+    (found,) = classes(rules, "OUTPUT")[Fate.REDIRECTED]
+    marks = {cube.witness.mark & 0xF0 == 0x10 for cube in found.cubes}
+    assert marks == {not no}
+    assert all(cube.where["mark"] for cube in found.cubes)
+
+
+def test_a_mark_set_in_mangle_is_the_one_that_nat_asks_for():
+    mangle = table("mangle", "-A OUTPUT -p udp -j MARK --set-xmark 0x20/0xf0")
+    rules = nat(f"-A OUTPUT -m mark --mark 0x21/0xff -p udp {TO_ENVOY}", before=mangle)
+    found = where(rules, Fate.REDIRECTED, "OUTPUT")
+    # The bits that mangle sets no longer count, the others do.
+    assert found
+    assert all(cube["protocol"] == ["udp"] for cube in found)
+    assert all(cube["mark"] == ["0x1/0xf"] for cube in found)
+
+
+def test_a_mark_is_restored_from_the_connection_that_it_was_saved_to():
+    mangle = table(
+        "mangle",
+        "-A PREROUTING -p tcp -m tcp --dport 80 -j MARK --set-xmark 0x7/0xffffffff",
+        "-A PREROUTING -j CONNMARK --save-mark",
+        "-A PREROUTING -j MARK --set-xmark 0x0/0xffffffff",
+        "-A PREROUTING -j CONNMARK --restore-mark",
+    )
+    rules = nat(f"-A PREROUTING -p tcp -m mark --mark 0x7 {TO_ENVOY}", before=mangle)
+    (found,) = where(rules, Fate.REDIRECTED)
+    assert found["destination_port"] == [[80, 80]]
+
+
+def test_a_connections_mark_is_asked_for_apart_from_the_packets():
+    mangle = table("mangle", "-A PREROUTING -p tcp -m tcp --dport 80 -j CONNMARK --set-xmark 0x1/0x1")
+    rules = nat(
+        f"-A PREROUTING -p tcp -m mark --mark 0x1 {TO_ENVOY}",
+        "-A PREROUTING -p tcp -m connmark --mark 0x1/0x1 -j REDIRECT --to-ports 15001",
+        before=mangle,
+    )
+    (found,) = classes(rules)[Fate.REDIRECTED]
+    assert found.port == 15001
+    assert [cube.where["destination_port"] for cube in found.cubes] == [[[80, 80]]]
+
+
+def test_nat_is_not_asked_about_what_raw_does_not_track():
+    raw = table("raw", "-A PREROUTING -p tcp -m tcp --dport 15090 -j CT --notrack")
+    rules = nat(f"-A PREROUTING -p tcp {TO_ENVOY}", before=raw)
+    (found,) = where(rules, Fate.REDIRECTED)
+    assert found["destination_port"] == [[0, 15089], [15091, 65535]]
+
+
+def test_back_ends_in_an_unknown_order_leave_in_doubt_what_both_would_take():
+    nft = "# Generated by iptables-nft-save v1.8.11 (nf_tables)\n"
+    legacy = nat(f"-A PREROUTING -p tcp -m tcp --dport 80:90 {TO_ENVOY}")
+    other = nat("-A PREROUTING -p tcp -m tcp --dport 90:99 -j REDIRECT --to-ports 9000", header=nft)
+    pod = PodRules(rulesets=(legacy, other))
+    (doubt,) = classes(pod)[Fate.UNKNOWN]
+    assert [cube.where["destination_port"] for cube in doubt.cubes] == [[[90, 90]]]
+    assert {outcome.port for outcome in doubt.possible} == {15006, 9000}
+    known = classes(replace(pod, order_known=True))
+    assert Fate.UNKNOWN not in known
+    ports = {region.port: region.cubes[0].where["destination_port"] for region in known[Fate.REDIRECTED]}
+    assert ports == {15006: [[80, 90]], 9000: [[91, 99]]}
+
+
+def test_an_interface_that_a_listing_hides_leaves_its_packets_in_doubt():
+    listing = (
+        "Chain PREROUTING (policy ACCEPT)\n"
+        "target     prot opt source               destination         \n"
+        "REDIRECT   tcp  --  0.0.0.0/0            0.0.0.0/0            tcp dpt:80 redir ports 15006\n"
+    )
+    ruleset = parse_iptables_list(listing)
+    (doubt,) = where(ruleset, Fate.UNKNOWN)
+    assert doubt["destination_port"] == [[80, 80]]
+    assert Fate.REDIRECTED not in classes(ruleset)
+
+
+@pytest.mark.parametrize(("version", "doubtful"), [("1.8.9", True), ("1.8.11", False)])
+def test_two_inverted_ports_are_in_doubt_where_the_writer_stores_them_wrong(version, doubtful):
+    rules = nat(
+        f"-A PREROUTING -p tcp -m tcp ! --sport 4000 ! --dport 80 {TO_ENVOY}",
+        header=f"# Generated by iptables-nft-save v{version} (nf_tables)\n",
+    )
+    fates = classes(rules)
+    assert (Fate.UNKNOWN in fates) is doubtful
+    if doubtful:
+        for cube in fates[Fate.UNKNOWN][0].cubes:
+            packet = cube.witness
+            assert (packet.source_port == 4000) is not (packet.destination_port == 80)
+
+
+def in_a_circle():
+    jump = Rule(chain="PREROUTING", target=Jump("PREROUTING"), number=1)
+    return Ruleset(
+        tables=(Table(name="nat", chains=(Chain(name="PREROUTING", policy="ACCEPT", rules=(jump,)),)),)
+    )
+
+
+@pytest.mark.parametrize("collecting", [True, False])
+def test_pythons_collector_is_as_it_was_after_an_answer_and_after_a_refusal(collecting):
+    was = gc.isenabled()
+    (gc.enable if collecting else gc.disable)()
+    try:
+        regions(nat(f"-A PREROUTING -p tcp {TO_ENVOY}"), "PREROUTING")
+        assert gc.isenabled() is collecting
+        with pytest.raises(UsageProblem, match="circle"):
+            regions(in_a_circle(), "PREROUTING")
+        assert gc.isenabled() is collecting
+    finally:
+        (gc.enable if was else gc.disable)()
