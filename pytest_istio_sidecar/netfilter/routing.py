@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import ipaddress
 
-from pytest_istio_sidecar.netfilter.packet import Host
-
-IPAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
+from pytest_istio_sidecar.netfilter.packet import Host, IPAddress
 
 LOOPBACK = {4: ipaddress.ip_address("127.0.0.1"), 6: ipaddress.ip_address("::1")}
 

@@ -16,9 +16,9 @@ from ipaddress import ip_address
 from typing import Literal
 
 from pytest_istio_sidecar.netfilter.matches import Option
+from pytest_istio_sidecar.netfilter.packet import IPAddress
 from pytest_istio_sidecar.netfilter.targets import (
     Extended,
-    IPAddress,
     Redirect,
     SetMark,
     Target,

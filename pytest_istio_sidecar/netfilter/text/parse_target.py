@@ -13,9 +13,9 @@ from functools import lru_cache
 
 from pytest_istio_sidecar.netfilter.matches import Option
 from pytest_istio_sidecar.netfilter.model import Family
+from pytest_istio_sidecar.netfilter.packet import IPAddress
 from pytest_istio_sidecar.netfilter.targets import (
     Extended,
-    IPAddress,
     Redirect,
     SetMark,
     Target,

@@ -12,9 +12,8 @@ import ipaddress
 from collections.abc import Callable
 
 from pytest_istio_sidecar.netfilter.matches import PROTOCOLS, Extension, Option
+from pytest_istio_sidecar.netfilter.packet import IPAddress
 from pytest_istio_sidecar.netfilter.trace.packet_state import Skb, Test, Truth, both
-
-IPAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 
 def compile_extension(match: Extension) -> Test:
