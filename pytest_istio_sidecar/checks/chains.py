@@ -232,9 +232,7 @@ def _hook_of(source: str) -> Hook:
 def _ending_at(nat: Table, chain: str) -> Table:
     """The same table, in which what becomes of a packet that comes to `chain` is unknown from there on."""
     end = Chain(name=chain, rules=(Rule(chain=chain, number=1, target=Extended(name="END")),))
-    table = replace(nat, chains=tuple(end if held.name == chain else held for held in nat.chains))
-    others = tuple(held for held in nat.ruleset.tables if held.name != nat.name)
-    return replace(nat.ruleset, tables=(*others, table)).table(nat.name)
+    return nat.ruleset.with_table(nat.with_chain(end)).table(nat.name)
 
 
 def _way_through(nat: Table, chain: str, host: Host | None) -> Trace | None:
