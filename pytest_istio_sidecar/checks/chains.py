@@ -15,12 +15,12 @@ from pytest_istio_sidecar.checks.finding import Finding, Kind, Severity
 from pytest_istio_sidecar.checks.tracing import CAPTURED, assumptions, decided, describe, of_pod
 from pytest_istio_sidecar.errors import Undecided, UsageProblem
 from pytest_istio_sidecar.istio import ports
-from pytest_istio_sidecar.netfilter.diagram.diagram import HOLDS, Interval
+from pytest_istio_sidecar.netfilter.diagram.diagram import HOLDS
+from pytest_istio_sidecar.netfilter.intervals import Interval, joined, outside
 from pytest_istio_sidecar.netfilter.matches import PROTOCOLS
 from pytest_istio_sidecar.netfilter.model import Chain, Family, Rule, Rules, Table, rulesets_of
 from pytest_istio_sidecar.netfilter.packet import Fate, Hook, Host, Packet
 from pytest_istio_sidecar.netfilter.space.cubes import Cube
-from pytest_istio_sidecar.netfilter.space.fields import joined, outside
 from pytest_istio_sidecar.netfilter.space.nat import Outcome
 from pytest_istio_sidecar.netfilter.space.reachability import reached
 from pytest_istio_sidecar.netfilter.space.space import IMPOSSIBLE, Space

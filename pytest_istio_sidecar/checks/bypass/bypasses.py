@@ -20,9 +20,9 @@ from pytest_istio_sidecar.html_table import html_table
 from pytest_istio_sidecar.istio.ports import INBOUND, OUTBOUND
 from pytest_istio_sidecar.netfilter.diagram.diagram import Node
 from pytest_istio_sidecar.netfilter.diagram.simplify import simplify
+from pytest_istio_sidecar.netfilter.intervals import joined
 from pytest_istio_sidecar.netfilter.model import Backend, Family, PodRules, Rules, Table, rulesets_of
 from pytest_istio_sidecar.netfilter.packet import Fate, Host
-from pytest_istio_sidecar.netfilter.space.fields import joined
 from pytest_istio_sidecar.netfilter.space.nat import OWN, Outcome
 from pytest_istio_sidecar.netfilter.space.space import IMPOSSIBLE, Space, no_collection
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 
-from pytest_istio_sidecar.netfilter.diagram.diagram import LEAF, Box, Interval, Node
+from pytest_istio_sidecar.netfilter.diagram.diagram import LEAF, Box, Node
+from pytest_istio_sidecar.netfilter.intervals import Interval
 
 
 def answers_at(node: Node, point: Mapping[int, int]) -> frozenset[Hashable]:
@@ -106,18 +107,3 @@ def paths_within(node: Node, box: Box) -> Iterator[tuple[Box, frozenset[Hashable
             trail[node.level] = asked
 
     yield from walk(node)
-
-
-def common(one: Sequence[Interval], other: Sequence[Interval]) -> tuple[Interval, ...]:
-    """The values of both."""
-    found = []
-    i = j = 0
-    while i < len(one) and j < len(other):
-        low, high = max(one[i][0], other[j][0]), min(one[i][1], other[j][1])
-        if low <= high:
-            found.append((low, high))
-        if one[i][1] < other[j][1]:
-            i += 1
-        else:
-            j += 1
-    return tuple(found)

@@ -13,7 +13,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from pytest_istio_sidecar.netfilter.diagram.diagram import Box, Diagrams, Interval, Node
+from pytest_istio_sidecar.netfilter.diagram.diagram import Box, Diagrams, Node
+from pytest_istio_sidecar.netfilter.intervals import Interval, outside
 from pytest_istio_sidecar.netfilter.matches import Address, Interface, Mark, Match
 from pytest_istio_sidecar.netfilter.model import Family, Ruleset
 from pytest_istio_sidecar.netfilter.packet import Hook, Host
@@ -152,30 +153,6 @@ class Fields:
 
     def __iter__(self) -> Iterator[Field]:
         return iter(self._fields.values())
-
-
-def outside(intervals: Sequence[Interval], top: int) -> tuple[Interval, ...]:
-    """What 0 to `top` has beside these intervals, which are ascending and apart."""
-    left = []
-    start = 0
-    for low, high in intervals:
-        if low > start:
-            left.append((start, low - 1))
-        start = high + 1
-    if start <= top:
-        left.append((start, top))
-    return tuple(left)
-
-
-def joined(intervals: Iterable[Interval]) -> tuple[Interval, ...]:
-    """The same values as ascending intervals with gaps between them."""
-    merged: list[Interval] = []
-    for low, high in sorted(intervals):
-        if merged and low <= merged[-1][1] + 1:
-            merged[-1] = (merged[-1][0], max(high, merged[-1][1]))
-        else:
-            merged.append((low, high))
-    return tuple(merged)
 
 
 def _width(intervals: Iterable[Interval]) -> int:

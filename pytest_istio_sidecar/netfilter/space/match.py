@@ -7,8 +7,8 @@ says of that packet; conditions that are not plain intervals ask that itself, on
 
 from __future__ import annotations
 
-from pytest_istio_sidecar.netfilter.diagram.diagram import Box, Diagrams, Interval, Node
-from pytest_istio_sidecar.netfilter.diagram.paths import common
+from pytest_istio_sidecar.netfilter.diagram.diagram import Box, Diagrams, Node
+from pytest_istio_sidecar.netfilter.intervals import Interval, common, joined, outside
 from pytest_istio_sidecar.netfilter.matches import (
     FULL_MASK,
     Address,
@@ -25,7 +25,7 @@ from pytest_istio_sidecar.netfilter.matches import (
 )
 from pytest_istio_sidecar.netfilter.model import Rule
 from pytest_istio_sidecar.netfilter.routing import Routing
-from pytest_istio_sidecar.netfilter.space.fields import NO_SOCKET, FieldName, Fields, joined, outside
+from pytest_istio_sidecar.netfilter.space.fields import NO_SOCKET, FieldName, Fields
 from pytest_istio_sidecar.netfilter.space.match_by_sampling import Sampling
 from pytest_istio_sidecar.netfilter.space.packet_state import ENTERED, Skb
 from pytest_istio_sidecar.netfilter.trace.match import (

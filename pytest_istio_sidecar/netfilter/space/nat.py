@@ -11,7 +11,8 @@ import ipaddress
 from collections.abc import Callable
 from typing import Final, NamedTuple
 
-from pytest_istio_sidecar.netfilter.diagram.diagram import Diagrams, Interval, Node
+from pytest_istio_sidecar.netfilter.diagram.diagram import Diagrams, Node
+from pytest_istio_sidecar.netfilter.intervals import Interval
 from pytest_istio_sidecar.netfilter.matches import FULL_MASK, Extension
 from pytest_istio_sidecar.netfilter.packet import Fate, IPAddress
 from pytest_istio_sidecar.netfilter.routing import LOOPBACK, Routing

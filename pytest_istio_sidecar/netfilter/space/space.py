@@ -16,11 +16,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 
-from pytest_istio_sidecar.netfilter.diagram.diagram import Diagrams, Interval, Node
+from pytest_istio_sidecar.netfilter.diagram.diagram import Diagrams, Node
+from pytest_istio_sidecar.netfilter.intervals import Interval, joined, outside
 from pytest_istio_sidecar.netfilter.model import Family, PodRules, Rules, Ruleset, rulesets_of
 from pytest_istio_sidecar.netfilter.packet import Fate, Hook, Host, IPAddress, Packet
 from pytest_istio_sidecar.netfilter.space.cubes import Cube, cubes_of
-from pytest_istio_sidecar.netfilter.space.fields import NO_SOCKET, FieldName, Fields, joined, outside
+from pytest_istio_sidecar.netfilter.space.fields import NO_SOCKET, FieldName, Fields
 from pytest_istio_sidecar.netfilter.space.hooks import outcomes
 from pytest_istio_sidecar.netfilter.space.nat import Outcome
 
