@@ -54,9 +54,9 @@ class Changing(Protocol):
 
 Effect = Callable[[Changing], None]
 
-_VERDICTS = {"ACCEPT": Action.ACCEPT, "DROP": Action.DROP, "RETURN": Action.RETURN}
+_OF_VERDICT = {"ACCEPT": Action.ACCEPT, "DROP": Action.DROP, "RETURN": Action.RETURN}
 # fmt: off
-_EXTENDED = {
+_OF_EXTENDED = {
     **dict.fromkeys((
         "AUDIT", "CHECKSUM", "CLASSIFY", "CONNSECMARK", "DSCP", "ECN", "HL", "IDLETIMER", "LED", "LOG",
         "NFLOG", "RATEEST", "SECMARK", "SET", "TCPMSS", "TCPOPTSTRIP", "TEE", "TOS", "TRACE", "TTL", "ULOG",
@@ -65,7 +65,7 @@ _EXTENDED = {
     "MASQUERADE": Action.NAT,
 }
 # fmt: on
-_ACTIONS: dict[type[Target | None], Action] = {
+_OF_TYPE: dict[type[Target | None], Action] = {
     type(None): Action.CONTINUE,
     Jump: Action.JUMP,
     Goto: Action.GOTO,
@@ -78,14 +78,14 @@ _ACTIONS: dict[type[Target | None], Action] = {
 
 def action_of(target: Target | None) -> Action:
     """Classify a target; None, which only counts, lets the packet go on."""
-    action = _ACTIONS.get(type(target))
+    action = _OF_TYPE.get(type(target))
     if action is not None:
         return action
     if isinstance(target, Extended):
-        if target.name in _EXTENDED:
-            return _EXTENDED[target.name]
+        if target.name in _OF_EXTENDED:
+            return _OF_EXTENDED[target.name]
         return Action.UNKNOWN if effect_of(target) is None else Action.EFFECT
-    return _VERDICTS.get(target.name, Action.UNKNOWN) if isinstance(target, Verdict) else Action.UNKNOWN
+    return _OF_VERDICT.get(target.name, Action.UNKNOWN) if isinstance(target, Verdict) else Action.UNKNOWN
 
 
 def takes_every_packet(rule: Rule) -> bool:

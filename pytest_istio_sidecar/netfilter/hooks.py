@@ -12,10 +12,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from enum import IntEnum
+from itertools import permutations
 from operator import itemgetter
 from typing import Literal, NamedTuple, TypeVar
 
-from pytest_istio_sidecar.netfilter.model import TABLES, Ruleset
+from pytest_istio_sidecar.netfilter.model import TABLES, Family, PodRules, Rules, Ruleset, rulesets_of
 
 C = TypeVar("C")
 ChainType = Literal["filter", "route", "nat"]
@@ -86,6 +87,21 @@ Step = Moment | tuple[tuple[BaseChain, C], ...]
 """One base chain, or all of type nat at a hook: the first of those that translates is the last asked."""
 
 Legs = Mapping[Leg, tuple[Step[C], ...]]
+
+
+def orders(rules: Rules, family: Family) -> list[tuple[Ruleset, ...]]:
+    """The orders in which the kernel may ask the rulesets of a family: several where none is known."""
+    rulesets = rulesets_of(rules, family)
+    if len(rulesets) > 1:
+        # A back end without a rule has no say, whether it is asked first or last.
+        rulesets = tuple(filter(_has_a_say, rulesets)) or rulesets[:1]
+    if len(rulesets) < 2 or not isinstance(rules, PodRules) or rules.order_known:
+        return [rulesets]
+    return list(permutations(rulesets))
+
+
+def _has_a_say(ruleset: Ruleset) -> bool:
+    return any(chain.rules or chain.policy == "DROP" for table in ruleset.tables for chain in table.chains)
 
 
 def base_chains(ruleset: Ruleset) -> Iterator[BaseChain]:

@@ -23,8 +23,8 @@ class Routing:
         self._networks: list[tuple[int, int, int, str]] = []
         self._loopback: list[tuple[int, int, int]] = []
         self._addresses: dict[tuple[str, int], list[IPAddress]] = {}
-        for name, held in host.addresses.items():
-            for interface in held:
+        for name, interfaces in host.addresses.items():
+            for interface in interfaces:
                 network = interface.network
                 numbers = (network.version, int(network.network_address), int(network.netmask))
                 if name == "lo":
@@ -57,8 +57,8 @@ class Routing:
         """The interface by which a packet comes: its source's network, else what holds its destination."""
         if self.is_local(source):
             return "lo"
-        held = self.interface_of(destination)
-        return self._on_link(source) or (held if held not in (None, "lo") else None) or self._external
+        own = self.interface_of(destination)
+        return self._on_link(source) or (own if own not in (None, "lo") else None) or self._external
 
     def primary(self, interface: str, family: int) -> IPAddress | None:
         addresses = self._addresses.get((interface, family))

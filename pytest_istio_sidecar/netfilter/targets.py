@@ -14,6 +14,8 @@ from typing import ClassVar, Literal
 from pytest_istio_sidecar.netfilter.matches import FULL_MASK, Option
 from pytest_istio_sidecar.netfilter.packet import IPAddress
 
+VERDICTS = ("ACCEPT", "DROP", "RETURN", "QUEUE")
+
 
 @dataclass(frozen=True, slots=True)
 class Verdict:

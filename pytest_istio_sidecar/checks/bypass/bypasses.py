@@ -256,7 +256,7 @@ def _passage(space: Space, which: int, envoy_ports: Collection[int]) -> Node:
 
     def at_envoy(outcome: Outcome) -> Node:
         """Where an outcome is one of Envoy's ports on this host."""
-        port = ports if outcome.port == OWN else diagrams.told(outcome.port in envoy_ports)
+        port = ports if outcome.port == OWN else diagrams.constant(outcome.port in envoy_ports)
         if outcome.fate is Fate.TPROXIED:
             return port
         if outcome.address == OWN:

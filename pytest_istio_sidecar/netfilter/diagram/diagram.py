@@ -84,7 +84,7 @@ class Diagrams:
         self.holds = self.leaf(HOLDS)
         self.maybe = self.leaf_of(frozenset((HOLDS, FALL)))
 
-    def told(self, truth: bool | None) -> Node:
+    def constant(self, truth: bool | None) -> Node:
         """A condition that is the same for every point; None: it cannot be told."""
         return self.maybe if truth is None else self.holds if truth else self.fall
 

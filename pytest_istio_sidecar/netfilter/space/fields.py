@@ -99,12 +99,14 @@ class Field:
         A value has one pair of every part, or none of the part's pairs where they are given as excluded.
         """
         for part in self.parts:
-            held = box.get(part.level)
-            if held is None:
+            pressed_in = box.get(part.level)
+            if pressed_in is None:
                 continue
-            rest = outside(held, (1 << len(part.shifts)) - 1)
-            excluded = _width(rest) < _width(held)
-            pressed = (value for low, high in (rest if excluded else held) for value in range(low, high + 1))
+            rest = outside(pressed_in, (1 << len(part.shifts)) - 1)
+            excluded = _width(rest) < _width(pressed_in)
+            pressed = (
+                value for low, high in (rest if excluded else pressed_in) for value in range(low, high + 1)
+            )
             yield excluded, [(part.spread(value), part.mask) for value in pressed]
 
     def is_free(self, box: Box) -> bool:
@@ -120,7 +122,7 @@ class Fields:
         self.hook = hook
         self.host = host
         self.family = family
-        rules = [rule for held in rulesets for rule in held.rules()]
+        rules = [rule for ruleset in rulesets for rule in ruleset.rules()]
         matches = self.matches = tuple(dict.fromkeys(match for rule in rules for match in rule.matches))
         targets = self.targets = tuple(dict.fromkeys(rule.target for rule in rules))
         self.interfaces = _interfaces(matches, host, hook)

@@ -8,7 +8,7 @@ of `trace` for that packet, several where a condition is in doubt.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import permutations
+from functools import reduce
 
 from pytest_istio_sidecar.netfilter.actions import Action
 from pytest_istio_sidecar.netfilter.diagram.diagram import Diagrams, Node
@@ -176,14 +176,8 @@ def _behind_nat(legs: Legs[CompiledRuleset], hook: str) -> Iterator[BaseChain]:
 
 
 def outcomes(
-    rulesets: Sequence[Ruleset], fields: Fields, diagrams: Diagrams, *, order_known: bool, state: str = "NEW"
+    orders: Iterable[Sequence[Ruleset]], fields: Fields, diagrams: Diagrams, state: str = "NEW"
 ) -> Node:
     """The outcomes of every packet, for every order in which the kernel may ask the back ends."""
-    orders: Iterable[Sequence[Ruleset]] = [rulesets]
-    if len(rulesets) > 1 and not order_known:
-        orders = permutations(rulesets)
-    result: Node | None = None
-    for order in orders:
-        node = Traversal(order, fields, diagrams, state).outcomes()
-        result = node if result is None else diagrams.union(result, node)
-    return result if result is not None else diagrams.leaf(Outcome(Fate.UNCHANGED))
+    nodes = (Traversal(order, fields, diagrams, state).outcomes() for order in orders)
+    return reduce(diagrams.union, nodes)

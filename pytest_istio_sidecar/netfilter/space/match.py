@@ -59,8 +59,8 @@ class Conditions:
                     rest.append(part)
                 continue
             for level, intervals in part.items():
-                held = box.get(level, intervals)
-                box[level] = intervals if held == intervals else common(held, intervals)
+                so_far = box.get(level, intervals)
+                box[level] = intervals if so_far == intervals else common(so_far, intervals)
                 if not box[level]:
                     return self.diagrams.fall
         for condition in rest:
@@ -83,7 +83,7 @@ class Conditions:
         if kind is Mark:
             return self._mark(match, skb)  # type: ignore[arg-type]
         if kind is Fragment:
-            return self.diagrams.told(match.negated)  # type: ignore[union-attr]
+            return self.diagrams.constant(match.negated)  # type: ignore[union-attr]
         if kind is Multiport:
             return self._multiport(match, skb)  # type: ignore[arg-type]
         if kind is Extension and match.module == "comment":  # type: ignore[union-attr]
@@ -107,11 +107,11 @@ class Conditions:
     def _address(self, match: Address, skb: Skb) -> Box | Node:
         if match.family != self.fields.family:
             return self.diagrams.fall
-        held = skb.source if match.side == "source" else skb.destination
-        if held is None:
+        value = skb.source if match.side == "source" else skb.destination
+        if value is None:
             return self.diagrams.maybe
-        if not isinstance(held, str):
-            return self.diagrams.told((held & match.mask == match.network) is not match.negated)
+        if not isinstance(value, str):
+            return self.diagrams.constant((value & match.mask == match.network) is not match.negated)
         field = self.fields[match.side]
         box = field.masked(match.network, match.mask)
         if not match.negated:
@@ -122,23 +122,23 @@ class Conditions:
         return self.diagrams.negate(self.diagrams.box(box, self.diagrams.holds))
 
     def _interface(self, match: Interface, skb: Skb) -> Box | Node:
-        held = skb.incoming if match.direction == "in" else skb.outgoing
+        value = skb.incoming if match.direction == "in" else skb.outgoing
 
         def means(name: str) -> bool:
             same = name.startswith(match.name[:-1]) if match.name.endswith("+") else name == match.name
             return same is not match.negated
 
-        if held != ENTERED:
-            return self.diagrams.told(means(held))
+        if value != ENTERED:
+            return self.diagrams.constant(means(value))
         chosen = joined((i, i) for i, name in enumerate(self.fields.interfaces) if means(name))
         return {self.fields["interface"].level: chosen} if chosen else self.diagrams.fall
 
-    def _port(self, name: FieldName, held: int | str | None, asked: Range) -> Box | Node:
-        if held is None:
+    def _port(self, name: FieldName, value: int | str | None, asked: Range) -> Box | Node:
+        if value is None:
             return self.diagrams.maybe
-        if isinstance(held, str):
+        if isinstance(value, str):
             return self._ranged(name, asked.low, asked.high, asked.negated)
-        return self.diagrams.told((asked.low <= held <= asked.high) is not asked.negated)
+        return self.diagrams.constant((asked.low <= value <= asked.high) is not asked.negated)
 
     def _transport(self, match: Transport, skb: Skb) -> Box | Node:
         number = NUMBERS.get(match.module)
@@ -152,7 +152,7 @@ class Conditions:
         if match.flags is not None or match.tcp_option is not None:
             flags = match.flags
             bare = flags is None or ({"SYN"} & set(flags.mask) == set(flags.set)) is not flags.negated
-            parts.append(self.diagrams.told(None if not skb.first else bare))
+            parts.append(self.diagrams.constant(None if not skb.first else bare))
             if match.tcp_option is not None:
                 parts.append(self.diagrams.maybe)
         box: Box = {}
@@ -174,18 +174,18 @@ class Conditions:
         if match.side != "either":
             sides = ("source_port",) if match.side == "source" else ("destination_port",)
         asked = joined(match.ranges)
-        found = self.diagrams.fall
+        either = self.diagrams.fall
         for name in sides:
-            held = skb.source_port if name == "source_port" else skb.destination_port
-            if held is None:
-                found = self._or(found, self.diagrams.maybe)
-            elif isinstance(held, str):
-                found = self._or(
-                    found, self.diagrams.box({self.fields[name].level: asked}, self.diagrams.holds)
+            port = skb.source_port if name == "source_port" else skb.destination_port
+            if port is None:
+                either = self._or(either, self.diagrams.maybe)
+            elif isinstance(port, str):
+                either = self._or(
+                    either, self.diagrams.box({self.fields[name].level: asked}, self.diagrams.holds)
                 )
-            elif any(low <= held <= high for low, high in asked):
-                found = self.diagrams.holds
-        return self.diagrams.negate(found) if match.negated else found
+            elif any(low <= port <= high for low, high in asked):
+                either = self.diagrams.holds
+        return self.diagrams.negate(either) if match.negated else either
 
     def _or(self, one: Node, other: Node) -> Node:
         both_fail = self.diagrams.when(self.diagrams.negate(one), self.diagrams.negate(other))
@@ -196,7 +196,7 @@ class Conditions:
         asked = [option for option in (match.uid, match.gid) if option is not None]
         without = match.socket_exists is not True and all(option.negated for option in asked)
         if not skb.has_socket:
-            return self.diagrams.told(without)
+            return self.diagrams.constant(without)
         none: Box = {self.fields["uid"].level: ((NO_SOCKET, NO_SOCKET),)}
         some: Box = {self.fields["uid"].level: ((1, self.fields["uid"].top),)}
         if not match.supplementary_groups and match.socket_exists is None and asked:
@@ -227,16 +227,16 @@ class Conditions:
         return self._or(self.diagrams.box(none, self.diagrams.holds), with_socket)
 
     def _mark(self, match: Mark, skb: Skb) -> Box | Node:
-        held = skb.mark if match.module == "mark" else skb.connmark
+        mark = skb.mark if match.module == "mark" else skb.connmark
         if match.module == "connmark" and not skb.tracked:
             return self.diagrams.fall
-        if held is None:
+        if mark is None:
             return self.diagrams.maybe
-        wanted = match.value ^ (held.flip & match.mask)
-        free = held.keep & match.mask
+        wanted = match.value ^ (mark.flip & match.mask)
+        free = mark.keep & match.mask
         if wanted & ~free & FULL_MASK:
-            return self.diagrams.told(match.negated)
+            return self.diagrams.constant(match.negated)
         if not free:
-            return self.diagrams.told(not match.negated)
+            return self.diagrams.constant(not match.negated)
         node = self.diagrams.box(self.fields["mark"].masked(wanted, free), self.diagrams.holds)
         return self.diagrams.negate(node) if match.negated else node

@@ -42,7 +42,7 @@ class Sampling:
     ) -> Node:
         """The condition of packets with these values, told apart by the fields that are left."""
         if not names:
-            return self.diagrams.told(test(self._packet_seen(values, skb)))
+            return self.diagrams.constant(test(self._packet_seen(values, skb)))
         name, *left = names
         groups: dict[Node, list[Interval]] = {}
         for low, high in self._cells(name, match):

@@ -1,7 +1,7 @@
 """What has become of a packet by the time it meets a hook, in terms of how it entered.
 
 Knows which fields rules change. Does not know rules. Invariant: an skb speaks for every packet that
-took the same way; `ENTERED` is a value that nothing has changed, None one that is not known.
+came by the same rules; `ENTERED` is a value that nothing has changed, None one that is not known.
 """
 
 from __future__ import annotations

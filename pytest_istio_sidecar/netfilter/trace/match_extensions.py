@@ -165,8 +165,8 @@ def _is_type4(skb: Skb, address: IPAddress, limit: str | None, types: frozenset[
 
 
 def _is_local(skb: Skb, address: IPAddress, limit: str | None) -> bool:
-    held = skb.routing.interface_of(address)
-    return held is not None and limit in (None, held)
+    interface = skb.routing.interface_of(address)
+    return interface is not None and limit in (None, interface)
 
 
 def _iprange_option(option: Option, _match: Extension) -> Test:

@@ -11,13 +11,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from itertools import permutations
 from typing import TypeVar
 
 from pytest_istio_sidecar.html_table import html_table
-from pytest_istio_sidecar.netfilter.hooks import Legs, legs
+from pytest_istio_sidecar.netfilter.hooks import Legs, legs, orders
 from pytest_istio_sidecar.netfilter.matches import Hidden
-from pytest_istio_sidecar.netfilter.model import PodRules, Rule, Rules, Ruleset, rulesets_of
+from pytest_istio_sidecar.netfilter.model import PodRules, Rule, Rules, Ruleset
 from pytest_istio_sidecar.netfilter.packet import Endpoint, Fate, Host, Packet
 from pytest_istio_sidecar.netfilter.routing import Routing
 from pytest_istio_sidecar.netfilter.trace.hooks import Traversal
@@ -128,25 +127,18 @@ def trace(rules: Rules, packet: Packet, *, host: Host | None = None) -> Trace:
         UsageProblem: chains jump in a circle.
     """
     host = host or _DEFAULT_HOST
-    rulesets = rulesets_of(rules, packet.family)
-    if not rulesets and isinstance(rules, PodRules):
+    possible = orders(rules, packet.family)
+    if not possible[0] and isinstance(rules, PodRules):
         return _unknown(rules, packet, host, (f"no IPv{packet.family} rules were read",))
     routing = _routing(host)
-    if len(rulesets) > 1:
-        # A back end without a rule has no say, whether it is asked first or last.
-        rulesets = tuple(filter(_has_a_say, rulesets)) or rulesets[:1]
-    if len(rulesets) < 2 or not isinstance(rules, PodRules) or rules.order_known:
-        return _agreed(rules, packet, host, routing, _legs(rulesets))
-    traces = [_agreed(rules, packet, host, routing, _legs(order)) for order in permutations(rulesets)]
+    if len(possible) == 1:
+        return _agreed(rules, packet, host, routing, _legs(possible[0]))
+    traces = [_agreed(rules, packet, host, routing, _legs(order)) for order in possible]
     first = traces[0]
     if all((other.fate, other.destination) == (first.fate, first.destination) for other in traces):
         return first if len({other.mark for other in traces}) == 1 else replace(first, mark=None)
-    reasons = _reasons_of_order(rulesets, traces)
+    reasons = _reasons_of_order(possible, traces)
     return replace(first, fate=Fate.UNKNOWN, destination=_own(packet), mark=None, reasons=reasons)
-
-
-def _has_a_say(ruleset: Ruleset) -> bool:
-    return any(chain.rules or chain.policy == "DROP" for table in ruleset.tables for chain in table.chains)
 
 
 def _agreed(rules: Rules, packet: Packet, host: Host, routing: Routing, legs: Legs[CompiledChain]) -> Trace:
@@ -235,16 +227,14 @@ def _hidden(match: Hidden) -> str:
     return f"{match.field} (only {match.shown!r})" if match.shown else match.field
 
 
-def _reasons_of_order(rulesets: Sequence[Ruleset], traces: Sequence[Trace]) -> tuple[str, ...]:
+def _reasons_of_order(possible: Sequence[Sequence[Ruleset]], traces: Sequence[Trace]) -> tuple[str, ...]:
     unknown = [reason for trace in traces for reason in trace.reasons]
     outcomes = "; ".join(
-        f"with {' before '.join(names)} {trace.fate} to {trace.destination}"
-        for names, trace in zip(permutations(map(_name, rulesets)), traces, strict=True)
+        f"with {' before '.join(map(_name, order))} {trace.fate} to {trace.destination}"
+        for order, trace in zip(possible, traces, strict=True)
     )
-    cause = (
-        f"which back end the kernel asks first cannot be read from a listing, and decides here: {outcomes}"
-    )
-    return tuple(dict.fromkeys([cause, *unknown]))
+    undecided = "which back end the kernel asks first cannot be read from a listing, and decides here"
+    return tuple(dict.fromkeys([f"{undecided}: {outcomes}", *unknown]))
 
 
 def _name(ruleset: Ruleset) -> str:
