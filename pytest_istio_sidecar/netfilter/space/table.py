@@ -7,7 +7,7 @@ order of tables and hooks (`hooks`). Invariant: at every point a chain's diagram
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -63,8 +63,9 @@ class CompiledRuleset:
             if self._rules[base.table, base.name] or self._policies[base.table, base.name] == "DROP"
         ]
         """Those that do anything."""
-        self._changing = self._callers_of(self._is_change)
-        self._returning = self._changing | self._callers_of(_is_return)
+        callers = self._callers()
+        self._changing = self._leading_to(self._is_change, callers)
+        self._returning = self._changing | self._leading_to(_is_return, callers)
         self._suffixes: dict[tuple[str, str, Skb], dict[int, Node]] = {}
         self._called: dict[tuple[str, str, Skb, bool], Node] = {}
         self._inside: list[tuple[str, str, Skb]] = []
@@ -166,13 +167,14 @@ class CompiledRuleset:
 
     def _act(self, table: str, rule: Rule, skb: Skb) -> Node:
         leaf = self._diagrams.leaf
-        target, action = rule.target, action_of(rule.target)
-        if action is Action.CONTINUE:
-            return self._diagrams.fall
+        target = rule.target
         if isinstance(target, Jump | Goto):
             if not self.has(table, target.chain):
                 return leaf(End(Action.UNKNOWN, None, skb))
-            return self._call(table, target.chain, skb, goto=action is Action.GOTO)
+            return self._call(table, target.chain, skb, goto=isinstance(target, Goto))
+        action = action_of(target)
+        if action is Action.CONTINUE:
+            return self._diagrams.fall
         if action is Action.EFFECT:
             changed = self._changed(target, skb)  # type: ignore[arg-type]
             return self._diagrams.fall if changed == skb else leaf(End(Action.CONTINUE, None, changed))
@@ -233,27 +235,30 @@ class CompiledRuleset:
         return self._is_change(rule)
 
     def _is_change(self, rule: Rule) -> bool:
-        if action_of(rule.target) is not Action.EFFECT:
-            return False
-        return self._marks_matter or is_about_tracking(rule.target)
+        matters = self._marks_matter or is_about_tracking(rule.target)
+        return matters and action_of(rule.target) is Action.EFFECT
 
-    def _callers_of(self, meant: Callable[[Rule], bool]) -> frozenset[Place]:
-        """The chains that hold such a rule, also by what they jump to."""
+    def _callers(self) -> dict[Place, list[Place]]:
+        """The chains that jump or go to each chain."""
         callers: dict[Place, list[Place]] = {}
-        waiting = []
         for (table, name), rules in self._rules.items():
             for rule in rules:
                 if isinstance(rule.target, Jump | Goto):
                     callers.setdefault((table, rule.target.chain), []).append((table, name))
-            if any(map(meant, rules)):
-                waiting.append((table, name))
-        reaching = set(waiting)
+        return callers
+
+    def _leading_to(
+        self, meant: Callable[[Rule], bool], callers: Mapping[Place, Sequence[Place]]
+    ) -> frozenset[Place]:
+        """The chains that hold such a rule, also by what they jump to."""
+        waiting = [place for place, rules in self._rules.items() if any(map(meant, rules))]
+        leading = set(waiting)
         while waiting:
             for caller in callers.get(waiting.pop(), ()):
-                if caller not in reaching:
-                    reaching.add(caller)
+                if caller not in leading:
+                    leading.add(caller)
                     waiting.append(caller)
-        return frozenset(reaching)
+        return frozenset(leading)
 
 
 def _is_return(rule: Rule) -> bool:
