@@ -102,6 +102,7 @@ def istio_environment(
             kind_config=istio_kind_config,
             install_options=istio_install_options,
             manifests=istio_manifests,
+            evidence=run.place(run.evidence),
         )
         # Whoever comes second waits for all the steps of the first.
         with run.exclusive(istio_settings.timeout * 6):
@@ -147,7 +148,6 @@ def pod_rules(
     istio_environment: Environment,
     istio_version: str,
     istio_options: IstioOptions,
-    istio_evidence: Callable[[], Path],
     pytestconfig: pytest.Config,
 ) -> PodRules:
     """Every ruleset read from the pod: both families, both back ends, all tables.
@@ -157,16 +157,27 @@ def pod_rules(
     from pytest_istio_sidecar.environments.shared import read_rules
     from pytest_istio_sidecar.reports.summary import capture_of
 
-    rules = read_rules(istio_environment, istio_version, istio_options, istio_evidence)
+    run = run_of(pytestconfig)
+    place = run.place(run.evidence)
+    rules = read_rules(istio_environment, istio_version, istio_options, run.evidence, place)
     capture = capture_of(rules, istio_environment.pod().host, istio_version, istio_options)
-    run_of(pytestconfig).record("capture", **capture)
+    run.record("capture", **capture)
     return rules
 
 
 @pytest.fixture(scope="session")
-def replica_rules(istio_environment: Environment) -> Mapping[str, PodRules]:
+def replica_rules(
+    istio_environment: Environment,
+    istio_version: str,
+    istio_options: IstioOptions,
+    pytestconfig: pytest.Config,
+) -> Mapping[str, PodRules]:
     """The rules of the other replicas of the workload, by pod; empty where there is one pod."""
-    return istio_environment.read_replicas()
+    from pytest_istio_sidecar.environments.shared import read_replicas
+
+    run = run_of(pytestconfig)
+    place = run.place(run.evidence)
+    return read_replicas(istio_environment, istio_version, istio_options, run.evidence, place)
 
 
 @pytest.fixture(scope="session")

@@ -37,16 +37,22 @@ class Run:
     Attributes:
         directory: shared by all processes of the run; made when first needed.
         evidence: where what was read is kept; made when first needed.
+        start: where pytest was run, which paths in messages start from.
         owner: process id of the controller, or of the only process.
     """
 
     directory: Path
     evidence: Path
+    start: Path
     owner: int
 
     @property
     def is_owner(self) -> bool:
         return os.getpid() == self.owner
+
+    def place(self, path: Path) -> Path:
+        """A path as messages name it, whatever directory a test has gone to."""
+        return Path(os.path.relpath(path, self.start))
 
     @property
     def state(self) -> Path:
@@ -116,6 +122,7 @@ def run_of(config: pytest.Config) -> Run:
         run = Run(
             directory=Path(shared["directory"]),
             evidence=Path(shared["evidence"]),
+            start=Path(shared["start"]),
             owner=int(shared["owner"]),
         )
     else:
@@ -125,6 +132,7 @@ def run_of(config: pytest.Config) -> Run:
         run = Run(
             directory=leases_directory() / f"run-{name}",
             evidence=_evidence(config) / name,
+            start=config.invocation_params.dir,
             owner=os.getpid(),
         )
     config.stash[RUN] = run
@@ -168,6 +176,7 @@ class WorkerSetup:
         node.workerinput["istio_run"] = {  # type: ignore[attr-defined]
             "directory": str(run.directory),
             "evidence": str(run.evidence),
+            "start": str(run.start),
             "owner": str(run.owner),
         }
         show_progress(config, Settings.from_config(config))

@@ -160,9 +160,14 @@ class ExistingEnvironment(ClusterPod):
     def stop(self) -> None:
         """Nothing: what was changed is `put_back`'s, by whoever owns the run."""
 
-    def read_replicas(self) -> Mapping[str, PodRules]:
+    def read_replicas(self, folder: Path | None = None) -> Mapping[str, PodRules]:
         """The rules of the other replicas."""
-        return {other.pod_name: other.read_rules() for other in self._others}
+        found = {}
+        for other in self._others:
+            own = Path(other.pod_name.replace("/", "_"))
+            found[other.pod_name] = other.read_rules(None if folder is None else folder / own)
+            self._evidence |= {str(own / name): text for name, text in other.evidence().items()}
+        return found
 
 
 def put_back(state: Path) -> list[str]:
