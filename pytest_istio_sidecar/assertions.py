@@ -86,8 +86,12 @@ def assert_redirect_target(nat: Table, chain: str, port: int, *, host: Host | No
     _raise(check_redirect_target(nat, chain, port, host=host))
 
 
-def assert_redirected(nat: Rules, packet: Packet, to: int = 15006, *, host: Host | None = None) -> None:
+def assert_redirected(nat: Rules, packet: Packet, to: int | None = None, *, host: Host | None = None) -> None:
     """Assert that a packet is redirected to the local port `to`.
+
+    Args:
+        to: None: Envoy's port for the packet's hook, 15006 at PREROUTING and 15001 at OUTPUT. Rules do not
+            tell which ports a pod's options moved: name those.
 
     Raises:
         BypassError: it keeps its destination.

@@ -9,20 +9,26 @@ from __future__ import annotations
 from pytest_istio_sidecar.checks.comparison.cause import cause_of
 from pytest_istio_sidecar.checks.finding import Finding, Kind
 from pytest_istio_sidecar.checks.tracing import CAPTURED, assumptions, decided, describe, of_pod
-from pytest_istio_sidecar.istio.ports import PURPOSE
+from pytest_istio_sidecar.istio.ports import INBOUND, OUTBOUND, PURPOSE
 from pytest_istio_sidecar.netfilter.model import Rules
 from pytest_istio_sidecar.netfilter.packet import Fate, Host, Packet
 from pytest_istio_sidecar.netfilter.trace.trace import Trace
 
 
 def check_redirected(
-    rules: Rules, packet: Packet, to: int = 15006, *, host: Host | None = None
+    rules: Rules, packet: Packet, to: int | None = None, *, host: Host | None = None
 ) -> list[Finding]:
     """Whether the packet is sent to the local port `to`.
+
+    Args:
+        to: None: Envoy's port for the packet's hook, 15006 at PREROUTING and 15001 at OUTPUT. Rules do not
+            tell which ports a pod's options moved: name those.
 
     Raises:
         Undecided: the rules do not show what becomes of it.
     """
+    if to is None:
+        to = INBOUND if packet.hook == "PREROUTING" else OUTBOUND
     way = decided(rules, packet, host)
     port = way.destination.port
     if way.fate in CAPTURED and port == to:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import ipaddress
 import json
+import re
 import shutil
 import sys
 import textwrap
@@ -26,13 +27,17 @@ from pytest_istio_sidecar.cli.command import (
 from pytest_istio_sidecar.errors import UsageProblem
 
 if TYPE_CHECKING:
+    from pytest_istio_sidecar.netfilter.diagram.diagram import Interval
     from pytest_istio_sidecar.netfilter.model import PodRules
-    from pytest_istio_sidecar.netfilter.packet import Host, Packet
+    from pytest_istio_sidecar.netfilter.packet import Host, IPAddress, Packet
     from pytest_istio_sidecar.netfilter.trace.trace import Trace
 
 
 _NOBODY = "none"
 """No socket: the kernel itself sends the packet."""
+_TARGET = re.compile(r"(?:\[([^]]*)\]|([^:]*))(?::(.*))?")
+"""An address, one of IPv6 in brackets, and a port."""
+_MANY = "one packet is traced; for many ask istio-sidecar bypasses"
 
 
 def add(commands: Commands) -> None:
@@ -46,11 +51,15 @@ def add(commands: Commands) -> None:
     add_rules_argument(trace)
     packets = trace.add_argument_group("the packet")
     packet = packets.add_mutually_exclusive_group(required=True)
-    packet.add_argument("--inbound", metavar="PROTOCOL/PORT", help="from a neighbour to the pod: tcp/80")
+    packet.add_argument(
+        "--inbound",
+        metavar="[PROTOCOL/]PORT",
+        help="from a neighbour to the pod: 80, https, udp/53; a protocol alone: icmp, proto/47",
+    )
     packet.add_argument(
         "--outbound",
         metavar="[PROTOCOL/]ADDRESS:PORT",
-        help="from the pod: 10.1.2.3:443, udp/[2001:db8::1]:53",
+        help="from the pod: 10.1.2.3:443, udp/[2001:db8::1]:53; without a port: icmp/10.1.2.3",
     )
     packet.add_argument(
         "--packets", metavar="FILE", help="one JSON object a line with Packet's fields; - is stdin"
@@ -170,9 +179,9 @@ def host_of(interfaces: Sequence[str]) -> Host:
 
 
 def _packets(options: argparse.Namespace, host: Host) -> Iterator[Packet]:
-    if options.packets:
+    if options.packets is not None:
         yield from _packets_from(options.packets)
-    elif options.inbound:
+    elif options.inbound is not None:
         yield _inbound(options, host)
     else:
         yield _outbound(options, host)
@@ -183,7 +192,7 @@ def _inbound(options: argparse.Namespace, host: Host) -> Packet:
 
     if options.uid is not None or options.gid is not None:
         raise UsageProblem("--uid and --gid are for --outbound: a packet from elsewhere has no socket here")
-    protocol, separator, port = options.inbound.partition("/")
+    protocol, port = _protocol_and_port(options.inbound)
     interface = host.external()
     own = host.primary(interface, options.family)
     if own is None:
@@ -191,7 +200,7 @@ def _inbound(options: argparse.Namespace, host: Host) -> Packet:
             f"interface {interface} has no IPv{options.family} address; give one by --interface"
         )
     return inbound(
-        _port(port) if separator else None,  # type: ignore[arg-type]
+        port,  # type: ignore[arg-type]
         protocol=protocol,
         family=options.family,
         destination=own,
@@ -207,14 +216,7 @@ def _source(options: argparse.Namespace) -> dict[str, object]:
 def _outbound(options: argparse.Namespace, host: Host) -> Packet:
     from pytest_istio_sidecar.netfilter.packet import outbound
 
-    protocol, slash, target = options.outbound.rpartition("/")
-    text, separator, port = target.rpartition(":")
-    try:
-        destination = ipaddress.ip_address(text.removeprefix("[").removesuffix("]"))
-    except ValueError:
-        separator = ""
-    if not separator:
-        raise UsageProblem(f"--outbound {options.outbound}: write it as 10.1.2.3:443 or [2001:db8::1]:443")
+    protocol, destination, port = _destination(options.outbound)
     uid = 1000 if options.uid is None else options.uid
     gid = uid if options.gid is None else options.gid
     if _NOBODY in (uid, gid):
@@ -228,10 +230,10 @@ def _outbound(options: argparse.Namespace, host: Host) -> Packet:
         )
     return outbound(
         destination,
-        _port(port),
+        port,  # type: ignore[arg-type]
         uid=uid,
         gid=gid,
-        protocol=protocol if slash else "tcp",
+        protocol=protocol,
         source=source,
     )
 
@@ -242,15 +244,58 @@ def _identity(text: str) -> int | str:
     return text if text == _NOBODY else int(text)
 
 
-def _port(text: str) -> int:
-    if not text.isdecimal() or int(text) > 0xFFFF:
-        raise UsageProblem(f"port {text!r}: expected 0 to 65535")
-    return int(text)
+def _protocol_and_port(text: str) -> tuple[int, int | None]:
+    """What `--inbound` names; the port is None where a protocol stands alone."""
+    from pytest_istio_sidecar.netfilter.text.parse_port import parse_flow
+
+    try:
+        protocols, ports = parse_flow(_single(text))
+        return _one(protocols), None if ports is None else _one(ports)
+    except ValueError as problem:
+        raise UsageProblem(
+            f"--inbound {text}: {problem}; write it as 80, https, udp/53, icmp or proto/47"
+        ) from None
+
+
+def _destination(text: str) -> tuple[int, IPAddress, int | None]:
+    """What `--outbound` names; the port is None where the protocol has none."""
+    from pytest_istio_sidecar.netfilter.text.parse_port import parse_ports, parse_protocols, split_protocol
+    from pytest_istio_sidecar.netfilter.trace.nat import WITH_PORTS
+
+    try:
+        named, target = split_protocol(_single(text))
+        protocol = _one(parse_protocols(named or "tcp"))
+        address, port = _address_and_port(target or "", port_needed=protocol in WITH_PORTS)
+        return protocol, address, None if port is None else _one(parse_ports(port))
+    except ValueError as problem:
+        raise UsageProblem(
+            f"--outbound {text}: {problem}; write it as 10.1.2.3:443 or [2001:db8::1]:443"
+        ) from None
+
+
+def _address_and_port(target: str, *, port_needed: bool) -> tuple[IPAddress, str | None]:
+    found = _TARGET.fullmatch(target)
+    if found is None or (found[1] is None and ":" in (found[3] or "")):
+        raise ValueError("an IPv6 address stands in brackets")
+    address = ipaddress.ip_address(found[2] if found[1] is None else found[1])
+    if port_needed and found[3] is None:
+        raise ValueError("the port is missing")
+    return address, found[3]
+
+
+def _single(text: str) -> str:
+    if "," in text:
+        raise ValueError(_MANY)
+    return text
+
+
+def _one(values: Interval) -> int:
+    if values[0] != values[1]:
+        raise ValueError(_MANY)
+    return values[0]
 
 
 def _packets_from(name: str) -> Iterator[Packet]:
-    from pytest_istio_sidecar.netfilter.packet import Packet
-
     try:
         lines = sys.stdin if name == "-" else Path(name).read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as problem:
@@ -259,10 +304,18 @@ def _packets_from(name: str) -> Iterator[Packet]:
         if not line.strip():
             continue
         try:
-            fields = json.loads(line)
-            yield Packet(**fields)
+            yield _packet(line)
         except (ValueError, TypeError, UsageProblem) as problem:
             raise UsageProblem(f"--packets {name}, line {number}: {problem}") from None
+
+
+def _packet(line: str) -> Packet:
+    from pytest_istio_sidecar.netfilter.packet import Packet
+
+    fields = json.loads(line)
+    if not isinstance(fields, dict):
+        raise UsageProblem("expected a JSON object with Packet's fields")
+    return Packet(**fields)
 
 
 def _as_json(way: Trace) -> dict[str, object]:

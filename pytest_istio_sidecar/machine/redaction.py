@@ -13,6 +13,8 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from pytest_istio_sidecar.istio.listeners import configured_listeners, spellings
+
 REMOVED = "(removed)"
 
 _FORMS = (
@@ -42,6 +44,8 @@ _LISTENER = (
     "traffic_direction",
     "transparent",
     "use_original_dst",
+    "bind_to_port",
+    "deprecated_v1",
 )
 
 
@@ -101,29 +105,31 @@ def workload_as_evidence(workload: dict[str, Any]) -> str:
 
 
 def configuration_as_evidence(dump: str) -> str:
-    """Of Envoy's `/config_dump` the listeners: where each listens, and for what."""
+    """Of Envoy's `/config_dump` the listeners: where each listens, and for what, as Envoy spells it."""
     try:
-        configs = json.loads(dump).get("configs", [])
-    except (ValueError, AttributeError):
+        document = json.loads(dump)
+    except (ValueError, RecursionError):
         return ""
-    kept = []
-    for section in configs:
-        static = [
-            {"listener": _listener(entry.get("listener", {}))}
-            for entry in section.get("static_listeners", [])
-        ]
-        dynamic = [
-            {"active_state": {"listener": _listener(entry.get("active_state", {}).get("listener", {}))}}
-            for entry in section.get("dynamic_listeners", [])
-        ]
-        if static or dynamic:
-            kept.append({"static_listeners": static, "dynamic_listeners": dynamic})
-    return _document({"configs": kept})
+    kept: dict[str, list[dict[str, Any]]] = {"static_listeners": [], "dynamic_listeners": []}
+    for kind, listener in configured_listeners(document):
+        entry = {"listener": _listener(listener)}
+        kept[f"{kind}_listeners"].append(entry if kind == "static" else {"active_state": entry})
+    return _document({"configs": [kept]})
 
 
-def _listener(listener: dict[str, Any]) -> dict[str, Any]:
-    filters = [{"name": held.get("name")} for held in listener.get("listener_filters", [])]
-    return {**_pick(listener, _LISTENER), "listener_filters": filters}
+def _listener(listener: Mapping[str, Any]) -> dict[str, Any]:
+    """What `istio.listeners` reads of it; of the configuration of a filter that is its type."""
+    kept = _pick_spelled(listener, _LISTENER)
+    for key, filters in _pick_spelled(listener, ["listener_filters"]).items():
+        members = filters if isinstance(filters, list) else []
+        kept[key] = [_filter(held) for held in members if isinstance(held, dict)]
+    return kept
+
+
+def _filter(held: dict[str, Any]) -> dict[str, Any]:
+    configured = _pick_spelled(held, ["typed_config"])
+    types = {key: _pick(value, ["@type"]) for key, value in configured.items() if isinstance(value, dict)}
+    return {**_pick(held, ["name"]), **types}
 
 
 def _metadata(held: dict[str, Any]) -> dict[str, Any]:
@@ -162,8 +168,12 @@ def _container(container: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _pick(held: dict[str, Any], names: Iterable[str]) -> dict[str, Any]:
+def _pick(held: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any]:
     return {name: held[name] for name in names if name in held}
+
+
+def _pick_spelled(held: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any]:
+    return _pick(held, (key for name in names for key in spellings(name)))
 
 
 def _document(kept: dict[str, Any]) -> str:

@@ -3,8 +3,9 @@
 Knows the written form and its fields. Does not know which packets do get by (`bypasses`). Invariant:
 `Bypass.parse(str(bypass)) == bypass`.
 
-Grammar (docs/bypasses.md): DIRECTION [FAMILY] [PROTOCOLS [PORTS]] CLAUSE …, as in
+Grammar (docs/bypasses.md): DIRECTION [FAMILY] [PROTOCOLS] [PORTS] CLAUSE …, as in
 "inbound tcp 22,15008", "outbound IPv6 not tcp", "outbound tcp 443 to 192.0.2.0/24 from uid 1000-1999".
+Ports without a protocol are TCP's.
 """
 
 from __future__ import annotations
@@ -20,6 +21,12 @@ from pytest_istio_sidecar.netfilter.diagram.diagram import Diagrams, Interval, N
 from pytest_istio_sidecar.netfilter.matches import PROTOCOL_NAMES, PROTOCOLS
 from pytest_istio_sidecar.netfilter.model import Family
 from pytest_istio_sidecar.netfilter.space.fields import NO_SOCKET, FieldName, Fields, joined, outside
+from pytest_istio_sidecar.netfilter.text.parse_port import (
+    are_ports,
+    parse_ports,
+    parse_protocols,
+    split_protocol,
+)
 
 Direction = Literal["inbound", "outbound"]
 HOOKS: Mapping[Direction, Literal["PREROUTING", "OUTPUT"]] = {"inbound": "PREROUTING", "outbound": "OUTPUT"}
@@ -39,6 +46,7 @@ ORDER: tuple[FieldName, ...] = (
     "mark",
 )
 _BITS = {"protocol": 8, "uid": 32, "gid": 32, "mark": 32, "destination_port": 16, "source_port": 16}
+_TCP = PROTOCOLS["tcp"]
 _EXAMPLES = '"inbound tcp 22,15008", "outbound from gid 1337", "outbound IPv6 not tcp"'
 
 
@@ -82,6 +90,8 @@ class Bypass:
         clauses: list[str] = [direction]
         for name, value in values.items():
             listed = value if isinstance(value, str) else ",".join(map(str, _each(value)))
+            if not listed:
+                raise UsageProblem(f"{name!r} has no value: leave it out, or name one")
             if name in PROTOCOLS:
                 clauses.insert(1, f"{name} {listed}")
             elif name in _CLAUSES:
@@ -205,6 +215,7 @@ def _one(name: FieldName, low: int, high: int, family: Family | None) -> str:
         numbers = range(low, high + 1)
         if len(numbers) <= 3 and all(number in PROTOCOL_NAMES for number in numbers):
             return ",".join(PROTOCOL_NAMES[number] for number in numbers)
+        return f"proto/{_span(low, high)}"
     if name in ("source", "destination"):
         kind = ipaddress.IPv6Address if family == 6 else ipaddress.IPv4Address
         networks = list(ipaddress.summarize_address_range(kind(low), kind(high)))
@@ -233,6 +244,8 @@ class _Parser:
         spaced = re.sub(r"\s*,\s*", ",", text.removesuffix(": no rules").strip())
         self.words = spaced.split()
         self.family: Family | None = None
+        self.ports_alone = False
+        self.numbers_are_protocols = False
 
     def bypass(self) -> Bypass:
         self._skip("all")
@@ -248,6 +261,8 @@ class _Parser:
             if name in where:
                 raise self._problem(name, "each field once")
             where[name] = self._values(name)
+        if self.ports_alone:
+            where.setdefault("protocol", ((_TCP, _TCP),))
         ordered = tuple((name, where[name]) for name in ORDER if name in where)
         return Bypass(direction=direction, family=self.family, where=ordered)  # type: ignore[arg-type]
 
@@ -260,7 +275,7 @@ class _Parser:
                 return "destination_port" if word == "to" else "source_port"
             if word == "from" and self.words and self.words[0] in ("uid", "gid"):
                 return self._field(where)
-            if word == "to" and self.words and _is_ports(self.words[0]):
+            if word == "to" and self._at_ports():
                 return "destination_port"
             return "destination" if word == "to" else "source"
         known: dict[str, FieldName] = {
@@ -272,8 +287,21 @@ class _Parser:
         }
         if word in known:
             self.words.pop(0)
+            self.numbers_are_protocols |= word == "protocol"
             return known[word]
-        return "destination_port" if "protocol" in where and "destination_port" not in where else "protocol"
+        if "destination_port" not in where and ("protocol" in where or self._at_ports()):
+            return "destination_port"
+        protocol, ports = split_protocol(word)
+        if ports is not None and protocol:
+            self.words[:1] = [protocol, ports]
+        return "protocol"
+
+    def _at_ports(self) -> bool:
+        """Whether the next words are ports; where no protocol is named, they are TCP's."""
+        words = self.words[1:2] if self.words[:1] == ["not"] else self.words[:1]
+        found = bool(words) and all(map(are_ports, words[0].split(",")))
+        self.ports_alone |= found
+        return found
 
     def _values(self, name: FieldName) -> Values:
         negated = self._skip("not")
@@ -297,16 +325,17 @@ class _Parser:
             if name == "mark":
                 return item if "/" in item else _numbers(item, 0xFFFFFFFF)
             if name == "protocol":
-                number = PROTOCOLS.get(item)
-                return (number, number) if number is not None else _numbers(item, 255)
+                by_number = self.numbers_are_protocols and are_ports(item)
+                return parse_protocols(f"proto/{item}" if by_number else item)
             if name in ("uid", "gid"):
                 if item == "none":
                     return (NO_SOCKET, NO_SOCKET)
                 low, high = _numbers(item, 0xFFFFFFFE)
                 return (low + 1, high + 1)
-            return _numbers(item, 0xFFFF)
+            return parse_ports(item)
         except ValueError:
-            raise self._problem(item, f"a value for {_CLAUSES[name]}") from None
+            form = ", as in tcp or proto/47" if name == "protocol" else ""
+            raise self._problem(item, f"a value for {_CLAUSES[name]}", form) from None
 
     def _addresses(self, item: str) -> Interval | str:
         low, dash, high = item.partition("-")
@@ -339,14 +368,10 @@ class _Parser:
             raise UsageProblem(f"{self.text!r} is no bypass: {wanted} is missing; write it as {_EXAMPLES}")
         return self.words.pop(0)
 
-    def _problem(self, word: str, wanted: str) -> UsageProblem:
+    def _problem(self, word: str, wanted: str, form: str = "") -> UsageProblem:
         return UsageProblem(
-            f"{self.text!r} is no bypass: {word!r} where {wanted} should be; write it as {_EXAMPLES}"
+            f"{self.text!r} is no bypass: {word!r} where {wanted} should be{form}; write it as {_EXAMPLES}"
         )
-
-
-def _is_ports(word: str) -> bool:
-    return all(re.fullmatch(r"\d+(-\d+)?", item) for item in word.split(","))
 
 
 def _numbers(item: str, top: int) -> Interval:

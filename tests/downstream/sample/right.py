@@ -68,6 +68,7 @@ def test_a_listing_says_where_packets_go(tmp_path: Path) -> None:
     assert_type(way.fate, Fate)
     assert_type(way.reasons, tuple[str, ...])
     assert way.destination.port == 15006
+    assert_redirected(rules, outbound("198.51.100.7", 443, uid=1000))
     assert_redirected(rules, outbound("198.51.100.7", 443, uid=1000), to=15001)
     packet = Packet(hook="PREROUTING", protocol="udp", source="192.0.2.1", destination="192.0.2.10")
     assert trace(rules, packet).deciding_rule is None

@@ -16,6 +16,7 @@ from pytest_istio_sidecar import (
     check_inbound_exclusions,
     check_jump,
     check_redirect_target,
+    check_redirected,
     expected_ruleset,
     inbound,
     outbound,
@@ -93,6 +94,25 @@ def test_a_match_that_is_not_modelled_leaves_the_verdict_open():
     nat = nat_with(JUMP, f"-A PREROUTING -p tcp -m recent --rcheck --name known -j RETURN\n{JUMP}")
     with pytest.raises(Undecided, match="recent"):
         assert_redirected(nat, inbound(80))
+
+
+def test_a_packet_is_to_be_redirected_to_the_port_of_envoy_for_its_hook_unless_told():
+    rules = parse_iptables_save(ISTIO)
+    assert_redirected(rules, inbound(80))
+    assert_redirected(rules, outbound("198.51.100.7", 443))
+    with pytest.raises(AssertionError, match="is sent to :15006 instead of :15001"):
+        assert_redirected(rules, inbound(80), to=15001)
+
+
+@pytest.mark.parametrize(
+    ("port", "other", "packet"),
+    [(15006, 15001, inbound(80)), (15001, 15006, outbound("198.51.100.7", 443))],
+    ids=["inbound", "outbound"],
+)
+def test_a_packet_that_comes_to_envoys_other_port_is_against(port, other, packet):
+    swapped = ISTIO.replace(f"--to-ports {port}", f"--to-ports {other}")
+    (finding,) = check_redirected(parse_iptables_save(swapped), packet)
+    assert f"is sent to :{other} instead of :{port}" in finding.summary
 
 
 def test_a_family_that_was_not_read_leaves_the_verdict_open():

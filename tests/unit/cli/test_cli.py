@@ -24,6 +24,48 @@ def test_the_first_line_tells_packet_and_fate(rules, capsys):
     assert capsys.readouterr().out.splitlines()[0] == "inbound tcp/80: redirected to 192.0.2.10:15006"
 
 
+@pytest.mark.parametrize(
+    ("text", "packet"),
+    [
+        ("80", "inbound tcp/80: redirected to 192.0.2.10:15006"),
+        ("443", "inbound tcp/443: redirected to 192.0.2.10:15006"),
+        ("https", "inbound tcp/443: redirected to 192.0.2.10:15006"),
+        ("tcp:22", "inbound tcp/22: unchanged"),
+        ("tcp/ssh", "inbound tcp/22: unchanged"),
+        ("UDP/53", "inbound udp/53: unchanged"),
+        ("proto/80", "inbound protocol 80: unchanged"),
+        ("proto/6/80", "inbound tcp/80: redirected to 192.0.2.10:15006"),
+        ("icmp", "inbound icmp: unchanged"),
+        ("gre", "inbound gre: unchanged"),
+    ],
+)
+def test_a_number_or_a_service_is_a_tcp_port_unless_a_protocol_stands_before_it(rules, capsys, text, packet):
+    assert main(["trace", rules, "--inbound", text]) == 0
+    assert capsys.readouterr().out.splitlines()[0] == packet
+
+
+@pytest.mark.parametrize(
+    ("text", "packet"),
+    [
+        ("10.1.2.3:https", "outbound tcp to 10.1.2.3:443 from uid 1000: redirected to 127.0.0.1:15001"),
+        ("udp:10.1.2.3:53", "outbound udp to 10.1.2.3:53 from uid 1000: unchanged"),
+        ("icmp/10.1.2.3", "outbound icmp to 10.1.2.3 from uid 1000: unchanged"),
+        ("proto/80/10.1.2.3", "outbound protocol 80 to 10.1.2.3 from uid 1000: unchanged"),
+    ],
+)
+def test_an_outbound_packet_has_a_port_where_its_protocol_has_ports(rules, capsys, text, packet):
+    assert main(["trace", rules, "--outbound", text]) == 0
+    assert capsys.readouterr().out.splitlines()[0] == packet
+
+
+def test_an_outbound_packet_of_ipv6_stands_in_brackets(tmp_path, capsys):
+    path = tmp_path / "pod.rules6"
+    path.write_text(render_save(expected_ruleset("1.20.8", family=6)))
+    assert main(["trace", f"ip6:{path}", "--outbound", "[2001:db8::5]:443"]) == 0
+    told = capsys.readouterr().out.splitlines()[0]
+    assert told == "outbound tcp to [2001:db8::5]:443 from uid 1000: redirected to [::1]:15001"
+
+
 def test_an_outbound_packet_is_sent_by_an_ordinary_user_unless_told(rules, capsys):
     assert main(["trace", rules, "--outbound", "10.1.2.3:443"]) == 0
     assert main(["trace", rules, "--outbound", "10.1.2.3:443", "--uid", "1337"]) == 0
@@ -140,10 +182,27 @@ def test_what_a_listing_hides_leaves_the_answer_open_and_the_status_says_so(caps
     ("arguments", "message"),
     [
         (["nowhere", "--inbound", "tcp/80"], "cannot read nowhere: No such file or directory"),
-        (["RULES", "--inbound", "tcp/http"], "port 'http': expected 0 to 65535"),
+        (["RULES", "--inbound", "tcp/frob"], "port 'frob': expected 0 to 65535"),
         (["RULES", "--inbound", "tcp/65536"], "port '65536': expected 0 to 65535"),
+        (["RULES", "--inbound", "tcp/"], "port '': expected 0 to 65535"),
+        (["RULES", "--inbound", ""], "port '': expected 0 to 65535"),
+        (["RULES", "--inbound", "\u0668\u0660"], "expected 0 to 65535"),
         (["RULES", "--inbound", "frob/80"], "protocol 'frob'"),
+        (["RULES", "--inbound", "80/tcp"], "protocol '80': expected proto/1 to proto/255"),
+        (["RULES", "--inbound", "proto/256"], "protocol 'proto/256': expected proto/1 to proto/255"),
+        (["RULES", "--inbound", "frob"], "write it as 80, https, udp/53, icmp or proto/47"),
+        (["RULES", "--inbound", "9000-9010"], "one packet is traced; for many ask istio-sidecar bypasses"),
+        (["RULES", "--inbound", "80,443"], "one packet is traced; for many ask istio-sidecar bypasses"),
+        (["RULES", "--inbound", "proto/7-16"], "one packet is traced; for many ask istio-sidecar bypasses"),
+        (
+            ["RULES", "--outbound", "10.1.2.3:1-9"],
+            "one packet is traced; for many ask istio-sidecar bypasses",
+        ),
         (["RULES", "--outbound", "example:80"], "write it as 10.1.2.3:443 or [2001:db8::1]:443"),
+        (["RULES", "--outbound", "10.1.2.3"], "--outbound 10.1.2.3: the port is missing; write it as"),
+        (["RULES", "--outbound", "443"], "'443' does not appear to be an IPv4 or IPv6 address"),
+        (["RULES", "--outbound", "frob/10.1.2.3:80"], "protocol 'frob'"),
+        (["RULES", "--outbound", "2001:db8::1:443"], "an IPv6 address stands in brackets"),
         (["RULES", "--outbound", "[2001:db8::1]:80"], "the packet is IPv6, but no listing given is"),
         (["RULES", "--inbound", "tcp/80", "--uid", "5"], "--uid and --gid are for --outbound"),
         (["RULES", "--inbound", "tcp/80", "--interface", "eth0"], "write it as eth0=192.0.2.10/24"),
@@ -165,6 +224,13 @@ def test_a_user_that_is_no_number_is_refused_with_what_it_may_be(rules, capsys, 
         main(["trace", rules, "--outbound", "192.0.2.7:80", option, "root"])
     assert ended.value.code == 2
     assert f"argument {option}: 'root': expected a number or none" in capsys.readouterr().err
+
+
+def test_a_packet_line_that_is_no_object_is_refused_with_what_it_may_be(rules, tmp_path, capsys):
+    packets = tmp_path / "packets.jsonl"
+    packets.write_text("80\n")
+    assert main(["trace", rules, "--packets", str(packets)]) == 2
+    assert "line 1: expected a JSON object with Packet's fields" in capsys.readouterr().err
 
 
 def test_a_packet_line_that_is_none_is_named(rules, tmp_path, capsys):

@@ -40,8 +40,9 @@ def test_what_is_not_by_design_is_named_with_its_rule(listing, capsys):
     assert "neither by design nor allowed: inbound tcp 8443 reaches the application" in told.err
 
 
-def test_what_is_allowed_holds(listing):
-    arguments = ["bypasses", listing(OPENED), "--istio-version", "1.8.3", "--allow", "inbound tcp 8443"]
+@pytest.mark.parametrize("text", ["inbound tcp 8443", "inbound 8443", "inbound tcp/8443"])
+def test_what_is_allowed_holds(listing, text):
+    arguments = ["bypasses", listing(OPENED), "--istio-version", "1.8.3", "--allow", text]
     assert main(arguments) == 0
 
 

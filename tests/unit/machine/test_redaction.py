@@ -59,29 +59,65 @@ def test_nothing_planted_in_a_workload_is_kept():
     assert json.loads(kept)["spec"]["template"]["spec"]["containers"][0]["name"] == "istio-proxy"
 
 
-def test_envoys_certificates_stay_out_of_what_is_kept_of_its_configuration():
-    dump = {
-        "configs": [
-            {"dynamic_active_secrets": [{"secret": {"tls_certificate": {"private_key": PLANTED}}}]},
-            {
-                "dynamic_listeners": [
-                    {
-                        "active_state": {
-                            "listener": {
-                                "name": "virtualInbound",
-                                "address": {"socket_address": {"port_value": 15006}},
-                                "filter_chains": [{"transport_socket": PLANTED}],
-                            }
+SOCKET = {"private_key": {"inline_string": PLANTED}, "privateKey": {"inlineString": PLANTED}}
+
+
+@pytest.mark.parametrize(
+    "section",
+    [
+        {
+            "dynamic_listeners": [
+                {
+                    "active_state": {
+                        "listener": {
+                            "name": "virtualInbound",
+                            "address": {"socket_address": {"port_value": 15006}},
+                            "hidden_envoy_deprecated_use_original_dst": True,
+                            "filter_chains": [{"transport_socket": SOCKET}],
+                            "listener_filters": [{"name": "x", "typed_config": {"@type": "y", **SOCKET}}],
                         }
                     }
-                ]
-            },
-        ]
-    }
-    kept = configuration_as_evidence(json.dumps(dump))
+                }
+            ]
+        },
+        {
+            "dynamicListeners": [
+                {
+                    "activeState": {
+                        "listener": {
+                            "name": "virtualInbound",
+                            "address": {"socketAddress": {"portValue": 15006}},
+                            "hiddenEnvoyDeprecatedUseOriginalDst": True,
+                            "filterChains": [{"transportSocket": SOCKET}],
+                            "listenerFilters": [{"name": "x", "typedConfig": {"@type": "y", **SOCKET}}],
+                        }
+                    }
+                }
+            ]
+        },
+        {
+            "dynamic_active_listeners": [
+                {
+                    "listener": {
+                        "name": "virtualInbound",
+                        "address": {"socket_address": {"port_value": 15006}},
+                        "use_original_dst": True,
+                        "filter_chains": [{"tls_context": SOCKET}],
+                        "listener_filters": [{"name": "x", "config": SOCKET}],
+                    }
+                }
+            ]
+        },
+    ],
+    ids=["v3", "camel-case", "v2"],
+)
+def test_envoys_certificates_stay_out_of_what_is_kept_of_its_configuration(section):
+    secrets = {"dynamic_active_secrets": [{"secret": {"tls_certificate": SOCKET}}]}
+    kept = configuration_as_evidence(json.dumps({"configs": [secrets, section]}))
     assert PLANTED not in kept
     assert "virtualInbound" in kept
     assert "15006" in kept
+    assert "riginal" in kept
 
 
 @pytest.mark.parametrize(

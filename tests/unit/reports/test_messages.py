@@ -1,7 +1,7 @@
 """What a person reads when a table is broken: six faults, each message kept whole in data/messages.
 
-`pytest tests/unit/reports/test_messages.py --update-messages` is not there on purpose: a message is changed by
-hand, and read while it is changed.
+`pytest tests/unit/reports/test_messages.py --update-messages` is not there on purpose: a message is
+changed by hand, and read while it is changed.
 """
 
 from collections.abc import Callable
