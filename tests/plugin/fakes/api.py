@@ -2,14 +2,18 @@
 
 What the fake programs have "done" is files in their home: Istio is there after `install`, httpbin after
 `apply`. `fault` names what shall never come about: `deploy`, that the pod gets Ready, or `privileged`, that
-the edited one does. A `begun-…` file says that the wait for it has begun.
+the edited one does; with `put-back`, the edit that ends the privilege takes a while. A `begun-…` file says
+that the wait for it has begun.
 """
 
 from __future__ import annotations
 
 import json
+import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+
+from json_patch import apply_json_patch
 
 SIDECAR = {"name": "istio-proxy", "image": "hub/proxyv2:1.8.3"}
 HTTPBIN = "/apis/apps/v1/namespaces/default/deployments/httpbin"
@@ -24,7 +28,9 @@ class Api(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), _Handler)
         self.home = home
         self.fault = fault
-        self.privileged = False
+        self.version = 1
+        told = {"privileged": False, "allowPrivilegeEscalation": False}
+        self.sidecar = SIDECAR | {"securityContext": told}
         self.address = f"http://127.0.0.1:{self.server_port}"
 
     def begun(self, phase: str) -> None:
@@ -59,24 +65,30 @@ class Api(ThreadingHTTPServer):
         return 404, {"kind": "Status", "message": f"no {path} in this double", "reason": "NotFound"}
 
     def edit(self, operations: list[dict[str, object]]) -> None:
-        """The lab's edit, or the whole context put back."""
-        for operation in operations:
-            if str(operation["path"]).endswith("/securityContext/privileged"):
-                self.privileged = operation["value"]
-            if str(operation["path"]).endswith("/securityContext"):
-                self.privileged = operation["value"]["privileged"]
+        edited = apply_json_patch(self.deployment(), operations)
+        (sidecar,) = edited["spec"]["template"]["spec"]["containers"]
+        if self.fault == "put-back" and self.privileged:
+            self.begun("put-back")
+            time.sleep(1)
+        self.sidecar = sidecar
+        self.version += 1
 
-    def sidecar(self) -> dict[str, object]:
-        told = {"privileged": self.privileged, "allowPrivilegeEscalation": self.privileged}
-        return SIDECAR | {"securityContext": told}
+    @property
+    def privileged(self) -> bool:
+        return bool(self.sidecar["securityContext"]["privileged"])
 
     def deployment(self) -> dict[str, object]:
         return {
-            "metadata": {"name": "httpbin", "generation": 1, "resourceVersion": "1"},
+            "metadata": {
+                "name": "httpbin",
+                "uid": "1",
+                "generation": 1,
+                "resourceVersion": str(self.version),
+            },
             "spec": {
                 "replicas": 1,
                 "selector": {"matchLabels": {"app": "httpbin"}},
-                "template": {"spec": {"containers": [self.sidecar()]}},
+                "template": {"spec": {"containers": [self.sidecar]}},
             },
             "status": {"observedGeneration": 1},
         }
@@ -85,7 +97,7 @@ class Api(ThreadingHTTPServer):
         phase = "privileged" if self.privileged else "deploy"
         if self.fault == phase:
             self.begun(phase)
-        return pod("httpbin-1", self.sidecar(), ready=self.fault != phase)
+        return pod("httpbin-1", self.sidecar, ready=self.fault != phase)
 
 
 def kubeconfig(server: str) -> str:
