@@ -17,7 +17,7 @@ from pytest_istio_sidecar.environments.choices import EnvironmentName
 from pytest_istio_sidecar.errors import IstioSidecarError
 from pytest_istio_sidecar.plugin.markers import MARKER, specifier_of
 from pytest_istio_sidecar.plugin.settings import Settings
-from pytest_istio_sidecar.plugin.workers import Run, run_of, show_progress
+from pytest_istio_sidecar.plugin.workers import Run, heed_signals, run_of, show_progress
 
 if TYPE_CHECKING:
     from pytest_istio_sidecar.checks.bypass.reviewed import ReviewedBypass
@@ -94,6 +94,7 @@ def istio_environment(
     from pytest_istio_sidecar.machine.progress import Progress
     from pytest_istio_sidecar.plugin.plans import plan_of
 
+    heed_signals(pytestconfig)
     run = run_of(pytestconfig)
     show_progress(pytestconfig, istio_settings)
     try:

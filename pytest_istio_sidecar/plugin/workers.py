@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
     from pytest_istio_sidecar.machine.progress import ProgressDisplay
+    from pytest_istio_sidecar.machine.signals import EndingSignals
 
 Record = Mapping[str, object]
 _PROGRESS = "progress.jsonl"
@@ -110,6 +111,10 @@ RUN = pytest.StashKey[Run]()
 STDOUT = pytest.StashKey[int]()
 """A descriptor of the real standard output, which pytest captures while tests run."""
 _DISPLAY: pytest.StashKey[ProgressDisplay] = pytest.StashKey()
+SIGNALS: pytest.StashKey[EndingSignals] = pytest.StashKey()
+"""Not set before an environment is asked for: the signals of other runs are none of ours."""
+_ASKING = frozenset({"istio_environment", "istio_version"})
+"""Fixtures, one of which is among those of every test that asks for an environment."""
 
 
 def run_of(config: pytest.Config) -> Run:
@@ -149,6 +154,14 @@ def show_progress(config: pytest.Config, settings: Settings) -> None:
         config.stash[_DISPLAY] = ProgressDisplay(run.directory / _PROGRESS, config.stash[STDOUT])
 
 
+def heed_signals(config: pytest.Config) -> None:
+    """Take SIGTERM and SIGHUP as Ctrl-C until the run's end: there is going to be something to take down."""
+    if SIGNALS not in config.stash:
+        from pytest_istio_sidecar.machine.signals import EndingSignals
+
+        config.stash[SIGNALS] = EndingSignals()
+
+
 def end_progress(config: pytest.Config) -> None:
     """Show what is left of it, and no more."""
     display = config.stash.get(_DISPLAY, None)
@@ -167,7 +180,10 @@ def _evidence(config: pytest.Config) -> Path:
 
 
 class WorkerSetup:
-    """Tells each xdist worker which run it belongs to; registered only where xdist is."""
+    """Tells each xdist worker which run it belongs to, and the controller whether there is something to end.
+
+    Registered only where xdist is.
+    """
 
     @staticmethod
     def pytest_configure_node(node: object) -> None:
@@ -180,3 +196,18 @@ class WorkerSetup:
             "owner": str(run.owner),
         }
         show_progress(config, Settings.from_config(config))
+
+    @staticmethod
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_collection_finish(session: pytest.Session) -> None:
+        """In a worker, before the controller is told what was collected: leave it the folder as a sign."""
+        asking = any(not _ASKING.isdisjoint(getattr(item, "fixturenames", ())) for item in session.items)
+        if asking and hasattr(session.config, "workerinput"):
+            run_of(session.config).make_directory()
+
+    @staticmethod
+    def pytest_xdist_node_collection_finished(node: object) -> None:
+        """In the controller, which takes down what a worker brings up."""
+        config: pytest.Config = node.config  # type: ignore[attr-defined]
+        if run_of(config).directory.exists():
+            heed_signals(config)

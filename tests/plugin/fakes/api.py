@@ -2,7 +2,8 @@
 
 What the fake programs have "done" is files in their home: Istio is there after `install`, httpbin after
 `apply`. `fault` names what shall never come about: `deploy`, that the pod gets Ready, or `privileged`, that
-the edited one does. A `begun-…` file says that the wait for it has begun.
+the edited one does; with `put-back`, the edit that ends the privilege takes a while. A `begun-…` file says
+that the wait for it has begun.
 
 Commands run in containers too: as user `uid`, of whom sudo makes root, who is answered with what the file of
 the command's words in `answers` holds. Of a second replica the files are in `answers-2`.
@@ -13,9 +14,12 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
+
+from json_patch import apply_json_patch
 
 SIDECAR = {"name": "istio-proxy", "image": "hub/proxyv2:1.8.3"}
 HTTPBIN = "/apis/apps/v1/namespaces/default/deployments/httpbin"
@@ -30,9 +34,11 @@ class Api(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), _Handler)
         self.home = home
         self.fault = fault
-        self.privileged = False
         self.uid = 1337
         self.debug_container = ""
+        self.version = 1
+        told = {"privileged": False, "allowPrivilegeEscalation": False}
+        self.sidecar = SIDECAR | {"securityContext": told}
         self.address = f"http://127.0.0.1:{self.server_port}"
 
     def begun(self, phase: str) -> None:
@@ -72,24 +78,30 @@ class Api(ThreadingHTTPServer):
         return 404, {"kind": "Status", "message": f"no {path} in this double", "reason": "NotFound"}
 
     def edit(self, operations: list[dict[str, object]]) -> None:
-        """The lab's edit, or the whole context put back."""
-        for operation in operations:
-            if str(operation["path"]).endswith("/securityContext/privileged"):
-                self.privileged = operation["value"]
-            if str(operation["path"]).endswith("/securityContext"):
-                self.privileged = operation["value"]["privileged"]
+        edited = apply_json_patch(self.deployment(), operations)
+        (sidecar,) = edited["spec"]["template"]["spec"]["containers"]
+        if self.fault == "put-back" and self.privileged:
+            self.begun("put-back")
+            time.sleep(1)
+        self.sidecar = sidecar
+        self.version += 1
 
-    def sidecar(self) -> dict[str, object]:
-        told = {"privileged": self.privileged, "allowPrivilegeEscalation": self.privileged}
-        return SIDECAR | {"securityContext": told}
+    @property
+    def privileged(self) -> bool:
+        return bool(self.sidecar["securityContext"]["privileged"])
 
     def deployment(self) -> dict[str, object]:
         return {
-            "metadata": {"name": "httpbin", "generation": 1, "resourceVersion": "1"},
+            "metadata": {
+                "name": "httpbin",
+                "uid": "1",
+                "generation": 1,
+                "resourceVersion": str(self.version),
+            },
             "spec": {
                 "replicas": 1,
                 "selector": {"matchLabels": {"app": "httpbin"}},
-                "template": {"spec": {"containers": [self.sidecar()]}},
+                "template": {"spec": {"containers": [self.sidecar]}},
             },
             "status": {"observedGeneration": 1},
         }
@@ -98,14 +110,14 @@ class Api(ThreadingHTTPServer):
         phase = "privileged" if self.privileged else "deploy"
         if self.fault == phase:
             self.begun(phase)
-        first = pod("httpbin-1", self.sidecar(), ready=self.fault != phase)
+        first = pod("httpbin-1", self.sidecar, ready=self.fault != phase)
         if self.debug_container:
             running = {"name": self.debug_container, "state": {"running": {}}}
             first["status"]["ephemeralContainerStatuses"] = [running]
         return first
 
     def pods(self) -> list[dict[str, object]]:
-        second = pod("httpbin-2", self.sidecar(), ready=True)
+        second = pod("httpbin-2", self.sidecar, ready=True)
         return [self.pod(), *([second] if (self.home / "answers-2").exists() else [])]
 
     def run(self, name: str, argv: list[str]) -> tuple[int, str, str]:
