@@ -94,13 +94,14 @@ def orders(rules: Rules, family: Family) -> list[tuple[Ruleset, ...]]:
     rulesets = rulesets_of(rules, family)
     if len(rulesets) > 1:
         # A back end without a rule has no say, whether it is asked first or last.
-        rulesets = tuple(filter(_has_a_say, rulesets)) or rulesets[:1]
+        rulesets = tuple(filter(has_a_say, rulesets)) or rulesets[:1]
     if len(rulesets) < 2 or not isinstance(rules, PodRules) or rules.order_known:
         return [rulesets]
     return list(permutations(rulesets))
 
 
-def _has_a_say(ruleset: Ruleset) -> bool:
+def has_a_say(ruleset: Ruleset) -> bool:
+    """Whether packets may fare otherwise than without it."""
     return any(chain.rules or chain.policy == "DROP" for table in ruleset.tables for chain in table.chains)
 
 
