@@ -16,7 +16,15 @@ from itertools import permutations
 from operator import itemgetter
 from typing import Literal, NamedTuple, TypeVar
 
-from pytest_istio_sidecar.netfilter.model import TABLES, Family, PodRules, Rules, Ruleset, rulesets_of
+from pytest_istio_sidecar.netfilter.model import (
+    TABLES,
+    Backend,
+    Family,
+    PodRules,
+    Rules,
+    Ruleset,
+    rulesets_of,
+)
 
 C = TypeVar("C")
 ChainType = Literal["filter", "route", "nat"]
@@ -36,7 +44,10 @@ NAT_PRIORITIES: Mapping[str, int] = {"PREROUTING": -100, "INPUT": 100, "OUTPUT":
 """nat's own place at each hook, where all chains of type nat run; their priorities order them only there."""
 
 PRIORITIES: Mapping[str, int] = {"raw": -300, "mangle": -150, "filter": 0, "security": 150}
-"""iptables' tables but nat, which stands at nat's own place. security: iptables-nft's; legacy has 50."""
+"""iptables' tables but nat, which stands at nat's own place."""
+
+OF_LEGACY: Mapping[str, int] = {"security": 50}
+"""Where iptables-legacy has another priority: its security stands before nat at INPUT."""
 
 
 class Moment(IntEnum):
@@ -110,14 +121,15 @@ def base_chains(ruleset: Ruleset) -> Iterator[BaseChain]:
     for table in ruleset.tables:
         for chain in table.chains:
             if chain.name in TABLES.get(table.name, ()):
-                yield _of_iptables(table.name, chain.name)
+                yield _of_iptables(table.name, chain.name, ruleset.backend)
 
 
-def _of_iptables(table: str, hook: str) -> BaseChain:
+def _of_iptables(table: str, hook: str, backend: Backend | None) -> BaseChain:
     if table == "nat":
         return BaseChain(hook, NAT_PRIORITIES[hook], "nat", table, hook)
     kind: ChainType = "route" if (table, hook) == ("mangle", "OUTPUT") else "filter"
-    return BaseChain(hook, PRIORITIES[table], kind, table, hook)
+    own = OF_LEGACY if backend is Backend.LEGACY else {}
+    return BaseChain(hook, own.get(table, PRIORITIES[table]), kind, table, hook)
 
 
 def legs(chains: Iterable[tuple[BaseChain, C]]) -> Legs[C]:
