@@ -334,6 +334,24 @@ def test_an_istioctl_of_another_release_is_refused_by_name(bench: Bench) -> None
     assert bench.left() == []
 
 
+@pytest.mark.parametrize(
+    ("values", "told"),
+    [
+        ({}, ["hub=docker.io/istio"]),
+        ({"values.global.hub": "registry.example"}, ["values.global.hub=registry.example"]),
+    ],
+    ids=["no fixture", "a fixture with a hub"],
+)
+def test_istio_is_installed_from_docker_hub_unless_the_users_fixture_names_a_registry(
+    bench: Bench, values: dict[str, str], told: list[str]
+) -> None:
+    fixture = f"import pytest\n@pytest.fixture(scope='session')\ndef istio_install_options(): return {values}"
+    (bench.work / "conftest.py").write_text(fixture)
+    bench.run(faults="install:fail")
+    (call,) = [call for call in bench.calls() if call[:2] == ["istioctl", "install"]]
+    assert [word for word in call if "hub" in word] == told
+
+
 def test_no_call_reads_the_users_kubeconfig(bench: Bench) -> None:
     bench.run(faults="install:fail")
     for program, *words, used in bench.calls():
