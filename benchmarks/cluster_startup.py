@@ -99,8 +99,8 @@ def by_plugin(options: list[str], folder: Path) -> tuple[float, dict[str, float]
     finally:
         run(["kind", "delete", "cluster", "--name", "by-plugin"], folder)
         run([sys.executable, "-m", "pytest_istio_sidecar", "clean"], folder)
-    phases = re.findall(r"^istio-sidecar: (.*): ([\d.]+) s$", output, re.MULTILINE)
-    return total, {name.split()[0]: float(seconds) for name, seconds in phases}
+    phases = re.findall(r"^istio-sidecar: ([\d.]+) s  (\w+)", output, re.MULTILINE)
+    return total, {name: float(seconds) for seconds, name in phases}
 
 
 def run(argv: list[str], folder: Path) -> str:

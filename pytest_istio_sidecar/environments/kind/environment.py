@@ -289,7 +289,7 @@ def _cluster(plan: KindPlan, owner: int, state: Path, progress: Progress) -> Clu
     if there:
         with progress.phase(f"reusing the kind cluster {plan.cluster}"):
             return cluster.adopt()
-    image = f" from {plan.image}" if plan.image else ""
+    image = f" from {plan.image.partition('@')[0]}" if plan.image else ""
     with progress.phase(f"creating the kind cluster {plan.cluster}{image}"):
         try:
             if plan.config is not None:
