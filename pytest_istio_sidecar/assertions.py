@@ -33,7 +33,8 @@ from pytest_istio_sidecar.errors import (
 )
 from pytest_istio_sidecar.istio.listeners import Listener
 from pytest_istio_sidecar.istio.observation import Observation
-from pytest_istio_sidecar.istio.options import IstioOptions, OptionFields
+from pytest_istio_sidecar.istio.option_table import OptionFields
+from pytest_istio_sidecar.istio.options import IstioOptions
 from pytest_istio_sidecar.istio.policy_route import Routings
 from pytest_istio_sidecar.netfilter.model import Family, PodRules, Rules, Table
 from pytest_istio_sidecar.netfilter.packet import Host, Packet

@@ -151,12 +151,32 @@ def _name(name: str, found: griffe.Object) -> Iterator[str]:
     if not isinstance(found, griffe.Class):
         yield from _docstring(found)
         return
+    if found.name == "IstioOptions":
+        yield from _docstring(found)
+        yield ""
+        yield from _istio_options(found)
+        yield from _members(found)
+        return
     if found.bases:
         bases = [str(base).rpartition(".")[2] for base in found.bases]
         yield f"A subclass of {' and '.join(f'`{base}`' for base in bases)}."
         yield ""
     yield from _docstring(found)
     yield from _members(found)
+
+
+def _istio_options(options: griffe.Class) -> Iterator[str]:
+    """The rows of the table of Istio's options; what each says stands below its field."""
+    from pytest_istio_sidecar.istio.option_table import OPTIONS
+
+    (table,) = options.resolved_bases
+    yield "| Option | A pod asks for it by | Since | What it says |"
+    yield "|---|---|---|---|"
+    for option in OPTIONS:
+        words = (*option.flags, *option.other_variables, *option.annotations, *filter(None, [option.words]))
+        asked = ", ".join(f"`{word}`" for word in words)
+        since = ".".join(map(str, option.since)) if option.since > (1, 5, 0) else ""
+        yield f"| `{option.name}` | {asked} | {since} | {_flat(table[option.name].docstring.value)} |"
 
 
 def _members(found: griffe.Class) -> Iterator[str]:
