@@ -51,8 +51,12 @@ class Option:
 
     @property
     def variables(self) -> tuple[str, ...]:
-        """The variables of istio-iptables that set it; a later one counts more."""
-        long = (flag for flag in self.flags if flag.startswith("--") and self.kind is kinds.truth)
+        """The variables of istio-iptables that set it; a later one counts more.
+
+        Those of its flags come of themselves: `--proxy-uid` is PROXY_UID (pkg/flag, BindEnv; viper's
+        AutomaticEnv before 1.21).
+        """
+        long = (flag for flag in self.flags if flag.startswith("--"))
         own = (flag.removeprefix("--").replace("-", "_").upper() for flag in long)
         return (*own, *self.other_variables)
 

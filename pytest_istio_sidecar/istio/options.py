@@ -21,7 +21,8 @@ _DEFAULTS = {option.name: option.default for option in OPTIONS}
 class IstioOptions(OptionValues):
     """What istio-iptables is given; unset, what the injection template passes.
 
-    Every list is kept as Istio writes it, whatever it was given as.
+    Each long flag is a variable as well: `--proxy-uid` is PROXY_UID. Every list is kept as Istio writes it,
+    whatever it was given as.
 
     Raises:
         UsageProblem: a value that istio-iptables or iptables-restore would refuse.

@@ -35,6 +35,8 @@ _SET_VARIABLES = ("DNS_CAPTURE", "DNS_AGENT")
 """Of 1.6 and 1.7, for `redirect_dns`: that they are set to anything is enough."""
 _DNS_VARIABLE = "ISTIO_META_DNS_CAPTURE"
 """Since 1.8 true or false; in 1.7 set to anything, and DNS goes to Envoy where DNS_AGENT is not set too."""
+_READ_BY_CNI = (_DNS_VARIABLE, "INVALID_DROP", "ISTIO_DUAL_STACK")
+"""Variables of the sidecar that istio-cni heeds; others are its own (cni/pkg/plugin, NewRedirect)."""
 _IMAGE_1_7 = re.compile(r":1\.7(?![0-9])")
 _TRUE, _FALSE = ("1", "t", "T", "TRUE", "true", "True"), ("0", "f", "F", "FALSE", "false", "False")
 
@@ -120,7 +122,7 @@ def _of_cni(pod: Mapping[str, Any], containers: Iterable[Mapping[str, Any]]) -> 
     """Fields of a pod whose rules istio-cni made, and whether it is dual stack."""
     sidecar = _sidecar(containers) or {}
     annotations = _annotations(pod)
-    environment = _environment(sidecar)
+    environment = {name: value for name, value in _environment(sidecar).items() if name in _READ_BY_CNI}
     chosen: dict[str, Any] = {"mode": "cni", **_of_environment(environment)}
     for option in OPTIONS:
         for annotation in option.annotations:
