@@ -115,9 +115,12 @@ def _fixtures(package: griffe.Module) -> Iterator[str]:
 
 
 def _names(package: griffe.Module) -> Iterator[str]:
-    import pytest_istio_sidecar
-
-    homes = {name: home for home, names in pytest_istio_sidecar._HOMES.items() for name in names}
+    own = f"{package.name}."
+    homes = {
+        name: path.removeprefix(own).removesuffix(f".{name}")
+        for name, path in package.imports.items()
+        if path.startswith(own)
+    }
     yield "# Python names"
     yield ""
     yield (
@@ -205,22 +208,31 @@ def _arguments(function: griffe.Function) -> str:
 
 
 def _signature(function: griffe.Function) -> Iterator[str]:
-    line = function.signature()
+    shape = _shape(function)
+    line = f"{shape.signature(return_type=False, name=function.name)} -> {function.returns}"
     if len(line) <= WIDTH:
         yield line
         return
     yield f"{function.name}("
     kinds = griffe.ParameterKind
     starred = False
-    for held in function.parameters:
-        if held.kind is kinds.keyword_only and not starred:
+    for parameter in shape.parameters:
+        if parameter.kind is kinds.keyword_only and not starred:
             yield "    *,"
             starred = True
-        stars = {kinds.var_positional: "*", kinds.var_keyword: "**"}.get(held.kind, "")
-        starred |= held.kind is kinds.var_positional
-        default = "" if stars or held.default is None else f" = {held.default}"
-        yield f"    {stars}{held.name}: {held.annotation}{default},"
+        stars = {kinds.var_positional: "*", kinds.var_keyword: "**"}.get(parameter.kind, "")
+        starred |= parameter.kind is kinds.var_positional
+        default = "" if stars or parameter.default is None else f" = {parameter.default}"
+        yield f"    {stars}{parameter.name}: {parameter.annotation}{default},"
     yield f") -> {function.returns}"
+
+
+def _shape(function: griffe.Function) -> griffe.Function:
+    """The function whose parameters it has: of an assertion, those of the check that it asks."""
+    for decorator in function.decorators:
+        if check := re.fullmatch(r"asserting\((\w+)\)", str(decorator.value)):
+            return function.parent[check[1]]
+    return function
 
 
 def _docstring(found: griffe.Object) -> Iterator[str]:
