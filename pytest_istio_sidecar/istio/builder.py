@@ -55,8 +55,8 @@ class RuleBuilder:
             UsageProblem: iptables-restore would refuse one of them.
         """
         tables = (
-            Table(name=name, chains=tuple(self._chains(name, chains)))
-            for name, chains in sorted(self._tables.items())
+            Table(name=name, chains=tuple(self._chains(name, texts)))
+            for name, texts in sorted(self._tables.items())
         )
         return Ruleset(
             tables=tuple(tables), family=self.family, backend=backend, source=source, origin=origin
