@@ -1,11 +1,18 @@
 # `make demo` and `make test` are all a new user needs; both bring the machine up to what they need first.
-.PHONY: demo test cluster-test lint coverage bench setup clean
+.PHONY: demo test quick cluster-test lint coverage bench setup clean
+
+# Tests start hundreds of Pythons; a shell that forbids compiled modules would have each compile them anew.
+unexport PYTHONDONTWRITEBYTECODE
 
 demo: setup
 	@.venv/bin/pytest --pyargs pytest_istio_sidecar.suite --istio-environment=embedded
 
 test: setup
 	@.venv/bin/pytest -n auto --maxprocesses=4 --dist worksteal
+
+# The round made while working: what takes longer is in tests/slow, and where a kernel or a pod is needed.
+quick: lint
+	@.venv/bin/pytest -n auto --maxprocesses=4 --dist worksteal tests/unit tests/plugin
 
 # On a real kind cluster of the test bed beside the checkout (tests/cluster/README.md); skips without one.
 cluster-test: setup
