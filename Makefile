@@ -1,5 +1,5 @@
 # `make demo` and `make test` are all a new user needs; both bring the machine up to what they need first.
-.PHONY: demo test quick cluster-test lint coverage bench setup clean
+.PHONY: demo test quick cluster-test lint fix reference coverage bench setup clean
 
 # Tests start hundreds of Pythons; a shell that forbids compiled modules would have each compile them anew.
 unexport PYTHONDONTWRITEBYTECODE
@@ -20,6 +20,14 @@ cluster-test: setup
 
 lint: setup
 	@scripts/lint
+
+# What of it a program can put right.
+fix: setup
+	@.venv/bin/ruff check --quiet --fix
+	@.venv/bin/ruff format --quiet
+
+reference: setup
+	@.venv/bin/python scripts/reference.py
 
 coverage: setup
 	@.venv/bin/coverage run -m pytest
