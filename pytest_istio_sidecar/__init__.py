@@ -62,7 +62,7 @@ if TYPE_CHECKING:
     from pytest_istio_sidecar.checks.bypass.bypasses import (
         check_only_bypasses as check_only_bypasses,
     )
-    from pytest_istio_sidecar.checks.bypass.found import FoundBypass as FoundBypass
+    from pytest_istio_sidecar.checks.bypass.found_bypass import FoundBypass as FoundBypass
     from pytest_istio_sidecar.checks.bypass.reviewed import ReviewedBypass as ReviewedBypass
     from pytest_istio_sidecar.checks.bypass.reviewed import check_reviewed_bypasses as check_reviewed_bypasses
     from pytest_istio_sidecar.checks.bypass.reviewed import parse_reviewed_bypasses as parse_reviewed_bypasses
@@ -188,7 +188,7 @@ _HOMES = {
     "checks.bypass.bypasses": ("BypassReport", "bypasses", "check_only_bypasses"),
     "checks.comparison.comparison": ("Comparison", "compare"),
     "checks.comparison.expectation": ("check_matches_istio",),
-    "checks.bypass.found": ("FoundBypass",),
+    "checks.bypass.found_bypass": ("FoundBypass",),
     "istio.observation": ("Observation",),
     "environments.base": ("SidecarPod",),
     "istio.listeners": ("Listener",),

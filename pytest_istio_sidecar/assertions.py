@@ -12,7 +12,7 @@ from typing import Unpack
 
 from pytest_istio_sidecar.checks.bypass.bypass import Bypass
 from pytest_istio_sidecar.checks.bypass.bypasses import check_only_bypasses
-from pytest_istio_sidecar.checks.bypass.found import FoundBypass
+from pytest_istio_sidecar.checks.bypass.found_bypass import FoundBypass
 from pytest_istio_sidecar.checks.bypass.reviewed import ReviewedBypass, check_reviewed_bypasses
 from pytest_istio_sidecar.checks.chains import check_inbound_exclusions, check_jump, check_redirect_target
 from pytest_istio_sidecar.checks.comparison.expectation import check_matches_istio

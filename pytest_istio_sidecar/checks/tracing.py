@@ -12,8 +12,7 @@ from pytest_istio_sidecar.errors import Undecided
 from pytest_istio_sidecar.netfilter.matches import PROTOCOL_NAMES, PROTOCOLS
 from pytest_istio_sidecar.netfilter.model import Family, Rules, rulesets_of
 from pytest_istio_sidecar.netfilter.packet import Endpoint, Fate, Hook, Host, IPAddress, Packet
-from pytest_istio_sidecar.netfilter.space.fields import FieldName
-from pytest_istio_sidecar.netfilter.space.space import regions
+from pytest_istio_sidecar.netfilter.space.partition import FieldName, regions
 from pytest_istio_sidecar.netfilter.trace.trace import Trace, trace
 
 CAPTURED = (Fate.REDIRECTED, Fate.TPROXIED, Fate.TRANSLATED)

@@ -21,9 +21,9 @@ from pytest_istio_sidecar.cli.command import Commands, Status, add_interface_arg
 from pytest_istio_sidecar.errors import UsageProblem
 
 if TYPE_CHECKING:
-    from pytest_istio_sidecar.netfilter.diagram.diagram import Interval
     from pytest_istio_sidecar.netfilter.model import PodRules
     from pytest_istio_sidecar.netfilter.packet import Host, IPAddress, Packet
+    from pytest_istio_sidecar.netfilter.space.partition import Interval
     from pytest_istio_sidecar.netfilter.trace.trace import Trace
 
 

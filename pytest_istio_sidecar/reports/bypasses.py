@@ -10,7 +10,7 @@ import textwrap
 from collections.abc import Iterable, Iterator
 
 from pytest_istio_sidecar.checks.bypass.bypasses import BypassReport
-from pytest_istio_sidecar.checks.bypass.found import FoundBypass
+from pytest_istio_sidecar.checks.bypass.found_bypass import FoundBypass
 from pytest_istio_sidecar.reports.colour import Paint, plain
 
 

@@ -17,10 +17,17 @@ from dataclasses import dataclass
 from typing import Literal
 
 from pytest_istio_sidecar.errors import UsageProblem
-from pytest_istio_sidecar.netfilter.diagram.diagram import Diagrams, Interval, Node
 from pytest_istio_sidecar.netfilter.matches import PROTOCOL_NAMES, PROTOCOLS
 from pytest_istio_sidecar.netfilter.model import Family
-from pytest_istio_sidecar.netfilter.space.fields import NO_SOCKET, FieldName, Fields, joined, outside
+from pytest_istio_sidecar.netfilter.space.partition import (
+    NO_SOCKET,
+    FieldName,
+    Interval,
+    Product,
+    Values,
+    joined,
+    outside,
+)
 from pytest_istio_sidecar.netfilter.text.parse_port import (
     are_ports,
     parse_ports,
@@ -30,9 +37,6 @@ from pytest_istio_sidecar.netfilter.text.parse_port import (
 
 Direction = Literal["inbound", "outbound"]
 HOOKS: Mapping[Direction, Literal["PREROUTING", "OUTPUT"]] = {"inbound": "PREROUTING", "outbound": "OUTPUT"}
-
-Values = tuple[Interval | str, ...]
-"""Closed intervals of numbers; or names: of interfaces, or values under masks ("0x1/0xff", "!0x1/0x1")."""
 
 ORDER: tuple[FieldName, ...] = (
     "protocol",
@@ -110,49 +114,18 @@ class Bypass:
         """
         return _Parser(text).bypass()
 
-    def condition(self, fields: Fields, diagrams: Diagrams) -> Node:
-        """Its packets, among those of the fields' hook and family."""
-        if HOOKS[self.direction] != fields.hook or self.family not in (None, fields.family):
-            return diagrams.fall
-        node = diagrams.holds
-        for name, values in self.where:
-            node = diagrams.when(_condition(fields, diagrams, name, values), node)
-        return node
+    @property
+    def product(self) -> Product:
+        """`where` by the names of fields."""
+        return dict(self.where)
+
+    def is_of(self, direction: Direction, family: Family) -> bool:
+        """Whether packets of a direction and a family can be among it."""
+        return self.direction == direction and self.family in (None, family)
 
 
 def _each(value: int | Collection[int]) -> Iterable[int]:
     return [value] if isinstance(value, int) else sorted(value)
-
-
-def _condition(fields: Fields, diagrams: Diagrams, name: FieldName, values: Values) -> Node:
-    field = fields[name]
-    names = [value for value in values if isinstance(value, str)]
-    if name == "interface":
-        places = [(place, place) for place, held in enumerate(fields.interfaces) if held in names]
-        return field.intervals(diagrams, places)
-    intervals = joined(value for value in values if not isinstance(value, str))
-    parts = [field.intervals(diagrams, [held for held in intervals if held[1] <= field.top])]
-    parts += [_under_masks(fields, diagrams, name, text) for text in names]
-    return diagrams.chain(parts)
-
-
-def _under_masks(fields: Fields, diagrams: Diagrams, name: FieldName, text: str) -> Node:
-    """Values under masks: "0x1/0x1|0x2/0x3&!0x10/0xf0"."""
-    node = diagrams.holds
-    for term in text.split("&"):
-        pairs = [_pattern(name, pair) for pair in term.removeprefix("!").split("|")]
-        one = diagrams.chain(
-            [diagrams.box(fields[name].masked(value, mask), diagrams.holds) for value, mask in pairs]
-        )
-        node = diagrams.when(diagrams.negate(one) if term.startswith("!") else one, node)
-    return node
-
-
-def _pattern(name: FieldName, text: str) -> tuple[int, int]:
-    value, _, mask = text.partition("/")
-    if name == "mark":
-        return int(value, 0), int(mask, 0)
-    return int(ipaddress.ip_address(value)), int(ipaddress.ip_address(mask))
 
 
 _CLAUSES = {

@@ -10,16 +10,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from pytest_istio_sidecar.checks.bypass.found import packet_fields
+from pytest_istio_sidecar.checks.bypass.found_bypass import packet_fields
 from pytest_istio_sidecar.checks.tracing import decided, describe
 from pytest_istio_sidecar.checks.wording import packets_in_words
 from pytest_istio_sidecar.errors import Undecided
 from pytest_istio_sidecar.netfilter.matches import Extension
 from pytest_istio_sidecar.netfilter.model import Family, Rules, rulesets_of
 from pytest_istio_sidecar.netfilter.packet import STATES, Fate, Hook, Host, Packet
-from pytest_istio_sidecar.netfilter.space.cubes import Cube
-from pytest_istio_sidecar.netfilter.space.nat import Outcome
-from pytest_istio_sidecar.netfilter.space.space import Difference, differing, regions
+from pytest_istio_sidecar.netfilter.space.partition import Cube, Difference, Outcome, differing, regions
 
 _HOOKS: tuple[Hook, ...] = ("PREROUTING", "OUTPUT")
 

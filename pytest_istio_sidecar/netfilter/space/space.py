@@ -34,10 +34,18 @@ class Space:
     Args:
         rules: what packets meet; all of them share the fields, so that their outcomes can be compared.
         state: conntrack's state of the packets.
+        fields: those of cubes at hand; None: as the rules ask for.
     """
 
     def __init__(
-        self, rules: Sequence[Rules], hook: Hook, *, host: Host | None, family: Family, state: str = "NEW"
+        self,
+        rules: Sequence[Rules],
+        hook: Hook,
+        *,
+        host: Host | None,
+        family: Family,
+        state: str = "NEW",
+        fields: Fields | None = None,
     ) -> None:
         self.rules = tuple(rules)
         self.hook = hook
@@ -45,7 +53,7 @@ class Space:
         self.family: Family = family
         self._state = state
         self._rulesets = [rulesets_of(held, family) for held in rules]
-        self.fields = Fields([r for held in self._rulesets for r in held], hook, self.host, family)
+        self.fields = fields or Fields([r for held in self._rulesets for r in held], hook, self.host, family)
         self.diagrams = Diagrams(self.fields.tops)
 
     def outcomes(self, which: int = 0) -> Node:
