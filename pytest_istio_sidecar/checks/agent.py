@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 
 from pytest_istio_sidecar.checks.finding import Finding, Kind, Severity
-from pytest_istio_sidecar.checks.tracing import addressed_families, captured, decided, describe, of_pod
+from pytest_istio_sidecar.checks.tracing import addressed_families, captured, decided, of_pod
+from pytest_istio_sidecar.checks.wording import describe
 from pytest_istio_sidecar.istio import ports
 from pytest_istio_sidecar.netfilter.model import Rules
 from pytest_istio_sidecar.netfilter.packet import Endpoint, Fate, Host, inbound

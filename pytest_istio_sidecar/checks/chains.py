@@ -12,7 +12,8 @@ from dataclasses import replace
 
 from pytest_istio_sidecar.checks.comparison.cause import cause_of
 from pytest_istio_sidecar.checks.finding import Finding, Kind, Severity
-from pytest_istio_sidecar.checks.tracing import CAPTURED, assumptions, decided, describe, of_pod
+from pytest_istio_sidecar.checks.tracing import CAPTURED, assumptions, decided, of_pod
+from pytest_istio_sidecar.checks.wording import describe
 from pytest_istio_sidecar.errors import Undecided, UsageProblem
 from pytest_istio_sidecar.istio import ports
 from pytest_istio_sidecar.netfilter.matches import PROTOCOLS
@@ -297,9 +298,9 @@ def _absent(nat: Table, chain: str, *, wanted: str) -> Finding:
 def _not_excluded(rules: Rules, trace: Trace, port: int) -> Finding:
     return Finding(
         kind=Kind.REDIRECT,
-        summary=f"inbound tcp/{port} ({ports.PURPOSE.get(port, 'excluded port')}) is captured, "
+        summary=f"inbound tcp {port} ({ports.PURPOSE.get(port, 'excluded port')}) is captured, "
         f"but should be excluded{of_pod(rules)}",
-        wanted=f"tcp/{port} reaches the pod unchanged",
+        wanted=f"tcp {port} reaches the pod unchanged",
         got=f"{trace.fate} to {trace.destination}",
         trace=trace,
         cause=cause_of(trace, rules),
@@ -308,7 +309,7 @@ def _not_excluded(rules: Rules, trace: Trace, port: int) -> Finding:
 
 
 def _excluded(rules: Rules, trace: Trace, low: int, high: int, wanted: set[int]) -> Finding:
-    span = f"tcp/{low}" if low == high else f"tcp/{low}-{high}"
+    span = f"tcp {low}" if low == high else f"tcp {low}-{high}"
     listed = ", ".join(map(str, sorted(wanted))) or "none"
     dropped = trace.fate is Fate.DROPPED
     what = "is dropped" if dropped else "reaches the application without Envoy"

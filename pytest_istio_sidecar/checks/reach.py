@@ -17,9 +17,9 @@ from pytest_istio_sidecar.checks.tracing import (
     assumptions,
     captured,
     decided,
-    describe,
     of_pod,
 )
+from pytest_istio_sidecar.checks.wording import describe
 from pytest_istio_sidecar.istio import ports
 from pytest_istio_sidecar.istio.listeners import Direction, Listener
 from pytest_istio_sidecar.netfilter.model import Rules

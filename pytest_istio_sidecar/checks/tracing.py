@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from pytest_istio_sidecar.checks.wording import describe
 from pytest_istio_sidecar.errors import Undecided
-from pytest_istio_sidecar.netfilter.matches import PROTOCOL_NAMES, PROTOCOLS
+from pytest_istio_sidecar.netfilter.matches import PROTOCOLS
 from pytest_istio_sidecar.netfilter.model import Family, Rules, rulesets_of
-from pytest_istio_sidecar.netfilter.packet import Endpoint, Fate, Hook, Host, IPAddress, Packet
+from pytest_istio_sidecar.netfilter.packet import Fate, Hook, Host, IPAddress, Packet
 from pytest_istio_sidecar.netfilter.space.partition import FieldName, regions
 from pytest_istio_sidecar.netfilter.trace.trace import Trace, trace
 
@@ -75,19 +76,6 @@ def addressed_families(rules: Rules, host: Host) -> Iterator[tuple[Family, IPAdd
 
 def _has_rules(rules: Rules, family: Family) -> bool:
     return any(any(ruleset.rules()) for ruleset in rulesets_of(rules, family))
-
-
-def describe(packet: Packet) -> str:
-    """A packet in a few words: "inbound tcp/8443", "outbound tcp to 192.0.2.20:443 from uid 1000"."""
-    protocol = PROTOCOL_NAMES.get(int(packet.protocol), f"protocol {packet.protocol}")
-    if packet.hook == "PREROUTING":
-        port = "" if packet.destination_port is None else f"/{packet.destination_port}"
-        return f"inbound {protocol}{port}"
-    destination = Endpoint(packet.destination, packet.destination_port)  # type: ignore[arg-type]
-    owner = "no socket" if packet.uid is None else f"uid {packet.uid}"
-    if packet.gid is not None and packet.gid != packet.uid:
-        owner += f" gid {packet.gid}"
-    return f"outbound {protocol} to {destination} from {owner}"
 
 
 def of_pod(rules: Rules) -> str:

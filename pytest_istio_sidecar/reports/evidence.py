@@ -13,8 +13,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from hashlib import sha256
 from pathlib import Path
 
-from pytest_istio_sidecar.checks.bypass.found_bypass import packet_fields
 from pytest_istio_sidecar.checks.finding import Finding
+from pytest_istio_sidecar.checks.wording import packet_fields
 from pytest_istio_sidecar.netfilter.trace.trace import Trace
 from pytest_istio_sidecar.reports.message import render_trace
 from pytest_istio_sidecar.reports.replay import listings_of, specifications, surroundings_of

@@ -11,7 +11,7 @@ import textwrap
 from collections.abc import Sequence
 
 from pytest_istio_sidecar.checks.finding import Finding
-from pytest_istio_sidecar.checks.tracing import describe
+from pytest_istio_sidecar.checks.wording import describe
 from pytest_istio_sidecar.netfilter.matches import PROTOCOL_NAMES
 from pytest_istio_sidecar.netfilter.packet import Endpoint, Fate, Packet
 from pytest_istio_sidecar.netfilter.trace.trace import Trace

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from typing import Literal, TypedDict
 
-from pytest_istio_sidecar.checks.tracing import CAPTURED, describe
+from pytest_istio_sidecar.checks.tracing import CAPTURED
+from pytest_istio_sidecar.checks.wording import describe
 from pytest_istio_sidecar.istio.ports import PURPOSE
 from pytest_istio_sidecar.netfilter.model import HOOKS
 from pytest_istio_sidecar.netfilter.packet import Endpoint, Fate

@@ -8,8 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from pytest_istio_sidecar.checks.bypass.found_bypass import packet_fields
-from pytest_istio_sidecar.checks.tracing import describe
+from pytest_istio_sidecar.checks.wording import describe, packet_fields
 from pytest_istio_sidecar.selftest.score import Judged, Score, named_faults
 
 _WIDTH = 16

@@ -139,7 +139,7 @@ def test_a_listing_kept_as_evidence_replays_the_verdict(pytester, runtime):
     (line,) = [line for line in result.outlines if line.startswith("E ") and "  replay   " in line]
     command = line.partition("replay   istio-sidecar ")[2].split()
     replayed = pytester.run(sys.executable, "-m", "pytest_istio_sidecar", *command)
-    assert replayed.outlines[0] == "inbound tcp/22: unchanged"
+    assert replayed.outlines[0] == "inbound tcp 22: unchanged"
 
 
 def test_clean_finds_the_folder_of_a_run_that_was_killed(pytester, runtime):

@@ -109,7 +109,7 @@ def test_a_class_can_be_read_back_and_covers_its_packets(seed):
         hook = "PREROUTING" if found.direction == "inbound" else "OUTPUT"
         space = Space([rules], hook, host=HOST, family=rules.family)
         point = point_of(space.fields, found.witness)
-        assert answers_at(having(space, found.bypass.product), point) == {"holds"}
+        assert answers_at(having(space, dict(found.bypass.where)), point) == {"holds"}
         assert contains(found.where, found.witness)
 
 

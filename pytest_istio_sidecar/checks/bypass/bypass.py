@@ -1,7 +1,7 @@
-"""A class of packets that get by without Envoy, as a value and in writing.
+"""A class of packets that get by without Envoy, as a value, and read from the written form.
 
-Knows the written form and its fields. Does not know which packets do get by (`bypasses`). Invariant:
-`Bypass.parse(str(bypass)) == bypass`.
+Knows how the form is read; `wording` writes it. Does not know which packets do get by (`bypasses`).
+Invariant: `Bypass.parse(str(bypass)) == bypass`.
 
 Grammar (docs/bypasses.md): DIRECTION [FAMILY] [PROTOCOLS] [PORTS] CLAUSE …, as in
 "inbound tcp 22,15008", "outbound IPv6 not tcp", "outbound tcp 443 to 192.0.2.0/24 from uid 1000-1999".
@@ -14,16 +14,15 @@ import ipaddress
 import re
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Literal
 
+from pytest_istio_sidecar.checks.wording import CLAUSES, HOOKS, Direction, top_of, written
 from pytest_istio_sidecar.errors import UsageProblem
-from pytest_istio_sidecar.netfilter.matches import PROTOCOL_NAMES, PROTOCOLS
+from pytest_istio_sidecar.netfilter.matches import PROTOCOLS
 from pytest_istio_sidecar.netfilter.model import Family
 from pytest_istio_sidecar.netfilter.space.partition import (
     NO_SOCKET,
     FieldName,
     Interval,
-    Product,
     Values,
     joined,
     outside,
@@ -35,21 +34,6 @@ from pytest_istio_sidecar.netfilter.text.parse_port import (
     split_protocol,
 )
 
-Direction = Literal["inbound", "outbound"]
-HOOKS: Mapping[Direction, Literal["PREROUTING", "OUTPUT"]] = {"inbound": "PREROUTING", "outbound": "OUTPUT"}
-
-ORDER: tuple[FieldName, ...] = (
-    "protocol",
-    "destination_port",
-    "destination",
-    "source",
-    "source_port",
-    "uid",
-    "gid",
-    "interface",
-    "mark",
-)
-_BITS = {"protocol": 8, "uid": 32, "gid": 32, "mark": 32, "destination_port": 16, "source_port": 16}
 _TCP = PROTOCOLS["tcp"]
 _EXAMPLES = '"inbound tcp 22,15008", "outbound from gid 1337", "outbound IPv6 not tcp"'
 
@@ -70,7 +54,7 @@ class Bypass:
     where: tuple[tuple[FieldName, Values], ...] = ()
 
     def __str__(self) -> str:
-        return written(self)
+        return written(self.direction, self.family, dict(self.where))
 
     @classmethod
     def inbound(cls, **values: int | str | Collection[int]) -> Bypass:
@@ -98,10 +82,10 @@ class Bypass:
                 raise UsageProblem(f"{name!r} has no value: leave it out, or name one")
             if name in PROTOCOLS:
                 clauses.insert(1, f"{name} {listed}")
-            elif name in _CLAUSES:
-                clauses.append(f"{_CLAUSES[name]} {listed}")
+            elif name in CLAUSES:
+                clauses.append(f"{CLAUSES[name]} {listed}")  # type: ignore[index]
             else:
-                known = ", ".join([*_CLAUSES, "tcp", "udp"])
+                known = ", ".join([*CLAUSES, "tcp", "udp"])
                 raise UsageProblem(f"{name!r} is no field of a bypass; known are {known} and other protocols")
         return cls.parse(" ".join(clauses))
 
@@ -114,99 +98,9 @@ class Bypass:
         """
         return _Parser(text).bypass()
 
-    @property
-    def product(self) -> Product:
-        """`where` by the names of fields."""
-        return dict(self.where)
-
-    def is_of(self, direction: Direction, family: Family) -> bool:
-        """Whether packets of a direction and a family can be among it."""
-        return self.direction == direction and self.family in (None, family)
-
 
 def _each(value: int | Collection[int]) -> Iterable[int]:
     return [value] if isinstance(value, int) else sorted(value)
-
-
-_CLAUSES = {
-    "protocol": "protocol",
-    "destination_port": "to port",
-    "destination": "to",
-    "source": "from",
-    "source_port": "from port",
-    "uid": "from uid",
-    "gid": "gid",
-    "interface": "by",
-    "mark": "mark",
-}
-"""How each field is introduced."""
-
-
-def written(bypass: Bypass) -> str:
-    """The written form of a bypass."""
-    held = dict(bypass.where)
-    words: list[str] = [bypass.direction]
-    if bypass.family == 6 or (bypass.family == 4 and not {"source", "destination"} & held.keys()):
-        words.append(f"IPv{bypass.family}")
-    if not held:
-        return " ".join(["all", *words])
-    with_ports = "protocol" in held and "destination_port" in held
-    for name in ORDER:
-        if name not in held:
-            continue
-        listed = _listed(name, held[name], bypass.family)
-        if name == "protocol" or (name == "destination_port" and with_ports):
-            words.append(listed)
-        elif name == "gid" and "uid" not in held:
-            words.append(f"from gid {listed}")
-        else:
-            words.append(f"{_CLAUSES[name]} {listed}")
-    return " ".join(words)
-
-
-def _listed(name: FieldName, values: Values, family: Family | None) -> str:
-    names = [value for value in values if isinstance(value, str)]
-    intervals = [value for value in values if not isinstance(value, str)]
-    prefix = ""
-    if intervals and not names:
-        top = _top(name, family)
-        rest = outside(intervals, top)
-        lowest = 1 if name == "protocol" else 0
-        rest = tuple((max(low, lowest), high) for low, high in rest if high >= lowest)
-        if rest and len(rest) <= len(intervals) and intervals[-1][1] == top:
-            intervals, prefix = list(rest), "not "
-    return prefix + ",".join([*(_one(name, *held, family) for held in intervals), *names])
-
-
-def _one(name: FieldName, low: int, high: int, family: Family | None) -> str:
-    if name in ("uid", "gid"):
-        if low == NO_SOCKET:
-            more = "" if high == NO_SOCKET else f",{_span(0, high - 1)}"
-            return f"none{more}"
-        return _span(low - 1, high - 1)
-    if name == "protocol":
-        numbers = range(low, high + 1)
-        if len(numbers) <= 3 and all(number in PROTOCOL_NAMES for number in numbers):
-            return ",".join(PROTOCOL_NAMES[number] for number in numbers)
-        return f"proto/{_span(low, high)}"
-    if name in ("source", "destination"):
-        kind = ipaddress.IPv6Address if family == 6 else ipaddress.IPv4Address
-        networks = list(ipaddress.summarize_address_range(kind(low), kind(high)))
-        if low == high:
-            return str(kind(low))
-        return str(networks[0]) if len(networks) == 1 else f"{kind(low)}-{kind(high)}"
-    if name == "mark":
-        return f"{low:#x}" if low == high else f"{low:#x}-{high:#x}"
-    return _span(low, high)
-
-
-def _span(low: int, high: int) -> str:
-    return str(low) if low == high else f"{low}-{high}"
-
-
-def _top(name: FieldName, family: Family | None) -> int:
-    bits = _BITS.get(name, 128 if family == 6 else 32)
-    return int((1 << bits) - 1)
 
 
 class _Parser:
@@ -236,7 +130,7 @@ class _Parser:
             where[name] = self._values(name)
         if self.ports_alone:
             where.setdefault("protocol", ((_TCP, _TCP),))
-        ordered = tuple((name, where[name]) for name in ORDER if name in where)
+        ordered = tuple((name, where[name]) for name in CLAUSES if name in where)
         return Bypass(direction=direction, family=self.family, where=ordered)  # type: ignore[arg-type]
 
     def _field(self, where: Mapping[FieldName, Values]) -> FieldName:
@@ -272,21 +166,21 @@ class _Parser:
     def _at_ports(self) -> bool:
         """Whether the next words are ports; where no protocol is named, they are TCP's."""
         words = self.words[1:2] if self.words[:1] == ["not"] else self.words[:1]
-        found = bool(words) and all(map(are_ports, words[0].split(",")))
-        self.ports_alone |= found
-        return found
+        at_ports = bool(words) and all(map(are_ports, words[0].split(",")))
+        self.ports_alone |= at_ports
+        return at_ports
 
     def _values(self, name: FieldName) -> Values:
         negated = self._skip("not")
-        word = self._take(f"a value for {_CLAUSES[name]}")
-        found = [self._value(name, item) for item in word.split(",")]
-        intervals = joined(value for value in found if not isinstance(value, str))
-        names = tuple(value for value in found if isinstance(value, str))
+        word = self._take(f"a value for {CLAUSES[name]}")
+        values = [self._value(name, item) for item in word.split(",")]
+        intervals = joined(value for value in values if not isinstance(value, str))
+        names = tuple(value for value in values if isinstance(value, str))
         if not negated:
             return (*intervals, *names)
         if names:
-            raise self._problem(word, f"no `not` before {_CLAUSES[name]} {names[0]}")
-        top = _top(name, self.family)
+            raise self._problem(word, f"no `not` before {CLAUSES[name]} {names[0]}")
+        top = top_of(name, self.family)
         return outside(((0, 0), *intervals) if name == "protocol" else intervals, top)
 
     def _value(self, name: FieldName, item: str) -> Interval | str:
@@ -308,7 +202,7 @@ class _Parser:
             return parse_ports(item)
         except ValueError:
             form = ", as in tcp or proto/47" if name == "protocol" else ""
-            raise self._problem(item, f"a value for {_CLAUSES[name]}", form) from None
+            raise self._problem(item, f"a value for {CLAUSES[name]}", form) from None
 
     def _addresses(self, item: str) -> Interval | str:
         low, dash, high = item.partition("-")

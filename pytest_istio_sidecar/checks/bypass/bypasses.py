@@ -10,11 +10,12 @@ from __future__ import annotations
 from collections.abc import Collection, Hashable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 
-from pytest_istio_sidecar.checks.bypass.bypass import HOOKS, Bypass, Direction
+from pytest_istio_sidecar.checks.bypass.bypass import Bypass
 from pytest_istio_sidecar.checks.bypass.found_bypass import FoundBypass, Passing, told_apart
 from pytest_istio_sidecar.checks.comparison.cause import cause_of
 from pytest_istio_sidecar.checks.finding import Finding, Kind
 from pytest_istio_sidecar.checks.tracing import CAPTURED, assumptions, of_pod
+from pytest_istio_sidecar.checks.wording import HOOKS, Direction
 from pytest_istio_sidecar.errors import Undecided
 from pytest_istio_sidecar.html_table import html_table
 from pytest_istio_sidecar.istio.ports import INBOUND, OUTBOUND
@@ -126,7 +127,11 @@ def check_only_bypasses(
     meant = list(map(_as_bypass, allowed))
     findings: list[Finding] = []
     for direction, family, partition in _partitions(rules, envoy_ports, expected, host):
-        permitted = [bypass.product for bypass in meant if bypass.is_of(direction, family)]
+        permitted = [
+            dict(bypass.where)
+            for bypass in meant
+            if bypass.direction == direction and bypass.family in (None, family)
+        ]
         for bypass in _classes(partition.overlaid(permitted, _CAUGHT), rules):
             if bypass.by_design:
                 continue

@@ -7,11 +7,12 @@ classes there are (`bypasses`). Invariant: `where` is exact, `text` leaves out w
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
 
-from pytest_istio_sidecar.checks.bypass.bypass import ORDER, Bypass, Direction
+from pytest_istio_sidecar.checks.bypass.bypass import Bypass
+from pytest_istio_sidecar.checks.wording import CLAUSES, DIRECTIONS, Direction, named_family, packet_fields
 from pytest_istio_sidecar.netfilter.model import Family, Rule, Rules, rulesets_of
 from pytest_istio_sidecar.netfilter.packet import Packet
 from pytest_istio_sidecar.netfilter.space.partition import Part, Where
@@ -44,7 +45,7 @@ class FoundBypass:
     """
 
     def __init__(self, part: Part, passing: Passing, rules: Rules, *, brief: bool = True) -> None:
-        self.direction: Direction = "inbound" if part.hook == "PREROUTING" else "outbound"
+        self.direction: Direction = DIRECTIONS[part.hook]
         self.family: Family = part.family
         self.by_design = passing.by_design
         self.certain = passing.certain
@@ -155,11 +156,10 @@ def told_apart(classes: Sequence[FoundBypass]) -> Iterator[FoundBypass]:
 
 def _as_bypass(part: Part) -> Bypass:
     product = part.product
-    only = part.family == 6 or "source" in product or "destination" in product
     return Bypass(
-        direction="inbound" if part.hook == "PREROUTING" else "outbound",
-        family=part.family if only else None,
-        where=tuple((name, product[name]) for name in ORDER if name in product),
+        direction=DIRECTIONS[part.hook],
+        family=named_family(part.family, product),
+        where=tuple((name, product[name]) for name in CLAUSES if name in product),
     )
 
 
@@ -172,11 +172,3 @@ def _ordinary(packet: Packet) -> tuple[bool, ...]:
         not packet.mark,
         packet.out_interface != "lo",
     )
-
-
-def packet_fields(packet: Packet) -> dict[str, object]:
-    """A packet as the fields that `Packet` takes, for JSON; those that are not set are left out."""
-    names = [field.name for field in fields(Packet)]
-    values = {name: getattr(packet, name) for name in names}
-    values |= {"source": str(packet.source), "destination": str(packet.destination)}
-    return {name: value for name, value in values.items() if value is not None}

@@ -10,9 +10,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from pytest_istio_sidecar.checks.bypass.found_bypass import packet_fields
-from pytest_istio_sidecar.checks.tracing import decided, describe
-from pytest_istio_sidecar.checks.wording import packets_in_words
+from pytest_istio_sidecar.checks.tracing import decided
+from pytest_istio_sidecar.checks.wording import describe, in_words, packet_fields
 from pytest_istio_sidecar.errors import Undecided
 from pytest_istio_sidecar.netfilter.matches import Extension
 from pytest_istio_sidecar.netfilter.model import Family, Rules, rulesets_of
@@ -44,13 +43,13 @@ class Effect:
 
     @property
     def text(self) -> str:
-        """The packets in words: "inbound tcp to port 15021"."""
-        return packets_in_words(self.cubes)
+        """The packets in words: "inbound tcp 15021"."""
+        return in_words(self.cubes)
 
     @property
     def fates(self) -> str:
         """Both sides in words: "expected unchanged, here redirected to :15006"."""
-        return f"expected {in_words(self.expected)}, here {in_words(self.observed)}"
+        return f"expected {outcome_in_words(self.expected)}, here {outcome_in_words(self.observed)}"
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON has it."""
@@ -58,8 +57,8 @@ class Effect:
             "text": self.text,
             "where": list(self.where),
             "witness": packet_fields(self.witness),
-            "observed": in_words(self.observed),
-            "expected": in_words(self.expected),
+            "observed": outcome_in_words(self.observed),
+            "expected": outcome_in_words(self.expected),
         }
 
 
@@ -81,7 +80,7 @@ def effects_of(observed: Rules, expected: Rules, *, family: Family, host: Host) 
     return tuple(found)
 
 
-def in_words(outcome: Outcome) -> str:
+def outcome_in_words(outcome: Outcome) -> str:
     """What becomes of packets, in a few words."""
     if outcome.fate in (Fate.UNCHANGED, Fate.DROPPED, Fate.UNKNOWN):
         return str(outcome.fate)

@@ -13,19 +13,14 @@ from dataclasses import dataclass
 from functools import cached_property, reduce
 from itertools import islice
 
-from pytest_istio_sidecar.netfilter.diagram.diagram import (
-    HOLDS,
-    Interval,
-    Node,
-    answers_only,
-)
+from pytest_istio_sidecar.netfilter.diagram.diagram import HOLDS, Box, Interval, Node, answers_only
 from pytest_istio_sidecar.netfilter.diagram.paths import common, paths_within
 from pytest_istio_sidecar.netfilter.diagram.simplify import simplify
 from pytest_istio_sidecar.netfilter.model import Family, Rules, Table
-from pytest_istio_sidecar.netfilter.packet import Fate, Hook, Host, Packet
+from pytest_istio_sidecar.netfilter.packet import Hook, Host, Packet
 from pytest_istio_sidecar.netfilter.space.cubes import Cube, Where
 from pytest_istio_sidecar.netfilter.space.fields import NO_SOCKET, FieldName, joined, outside
-from pytest_istio_sidecar.netfilter.space.nat import OWN, Outcome
+from pytest_istio_sidecar.netfilter.space.nat import Outcome
 from pytest_istio_sidecar.netfilter.space.reachability import reached
 from pytest_istio_sidecar.netfilter.space.space import (
     IMPOSSIBLE,
@@ -79,9 +74,10 @@ _LEAVE_OUT: tuple[FieldName, ...] = (
     "destination_port",
 )
 """In which order conditions are tried to be left out: the least telling first."""
+_FEW = 6
+"""Intervals of destinations for which a shorter way to tell them is looked for."""
 _SEEN = 16
 """Products of a part that are looked at for packets of it."""
-_OTHERS = "others"
 
 
 class Part:
@@ -143,7 +139,29 @@ class Part:
                 continue
             if answers_only(self._node, wider, allowed):
                 box = wider
-        return Part(Cube(fields, box, self.state), self.answer, self._node)
+        return Part(Cube(fields, self._by_one_interface(box), self.state), self.answer, self._node)
+
+    def _by_one_interface(self, box: Box) -> Box:
+        """The same packets as all but a few of one interface, where that says fewer destinations."""
+        interface, destination = self._cube.fields["interface"], self._cube.fields["destination"]
+        kept = box.get(destination.level, ())  # from 0 on: they are written as all but a few as it is
+        if interface.level in box or destination.parts or not 1 < len(kept) <= _FEW or kept[0][0] == 0:
+            return box
+        for place in range(interface.top + 1):
+            others = outside(((place, place),), interface.top)
+            if others and not answers_only(self._node, {**box, interface.level: others}, {IMPOSSIBLE}):
+                continue
+            by_one = {**box, interface.level: ((place, place),)}
+            left_out = [
+                gap
+                for gap in outside(kept, destination.top)
+                if not answers_only(
+                    self._node, {**by_one, destination.level: (gap,)}, {IMPOSSIBLE, self.answer}
+                )
+            ]
+            if len(left_out) < len(kept) and _width(left_out) < _width(kept):
+                return {**by_one, destination.level: outside(left_out, destination.top)}
+        return box
 
     @property
     def witnesses(self) -> tuple[Packet, ...]:
@@ -191,6 +209,10 @@ class Part:
         return tuple((max(low, 1), high) for low, high in intervals) if name == "protocol" else intervals
 
 
+def _width(intervals: Iterable[Interval]) -> int:
+    return sum(high - low + 1 for low, high in intervals)
+
+
 class Fates:
     """What becomes of all packets of a family that enter at a hook: several answers where it is in doubt."""
 
@@ -207,14 +229,14 @@ class Fates:
             label: those of an outcome, by whether it comes to one of `ports` of this host.
         """
         diagrams = self._space.diagrams
-        arriving = _Arriving(self._space, ports)
+        arriving = self._space.arriving(ports)
 
         def follow(answer: Hashable) -> Node:
             assert isinstance(answer, Outcome)  # noqa: S101
             there, elsewhere = (diagrams.leaf_of(frozenset(label(answer, at))) for at in (True, False))
             if there is elsewhere:
                 return there
-            return diagrams.first(diagrams.when(arriving.where(answer), there), elsewhere)
+            return diagrams.first(diagrams.when(arriving(answer), there), elsewhere)
 
         return Fates(self._space, diagrams.bind(self._node, follow))
 
@@ -292,7 +314,7 @@ def in_few_parts(cubes: Sequence[Cube]) -> list[Part]:
     space = Space((), fields.hook, host=fields.host, family=fields.family, state=state, fields=fields)
     diagrams = space.diagrams
     inside = diagrams.chain([diagrams.box(cube.box, diagrams.holds) for cube in cubes])
-    node = space.within(diagrams.first(inside, diagrams.leaf(_OTHERS)))
+    node = space.within(diagrams.first(inside, diagrams.leaf("others")))
     return Partition(space, node).few_parts().get(HOLDS, [])
 
 
@@ -375,25 +397,3 @@ def _pattern(name: FieldName, text: str) -> tuple[int, int]:
     if name == "mark":
         return int(value, 0), int(mask, 0)
     return int(ipaddress.ip_address(value)), int(ipaddress.ip_address(mask))
-
-
-class _Arriving:
-    """Where packets come to some ports of this host."""
-
-    def __init__(self, space: Space, ports: Collection[int]) -> None:
-        fields, diagrams = space.fields, space.diagrams
-        self._space = space
-        self._ports = ports
-        self._to_ports = fields["destination_port"].intervals(diagrams, joined((p, p) for p in ports))
-        self._to_itself = fields["destination"].intervals(diagrams, space.own_ranges)
-
-    def where(self, outcome: Outcome) -> Node:
-        """The condition, for packets of an outcome."""
-        diagrams = self._space.diagrams
-        port = self._to_ports if outcome.port == OWN else diagrams.told(outcome.port in self._ports)
-        if outcome.fate is Fate.TPROXIED:
-            return port
-        if outcome.address == OWN:
-            return diagrams.when(port, self._to_itself)
-        local = not isinstance(outcome.address, str) and self._space.host.is_local(outcome.address)
-        return port if local else diagrams.fall
