@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any, TypedDict
 
-from pytest_istio_sidecar.checks.bypass.bypasses import BypassReport, bypasses
+from pytest_istio_sidecar.checks.bypass.bypasses import BypassReport, bypasses, with_rules
 from pytest_istio_sidecar.checks.comparison.comparison import compare
 from pytest_istio_sidecar.checks.comparison.expectation import completed, expected_of
 from pytest_istio_sidecar.checks.tracing import CAPTURED
@@ -79,7 +79,7 @@ def capture_of(rules: PodRules, host: Host, version: str, options: IstioOptions)
     try:
         expected = expected_of(rules, version, options)
         report = bypasses(rules, expected=_of_both_families(expected), host=host)
-        capture["bypasses"], capture["unseen"] = _with_rules(report), list(report.unseen)
+        capture["bypasses"], capture["unseen"] = with_rules(report), list(report.unseen)
         capture["beside"] = _sections(report)
         ways = list(_ordinary(rules, host))
         capture["ways"] = [way_of(way) for way in ways]
@@ -92,14 +92,6 @@ def capture_of(rules: PodRules, host: Host, version: str, options: IstioOptions)
     capture["lines"] += [["assumed", text] for held in rules.rulesets for text in held.assumptions]
     capture["lines"] += [["note", text] for text in rules.notes]
     return capture
-
-
-def _with_rules(report: BypassReport) -> dict[str, list[dict[str, Any]]]:
-    kinds = {"inbound": report.inbound, "outbound": report.outbound, "conditional": report.conditional}
-    return {
-        kind: [{**held.to_dict(), "rules": [rule.text for rule in held.rules]} for held in found]
-        for kind, found in kinds.items()
-    }
 
 
 def _of_both_families(expected: PodRules) -> PodRules:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 
 from pytest_istio_sidecar.checks.bypass.bypass import Bypass
 from pytest_istio_sidecar.checks.bypass.found_bypass import FoundBypass, Passing, told_apart
+from pytest_istio_sidecar.checks.bypass.rows import HEADS, rows_of
 from pytest_istio_sidecar.checks.comparison.cause import cause_of
 from pytest_istio_sidecar.checks.finding import Finding, Kind
 from pytest_istio_sidecar.checks.tracing import CAPTURED, assumptions, of_pod
@@ -54,21 +55,23 @@ class BypassReport:
 
     def _repr_html_(self) -> str:
         """The classes as a table, for notebooks."""
-        found = (*self.inbound, *self.outbound, *self.conditional)
+        rows = rows_of(with_rules(self))
         return html_table(
             "Packets that get by without Envoy",
-            ("Packets", "Let by", "By design"),
-            [
-                (
-                    held.text,
-                    held.rule.text if held.rule is not None else "the chain's policy",
-                    ("yes" if held.by_design else "no") if held.certain else "cannot be told",
-                )
-                for held in found
-            ],
-            marked={number for number, held in enumerate(found) if held in self.unexpected},
+            HEADS,
+            [(row.packets, row.let_by, row.by_design) for row in rows],
+            marked={number for number, row in enumerate(rows) if row.by_design == "no"},
             notes=self.unseen,
         )
+
+
+def with_rules(report: BypassReport) -> dict[str, list[dict[str, object]]]:
+    """A report for JSON, each class with all the rules that let packets of it by."""
+    kinds = {"inbound": report.inbound, "outbound": report.outbound, "conditional": report.conditional}
+    return {
+        kind: [{**each.to_dict(), "rules": [rule.text for rule in each.rules]} for each in classes]
+        for kind, classes in kinds.items()
+    }
 
 
 @no_collection()
