@@ -84,6 +84,9 @@ if TYPE_CHECKING:
     from pytest_istio_sidecar.checks.finding import Finding as Finding
     from pytest_istio_sidecar.checks.finding import Severity as Severity
     from pytest_istio_sidecar.checks.listeners import check_listener as check_listener
+    from pytest_istio_sidecar.checks.listeners import (
+        check_rules_reach_listeners as check_rules_reach_listeners,
+    )
     from pytest_istio_sidecar.checks.packets import (
         check_bypasses as check_bypasses,
     )
@@ -91,7 +94,6 @@ if TYPE_CHECKING:
         check_redirected as check_redirected,
     )
     from pytest_istio_sidecar.checks.policy_routes import check_policy_routes as check_policy_routes
-    from pytest_istio_sidecar.checks.reach import check_rules_reach_listeners as check_rules_reach_listeners
     from pytest_istio_sidecar.checks.replicas import check_replicas as check_replicas
     from pytest_istio_sidecar.checks.traffic import (
         check_intercepted as check_intercepted,
@@ -193,9 +195,8 @@ _HOMES = {
     "environments.base": ("SidecarPod",),
     "istio.listeners": ("Listener",),
     "checks.finding": ("Finding", "Severity"),
-    "checks.listeners": ("check_listener",),
+    "checks.listeners": ("check_listener", "check_rules_reach_listeners"),
     "checks.policy_routes": ("check_policy_routes",),
-    "checks.reach": ("check_rules_reach_listeners",),
     "checks.replicas": ("check_replicas",),
     "checks.bypass.reviewed": ("ReviewedBypass", "check_reviewed_bypasses", "parse_reviewed_bypasses"),
     "checks.packets": ("check_bypasses", "check_redirected"),

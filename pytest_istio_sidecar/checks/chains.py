@@ -10,9 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Hashable, Iterator, Sequence
 from dataclasses import replace
 
-from pytest_istio_sidecar.checks.comparison.cause import cause_of
 from pytest_istio_sidecar.checks.finding import Finding, Kind, Severity
-from pytest_istio_sidecar.checks.tracing import CAPTURED, assumptions, decided, of_pod
+from pytest_istio_sidecar.checks.tracing import CAPTURED, assumptions, cause_of, decided, of_pod
 from pytest_istio_sidecar.checks.wording import describe
 from pytest_istio_sidecar.errors import Undecided, UsageProblem
 from pytest_istio_sidecar.istio import ports

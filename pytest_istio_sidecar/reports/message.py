@@ -10,6 +10,7 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Sequence
 
+from pytest_istio_sidecar.checks.comparison.expectation import ComparisonFinding
 from pytest_istio_sidecar.checks.finding import Finding
 from pytest_istio_sidecar.checks.wording import describe
 from pytest_istio_sidecar.netfilter.matches import PROTOCOL_NAMES
@@ -40,7 +41,7 @@ def render_finding(finding: Finding) -> str:
     lines = [finding.summary, ""]
     lines += _fact("wanted", finding.wanted)
     lines += _fact("got", finding.got)
-    if finding.comparison is not None:
+    if isinstance(finding, ComparisonFinding):
         lines += render_comparison(finding.comparison)
     if finding.trace is not None:
         lines += ["", *render_way(finding.trace)]

@@ -13,9 +13,8 @@ from dataclasses import dataclass, field, replace
 from pytest_istio_sidecar.checks.bypass.bypass import Bypass
 from pytest_istio_sidecar.checks.bypass.found_bypass import FoundBypass, Passing, told_apart
 from pytest_istio_sidecar.checks.bypass.rows import HEADS, rows_of
-from pytest_istio_sidecar.checks.comparison.cause import cause_of
 from pytest_istio_sidecar.checks.finding import Finding, Kind
-from pytest_istio_sidecar.checks.tracing import CAPTURED, assumptions, of_pod
+from pytest_istio_sidecar.checks.tracing import CAPTURED, assumptions, cause_of, of_pod
 from pytest_istio_sidecar.checks.wording import HOOKS, Direction
 from pytest_istio_sidecar.errors import Undecided
 from pytest_istio_sidecar.html_table import html_table

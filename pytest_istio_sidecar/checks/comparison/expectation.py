@@ -32,6 +32,13 @@ _GUESSES = 8
 """Explanations that are held against the rules by effect; they come nearest first."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ComparisonFinding(Finding):
+    """A finding about all rules, beside the ones expected."""
+
+    comparison: Comparison
+
+
 def check_matches_istio(
     rules: Rules,
     version: str,
@@ -40,7 +47,7 @@ def check_matches_istio(
     options: IstioOptions | None = None,
     host: Host | None = None,
     **given: Unpack[OptionFields],
-) -> list[Finding]:
+) -> list[ComparisonFinding]:
     """Whether rules do to every packet what those of a release with these options do.
 
     Args:
@@ -50,7 +57,8 @@ def check_matches_istio(
         options: what istio-init was told; None: `given`, else what the template passes.
 
     Returns:
-        One violation, or one notice where only the text differs; none where that is the same too.
+        One violation, or one notice where only the text differs, with its `comparison`; none where that is
+        the same too.
 
     Raises:
         Undecided: the rules do not tell what becomes of some packet, or are of another way of capturing.
@@ -68,7 +76,7 @@ def check_matches_istio(
         return []
     effects = comparison.effects
     return [
-        Finding(
+        ComparisonFinding(
             severity=Severity.VIOLATION if effects or exact else Severity.NOTICE,
             kind=Kind.RULES,
             summary=f"{_chains(comparison)}{of_pod(rules)} {_verb(comparison)} not Istio {version}'s: "
