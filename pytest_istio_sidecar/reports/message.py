@@ -63,7 +63,7 @@ def render_way(way: Trace, paint: Paint = plain) -> list[str]:
     path = path_of(way)
     if not path:
         return [*lines, *_fact("path", "no rule and no policy took part")]
-    cells = [(line.where, f"{line.numbers:>4}  {line.text}", _outcome(line)) for line in path]
+    cells = [(line["where"], f"{line['numbers']:>4}  {line['text']}", _outcome(line)) for line in path]
     place = max(len(where) for where, _, _ in cells)
     rule = max(len(text) for _, text, _ in cells)
     shown = [
@@ -74,13 +74,13 @@ def render_way(way: Trace, paint: Paint = plain) -> list[str]:
 
 
 def _outcome(line: PathLine) -> str:
-    return "match  <- decides" if line.decides else line.outcome
+    return "match  <- decides" if line["decides"] else line["outcome"]
 
 
 def _style(line: PathLine) -> Style | None:
-    if line.decides:
+    if line["decides"]:
         return "bold"
-    return "faint" if line.outcome == "no match" else None
+    return "faint" if line["outcome"] == "no match" else None
 
 
 def describe_fields(packet: Packet) -> str:

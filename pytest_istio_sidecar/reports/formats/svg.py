@@ -14,7 +14,8 @@ from dataclasses import dataclass, field
 from itertools import groupby
 
 from pytest_istio_sidecar.reports.formats.markup import Markup, join, tag
-from pytest_istio_sidecar.reports.way import PathRow, Way
+from pytest_istio_sidecar.reports.path import PathLine
+from pytest_istio_sidecar.reports.way import Way
 
 Beside = Sequence[tuple[str, Sequence[str]]]
 """Lists to show beside a way, each with its heading."""
@@ -139,7 +140,7 @@ def render_way_svg(way: Way, *, beside: Beside = ()) -> Markup:
     )
 
 
-def _hook(sheet: _Sheet, hook: str, rows: list[PathRow]) -> None:
+def _hook(sheet: _Sheet, hook: str, rows: list[PathLine]) -> None:
     """A hook of the kernel with the chains that are run in it."""
     first, top = len(sheet.drawn), sheet.y
     sheet.y += 24
@@ -153,7 +154,7 @@ def _hook(sheet: _Sheet, hook: str, rows: list[PathRow]) -> None:
     sheet.arrow()
 
 
-def _row(row: PathRow) -> tuple[str, str]:
+def _row(row: PathLine) -> tuple[str, str]:
     words = f"{row['numbers']} {row['text']}".strip()
     if row["decides"]:
         return f"{words} <- decides", "decides"
