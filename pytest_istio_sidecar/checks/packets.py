@@ -29,20 +29,20 @@ def check_redirected(
     """
     if to is None:
         to = INBOUND if packet.hook == "PREROUTING" else OUTBOUND
-    way = decided(rules, packet, host)
-    port = way.destination.port
-    if way.fate in CAPTURED and port == to:
+    trace = decided(rules, packet, host)
+    port = trace.destination.port
+    if trace.fate in CAPTURED and port == to:
         return []
-    wrong_port = way.fate in CAPTURED
-    what = f"is sent to :{port} instead of :{to}" if wrong_port else _reaches(way)
+    wrong_port = trace.fate in CAPTURED
+    what = f"is sent to :{port} instead of :{to}" if wrong_port else _reaches(trace)
     return [
         Finding(
-            kind=Kind.REDIRECT if wrong_port or way.fate is Fate.DROPPED else Kind.BYPASS,
+            kind=Kind.REDIRECT if wrong_port or trace.fate is Fate.DROPPED else Kind.BYPASS,
             summary=f"{describe(packet)} {what}{of_pod(rules)}",
             wanted=f"REDIRECT to :{to}{_purpose(to)}",
-            got=_got(way),
-            trace=way,
-            cause=cause_of(way, rules),
+            got=_got(trace),
+            trace=trace,
+            cause=cause_of(trace, rules),
             assumptions=assumptions(rules, packet.family),
         )
     ]
@@ -54,37 +54,37 @@ def check_bypasses(rules: Rules, packet: Packet, *, host: Host | None = None) ->
     Raises:
         Undecided: the rules do not show what becomes of it.
     """
-    way = decided(rules, packet, host)
-    if way.fate is Fate.UNCHANGED:
+    trace = decided(rules, packet, host)
+    if trace.fate is Fate.UNCHANGED:
         return []
-    verb = "is dropped" if way.fate is Fate.DROPPED else f"is sent to :{way.destination.port}"
+    verb = "is dropped" if trace.fate is Fate.DROPPED else f"is sent to :{trace.destination.port}"
     return [
         Finding(
             kind=Kind.REDIRECT,
             summary=f"{describe(packet)} {verb}, but should pass untouched{of_pod(rules)}",
             wanted="destination unchanged",
-            got=_got(way),
-            trace=way,
-            cause=cause_of(way, rules),
+            got=_got(trace),
+            trace=trace,
+            cause=cause_of(trace, rules),
             assumptions=assumptions(rules, packet.family),
         )
     ]
 
 
-def _reaches(way: Trace) -> str:
-    if way.fate is Fate.DROPPED:
+def _reaches(trace: Trace) -> str:
+    if trace.fate is Fate.DROPPED:
         return "is dropped"
-    if way.packet.hook == "PREROUTING":
+    if trace.packet.hook == "PREROUTING":
         return "reaches the application without Envoy"
     return "leaves the application without Envoy"
 
 
-def _got(way: Trace) -> str:
-    if way.fate is Fate.UNCHANGED:
-        return f"destination unchanged, {way.destination}"
-    if way.fate is Fate.DROPPED:
+def _got(trace: Trace) -> str:
+    if trace.fate is Fate.UNCHANGED:
+        return f"destination unchanged, {trace.destination}"
+    if trace.fate is Fate.DROPPED:
         return "the kernel drops it"
-    return f"{way.fate} to {way.destination}{_purpose(way.destination.port)}"
+    return f"{trace.fate} to {trace.destination}{_purpose(trace.destination.port)}"
 
 
 def _purpose(port: int | None) -> str:

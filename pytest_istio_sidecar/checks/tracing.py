@@ -1,4 +1,4 @@
-"""What becomes of packets where that must be known, and what sets the rules on their way apart from Istio's.
+"""What becomes of packets where that must be known, and what sets the rules they met apart from Istio's.
 
 Knows whole classes of packets that are captured, and single ones; how the chains that a packet passed differ
 from a described release's. Does not know what should become of a packet. Invariant: a packet whose fate
@@ -35,19 +35,19 @@ def decided(rules: Rules, packet: Packet, host: Host | None) -> Trace:
     """
     if not rulesets_of(rules, packet.family):
         raise Undecided(f"{describe(packet)}: no IPv{packet.family} rules were read{of_pod(rules)}")
-    way = trace(rules, packet, host=host)
-    if way.fate is Fate.UNKNOWN:
-        reasons = "\n".join(f"  because  {reason}" for reason in way.reasons[:3])
+    traced = trace(rules, packet, host=host)
+    if traced.fate is Fate.UNKNOWN:
+        reasons = "\n".join(f"  because  {reason}" for reason in traced.reasons[:3])
         raise Undecided(
             f"{describe(packet)}: the rules read do not tell what becomes of it{of_pod(rules)}\n{reasons}"
         )
-    return way
+    return traced
 
 
 def captured(
     rules: Rules, host: Host, protocol: str, *, destination_port: int | None = None
 ) -> Iterator[Trace]:
-    """The ways of packets that are captured: one of each class that the rules tell apart.
+    """Traces of packets that are captured: one of each class that the rules tell apart.
 
     Args:
         protocol: the name of theirs.
@@ -96,14 +96,14 @@ def assumptions(rules: Rules, family: int) -> tuple[str, ...]:
     return tuple(assumption for ruleset in taken for assumption in ruleset.assumptions)
 
 
-def cause_of(way: Trace, rules: Rules) -> str:
+def cause_of(traced: Trace, rules: Rules) -> str:
     """What sets the chains of nat that a packet passed apart from Istio's, or ""."""
-    steps = [step for step in way.steps if step.table == "nat"]
+    steps = [step for step in traced.steps if step.table == "nat"]
     passed = {step.chain for step in steps}
     for step in steps:
         if step.matched and step.rule is not None and isinstance(step.rule.target, Jump | Goto):
             passed.add(step.rule.target.chain)
-    for ruleset in rulesets_of(rules, way.packet.family):
+    for ruleset in rulesets_of(rules, traced.packet.family):
         version, expected = _nearest(ruleset)
         if expected is None:
             continue
@@ -120,13 +120,13 @@ def cause_of(way: Trace, rules: Rules) -> str:
 
 def _nearest(ruleset: Ruleset) -> tuple[str, Ruleset | None]:
     """The described release from which this ruleset differs least, if they have enough in common."""
-    held = set(ruleset.nat.rules())
+    own = set(ruleset.nat.rules())
     best: tuple[int, str, Ruleset] | None = None
     for version in ERAS:
         expected = _expected(version, ruleset.family)
         wanted = set(expected.nat.rules())
-        differing = len(wanted ^ held)
-        alike = len(wanted & held) >= _ALIKE * len(wanted)
+        differing = len(wanted ^ own)
+        alike = len(wanted & own) >= _ALIKE * len(wanted)
         if alike and (best is None or differing < best[0]):
             best = differing, version, expected
     return (best[1], best[2]) if best else ("", None)
@@ -141,9 +141,9 @@ def _chain(ruleset: Ruleset, name: str) -> Chain:
     return ruleset.nat.chain(name) if name in ruleset.nat else Chain(name=name)
 
 
-def _differences(expected: Chain, held: Chain, version: str) -> list[str]:
-    missing = [rule for rule in expected if rule not in held.rules]
-    foreign = [rule for rule in held if rule not in expected.rules]
+def _differences(expected: Chain, observed: Chain, version: str) -> list[str]:
+    missing = [rule for rule in expected if rule not in observed.rules]
+    foreign = [rule for rule in observed if rule not in expected.rules]
     parts = []
     if missing:
         parts.append(f"{expected.name} lacks Istio {version}'s {_listed(missing)}")
@@ -152,7 +152,7 @@ def _differences(expected: Chain, held: Chain, version: str) -> list[str]:
         which = f"rule{'s' if len(foreign) > 1 else ''} {numbers}"
         where = f" ({foreign[0].location})" if foreign[0].location else ""
         parts.append(f"{which} of {expected.name}{where} is not Istio {version}'s")
-    if not parts and held.rules != expected.rules:
+    if not parts and observed.rules != expected.rules:
         parts.append(f"the rules of {expected.name} are in another order than Istio {version}'s")
     return parts
 

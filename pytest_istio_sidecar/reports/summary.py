@@ -89,7 +89,7 @@ def capture_of(rules: PodRules, host: Host, version: str, options: IstioOptions)
         capture["difference"] = render_comparison(comparison)
     except IstioSidecarError as problem:
         capture["problems"].append(str(problem).splitlines()[0])
-    capture["lines"] += [["assumed", text] for held in rules.rulesets for text in held.assumptions]
+    capture["lines"] += [["assumed", text] for ruleset in rules.rulesets for text in ruleset.assumptions]
     capture["lines"] += [["note", text] for text in rules.notes]
     return capture
 
@@ -115,15 +115,15 @@ def _sections(report: BypassReport) -> list[Section]:
         "outbound without Envoy": report.outbound,
         "cannot be told": report.conditional,
     }
-    for heading, found in lists.items():
+    for heading, classes in lists.items():
         entries: dict[str, None] = {}
-        for held in found:
-            meant = held.by_design or not any(other.by_design for other in found)
-            ports = [span for span in held.where.get("destination_port", []) if isinstance(span, list)]
+        for each in classes:
+            meant = each.by_design or not any(other.by_design for other in classes)
+            ports = [span for span in each.where.get("destination_port", []) if isinstance(span, list)]
             if heading.startswith("inbound") and meant and any(span[0] in PURPOSE for span in ports):
                 entries |= dict.fromkeys(_with_purpose(ports))
             else:
-                entries[f"{'' if meant else '! '}{held.text.replace(f'{held.direction} ', '', 1)}"] = None
+                entries[f"{'' if meant else '! '}{each.text.replace(f'{each.direction} ', '', 1)}"] = None
         if entries:
             sections.append(Section(heading=heading, entries=list(entries)))
     return sections
@@ -141,7 +141,9 @@ def _ordinary(rules: PodRules, host: Host) -> Iterable[Trace]:
     """The ways of a neighbour's request to a service of the pod, and of the application's own request."""
     for family in (4, 6):
         own = host.primary(host.external(), family)
-        if own is None or not any(any(held.rules()) for held in rules.rulesets if held.family == family):
+        if own is None or not any(
+            any(ruleset.rules()) for ruleset in rules.rulesets if ruleset.family == family
+        ):
             continue
         arriving = inbound(_PORT, family=family, destination=own, in_interface=host.external())
         yield trace(rules, arriving, host=host)
@@ -158,11 +160,15 @@ def _held(rules: PodRules) -> str:
     return ", ".join(parts) or "none were read"
 
 
-def _redirected(ways: Iterable[Trace], rules: PodRules, host: Host) -> list[list[str]]:
+def _redirected(ordinary: Iterable[Trace], rules: PodRules, host: Host) -> list[list[str]]:
     """Where ordinary packets go, and what the proxy sends to its own pod."""
-    told = [(way, _WHO[way.packet.hook]) for way in ways]
-    for way, _ in told[:1]:
-        own = str(way.packet.destination)
+    senders = [(traced, _WHO[traced.packet.hook]) for traced in ordinary]
+    for traced, _ in senders[:1]:
+        own = str(traced.packet.destination)
         packet = outbound(own, _PORT, uid=PROXY_ID, gid=PROXY_ID, source=own)
-        told.append((trace(rules, packet, host=host), "outbound tcp of the proxy to its own pod"))
-    return [["redirected", f"{who} -> :{way.destination.port}"] for way, who in told if way.fate in CAPTURED]
+        senders.append((trace(rules, packet, host=host), "outbound tcp of the proxy to its own pod"))
+    return [
+        ["redirected", f"{who} -> :{traced.destination.port}"]
+        for traced, who in senders
+        if traced.fate in CAPTURED
+    ]

@@ -82,8 +82,8 @@ def _of_halves(rules: PodRules) -> Iterator[Mutant]:
         )
         if ruleset.backend is not None:
             other = Backend.LEGACY if ruleset.backend is Backend.NF_TABLES else Backend.NF_TABLES
-            rest = (held for held in rules.rulesets if held is not ruleset)
-            kept = tuple(held for held in rest if (held.family, held.backend) != (ruleset.family, other))
+            rest = (each for each in rules.rulesets if each is not ruleset)
+            kept = tuple(each for each in rest if (each.family, each.backend) != (ruleset.family, other))
             moved = replace(ruleset, backend=other)
             yield Mutant(
                 operator="move to the other back end",
@@ -98,11 +98,11 @@ def _of_ruleset(ruleset: Ruleset) -> Iterator[tuple[str, str, Ruleset]]:
         for chain in table.chains:
             for operator, change, changed in _of_chain(table, chain, ruleset.family):
                 tables = tuple(
-                    _with_chain(held, changed) if held.name == table.name else held for held in ruleset.tables
+                    _with_chain(each, changed) if each.name == table.name else each for each in ruleset.tables
                 )
                 yield operator, f"{change} (table {table.name}{whose})", replace(ruleset, tables=tables)
         doubled = replace(table, chains=tuple(_doubled(chain) for chain in table.chains))
-        tables = tuple(doubled if held.name == table.name else held for held in ruleset.tables)
+        tables = tuple(doubled if each.name == table.name else each for each in ruleset.tables)
         change = f"holds every rule of table {table.name}{whose} twice"
         yield "load twice", change, replace(ruleset, tables=tables)
     for hook in ("INPUT", "OUTPUT"):
@@ -244,9 +244,9 @@ def _owned(match: Owner, name: str, value: Range) -> Owner:
     return replace(match, uid=value) if name == "uid" else replace(match, gid=value)
 
 
-def _shifted(held: Range) -> Range:
-    step = 1 if held.high < 65535 else -1
-    return replace(held, low=held.low + step, high=held.high + step)
+def _shifted(ports: Range) -> Range:
+    step = 1 if ports.high < 65535 else -1
+    return replace(ports, low=ports.low + step, high=ports.high + step)
 
 
 def _of_target(rule: Rule, table: Table) -> Iterator[tuple[str, Target | None]]:
@@ -313,14 +313,14 @@ def _numbered(lines: _Lines) -> _Lines:
 
 
 def _with_chain(table: Table, chain: Chain) -> Table:
-    return replace(table, chains=tuple(chain if held.name == chain.name else held for held in table.chains))
+    return replace(table, chains=tuple(chain if each.name == chain.name else each for each in table.chains))
 
 
 def _beginning_with(ruleset: Ruleset, table: str, chain: str, lines: _Lines) -> Ruleset:
     """The ruleset with these rules first in a built-in chain, whose table may not be there yet."""
     hooks = tuple(Chain(name=hook, policy="ACCEPT") for hook in TABLES[table])
-    held = ruleset.table(table) if table in ruleset else Table(name=table, chains=hooks)
-    first = replace(held.chain(chain), rules=_numbered((*lines, *held.chain(chain).rules)))
-    changed = _with_chain(held, first)
+    before = ruleset.table(table) if table in ruleset else Table(name=table, chains=hooks)
+    first = replace(before.chain(chain), rules=_numbered((*lines, *before.chain(chain).rules)))
+    changed = _with_chain(before, first)
     others = tuple(other for other in ruleset.tables if other.name != table)
     return replace(ruleset, tables=(*others, changed))

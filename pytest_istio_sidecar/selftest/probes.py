@@ -57,10 +57,10 @@ def random_packets(family: Family, host: Host, seed: str) -> list[Packet]:
 
 def _random(place: int, family: Family, host: Host, chance: random.Random) -> Packet:
     interface = host.external()
-    held = [address for address in host.addresses[interface] if address.version == family]
-    held = [address for address in held if not address.ip.is_link_local]
-    own = tuple(str(address.ip) for address in held)
-    peers = (str(held[0].network[20]), *_FAR[family])
+    addresses = [address for address in host.addresses[interface] if address.version == family]
+    addresses = [address for address in addresses if not address.ip.is_link_local]
+    own = tuple(str(address.ip) for address in addresses)
+    peers = (str(addresses[0].network[20]), *_FAR[family])
     likely = chance.random() < 0.9
     port = chance.choice(_PORTS) + chance.choice((0, 0, 0, 1)) if likely else chance.randrange(1, 65536)
     given = {

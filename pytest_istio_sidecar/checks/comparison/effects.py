@@ -68,16 +68,21 @@ def effects_of(observed: Rules, expected: Rules, *, family: Family, host: Host) 
     Raises:
         Undecided: one side does not tell what becomes of some packet.
     """
-    found = []
+    effects = []
     for state in _states(observed, expected, family):
         for hook in _HOOKS:
             differences = differing(observed, expected, hook, host=host, family=family, state=state)
             _refuse_doubt(observed, expected, hook, host, family, state, differences)
-            found += [
-                Effect(observed=held.observed, expected=held.expected, cubes=held.cubes, witness=held.witness)
-                for held in differences
+            effects += [
+                Effect(
+                    observed=difference.observed,
+                    expected=difference.expected,
+                    cubes=difference.cubes,
+                    witness=difference.witness,
+                )
+                for difference in differences
             ]
-    return tuple(found)
+    return tuple(effects)
 
 
 def outcome_in_words(outcome: Outcome) -> str:
@@ -94,8 +99,8 @@ def _states(observed: Rules, expected: Rules, family: Family) -> tuple[str, ...]
     asked = any(
         isinstance(match, Extension)
         for rules in (observed, expected)
-        for held in rulesets_of(rules, family)
-        for rule in held.rules()
+        for ruleset in rulesets_of(rules, family)
+        for rule in ruleset.rules()
         for match in rule.matches
     )
     return STATES if asked else ("NEW",)
@@ -110,11 +115,11 @@ def _refuse_doubt(
     state: str,
     differences: tuple[Difference, ...],
 ) -> None:
-    for held in differences:
-        for rules, outcome in ((observed, held.observed), (expected, held.expected)):
+    for difference in differences:
+        for rules, outcome in ((observed, difference.observed), (expected, difference.expected)):
             if outcome.fate is Fate.UNKNOWN:
-                decided(rules, held.witness, host)
-                raise Undecided(f"{describe(held.witness)}: the rules do not tell what becomes of it")
+                decided(rules, difference.witness, host)
+                raise Undecided(f"{describe(difference.witness)}: the rules do not tell what becomes of it")
     for packet in _in_doubt(expected, hook, host, family, state):
         decided(expected, packet, host)
         raise Undecided(f"{describe(packet)}: neither side tells what becomes of it")
