@@ -41,25 +41,25 @@ def files_of(message: str, findings: Sequence[Finding], around: Mapping[str, str
         around: what the run keeps of the pod, by file name.
     """
     files = {**around, "message.txt": f"{message}\n"}
-    way = next((finding.trace for finding in findings if finding.trace is not None), None)
-    if way is not None:
-        files |= dict(_listings(way))
-        files["trace.txt"] = "\n".join([render_trace(way), "", *explain(way), ""])
-        files["packets.jsonl"] = json.dumps(packet_fields(way.packet)) + "\n"
-        files["replay.txt"] = replay_in_folder(way) + "\n"
+    trace = next((finding.trace for finding in findings if finding.trace is not None), None)
+    if trace is not None:
+        files |= dict(_listings(trace))
+        files["trace.txt"] = "\n".join([render_trace(trace), "", *explain(trace), ""])
+        files["packets.jsonl"] = json.dumps(packet_fields(trace.packet)) + "\n"
+        files["replay.txt"] = replay_in_folder(trace) + "\n"
     return files
 
 
-def replay_in_folder(way: Trace) -> str:
+def replay_in_folder(trace: Trace) -> str:
     """The command, for who stands in the folder."""
-    listings = listings_of(way)
+    listings = listings_of(trace)
     names = [Path(ruleset.source or "").name for ruleset in listings]
     words = ["istio-sidecar", "trace", *specifications(listings, names)]
-    return shlex.join([*words, "--packets", "packets.jsonl", *surroundings_of(way)])
+    return shlex.join([*words, "--packets", "packets.jsonl", *surroundings_of(trace)])
 
 
-def _listings(way: Trace) -> Iterable[tuple[str, str]]:
-    for ruleset in listings_of(way):
+def _listings(trace: Trace) -> Iterable[tuple[str, str]]:
+    for ruleset in listings_of(trace):
         path = Path(ruleset.source or "")
         if path.is_file():
             yield path.name, path.read_text(encoding="utf-8", errors="replace")

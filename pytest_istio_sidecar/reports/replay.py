@@ -17,21 +17,21 @@ from pytest_istio_sidecar.netfilter.trace.trace import Trace
 _PREFIX = {Backend.LEGACY: "legacy:", Backend.NF_TABLES: "nft:", None: ""}
 
 
-def replay_command(way: Trace) -> str:
+def replay_command(trace: Trace) -> str:
     """The command line; "" where no file holds the rules, or the options cannot describe the packet."""
-    listings = listings_of(way)
-    flow = _flow(way.packet, way.host)
+    listings = listings_of(trace)
+    flow = _flow(trace.packet, trace.host)
     if not listings or not flow:
         return ""
-    named = specifications(listings, [held.source or "" for held in listings])
-    return shlex.join(["istio-sidecar", "trace", *named, *flow, *surroundings_of(way)])
+    named = specifications(listings, [listing.source or "" for listing in listings])
+    return shlex.join(["istio-sidecar", "trace", *named, *flow, *surroundings_of(trace)])
 
 
-def listings_of(way: Trace) -> list[Ruleset]:
+def listings_of(trace: Trace) -> list[Ruleset]:
     """What of the rules was read from somewhere: an expectation's have no place in a file."""
     return [
         ruleset
-        for ruleset in rulesets_of(way.rules, way.packet.family)
+        for ruleset in rulesets_of(trace.rules, trace.packet.family)
         if ruleset.source and any(rule.location for rule in ruleset.rules())
     ]
 
@@ -81,12 +81,12 @@ def _outbound(packet: Packet, protocol: str) -> list[str]:
     return words
 
 
-def surroundings_of(way: Trace) -> Iterator[str]:
+def surroundings_of(trace: Trace) -> Iterator[str]:
     """The options that describe its host, and from which release's rules a listing was completed."""
-    for name, addresses in way.host.interfaces.items():
-        if way.host != Host() and name != "lo":
+    for name, addresses in trace.host.interfaces.items():
+        if trace.host != Host() and name != "lo":
             for address in addresses:
                 yield from ("--interface", f"{name}={address}")
-    completed = next((held.completed_from for held in listings_of(way) if held.completed_from), "")
+    completed = next((each.completed_from for each in listings_of(trace) if each.completed_from), "")
     if completed:
         yield from ("--istio-version", completed.removeprefix("Istio ").partition(",")[0])

@@ -81,9 +81,9 @@ def capture_of(rules: PodRules, host: Host, version: str, options: IstioOptions)
         report = bypasses(rules, expected=_of_both_families(expected), host=host)
         capture["bypasses"], capture["unseen"] = with_rules(report), list(report.unseen)
         capture["beside"] = _sections(report)
-        ways = list(_ordinary(rules, host))
-        capture["ways"] = [way_of(way) for way in ways]
-        capture["lines"] += _redirected(ways, rules, host)
+        ordinary = list(_ordinary(rules, host))
+        capture["ways"] = [way_of(traced) for traced in ordinary]
+        capture["lines"] += _redirected(ordinary, rules, host)
         comparison = compare(completed(rules, expected), expected, host=host)
         capture["comparison"] = comparison_fields(comparison)
         capture["difference"] = render_comparison(comparison)
