@@ -15,17 +15,15 @@ from pytest_istio_sidecar.checks.tracing import CAPTURED, assumptions, cause_of,
 from pytest_istio_sidecar.checks.wording import describe
 from pytest_istio_sidecar.errors import Undecided, UsageProblem
 from pytest_istio_sidecar.istio import ports
+from pytest_istio_sidecar.netfilter.intervals import Interval, joined, outside
 from pytest_istio_sidecar.netfilter.matches import PROTOCOLS
 from pytest_istio_sidecar.netfilter.model import Chain, Family, Rule, Rules, Table, rulesets_of
 from pytest_istio_sidecar.netfilter.packet import Fate, Hook, Host, Packet
 from pytest_istio_sidecar.netfilter.space.partition import (
-    Interval,
     Outcome,
     Part,
     entering,
     fates,
-    joined,
-    outside,
     reach,
 )
 from pytest_istio_sidecar.netfilter.targets import Extended, Goto, Jump
@@ -242,9 +240,7 @@ def _hook_of(source: str) -> Hook:
 def _ending_at(nat: Table, chain: str) -> Table:
     """The same table, in which what becomes of a packet that comes to `chain` is unknown from there on."""
     end = Chain(name=chain, rules=(Rule(chain=chain, number=1, target=Extended(name="END")),))
-    chains = tuple(end if other.name == chain else other for other in nat.chains)
-    others = tuple(table for table in nat.ruleset.tables if table.name != nat.name)
-    return replace(nat.ruleset, tables=(*others, replace(nat, chains=chains))).table(nat.name)
+    return nat.ruleset.with_table(nat.with_chain(end)).table(nat.name)
 
 
 def _through(nat: Table, chain: str, host: Host | None) -> Trace | None:

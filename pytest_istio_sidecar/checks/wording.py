@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from typing import Literal
 
+from pytest_istio_sidecar.netfilter.intervals import Interval, outside
 from pytest_istio_sidecar.netfilter.matches import PROTOCOL_NAMES
 from pytest_istio_sidecar.netfilter.model import Family
 from pytest_istio_sidecar.netfilter.packet import Hook, Packet
@@ -19,12 +20,10 @@ from pytest_istio_sidecar.netfilter.space.partition import (
     NO_SOCKET,
     Cube,
     FieldName,
-    Interval,
     Part,
     Product,
     Values,
     in_few_parts,
-    outside,
 )
 
 Direction = Literal["inbound", "outbound"]

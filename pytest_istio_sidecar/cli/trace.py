@@ -17,13 +17,19 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
-from pytest_istio_sidecar.cli.command import Commands, Status, add_interface_argument, add_rules_argument
+from pytest_istio_sidecar.cli.command import (
+    Commands,
+    Status,
+    add_interface_argument,
+    add_option_argument,
+    add_rules_argument,
+)
 from pytest_istio_sidecar.errors import UsageProblem
 
 if TYPE_CHECKING:
+    from pytest_istio_sidecar.netfilter.intervals import Interval
     from pytest_istio_sidecar.netfilter.model import PodRules
     from pytest_istio_sidecar.netfilter.packet import Host, IPAddress, Packet
-    from pytest_istio_sidecar.netfilter.space.partition import Interval
     from pytest_istio_sidecar.netfilter.trace.trace import Trace
 
 
@@ -72,6 +78,7 @@ def add(commands: Commands) -> None:
     trace.add_argument(
         "--istio-version", metavar="VERSION", help="complete what a listing hides from this release's rules"
     )
+    add_option_argument(trace)
     trace.add_argument("--explain", action="store_true", help="tell the way in words as well")
     trace.add_argument("--svg", type=Path, metavar="FILE", help="draw the way into a file as well")
     trace.add_argument("--json", action="store_true", help="one JSON document on standard output")
@@ -86,7 +93,7 @@ def run(options: argparse.Namespace) -> Status:
     from pytest_istio_sidecar.reports.sentences import explain
 
     _refuse_what_differs(options)
-    rules = _completed(read_listings(options.rules), options.istio_version)
+    rules = _completed(read_listings(options.rules), options.istio_version, options.option)
     host = host_of(options.interface)
     undecided = False
     for packet in _packets(options, host):
@@ -121,16 +128,18 @@ def _refuse_what_differs(options: argparse.Namespace) -> None:
         raise UsageProblem("standard input can be the rules or the packets, not both")
     if options.packets and (options.svg or options.source):
         raise UsageProblem("--svg and --source are for one packet, and --packets may give many")
+    if options.option and not options.istio_version:
+        raise UsageProblem("--option is what a release is told: give --istio-version too")
 
 
-def _completed(rules: PodRules, version: str | None) -> PodRules:
-    """What lossy listings hide, taken from a release's rules, where one is given."""
+def _completed(rules: PodRules, version: str | None, pairs: Sequence[str]) -> PodRules:
+    """What lossy listings hide, taken from the rules of a release with options, where one is given."""
     from pytest_istio_sidecar.checks.comparison.expectation import completed, expected_of
     from pytest_istio_sidecar.istio.options import IstioOptions
 
     if version is None:
         return rules
-    return cast("PodRules", completed(rules, expected_of(rules, version, IstioOptions())))
+    return cast("PodRules", completed(rules, expected_of(rules, version, IstioOptions.from_pairs(pairs))))
 
 
 def _draw(way: Trace, path: Path) -> None:
@@ -212,19 +221,20 @@ def _outbound(options: argparse.Namespace, host: Host) -> Packet:
     gid = uid if options.gid is None else options.gid
     if _NOBODY in (uid, gid):
         uid = gid = None
-    own = host.primary("lo" if destination.is_loopback else host.external(), destination.version)
-    if own is None:
+    source = options.source or (
+        destination if destination.is_loopback else host.primary(host.external(), destination.version)
+    )
+    if source is None:
         raise UsageProblem(
             f"the pod has no IPv{destination.version} address to send from; give one by --interface"
         )
-    source = destination if destination.is_loopback else own
     return outbound(
         destination,
         port,  # type: ignore[arg-type]
         uid=uid,
         gid=gid,
         protocol=protocol,
-        source=options.source or source,
+        source=source,
     )
 
 

@@ -7,7 +7,7 @@ immutable, and equality is about rules, not about counters or where they came fr
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Literal
@@ -85,6 +85,11 @@ class Chain:
     def __len__(self) -> int:
         return len(self.rules)
 
+    def with_rules(self, rules: Iterable[Rule]) -> Chain:
+        """This chain with other rules, numbered anew."""
+        numbered = (replace(rule, number=number) for number, rule in enumerate(rules, 1))
+        return replace(self, rules=tuple(numbered))
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Table:
@@ -116,6 +121,10 @@ class Table:
     def __contains__(self, name: object) -> bool:
         return any(chain.name == name for chain in self.chains)
 
+    def with_chain(self, chain: Chain) -> Table:
+        """This table with a chain in place of its own of that name."""
+        return replace(self, chains=tuple(chain if own.name == chain.name else own for own in self.chains))
+
     def rules(self) -> Iterator[Rule]:
         """Every rule, chain by chain."""
         for chain in self.chains:
@@ -135,15 +144,19 @@ class Ruleset:
     backend: Backend | None = None
     """None: the text does not tell."""
     source: str | None = field(default=None, compare=False)
-    """The file it was read from, or what else names it."""
+    """The file it was read from; in <>, or of an `origin`: what else names it."""
+    parts: tuple[str, ...] = field(default=(), compare=False)
+    """The files of its tables, where each was listed on its own; `source` is the first."""
     pod: str = field(default="", compare=False)
     """How messages name the pod it was read from: `namespace/name`, or what stands for it."""
     writer: str | None = field(default=None, compare=False)
     """Version of the iptables that wrote the text ("1.8.9"), where its banner says."""
     assumptions: tuple[str, ...] = field(default=(), compare=False)
     """What was taken from an expectation because the listing does not show it."""
-    completed_from: str = field(default="", compare=False)
-    """What that expectation was: its `source`."""
+    origin: tuple[str, ...] = field(default=(), compare=False)
+    """Where nobody read them: the options by which the command line is asked for the same rules."""
+    completed_from: tuple[str, ...] = field(default=(), compare=False)
+    """The `origin` of the expectation that `assumptions` are from."""
 
     def __post_init__(self) -> None:
         owned = tuple(replace(table) for table in self.tables)
@@ -162,6 +175,29 @@ class Ruleset:
 
     def __contains__(self, name: object) -> bool:
         return any(table.name == name for table in self.tables)
+
+    def with_table(self, table: Table) -> Ruleset:
+        """This ruleset with a table in place of its own of that name, or with one more."""
+        tables = {own.name: own for own in self.tables} | {table.name: table}
+        return replace(self, tables=tuple(tables.values()))
+
+    def map_rules(self, change: Callable[[str, Rule], Rule | None]) -> Ruleset:
+        """This ruleset with each rule as `change` makes it of a table's name and a rule.
+
+        What becomes None is left out, and the rules behind it keep their numbers.
+        """
+
+        def changed(table: str, chain: Chain) -> Chain:
+            rules = (change(table, rule) for rule in chain.rules)
+            return replace(chain, rules=tuple(rule for rule in rules if rule is not None))
+
+        return replace(
+            self,
+            tables=tuple(
+                replace(table, chains=tuple(changed(table.name, chain) for chain in table.chains))
+                for table in self.tables
+            ),
+        )
 
     @property
     def nat(self) -> Table:
@@ -183,6 +219,18 @@ class Ruleset:
         """Every rule of every table."""
         for table in self.tables:
             yield from table.rules()
+
+
+def joined(listings: Sequence[Ruleset]) -> Ruleset:
+    """Listings of one family and back end, none of whose tables another has, as one ruleset."""
+    first, *others = listings
+    if not others:
+        return first
+    return replace(
+        first,
+        tables=tuple(table for listing in listings for table in listing.tables),
+        parts=tuple(listing.source or "" for listing in listings),
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

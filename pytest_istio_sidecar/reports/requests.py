@@ -16,7 +16,5 @@ def describe_requests(records: Sequence[Mapping[str, object]]) -> list[tuple[str
         group[str(record["port"]) if inbound else sender] = None
     return [
         ("real requests", f"{what} {', '.join(members)}: {fate}")
-        for (fate, what), members in sorted(
-            groups.items(), key=lambda item: item[0][0].startswith("not")
-        )
+        for (fate, what), members in sorted(groups.items(), key=lambda item: item[0][0].startswith("not"))
     ]

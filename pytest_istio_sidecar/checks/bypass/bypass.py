@@ -17,15 +17,13 @@ from dataclasses import dataclass
 
 from pytest_istio_sidecar.checks.wording import CLAUSES, HOOKS, Direction, top_of, written
 from pytest_istio_sidecar.errors import UsageProblem
+from pytest_istio_sidecar.netfilter.intervals import Interval, joined, outside
 from pytest_istio_sidecar.netfilter.matches import PROTOCOLS
 from pytest_istio_sidecar.netfilter.model import Family
 from pytest_istio_sidecar.netfilter.space.partition import (
     NO_SOCKET,
     FieldName,
-    Interval,
     Values,
-    joined,
-    outside,
 )
 from pytest_istio_sidecar.netfilter.text.parse_port import (
     are_ports,

@@ -10,7 +10,7 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote, urljoin, urlsplit
 
 from pytest_istio_sidecar.errors import EnvironmentProblem
 
@@ -64,6 +64,10 @@ class ApiUntrusted(ApiProblem):
     """The server's certificate is not what the kubeconfig expects, or it does not take ours."""
 
 
+class ApiRedirected(ApiProblem):
+    """The answer points elsewhere, which an API server's never does; the credentials do not go there."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rule:
     """The right that a request needs, as RBAC has it."""
@@ -95,6 +99,9 @@ Since Kubernetes 1.29 by a role (kubeadm:cluster-admins), so that a server which
 it has read its roles.
 """
 
+_LONGEST_SERVER = 280
+"""Characters of a scheme, a name (253 at most, RFC 1035) and a port."""
+
 _PASSING = frozenset({429, 500, 502, 503, 504})
 
 _VERBS = {"POST": "create", "PUT": "update", "PATCH": "patch", "DELETE": "delete"}
@@ -120,6 +127,8 @@ def refusal(
     *, method: str, url: str, status: int, body: str, headers: Mapping[str, str] | None = None
 ) -> ApiProblem:
     """Make a problem of an answer that is not a success."""
+    if 300 <= status < 400:
+        return _redirected(method, url, status, headers or {})
     told = _status_object(body)
     said = str(told.get("message") or " ".join(body.split())[:500] or "nothing")
     reason = str(told.get("reason") or "")
@@ -145,6 +154,36 @@ def refusal(
         passing=status in _PASSING and "container not found" not in said,
         retry_after=_seconds(headers or {}),
     )
+
+
+def _redirected(method: str, url: str, status: int, headers: Mapping[str, str]) -> ApiRedirected:
+    location = _header(headers, "location")
+    target = _server_of(url, location) if location else "no address"
+    said = f"the API server at {_server_of(url)} redirects to {target}, and no redirect is followed"
+    lines = [
+        said,
+        "",
+        f"  asked    {method} {urlsplit(url).path}",
+        f"  got      {status}, a redirect",
+        "",
+        "  cause    what answers there is no API server but a proxy, a gateway or a page to log in",
+        "  fix      name the API server itself as `server` in the kubeconfig, and with https://",
+        "  note     the kubeconfig's credentials went to the first of the two and nowhere else",
+    ]
+    return ApiRedirected("\n".join(lines), status=status, said=said)
+
+
+def _server_of(url: str, location: str = "") -> str:
+    """Scheme, host and port of an address, or of one that it redirects to; what else it has may be secret."""
+    try:
+        parts = urlsplit(urljoin(url, location))
+        port = "" if parts.port is None else f":{parts.port}"
+    except ValueError:
+        return "an address that is none"
+    host = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else parts.hostname
+    # Anybody may have written it: bounded, and without what a terminal obeys.
+    named = f"{parts.scheme}://{host}{port}".encode("unicode_escape").decode()
+    return named[:_LONGEST_SERVER] if host else "no host"
 
 
 def _forbidden(method: str, path: str, said: str, facts: list[str]) -> ApiProblem:
@@ -217,5 +256,9 @@ def _status_object(body: str) -> Mapping[str, object]:
 
 def _seconds(headers: Mapping[str, str]) -> float | None:
     """Retry-After in seconds; its other form, a date, is not sent by Kubernetes."""
-    value = next((value for key, value in headers.items() if key.lower() == "retry-after"), "")
+    value = _header(headers, "retry-after")
     return float(value) if value.isdecimal() else None
+
+
+def _header(headers: Mapping[str, str], name: str) -> str:
+    return next((value for key, value in headers.items() if key.lower() == name), "")

@@ -13,13 +13,14 @@ from dataclasses import dataclass
 from functools import cached_property, reduce
 from itertools import islice
 
-from pytest_istio_sidecar.netfilter.diagram.diagram import HOLDS, Box, Interval, Node, answers_only
-from pytest_istio_sidecar.netfilter.diagram.paths import common, paths_within
+from pytest_istio_sidecar.netfilter.diagram.diagram import HOLDS, Box, Node, answers_only
+from pytest_istio_sidecar.netfilter.diagram.paths import paths_within
 from pytest_istio_sidecar.netfilter.diagram.simplify import simplify
+from pytest_istio_sidecar.netfilter.intervals import Interval, common, joined, outside
 from pytest_istio_sidecar.netfilter.model import Family, Rules, Table
 from pytest_istio_sidecar.netfilter.packet import Hook, Host, Packet
 from pytest_istio_sidecar.netfilter.space.cubes import Cube, Where
-from pytest_istio_sidecar.netfilter.space.fields import NO_SOCKET, FieldName, joined, outside
+from pytest_istio_sidecar.netfilter.space.fields import NO_SOCKET, FieldName
 from pytest_istio_sidecar.netfilter.space.nat import Outcome
 from pytest_istio_sidecar.netfilter.space.reachability import reached
 from pytest_istio_sidecar.netfilter.space.space import (
@@ -37,7 +38,6 @@ __all__ = [
     "Difference",
     "Fates",
     "FieldName",
-    "Interval",
     "Outcome",
     "Part",
     "Partition",
@@ -49,9 +49,7 @@ __all__ = [
     "entering",
     "fates",
     "in_few_parts",
-    "joined",
     "no_collection",
-    "outside",
     "reach",
     "regions",
 ]
