@@ -20,6 +20,12 @@ import yaml
 from pytest_istio_sidecar.environments.choices import ReaderName
 from pytest_istio_sidecar.environments.cluster.api import ApiProblem, Json, KubernetesApi
 from pytest_istio_sidecar.environments.cluster.pod import ClusterPod
+from pytest_istio_sidecar.environments.cluster.privileged import (
+    MERGING_SINCE,
+    make_privileged,
+    place_of,
+    wait_until_privileged,
+)
 from pytest_istio_sidecar.environments.cluster.undo import Changes, take_back
 from pytest_istio_sidecar.environments.cluster.workload import (
     NO_POD,
@@ -31,12 +37,6 @@ from pytest_istio_sidecar.environments.cluster.workload import (
     istio_version_of,
     ready_pods,
     unready_pods,
-)
-from pytest_istio_sidecar.environments.kind.httpbin import (
-    MERGING_SINCE,
-    make_privileged,
-    place_of,
-    wait_until_privileged,
 )
 from pytest_istio_sidecar.errors import EnvironmentProblem
 from pytest_istio_sidecar.istio.versions import number_of

@@ -10,10 +10,39 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from pytest_istio_sidecar.environments.cluster.api import ApiProblem, Json, KubernetesApi
-from pytest_istio_sidecar.environments.cluster.workload import container_statuses, describe_pods
+from pytest_istio_sidecar.environments.cluster.workload import (
+    Workload,
+    container_statuses,
+    describe_pods,
+    pods_of,
+    settled,
+)
+from pytest_istio_sidecar.errors import EnvironmentProblem
 
 _EVENTS = 5
 _LOG_LINES = 12
+
+
+def wait_until_settled(api: KubernetesApi, workload: Workload, *, timeout: float) -> list[Json]:
+    """Wait until the newest pods are Ready and older ones gone.
+
+    Raises:
+        EnvironmentProblem: not in time; the message shows the pods and what happened to them.
+    """
+    try:
+        return api.wait(
+            f"{workload} in namespace {workload.namespace} to be Ready, and its old pods gone",
+            lambda: settled(api, workload),
+            timeout=timeout,
+        )
+    except EnvironmentProblem as problem:
+        why = why_not_ready(
+            api,
+            namespace=workload.namespace,
+            names=[workload.name],
+            pods=lambda: pods_of(api, workload),
+        )
+        raise EnvironmentProblem(f"{problem}\n{why}".rstrip()) from None
 
 
 def why_not_ready(

@@ -14,8 +14,8 @@ import time
 from pathlib import Path
 
 from pytest_istio_sidecar.environments.cluster.api import JSON_PATCH, ApiProblem, Json, KubernetesApi
+from pytest_istio_sidecar.environments.cluster.privileged import ADDED, PRIVILEGED, place_of
 from pytest_istio_sidecar.environments.cluster.workload import SIDECAR, container_of
-from pytest_istio_sidecar.environments.kind.httpbin import ADDED, PRIVILEGED, place_of
 from pytest_istio_sidecar.errors import EnvironmentProblem
 from pytest_istio_sidecar.machine.lease import EDIT, Lease, leases
 

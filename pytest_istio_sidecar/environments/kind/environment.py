@@ -18,17 +18,15 @@ from pathlib import Path
 from pytest_istio_sidecar.environments.choices import Injection, ReaderName
 from pytest_istio_sidecar.environments.cluster.api import Json, KubernetesApi
 from pytest_istio_sidecar.environments.cluster.pod import ClusterPod
-from pytest_istio_sidecar.environments.cluster.workload import SIDECAR, Workload, is_ready
-from pytest_istio_sidecar.environments.kind.cluster import Cluster, KindFailed
-from pytest_istio_sidecar.environments.kind.httpbin import (
+from pytest_istio_sidecar.environments.cluster.privileged import (
     MERGING_SINCE,
-    deploy,
-    deployment_of,
-    make_namespace,
     make_privileged,
     wait_until_privileged,
-    wait_until_settled,
 )
+from pytest_istio_sidecar.environments.cluster.stuck_pods import wait_until_settled
+from pytest_istio_sidecar.environments.cluster.workload import SIDECAR, Workload, is_ready
+from pytest_istio_sidecar.environments.kind.cluster import Cluster, KindFailed
+from pytest_istio_sidecar.environments.kind.httpbin import deploy, deployment_of, make_namespace
 from pytest_istio_sidecar.environments.kind.istioctl import install, istioctl_of
 from pytest_istio_sidecar.errors import EnvironmentProblem
 from pytest_istio_sidecar.istio.versions import cluster_pair, number_of
