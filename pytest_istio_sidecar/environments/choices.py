@@ -35,16 +35,6 @@ class ReaderName(StrEnum):
     FILE = "file"
 
 
-class ReportForm(StrEnum):
-    """Form of a report, by the suffix of its file."""
-
-    JSON = ".json"
-    SARIF = ".sarif"
-    MARKDOWN = ".md"
-    HTML = ".html"
-    SVG = ".svg"
-
-
 class Keep(StrEnum):
     """Whether a cluster outlives its run."""
 

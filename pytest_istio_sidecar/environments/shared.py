@@ -10,11 +10,10 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol, cast
+from typing import Protocol
 
-from pytest_istio_sidecar.checks.comparison.expectation import completed, expected_of
 from pytest_istio_sidecar.environments.base import Environment
-from pytest_istio_sidecar.errors import EnvironmentProblem, UsageProblem
+from pytest_istio_sidecar.errors import EnvironmentProblem
 from pytest_istio_sidecar.istio.options import IstioOptions
 from pytest_istio_sidecar.istio.tables import other_mode
 from pytest_istio_sidecar.machine.evidence import write_evidence
@@ -142,13 +141,10 @@ def keep(environment: Environment, folder: Path) -> None:
     write_evidence(folder, environment.evidence())
 
 
-def read_rules(
-    environment: Environment, version: str, options: IstioOptions, folder: Path, place: Path
-) -> PodRules:
-    """Read everything, keep it as evidence, and complete what lossy listings hide.
+def read_rules(environment: Environment, folder: Path, place: Path) -> PodRules:
+    """Read everything, and keep it as evidence.
 
     Args:
-        version, options: release, and what it was told, whose expected rules complete a listing.
         folder: for evidence; made only when there is something to keep.
         place: the same folder, as the places of rules name it.
 
@@ -166,21 +162,12 @@ def read_rules(
             "  note     no rule of this pod was checked"
         )
     of_pod = tuple(replace(ruleset, pod=pod) for ruleset in rules.rulesets)
-    return _completed(replace(rules, pod=pod, rulesets=of_pod), version, options)
+    return replace(rules, pod=pod, rulesets=of_pod)
 
 
-def read_replicas(
-    environment: Environment, version: str, options: IstioOptions, folder: Path, place: Path
-) -> Mapping[str, PodRules]:
+def read_replicas(environment: Environment, folder: Path, place: Path) -> Mapping[str, PodRules]:
     """Read the rules of the other pods of the workload, as `read_rules` reads those of the first."""
     replicas = environment.read_replicas(place)
     if replicas:
         keep(environment, folder)
-    return {name: _completed(rules, version, options) for name, rules in replicas.items()}
-
-
-def _completed(rules: PodRules, version: str, options: IstioOptions) -> PodRules:
-    try:
-        return cast("PodRules", completed(rules, expected_of(rules, version, options)))
-    except UsageProblem:
-        return rules  # a release or options that nothing is known of complete nothing
+    return replicas

@@ -13,7 +13,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pytest_istio_sidecar.environments.choices import ReportForm
 from pytest_istio_sidecar.errors import IstioSidecarError, VerdictAgainst
 from pytest_istio_sidecar.plugin.workers import Run, run_of
 
@@ -142,6 +141,7 @@ def report_of(run: Run, gathering: Gathering) -> Report:
 
 def write_reports(report: Report, paths: Sequence[Path]) -> list[str]:
     """Write every form that was asked for; in words what could not be written."""
+    from pytest_istio_sidecar.reports.form import ReportForm
     from pytest_istio_sidecar.reports.formats.render import render
 
     problems = []

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import pytest
 
 from pytest_istio_sidecar.environments.choices import EnvironmentName
-from pytest_istio_sidecar.errors import IstioSidecarError
+from pytest_istio_sidecar.errors import IstioSidecarError, UsageProblem
 from pytest_istio_sidecar.plugin.markers import MARKER, specifier_of
 from pytest_istio_sidecar.plugin.settings import Settings
 from pytest_istio_sidecar.plugin.workers import Run, heed_signals, run_of, show_progress
@@ -160,7 +160,7 @@ def pod_rules(
 
     run = run_of(pytestconfig)
     place = run.place(run.evidence)
-    rules = read_rules(istio_environment, istio_version, istio_options, run.evidence, place)
+    rules = _completed(read_rules(istio_environment, run.evidence, place), istio_version, istio_options)
     capture = capture_of(rules, istio_environment.pod().host, istio_version, istio_options)
     run.record("capture", **capture)
     return rules
@@ -178,7 +178,18 @@ def replica_rules(
 
     run = run_of(pytestconfig)
     place = run.place(run.evidence)
-    return read_replicas(istio_environment, istio_version, istio_options, run.evidence, place)
+    replicas = read_replicas(istio_environment, run.evidence, place)
+    return {pod: _completed(rules, istio_version, istio_options) for pod, rules in replicas.items()}
+
+
+def _completed(rules: PodRules, version: str, options: IstioOptions) -> PodRules:
+    """The same rules, what a lossy listing hides taken from those of the release."""
+    from pytest_istio_sidecar.checks.comparison.expectation import completed, expected_of
+
+    try:
+        return cast("PodRules", completed(rules, expected_of(rules, version, options)))
+    except UsageProblem:
+        return rules  # a release or options that nothing is known of complete nothing
 
 
 @pytest.fixture(scope="session")

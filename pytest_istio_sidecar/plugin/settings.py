@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import pytest
 
-from pytest_istio_sidecar.environments.choices import EnvironmentName, Injection, Keep, ReaderName, ReportForm
+from pytest_istio_sidecar.environments.choices import EnvironmentName, Injection, Keep, ReaderName
 from pytest_istio_sidecar.plugin.options import OPTIONS, Option
 
 if TYPE_CHECKING:
@@ -143,6 +143,10 @@ def report_paths(config: pytest.Config) -> tuple[Path, ...]:
     """
     (option,) = (held for held in OPTIONS if held.key == "istio_report")
     names = _value(config, option)
+    if not names:
+        return ()
+    from pytest_istio_sidecar.reports.form import ReportForm
+
     for name in names:
         if Path(name).suffix not in tuple(ReportForm):
             raise pytest.UsageError(
