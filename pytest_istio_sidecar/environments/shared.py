@@ -6,7 +6,6 @@ know pytest. Invariant: called under the run's lock, and taken down by the owner
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,6 +17,7 @@ from pytest_istio_sidecar.istio.options import IstioOptions
 from pytest_istio_sidecar.istio.tables import other_mode
 from pytest_istio_sidecar.machine.evidence import write_evidence
 from pytest_istio_sidecar.machine.progress import Progress
+from pytest_istio_sidecar.machine.state_file import read_state
 from pytest_istio_sidecar.netfilter.model import PodRules
 
 
@@ -113,7 +113,7 @@ def take_down(state: Path, evidence: Path, *, keep_it: bool, progress: Progress)
     """
     if not state.exists():
         return None
-    name = json.loads(state.read_text()).get("environment")
+    name = read_state(state, {"environment": str})["environment"]
     if name == "kind":
         from pytest_istio_sidecar.environments.kind.environment import stop_cluster
 

@@ -14,6 +14,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from pytest_istio_sidecar.istio.listeners import configured_listeners, spellings
+from pytest_istio_sidecar.machine.state_file import Json
 
 REMOVED = "(removed)"
 
@@ -67,7 +68,7 @@ def scrub_values(value: Any) -> Any:
     return [scrub_values(held) for held in value] if isinstance(value, list) else value
 
 
-def pod_as_evidence(pod: dict[str, Any]) -> str:
+def pod_as_evidence(pod: Json) -> str:
     """What of a pod bears on its rules: names, images, identities, Istio's own arguments, conditions."""
     status = pod.get("status", {})
     kept = {
@@ -89,7 +90,7 @@ def pod_as_evidence(pod: dict[str, Any]) -> str:
     return _document(kept)
 
 
-def workload_as_evidence(workload: dict[str, Any]) -> str:
+def workload_as_evidence(workload: Json) -> str:
     """What of a workload bears on its pods' rules."""
     spec = workload.get("spec", {})
     template = spec.get("template", {})
@@ -110,14 +111,14 @@ def configuration_as_evidence(dump: str) -> str:
         document = json.loads(dump)
     except (ValueError, RecursionError):
         return ""
-    kept: dict[str, list[dict[str, Any]]] = {"static_listeners": [], "dynamic_listeners": []}
+    kept: dict[str, list[Json]] = {"static_listeners": [], "dynamic_listeners": []}
     for kind, listener in configured_listeners(document):
         entry = {"listener": _listener(listener)}
         kept[f"{kind}_listeners"].append(entry if kind == "static" else {"active_state": entry})
     return _document({"configs": [kept]})
 
 
-def _listener(listener: Mapping[str, Any]) -> dict[str, Any]:
+def _listener(listener: Mapping[str, Any]) -> Json:
     """What `istio.listeners` reads of it; of the configuration of a filter that is its type."""
     kept = _pick_spelled(listener, _LISTENER)
     for key, filters in _pick_spelled(listener, ["listener_filters"]).items():
@@ -126,13 +127,13 @@ def _listener(listener: Mapping[str, Any]) -> dict[str, Any]:
     return kept
 
 
-def _filter(held: dict[str, Any]) -> dict[str, Any]:
+def _filter(held: Json) -> Json:
     configured = _pick_spelled(held, ["typed_config"])
     types = {key: _pick(value, ["@type"]) for key, value in configured.items() if isinstance(value, dict)}
     return {**_pick(held, ["name"]), **types}
 
 
-def _metadata(held: dict[str, Any]) -> dict[str, Any]:
+def _metadata(held: Json) -> Json:
     metadata = held.get("metadata", {})
     annotations = metadata.get("annotations") or {}
     return {
@@ -144,7 +145,7 @@ def _metadata(held: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _spec(spec: dict[str, Any]) -> dict[str, Any]:
+def _spec(spec: Json) -> Json:
     return {
         **_pick(spec, ("nodeName", "hostNetwork", "serviceAccountName", "securityContext", "dnsPolicy")),
         **{
@@ -159,7 +160,7 @@ def _spec(spec: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _container(container: dict[str, Any]) -> dict[str, Any]:
+def _container(container: Json) -> Json:
     own = ("command", "args") if container.get("name") in _OF_ISTIO else ()
     return {
         **_pick(container, ("name", "image", "ports", "securityContext", "restartPolicy", *own)),
@@ -168,15 +169,15 @@ def _container(container: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _pick(held: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any]:
+def _pick(held: Mapping[str, Any], names: Iterable[str]) -> Json:
     return {name: held[name] for name in names if name in held}
 
 
-def _pick_spelled(held: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any]:
+def _pick_spelled(held: Mapping[str, Any], names: Iterable[str]) -> Json:
     return _pick(held, (key for name in names for key in spellings(name)))
 
 
-def _document(kept: dict[str, Any]) -> str:
+def _document(kept: Json) -> str:
     return json.dumps(scrub_values(kept), indent=2) + "\n"
 
 

@@ -30,12 +30,12 @@ from pytest_istio_sidecar.environments.cluster.api_problems import (
     unreachable,
 )
 from pytest_istio_sidecar.errors import EnvironmentProblem
+from pytest_istio_sidecar.machine.state_file import Json
 from pytest_istio_sidecar.readers.command import NOT_FOUND, CommandResult
 
 __all__ = ["ApiProblem", "Json", "KubernetesApi"]
 
 T = TypeVar("T")
-Json = dict[str, Any]
 
 REQUEST_SECONDS = 30.0
 _PAUSE_SECONDS = 0.5

@@ -7,7 +7,6 @@ changed on request is put back.
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -43,7 +42,19 @@ from pytest_istio_sidecar.istio.versions import number_of
 from pytest_istio_sidecar.machine.command import run_command
 from pytest_istio_sidecar.machine.lease import EDIT, Lease, leases
 from pytest_istio_sidecar.machine.progress import Progress
+from pytest_istio_sidecar.machine.state_file import read_state, write_state
 from pytest_istio_sidecar.netfilter.model import PodRules
+
+_STATE = {
+    "kubeconfig": str | None,
+    "context": str | None,
+    "reader": str,
+    "kubernetes": str,
+    "unread": str,
+    "pods": list,
+    "client": str | None,
+}
+"""How the pods are described for other processes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,15 +92,15 @@ class ExistingPlan:
 class ExistingEnvironment(ClusterPod):
     """The first pod of the workloads is the one under test; the others are compared with it."""
 
-    def __init__(self, api: KubernetesApi, pods: list[Json], client: Json | None, told: Json) -> None:
-        reader = ReaderName(told["reader"])
+    def __init__(self, api: KubernetesApi, pods: list[Json], client: Json | None, written: Json) -> None:
+        reader = ReaderName(written["reader"])
         facts = {
             "environment": f"existing cluster, context {api.context or '(current)'}",
             "istio": istio_version_of(pods[0]) or "unknown",
-            "kubernetes": told["kubernetes"],
+            "kubernetes": written["kubernetes"],
         }
-        if told["unread"] != NO_POD:
-            facts["not read"] = told["unread"]
+        if written["unread"] != NO_POD:
+            facts["not read"] = written["unread"]
         local = _is_container_here(pods[0]["spec"]["nodeName"]) if reader is not ReaderName.EXEC else False
         super().__init__(
             api, pods[0], name="existing", reader=reader, client=client, facts=facts, node_containers=local
@@ -109,7 +120,7 @@ class ExistingEnvironment(ClusterPod):
         api = KubernetesApi(kubeconfig=plan.kubeconfig, context=plan.context)
         changes = Changes(Lease.of(EDIT, owner, name=f"{EDIT}-{os.urandom(4).hex()}"), api)
         workloads = [Workload.parse(text, plan.namespace) for text in plan.workloads]
-        told: Json = {
+        written: Json = {
             "environment": "existing",
             "kubeconfig": None if plan.kubeconfig is None else str(plan.kubeconfig.absolute()),
             "context": plan.context,
@@ -117,7 +128,7 @@ class ExistingEnvironment(ClusterPod):
             "kubernetes": str(api.get("/version")["gitVersion"]),
             "changes": str(changes.directory),
         }
-        _write(state, told)
+        write_state(state, written)
         if plan.make_privileged:
             for workload in workloads:
                 with progress.phase(f"making {SIDECAR} of {workload} privileged"):
@@ -125,12 +136,13 @@ class ExistingEnvironment(ClusterPod):
                     make_privileged(api, workload, partial(changes.will_edit, workload.path))
                     wait_until_privileged(api, workload, timeout=plan.timeout)
         pods = [pod for workload in workloads for pod in _pods(api, workload, plan.version)]
-        told["unread"] = describe_pods(pod for held in workloads for pod in unready_pods(api, held))
+        unready = (pod for workload in workloads for pod in unready_pods(api, workload))
+        written["unread"] = describe_pods(unready)
         client = _client(api, changes, plan) if plan.traffic else None
-        told["pods"] = [_path(pod) for pod in pods]
-        told["client"] = None if client is None else _path(client)
-        _write(state, told)
-        return cls(api, pods, client, told)
+        written["pods"] = [_path(pod) for pod in pods]
+        written["client"] = None if client is None else _path(client)
+        write_state(state, written)
+        return cls(api, pods, client, written)
 
     @classmethod
     def attach(cls, state: Path) -> ExistingEnvironment:
@@ -139,15 +151,15 @@ class ExistingEnvironment(ClusterPod):
         Raises:
             EnvironmentProblem: it found none, or they are gone.
         """
-        told = json.loads(state.read_text())
-        if "pods" not in told:
+        if "pods" not in read_state(state, {}):
             raise EnvironmentProblem("the pods of this run were not found: see the first error")
-        kubeconfig = told["kubeconfig"]
+        written = read_state(state, _STATE)
+        kubeconfig = written["kubeconfig"]
         api = KubernetesApi(
-            kubeconfig=None if kubeconfig is None else Path(kubeconfig), context=told["context"]
+            kubeconfig=None if kubeconfig is None else Path(kubeconfig), context=written["context"]
         )
-        client = None if told["client"] is None else api.get(told["client"])
-        return cls(api, [api.get(path) for path in told["pods"]], client, told)
+        client = None if written["client"] is None else api.get(written["client"])
+        return cls(api, [api.get(path) for path in written["pods"]], client, written)
 
     @property
     def istio_version(self) -> str | None:
@@ -169,8 +181,8 @@ class ExistingEnvironment(ClusterPod):
 
 def put_back(state: Path) -> list[str]:
     """Put back what the run that `state` tells of has changed; in words what was."""
-    directory = Path(json.loads(state.read_text())["changes"])
-    lease = next((held for held in leases() if held.directory == directory), None)
+    directory = Path(read_state(state, {"changes": str})["changes"])
+    lease = next((lease for lease in leases() if lease.directory == directory), None)
     return [] if lease is None else take_back(lease)
 
 
@@ -234,12 +246,6 @@ def _client(api: KubernetesApi, changes: Changes, plan: ExistingPlan) -> Json:
 def _ready(api: KubernetesApi, path: str) -> tuple[Json | None, str]:
     pod = api.get(path)
     return (pod if is_ready(pod) else None), str(pod.get("status", {}).get("phase"))
-
-
-def _write(state: Path, told: Json) -> None:
-    unfinished = state.with_suffix(".new")
-    unfinished.write_text(json.dumps(told))
-    unfinished.rename(state)
 
 
 def _path(pod: Json) -> str:

@@ -18,6 +18,7 @@ from pytest_istio_sidecar.environments.cluster.privileged import ADDED, PRIVILEG
 from pytest_istio_sidecar.environments.cluster.workload import SIDECAR, container_of
 from pytest_istio_sidecar.errors import EnvironmentProblem
 from pytest_istio_sidecar.machine.lease import EDIT, Lease, leases
+from pytest_istio_sidecar.machine.state_file import StateUnreadable, read_state, require, write_state
 
 _FILE = "changes.json"
 _TRIES = 10
@@ -32,13 +33,23 @@ _DEFAULTS = {
 """What the API server adds to a container (k8s.io/kubernetes, pkg/apis/core/v1/defaults.go)."""
 
 
+_SHAPE = {"kubeconfig": str | None, "context": str | None, "server": str, "changes": list}
+_EDIT = {
+    "edited": str,
+    "uid": str | None,
+    "generation": int | None,
+    "added": dict | None,
+    "fields": dict,
+}
+
+
 class Changes:
     """What one run has changed in one cluster."""
 
     def __init__(self, lease: Lease, api: KubernetesApi) -> None:
         self._lease = lease
         self._api = api
-        self._held: list[Json] = []
+        self._changes: list[Json] = []
 
     @property
     def directory(self) -> Path:
@@ -59,7 +70,7 @@ class Changes:
             before: the workload as it is.
         """
         edit = _edit(path, before)
-        earlier = next((held for held in self._held if held.get("edited") == path), None)
+        earlier = next((change for change in self._changes if change.get("edited") == path), None)
         if earlier is not None and earlier["uid"] == edit["uid"]:
             earlier["fields"] |= edit["fields"]
             earlier["added"] = edit["added"] or earlier["added"]
@@ -75,13 +86,13 @@ class Changes:
         """
         done: list[str] = []
         problems: list[str] = []
-        for change in reversed(self._held.copy()):
+        for change in reversed(self._changes.copy()):
             try:
                 done += _take_back(self._api, change)
             except EnvironmentProblem as problem:
                 problems.append(str(problem))
             else:
-                self._held.remove(change)
+                self._changes.remove(change)
                 self._write()
         if problems:
             raise EnvironmentProblem("\n".join([*done, *problems]))
@@ -89,24 +100,22 @@ class Changes:
         return done
 
     def _note(self, change: Json) -> None:
-        if not self._held:
+        if not self._changes:
             self._lease.write()
             self.directory.mkdir(mode=0o700, exist_ok=True)
-        self._held.append(change)
+        self._changes.append(change)
         self._write()
 
     def _write(self) -> None:
         kubeconfig = self._api.kubeconfig
-        told = {
+        facts = {
             # KUBECONFIG may name several files, or another one by the time this is read.
             "kubeconfig": os.environ.get("KUBECONFIG") if kubeconfig is None else str(kubeconfig.absolute()),
             "context": self._api.context,
             "server": self._api.server,
-            "changes": self._held,
+            "changes": self._changes,
         }
-        unfinished = self.directory / f"{_FILE}.new"
-        unfinished.write_text(json.dumps(told))
-        unfinished.rename(self.directory / _FILE)
+        write_state(self.directory / _FILE, facts)
 
     @classmethod
     def read(cls, lease: Lease) -> Changes:
@@ -117,20 +126,23 @@ class Changes:
                 cluster by now.
         """
         try:
-            told = json.loads((lease.directory / _FILE).read_text())
-            kubeconfig, context, server = (told[key] for key in ("kubeconfig", "context", "server"))
-            api = KubernetesApi(kubeconfig=None if kubeconfig is None else Path(kubeconfig), context=context)
-            changes = cls(lease, api)
-            changes._held = [_read(change) for change in told["changes"]]
-        except (OSError, ValueError, LookupError, TypeError, AttributeError) as problem:
+            written = read_state(lease.directory / _FILE, _SHAPE)
+            edits = [_read(change) for change in written["changes"]]
+        except StateUnreadable as problem:
             raise EnvironmentProblem(
-                f"what a run has changed is written down in a way that cannot be read: {problem!r}\n"
+                f"what a run has changed is written down in a way that cannot be read: {problem}\n"
                 f"  fix      see in the file which workload it names, and put its {SIDECAR} back by hand"
             ) from None
+        kubeconfig, server = written["kubeconfig"], written["server"]
+        api = KubernetesApi(
+            kubeconfig=None if kubeconfig is None else Path(kubeconfig), context=written["context"]
+        )
         if api.server != server:
             raise EnvironmentProblem(
                 f"the changes were made in the cluster at {server}; its kubeconfig leads to {api.server} now"
             )
+        changes = cls(lease, api)
+        changes._changes = edits
         return changes
 
 
@@ -186,21 +198,25 @@ def _fields(context: Json | None) -> Json:
     return fields
 
 
-def _read(change: Json) -> Json:
+def _read(written: object) -> Json:
     """A change as it was written down.
 
     Raises:
-        LookupError, TypeError, AttributeError: it is none.
+        StateUnreadable: it is none.
     """
+    change = require(written, {}, of="a change")
     if "created" in change:
-        return {"created": str(change["created"])}
+        return require(change, {"created": str}, of="a change")
     if "context" in change:
         # As it was written before single fields were.
+        require(change, {"edited": str, "context": dict | None, "added": bool}, of="an edit")
         added = ADDED if change["added"] else None
-        told = {"uid": None, "generation": None, "added": added, "fields": _fields(change["context"])}
-        return {"edited": str(change["edited"]), **told}
-    fields = {name: {**told, "set": told["set"]} for name, told in change["fields"].items()}
-    return {**{key: change[key] for key in ("edited", "uid", "generation", "added")}, "fields": fields}
+        fields = _fields(change["context"])
+        return {"edited": change["edited"], "uid": None, "generation": None, "added": added, "fields": fields}
+    require(change, _EDIT, of="an edit")
+    for name, field in change["fields"].items():
+        require(field, {"set": object}, of=name)
+    return change
 
 
 def _take_back(api: KubernetesApi, change: Json) -> list[str]:

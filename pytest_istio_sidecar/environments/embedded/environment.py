@@ -7,7 +7,6 @@ or until `stop`; whatever interrupts `start`, nothing stays behind.
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 import shutil
@@ -47,8 +46,9 @@ from pytest_istio_sidecar.istio.observation import Observation, RequestKind
 from pytest_istio_sidecar.istio.options import IstioOptions
 from pytest_istio_sidecar.istio.policy_route import Routings, expected_policy_routes
 from pytest_istio_sidecar.machine.lease import Lease, clean_stale
-from pytest_istio_sidecar.machine.process import SYSTEM_PATH, ProcessIdentity
+from pytest_istio_sidecar.machine.process import PROCESS, SYSTEM_PATH, ProcessIdentity
 from pytest_istio_sidecar.machine.redaction import configuration_as_evidence
+from pytest_istio_sidecar.machine.state_file import Shape, StateUnreadable, read_state, write_state
 from pytest_istio_sidecar.netfilter.model import Backend, Family, PodRules
 from pytest_istio_sidecar.netfilter.sockets import Socket
 from pytest_istio_sidecar.readers.command import kept
@@ -59,6 +59,8 @@ from pytest_istio_sidecar.readers.sockets import read_sockets
 from pytest_istio_sidecar.readers.tables import read_counters, read_tables
 
 POD_NAME = "embedded/httpbin"
+_STATE: Shape = {"directory": str, "supervisor": PROCESS, "facts": dict}
+"""How a pod is described for other processes."""
 RESTORE = {
     (Backend.LEGACY, 4): "iptables-legacy-restore",
     (Backend.LEGACY, 6): "ip6tables-legacy-restore",
@@ -170,13 +172,13 @@ class EmbeddedEnvironment:
             EnvironmentProblem: it is gone.
         """
         try:
-            told = json.loads(state.read_text())
-            supervisor = ProcessIdentity(**told["supervisor"])
-        except (OSError, ValueError, KeyError, TypeError) as problem:
+            written = read_state(state, _STATE)
+        except StateUnreadable as problem:
             raise EnvironmentProblem(f"{state} describes no embedded pod: {problem}") from None
+        supervisor = ProcessIdentity.read(written["supervisor"])
         if not supervisor.alive:
             raise EnvironmentProblem(f"the embedded pod that {state} describes has ended")
-        return cls(Path(told["directory"]), told["facts"], supervisor)
+        return cls(Path(written["directory"]), written["facts"], supervisor)
 
     def describe(self) -> Mapping[str, str]:
         """Environment, versions, pod, reader and back end."""
@@ -283,18 +285,13 @@ class EmbeddedEnvironment:
         }
 
     def _write_state(self, state: Path) -> None:
-        unfinished = state.with_suffix(".new")
-        unfinished.write_text(
-            json.dumps(
-                {
-                    "environment": self.name,
-                    "directory": str(self._directory),
-                    "supervisor": asdict(self._supervisor),
-                    "facts": self._facts,
-                }
-            )
-        )
-        unfinished.rename(state)
+        facts = {
+            "environment": self.name,
+            "directory": str(self._directory),
+            "supervisor": asdict(self._supervisor),
+            "facts": self._facts,
+        }
+        write_state(state, facts)
 
 
 def _specification(rules: PodRulesText, sidecar: Sidecar, seconds: float) -> Specification:

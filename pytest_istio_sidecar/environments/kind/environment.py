@@ -7,8 +7,6 @@ made a cluster is the only one to delete it.
 
 from __future__ import annotations
 
-import json
-import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -33,9 +31,17 @@ from pytest_istio_sidecar.istio.versions import cluster_pair, number_of
 from pytest_istio_sidecar.machine.download import find_or_download
 from pytest_istio_sidecar.machine.lease import CLUSTER, Lease, leases
 from pytest_istio_sidecar.machine.progress import Progress
+from pytest_istio_sidecar.machine.state_file import StateUnreadable, read_state, write_state
 
 _CLIENT = "istio-sidecar-client"
 _LATE_NODE_SECONDS = 15.0
+
+_FILE = "cluster.json"
+"""In a lease's directory: what `clean` needs to delete the cluster."""
+_PROGRAMS = {"kind": str, "kubectl": str, "made": bool}
+_CLUSTER = {"name": str, **_PROGRAMS}
+_STATE = {"kubeconfig": str, "pod": str, "client": str, "facts": dict, "reader": str}
+"""How the pod is described for other processes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -167,8 +173,7 @@ class KindEnvironment(ClusterPod):
             "istio": plan.version,
             "kubernetes": str(api.get("/version")["gitVersion"]),
         }
-        told = _read(state) | {
-            "environment": "kind",
+        made = {
             "kubeconfig": str(cluster.kubeconfig),
             "pod": _place(pod),
             "client": _place(client),
@@ -176,7 +181,7 @@ class KindEnvironment(ClusterPod):
             "reader": str(plan.reader),
             "seconds": progress.seconds,
         }
-        _write(state, told)
+        write_state(state, read_state(state, {}) | made)
         return cls(api, pod, client, facts, plan.reader)
 
     @classmethod
@@ -186,12 +191,12 @@ class KindEnvironment(ClusterPod):
         Raises:
             EnvironmentProblem: it is gone, or was never finished.
         """
-        told = _read(state)
-        if "pod" not in told:
+        if "pod" not in read_state(state, {}):
             raise EnvironmentProblem("the kind cluster of this run was not brought up: see the first error")
-        api = KubernetesApi(kubeconfig=Path(told["kubeconfig"]))
-        pod, client = (api.get(f"/api/v1/namespaces/{told[key]}") for key in ("pod", "client"))
-        return cls(api, pod, client, told["facts"], ReaderName(told["reader"]))
+        written = read_state(state, _STATE)
+        api = KubernetesApi(kubeconfig=Path(written["kubeconfig"]))
+        pod, client = (api.get(f"/api/v1/namespaces/{written[key]}") for key in ("pod", "client"))
+        return cls(api, pod, client, written["facts"], ReaderName(written["reader"]))
 
     def stop(self) -> None:
         """Nothing: the cluster is `stop_cluster`'s, by whoever owns the run."""
@@ -203,12 +208,12 @@ def stop_cluster(state: Path, *, keep: bool, progress: Progress) -> str | None:
     Raises:
         EnvironmentProblem: kind could not delete it.
     """
-    told = _read(state)
-    if "cluster" not in told:
+    if "cluster" not in read_state(state, {}):
         return None
-    directory = Path(told["directory"])
-    cluster = Cluster(told["cluster"], directory=directory, kind=told["kind"], kubectl=told["kubectl"])
-    if keep or not told["made"]:
+    written = read_state(state, {"directory": str, "cluster": str, **_PROGRAMS})
+    directory, kind, kubectl = Path(written["directory"]), written["kind"], written["kubectl"]
+    cluster = Cluster(written["cluster"], directory=directory, kind=kind, kubectl=kubectl)
+    if keep or not written["made"]:
         (directory / "kept").touch()
         why = "kept" if keep else "left as it was found"
         return (
@@ -216,7 +221,7 @@ def stop_cluster(state: Path, *, keep: bool, progress: Progress) -> str | None:
             f"delete it: istio-sidecar clean, or {cluster.kind} delete cluster --name={cluster.name}"
         )
     with progress.phase(f"deleting the kind cluster {cluster.name}"):
-        if told.get("interrupted"):
+        if written.get("interrupted"):
             _wait_for_late_node(cluster)
         cluster.delete()
     _lease_of(directory).release()
@@ -240,15 +245,15 @@ def clean_clusters() -> list[str]:
         if lease.kind != CLUSTER or not lease.stale:
             continue
         try:
-            told = json.loads((lease.directory / "cluster.json").read_text())
-        except (OSError, ValueError):
+            written = read_state(lease.directory / _FILE, _CLUSTER)
+        except StateUnreadable:
             lease.release()
             continue
-        if told["made"]:
+        if written["made"]:
             Cluster(
-                told["name"], directory=lease.directory, kind=told["kind"], kubectl=told["kubectl"]
+                written["name"], directory=lease.directory, kind=written["kind"], kubectl=written["kubectl"]
             ).delete()
-            removed.append(f"kind cluster {told['name']} (of process {lease.owner.pid}, which has ended)")
+            removed.append(f"kind cluster {written['name']} (of process {lease.owner.pid}, which has ended)")
         lease.release()
     return removed
 
@@ -280,10 +285,10 @@ def _cluster(plan: KindPlan, owner: int, state: Path, progress: Progress) -> Clu
     ours = not there or _was_made_here(lease.directory)
     lease.directory.mkdir(mode=0o700, exist_ok=True)
     (lease.directory / "kept").unlink(missing_ok=True)
-    facts = {"name": plan.cluster, "kind": kind, "kubectl": kubectl, "made": ours}
-    (lease.directory / "cluster.json").write_text(json.dumps(facts))
-    told = {"environment": "kind", "directory": str(lease.directory), "cluster": plan.cluster}
-    _write(state, {**told, "kind": kind, "kubectl": kubectl, "made": ours})
+    facts = {"kind": kind, "kubectl": kubectl, "made": ours}
+    write_state(lease.directory / _FILE, {"name": plan.cluster, **facts})
+    where = {"directory": str(lease.directory), "cluster": plan.cluster}
+    write_state(state, {"environment": "kind", **where, **facts})
     if there:
         with progress.phase(f"reusing the kind cluster {plan.cluster}"):
             return cluster.adopt()
@@ -297,11 +302,11 @@ def _cluster(plan: KindPlan, owner: int, state: Path, progress: Progress) -> Clu
         except KindFailed as problem:
             if problem.already_there:
                 # Somebody made it since we looked: it is theirs to delete.
-                _write(state, {"environment": "kind"})
+                write_state(state, {"environment": "kind"})
                 lease.release()
             raise
         except KeyboardInterrupt:
-            _write(state, _read(state) | {"interrupted": True})
+            write_state(state, read_state(state, {}) | {"interrupted": True})
             raise
 
 
@@ -334,13 +339,13 @@ def _programs(plan: KindPlan, progress: Progress) -> tuple[str, str]:
 def _was_made_here(directory: Path) -> bool:
     """Whether an earlier run made the cluster that is there, by what it left on file."""
     try:
-        return bool(json.loads((directory / "cluster.json").read_text())["made"])
-    except (OSError, ValueError, KeyError):
+        return bool(read_state(directory / _FILE, _CLUSTER)["made"])
+    except StateUnreadable:
         return False
 
 
 def _lease_of(directory: Path) -> Lease:
-    return next(held for held in leases() if held.directory == directory)
+    return next(lease for lease in leases() if lease.directory == directory)
 
 
 def _values(plan: KindPlan) -> Sequence[str]:
@@ -367,16 +372,3 @@ def _client(api: KubernetesApi, namespace: str) -> tuple[Json | None, str]:
 
 def _place(pod: Json) -> str:
     return f"{pod['metadata']['namespace']}/pods/{pod['metadata']['name']}"
-
-
-def _read(state: Path) -> Json:
-    try:
-        return dict(json.loads(state.read_text()))
-    except (OSError, ValueError):
-        return {}
-
-
-def _write(state: Path, told: Mapping[str, object]) -> None:
-    unfinished = state.with_suffix(f".{os.getpid()}.{time.monotonic_ns()}")
-    unfinished.write_text(json.dumps(told))
-    unfinished.rename(state)
