@@ -1,7 +1,7 @@
 """What a long bring-up is at, for who waits for it.
 
 Knows phases, and how one process tells another of them through a file. Does not
-know pytest. Invariant: a phase that fails keeps the last lines its command said.
+know pytest. Invariant: whoever reads the file meets whole lines only.
 """
 
 from __future__ import annotations
@@ -10,12 +10,10 @@ import json
 import os
 import threading
 import time
-from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-_LINES = 8
 _POLL_SECONDS = 0.2
 _WIDTH = 100
 
@@ -25,14 +23,12 @@ class Progress:
 
     def __init__(self, file: Path | None = None) -> None:
         self._file = file
-        self._said: deque[str] = deque(maxlen=_LINES)
         self.seconds: dict[str, float] = {}
         """Seconds that each phase took, by its name."""
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
         """A phase: "creating the kind cluster". Its time is kept, and told when it ends."""
-        self._said.clear()
         begin = time.monotonic()
         self._tell(event="begin", phase=name)
         try:
@@ -45,13 +41,7 @@ class Progress:
 
     def line(self, text: str) -> None:
         """A line that the running command said."""
-        self._said.append(text)
         self._tell(event="line", text=text)
-
-    @property
-    def last_lines(self) -> tuple[str, ...]:
-        """The last lines of the running phase."""
-        return tuple(self._said)
 
     def _tell(self, **told: object) -> None:
         if self._file is None:

@@ -43,7 +43,6 @@ _STDOUT, _STDERR, _STATUS = 1, 2, 3
 """Channels of the exec protocol v4.channel.k8s.io (k8s.io/kubernetes, remotecommand/constants.go)."""
 
 JSON_PATCH = "application/json-patch+json"
-MERGE_PATCH = "application/merge-patch+json"
 STRATEGIC_MERGE_PATCH = "application/strategic-merge-patch+json"
 
 

@@ -233,17 +233,6 @@ class EmbeddedEnvironment:
         uid = APPLICATION_ID if uid is None else uid
         return traffic.send(kind, port, uid, uid if gid is None else gid, family)
 
-    def load_rules(self, text: str, *, backend: Backend, family: Family = 4) -> None:
-        """Replace the tables that `text` names, as iptables-restore does.
-
-        Raises:
-            EnvironmentProblem: iptables-restore refused it.
-        """
-        result = self._runner.run([RESTORE[backend, family]], timeout=COMMAND_SECONDS, text=text)
-        if not result.succeeded:
-            facts = "\n".join(result.facts())
-            raise EnvironmentProblem(f"the rules could not be loaded into {POD_NAME}\n\n{facts}")
-
     def run_program(self, argv: Sequence[str], *, text: str, timeout: float) -> str:
         """Run a program in the pod as its root, with `text` to read; returns what it printed.
 
