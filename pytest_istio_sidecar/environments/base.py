@@ -8,13 +8,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, Self
 
+from pytest_istio_sidecar.environments.choices import Choices
 from pytest_istio_sidecar.errors import EnvironmentProblem
 from pytest_istio_sidecar.istio.listeners import Listener
 from pytest_istio_sidecar.istio.observation import Observation, RequestKind
 from pytest_istio_sidecar.istio.options import IstioOptions
 from pytest_istio_sidecar.istio.policy_route import Routings
+from pytest_istio_sidecar.machine.progress import Progress
 from pytest_istio_sidecar.netfilter.model import Family, PodRules
 from pytest_istio_sidecar.netfilter.packet import Host
 from pytest_istio_sidecar.netfilter.sockets import Socket
@@ -41,6 +43,45 @@ class SidecarPod:
 
 class Environment(Protocol):
     """Where the rules under test are."""
+
+    @classmethod
+    def bring_up(cls, choices: Choices, *, state: Path, owner: int, progress: Progress) -> Self:
+        """Make it, and describe it for the other processes of the run.
+
+        Args:
+            state: the file to describe it in.
+            owner: process that all that is made must not outlive.
+
+        Raises:
+            EnvironmentProblem: it cannot be brought up.
+            UsageProblem: something of what was chosen cannot be used.
+        """
+        ...
+
+    @classmethod
+    def attach(cls, state: Path) -> Self:
+        """Find what another process of the run made.
+
+        Raises:
+            EnvironmentProblem: it is gone, or was never finished.
+        """
+        ...
+
+    @classmethod
+    def take_down(cls, state: Path, evidence: Path, *, keep_it: bool, progress: Progress) -> str | None:
+        """Take down what `state` tells of; by the process that owns the run.
+
+        Args:
+            evidence: the run's folder, for what its programs wrote, where that is there.
+            keep_it: leave a cluster standing.
+
+        Returns:
+            How to get into what was left standing; None: nothing was.
+
+        Raises:
+            EnvironmentProblem: some of it could not be.
+        """
+        ...
 
     @property
     def name(self) -> str:
@@ -127,8 +168,4 @@ class Environment(Protocol):
 
     def evidence(self) -> Mapping[str, str]:
         """What was read so far, raw, by file name; of a replica, in a folder of its own."""
-        ...
-
-    def stop(self) -> None:
-        """Take down what was brought up; a second time does nothing."""
         ...

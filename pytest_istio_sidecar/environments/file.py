@@ -11,12 +11,14 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import NoReturn
+from typing import NoReturn, Self
 
 from pytest_istio_sidecar.environments.base import NotServed, SidecarPod
+from pytest_istio_sidecar.environments.choices import RunChoices
 from pytest_istio_sidecar.errors import ParseError, UsageProblem
 from pytest_istio_sidecar.istio.observation import RequestKind
 from pytest_istio_sidecar.machine.evidence import add_file
+from pytest_istio_sidecar.machine.progress import Progress
 from pytest_istio_sidecar.netfilter.model import Backend, Family, PodRules, Ruleset, joined
 from pytest_istio_sidecar.netfilter.packet import Host
 from pytest_istio_sidecar.netfilter.text.parse import parse_iptables
@@ -35,6 +37,21 @@ class FileEnvironment:
     kept: Mapping[str, str] = field(default_factory=dict)
     """The listings by file name, where they are evidence, too; most are files of the user's already."""
     name: str = "file"
+
+    @classmethod
+    def bring_up(cls, choices: RunChoices, *, state: Path, owner: int, progress: Progress) -> Self:  # noqa: ARG003
+        """Read the listings; each process does so for itself.
+
+        Raises:
+            UsageProblem: one that cannot be used.
+        """
+        rules, texts = read_and_keep(choices.tables, choices.evidence)
+        return cls(rules=rules, names=choices.tables, kept=texts if choices.evidence else {})
+
+    @classmethod
+    def attach(cls, state: Path) -> NoReturn:
+        """Never: nothing is described in `state`."""
+        raise AssertionError(state)
 
     def describe(self) -> Mapping[str, str]:
         """What was read, for the summary."""
@@ -80,8 +97,10 @@ class FileEnvironment:
         """The listings, where they are to be kept."""
         return self.kept
 
-    def stop(self) -> None:
-        """Do nothing: nothing was brought up."""
+    @classmethod
+    def take_down(cls, state: Path, evidence: Path, *, keep_it: bool, progress: Progress) -> NoReturn:  # noqa: ARG003
+        """Never, as nothing is described in `state`."""
+        raise AssertionError(state)
 
 
 def read_listings(specifications: Sequence[str]) -> PodRules:

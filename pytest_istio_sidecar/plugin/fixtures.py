@@ -92,22 +92,21 @@ def istio_environment(
     """Where the rules under test are; brought up once for the run, whatever the number of workers."""
     from pytest_istio_sidecar.environments.shared import bring_up
     from pytest_istio_sidecar.machine.progress import Progress
-    from pytest_istio_sidecar.plugin.plans import plan_of
 
     heed_signals(pytestconfig)
     run = run_of(pytestconfig)
     show_progress(pytestconfig, istio_settings)
     try:
-        plan = plan_of(
-            istio_settings,
+        values = (f"{key}={value}" for key, value in istio_install_options.items())
+        choices = istio_settings.replace(
             kind_config=istio_kind_config,
-            install_options=istio_install_options,
-            manifests=istio_manifests,
-            evidence=run.place(run.evidence),
+            values=(*values, *istio_settings.values),
+            manifests=tuple(istio_manifests),
+            evidence=run.place(run.evidence) if istio_settings.evidence else None,
         )
         # Whoever comes second waits for all the steps of the first.
         with run.exclusive(istio_settings.timeout * 6):
-            environment = bring_up(plan, state=run.state, owner=run.owner, progress=Progress(run.progress))
+            environment = bring_up(choices, state=run.state, owner=run.owner, progress=Progress(run.progress))
             facts = dict(environment.describe())
     except IstioSidecarError as problem:
         # Without an environment every test would end in this same error: stop at the first.

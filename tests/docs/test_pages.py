@@ -236,7 +236,7 @@ def raised_texts() -> list[object]:
     return [pytest.param(text, id=f"{name}-{text[:40]}") for text, name in found.items()]
 
 
-NOT_SEEN = ("AssertionError", "BrokenPipeError", "SystemExit")
+NOT_SEEN = ("AssertionError", "AttributeError", "BrokenPipeError", "SystemExit", "TypeError", "ValueError")
 """What no user sees: they are caught where they belong."""
 
 

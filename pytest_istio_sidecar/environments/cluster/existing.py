@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import partial
 from importlib.resources import files
 from pathlib import Path
+from typing import Self
 
 import yaml
 
-from pytest_istio_sidecar.environments.choices import ReaderName
+from pytest_istio_sidecar.environments.choices import ExistingChoices, ReaderName
 from pytest_istio_sidecar.environments.cluster.api import ApiProblem, Json, KubernetesApi
 from pytest_istio_sidecar.environments.cluster.pod import ClusterPod
 from pytest_istio_sidecar.environments.cluster.privileged import (
@@ -57,38 +57,6 @@ _STATE = {
 """How the pods are described for other processes."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ExistingPlan:
-    """What to read.
-
-    Attributes:
-        kubeconfig: None: what KUBECONFIG names, or ~/.kube/config.
-        context: None: the current one.
-        workloads: as `--istio-workload` has them; every replica of each.
-        version: the release that the pods must be of; None: any.
-        traffic: whether requests may be sent, from a client pod that is removed afterwards.
-        make_privileged: whether the workload is edited, and put back afterwards.
-    """
-
-    kubeconfig: Path | None
-    context: str | None
-    namespace: str
-    workloads: tuple[str, ...]
-    version: str | None
-    reader: ReaderName
-    traffic: bool
-    make_privileged: bool
-    timeout: float
-
-    def start(self, *, state: Path, owner: int, progress: Progress) -> ExistingEnvironment:
-        """Find the pods, and change what was asked for."""
-        return ExistingEnvironment.start(self, state=state, owner=owner, progress=progress)
-
-    def attach(self, state: Path) -> ExistingEnvironment:
-        """The same pods, as another process of the run found them."""
-        return ExistingEnvironment.attach(state)
-
-
 class ExistingEnvironment(ClusterPod):
     """The first pod of the workloads is the one under test; the others are compared with it."""
 
@@ -110,47 +78,43 @@ class ExistingEnvironment(ClusterPod):
         ]
 
     @classmethod
-    def start(cls, plan: ExistingPlan, *, state: Path, owner: int, progress: Progress) -> ExistingEnvironment:
+    def bring_up(cls, choices: ExistingChoices, *, state: Path, owner: int, progress: Progress) -> Self:
         """Find every Ready replica, and make privileged and traffic possible where asked for.
 
         Raises:
             EnvironmentProblem: a workload is not there, has no Ready pod, no sidecar, or one of
                 another release.
         """
-        api = KubernetesApi(kubeconfig=plan.kubeconfig, context=plan.context)
+        api = KubernetesApi(kubeconfig=choices.kubeconfig, context=choices.context)
         changes = Changes(Lease.of(EDIT, owner, name=f"{EDIT}-{os.urandom(4).hex()}"), api)
-        workloads = [Workload.parse(text, plan.namespace) for text in plan.workloads]
+        workloads = [Workload.parse(text, choices.namespace) for text in choices.workloads]
+        version = choices.version if choices.version_given else None
         written: Json = {
             "environment": "existing",
-            "kubeconfig": None if plan.kubeconfig is None else str(plan.kubeconfig.absolute()),
-            "context": plan.context,
-            "reader": str(plan.reader),
+            "kubeconfig": None if choices.kubeconfig is None else str(choices.kubeconfig.absolute()),
+            "context": choices.context,
+            "reader": str(choices.reader),
             "kubernetes": str(api.get("/version")["gitVersion"]),
             "changes": str(changes.directory),
         }
         write_state(state, written)
-        if plan.make_privileged:
+        if choices.make_privileged:
             for workload in workloads:
                 with progress.phase(f"making {SIDECAR} of {workload} privileged"):
-                    _require_editable(api.get(workload.path), _pods(api, workload, plan.version)[0], workload)
+                    _require_editable(api.get(workload.path), _pods(api, workload, version)[0], workload)
                     make_privileged(api, workload, partial(changes.will_edit, workload.path))
-                    wait_until_privileged(api, workload, timeout=plan.timeout)
-        pods = [pod for workload in workloads for pod in _pods(api, workload, plan.version)]
+                    wait_until_privileged(api, workload, timeout=choices.timeout)
+        pods = [pod for workload in workloads for pod in _pods(api, workload, version)]
         unready = (pod for workload in workloads for pod in unready_pods(api, workload))
         written["unread"] = describe_pods(unready)
-        client = _client(api, changes, plan) if plan.traffic else None
+        client = _client(api, changes, choices) if choices.traffic else None
         written["pods"] = [_path(pod) for pod in pods]
         written["client"] = None if client is None else _path(client)
         write_state(state, written)
         return cls(api, pods, client, written)
 
     @classmethod
-    def attach(cls, state: Path) -> ExistingEnvironment:
-        """The pods that another process of the run found.
-
-        Raises:
-            EnvironmentProblem: it found none, or they are gone.
-        """
+    def attach(cls, state: Path) -> Self:
         if "pods" not in read_state(state, {}):
             raise EnvironmentProblem("the pods of this run were not found: see the first error")
         written = read_state(state, _STATE)
@@ -166,8 +130,10 @@ class ExistingEnvironment(ClusterPod):
         """The release of the pod under test, by its image."""
         return istio_version_of(self._pod)
 
-    def stop(self) -> None:
-        """Nothing: what was changed is `put_back`'s, by whoever owns the run."""
+    @classmethod
+    def take_down(cls, state: Path, evidence: Path, *, keep_it: bool, progress: Progress) -> str | None:  # noqa: ARG003
+        """Put back what was changed; in words what was."""
+        return "\n".join(_put_back(state)) or None
 
     def read_replicas(self, folder: Path | None = None) -> Mapping[str, PodRules]:
         """The rules of the other replicas."""
@@ -179,8 +145,7 @@ class ExistingEnvironment(ClusterPod):
         return found
 
 
-def put_back(state: Path) -> list[str]:
-    """Put back what the run that `state` tells of has changed; in words what was."""
+def _put_back(state: Path) -> list[str]:
     directory = Path(read_state(state, {"changes": str})["changes"])
     lease = next((lease for lease in leases() if lease.directory == directory), None)
     return [] if lease is None else take_back(lease)
@@ -228,18 +193,18 @@ def _require_editable(deployment: Json, pod: Json, workload: Workload) -> None:
         )
 
 
-def _client(api: KubernetesApi, changes: Changes, plan: ExistingPlan) -> Json:
+def _client(api: KubernetesApi, changes: Changes, choices: ExistingChoices) -> Json:
     text = (files("pytest_istio_sidecar") / "manifests" / "client.yaml").read_text(encoding="utf-8")
     body = yaml.safe_load(text)
     body["metadata"]["name"] += f"-{os.urandom(3).hex()}"
-    pods = f"/api/v1/namespaces/{plan.namespace}/pods"
+    pods = f"/api/v1/namespaces/{choices.namespace}/pods"
     path = f"{pods}/{body['metadata']['name']}"
     changes.will_create(path)
     api.request("POST", pods, body=body)
     return api.wait(
         f"the client pod {body['metadata']['name']} to be Ready",
         lambda: _ready(api, path),
-        timeout=plan.timeout,
+        timeout=choices.timeout,
     )
 
 

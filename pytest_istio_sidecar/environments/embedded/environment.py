@@ -17,6 +17,7 @@ from importlib import metadata
 from pathlib import Path
 
 from pytest_istio_sidecar.environments.base import SidecarPod
+from pytest_istio_sidecar.environments.choices import RunChoices
 from pytest_istio_sidecar.environments.embedded import envoy
 from pytest_istio_sidecar.environments.embedded.envoy_configuration import Sidecar, bootstrap
 from pytest_istio_sidecar.environments.embedded.namespaces import (
@@ -45,8 +46,10 @@ from pytest_istio_sidecar.istio.listeners import Listener
 from pytest_istio_sidecar.istio.observation import Observation, RequestKind
 from pytest_istio_sidecar.istio.options import IstioOptions
 from pytest_istio_sidecar.istio.policy_route import Routings, expected_policy_routes
+from pytest_istio_sidecar.machine.evidence import write_evidence
 from pytest_istio_sidecar.machine.lease import Lease, clean_stale
 from pytest_istio_sidecar.machine.process import PROCESS, SYSTEM_PATH, ProcessIdentity
+from pytest_istio_sidecar.machine.progress import Progress
 from pytest_istio_sidecar.machine.redaction import configuration_as_evidence
 from pytest_istio_sidecar.machine.state_file import Shape, StateUnreadable, read_state, write_state
 from pytest_istio_sidecar.netfilter.model import Backend, Family, PodRules
@@ -165,12 +168,39 @@ class EmbeddedEnvironment:
         return environment
 
     @classmethod
-    def attach(cls, state: Path) -> EmbeddedEnvironment:
-        """The pod that another process started and described in `state`.
+    def bring_up(
+        cls,
+        choices: RunChoices,
+        *,
+        state: Path,
+        owner: int,
+        progress: Progress,  # noqa: ARG003 - it takes no time to tell of
+    ) -> EmbeddedEnvironment:
+        """Start the pod that was chosen.
 
         Raises:
-            EnvironmentProblem: it is gone.
+            UsageProblem: an option that Istio does not have, or refuses.
         """
+        options = IstioOptions.from_pairs(choices.options)
+        return cls.start(
+            state=state, owner=owner, version=choices.version, options=options, timeout=choices.timeout
+        )
+
+    @classmethod
+    def take_down(cls, state: Path, evidence: Path, *, keep_it: bool, progress: Progress) -> None:  # noqa: ARG003
+        """End the pod; what its programs wrote goes to `evidence`, where that is there."""
+        try:
+            environment = cls.attach(state)
+        except EnvironmentProblem:
+            return  # it has ended by itself; the tests that needed it have said so
+        try:
+            if evidence.exists():
+                write_evidence(evidence, environment.evidence())
+        finally:
+            environment.stop()
+
+    @classmethod
+    def attach(cls, state: Path) -> EmbeddedEnvironment:
         try:
             written = read_state(state, _STATE)
         except StateUnreadable as problem:

@@ -7,13 +7,14 @@ made a cluster is the only one to delete it.
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from importlib.resources import as_file, files
 from pathlib import Path
+from typing import Self
 
-from pytest_istio_sidecar.environments.choices import Injection, ReaderName
+from pytest_istio_sidecar.environments.choices import Injection, Keep, KindChoices, ReaderName
 from pytest_istio_sidecar.environments.cluster.api import Json, KubernetesApi
 from pytest_istio_sidecar.environments.cluster.pod import ClusterPod
 from pytest_istio_sidecar.environments.cluster.privileged import (
@@ -44,53 +45,6 @@ _STATE = {"kubeconfig": str, "pod": str, "client": str, "facts": dict, "reader":
 """How the pod is described for other processes."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class KindPlan:
-    """What to bring up.
-
-    Attributes:
-        cluster: its name.
-        version: release of Istio.
-        image: of the nodes; None: kind's own.
-        config: kind's configuration; None: the one of this package.
-        kind, kubectl, istioctl: programs; None: looked for on the PATH.
-        images: to load into the nodes before Istio is installed.
-        values: for istioctl's `--set`.
-        hub: registry of Istio's images; None: istioctl's own.
-        namespace: of httpbin.
-        manifests: YAML documents of the application; the first Deployment is under test.
-        injection: how the sidecar comes into it.
-        reader: by which way the pod is read.
-        reuse: take a cluster of this name that an earlier run kept.
-        timeout: seconds for each step.
-    """
-
-    cluster: str
-    version: str
-    image: str | None = None
-    config: Path | None = None
-    kind: str | None = None
-    kubectl: str | None = None
-    istioctl: str | None = None
-    images: tuple[str, ...] = ()
-    values: tuple[str, ...] = ()
-    hub: str | None = None
-    namespace: str = "default"
-    manifests: tuple[str, ...] = ()
-    injection: Injection = Injection.KUBE_INJECT
-    reader: ReaderName = ReaderName.AUTO
-    reuse: bool = False
-    timeout: float = 300.0
-
-    def start(self, *, state: Path, owner: int, progress: Progress) -> KindEnvironment:
-        """Make it; see `KindEnvironment.start`."""
-        return KindEnvironment.start(self, state=state, owner=owner, progress=progress)
-
-    def attach(self, state: Path) -> KindEnvironment:
-        """Find what another process made."""
-        return KindEnvironment.attach(state)
-
-
 class KindEnvironment(ClusterPod):
     """The pod under test in a kind cluster of this run."""
 
@@ -102,75 +56,71 @@ class KindEnvironment(ClusterPod):
         )
 
     @classmethod
-    def start(cls, plan: KindPlan, *, state: Path, owner: int, progress: Progress) -> KindEnvironment:
-        """Make the cluster and everything in it.
-
-        Args:
-            state: a file to describe it in, for `attach` and `stop_cluster`.
-            owner: process whose run this is.
+    def bring_up(cls, choices: KindChoices, *, state: Path, owner: int, progress: Progress) -> Self:
+        """Make the cluster and everything in it; the timeout is that of each step.
 
         Raises:
             EnvironmentProblem: a step failed; the message is the step's.
         """
-        cluster = _cluster(plan, owner, state, progress)
+        manifest = _application(choices)
+        cluster = _cluster(choices, owner, state, progress)
         api = KubernetesApi(kubeconfig=cluster.kubeconfig)
         istioctl = istioctl_of(
             find_or_download(
                 "istioctl",
-                plan.version,
-                given=plan.istioctl,
+                choices.version,
+                given=choices.istioctl,
                 option="--istio-istioctl",
                 progress=progress,
-                timeout=plan.timeout,
+                timeout=choices.timeout,
             ),
-            plan.version,
+            choices.version,
             cluster.kubeconfig,
         )
-        if plan.images:
-            with progress.phase(f"loading {len(plan.images)} images into the nodes"):
-                cluster.load_images(plan.images)
-        with progress.phase(f"installing Istio {plan.version}"):
+        if choices.images:
+            with progress.phase(f"loading {len(choices.images)} images into the nodes"):
+                cluster.load_images(choices.images)
+        with progress.phase(f"installing Istio {choices.version}"):
             install(
                 istioctl,
                 api,
-                values=_values(plan),
-                hub=plan.hub,
-                timeout=plan.timeout,
+                values=_values(choices),
+                hub=choices.hub,
+                timeout=choices.timeout,
                 progress=progress,
             )
-        manifest = "\n---\n".join(plan.manifests or (_manifest("httpbin.yaml"),))
-        workload = Workload(namespace=plan.namespace, kind="deployment", name=deployment_of(manifest))
-        with progress.phase(f"deploying {workload} with a sidecar by {plan.injection}"):
-            make_namespace(api, plan.namespace, inject=plan.injection is Injection.WEBHOOK)
+        workload = Workload(namespace=choices.namespace, kind="deployment", name=deployment_of(manifest))
+        with progress.phase(f"deploying {workload} with a sidecar by {choices.injection}"):
+            make_namespace(api, choices.namespace, inject=choices.injection is Injection.WEBHOOK)
 
             def apply(text: str) -> object:
-                argv = ["apply", "-n", plan.namespace, "-f", "-"]
-                return cluster.kubectl_run(argv, text=text, timeout=plan.timeout)
+                argv = ["apply", "-n", choices.namespace, "-f", "-"]
+                return cluster.kubectl_run(argv, text=text, timeout=choices.timeout)
 
             deploy(
                 api,
                 istioctl,
                 manifest,
-                namespace=plan.namespace,
-                injection=plan.injection,
+                namespace=choices.namespace,
+                injection=choices.injection,
                 apply=apply,
-                timeout=plan.timeout,
+                timeout=choices.timeout,
             )
             # After the application: until the webhook answers, it refuses every pod of a labelled namespace.
             apply(_manifest("client.yaml"))
-            wait_until_settled(api, workload, timeout=plan.timeout)
+            wait_until_settled(api, workload, timeout=choices.timeout)
         with progress.phase(f"making {SIDECAR} of {workload} privileged"):
-            if plan.injection is Injection.KUBE_INJECT or _merges(plan.version):
+            if choices.injection is Injection.KUBE_INJECT or _merges(choices.version):
                 make_privileged(api, workload)
-            pod = wait_until_privileged(api, workload, timeout=plan.timeout)
+            pod = wait_until_privileged(api, workload, timeout=choices.timeout)
             client = api.wait(
-                f"the client pod {plan.namespace}/{_CLIENT} to be Ready",
-                lambda: _client(api, plan.namespace),
-                timeout=plan.timeout,
+                f"the client pod {choices.namespace}/{_CLIENT} to be Ready",
+                lambda: _client(api, choices.namespace),
+                timeout=choices.timeout,
             )
         facts = {
-            "environment": f"kind cluster {cluster.name}, {plan.injection}",
-            "istio": plan.version,
+            "environment": f"kind cluster {cluster.name}, {choices.injection}",
+            "istio": choices.version,
             "kubernetes": str(api.get("/version")["gitVersion"]),
         }
         made = {
@@ -178,19 +128,14 @@ class KindEnvironment(ClusterPod):
             "pod": _place(pod),
             "client": _place(client),
             "facts": facts,
-            "reader": str(plan.reader),
+            "reader": str(choices.reader),
             "seconds": progress.seconds,
         }
         write_state(state, read_state(state, {}) | made)
-        return cls(api, pod, client, facts, plan.reader)
+        return cls(api, pod, client, facts, choices.reader)
 
     @classmethod
-    def attach(cls, state: Path) -> KindEnvironment:
-        """What another process of the run has made.
-
-        Raises:
-            EnvironmentProblem: it is gone, or was never finished.
-        """
+    def attach(cls, state: Path) -> Self:
         if "pod" not in read_state(state, {}):
             raise EnvironmentProblem("the kind cluster of this run was not brought up: see the first error")
         written = read_state(state, _STATE)
@@ -198,16 +143,13 @@ class KindEnvironment(ClusterPod):
         pod, client = (api.get(f"/api/v1/namespaces/{written[key]}") for key in ("pod", "client"))
         return cls(api, pod, client, written["facts"], ReaderName(written["reader"]))
 
-    def stop(self) -> None:
-        """Nothing: the cluster is `stop_cluster`'s, by whoever owns the run."""
+    @classmethod
+    def take_down(cls, state: Path, evidence: Path, *, keep_it: bool, progress: Progress) -> str | None:  # noqa: ARG003
+        """Delete the cluster, or keep it."""
+        return _stop_cluster(state, keep=keep_it, progress=progress)
 
 
-def stop_cluster(state: Path, *, keep: bool, progress: Progress) -> str | None:
-    """Delete the cluster that `state` tells of, or keep it; how to get in, where it is kept.
-
-    Raises:
-        EnvironmentProblem: kind could not delete it.
-    """
+def _stop_cluster(state: Path, *, keep: bool, progress: Progress) -> str | None:
     if "cluster" not in read_state(state, {}):
         return None
     written = read_state(state, {"directory": str, "cluster": str, **_PROGRAMS})
@@ -258,27 +200,29 @@ def clean_clusters() -> list[str]:
     return removed
 
 
-def _cluster(plan: KindPlan, owner: int, state: Path, progress: Progress) -> Cluster:
-    """The plan's cluster: a kept one where reuse is asked for, a new one elsewhere."""
-    kind, kubectl = _programs(plan, progress)
-    lease = Lease.of(CLUSTER, owner, name=f"{CLUSTER}-{plan.cluster}")
+def _cluster(choices: KindChoices, owner: int, state: Path, progress: Progress) -> Cluster:
+    """The cluster: a kept one where reuse is asked for, a new one elsewhere."""
+    name = choices.cluster or _name(choices)
+    kind, kubectl = _programs(choices, progress)
+    lease = Lease.of(CLUSTER, owner, name=f"{CLUSTER}-{name}")
     earlier = lease.claim()
     if earlier is not None and not earlier.stale:
         raise EnvironmentProblem(
-            f"the kind cluster {plan.cluster} is in use by process {earlier.owner.pid}\n\n"
+            f"the kind cluster {name} is in use by process {earlier.owner.pid}\n\n"
             "  fix      wait for its end, or choose another name: --cluster-name"
         )
+    image = choices.node_image or cluster_pair(choices.version).node_image
     cluster = Cluster(
-        plan.cluster,
+        name,
         directory=lease.directory,
-        image=plan.image,
+        image=image,
         kind=kind,
         kubectl=kubectl,
-        timeout=plan.timeout,
+        timeout=choices.timeout,
         progress=progress,
     )
     try:
-        there = _is_there(cluster, plan, earlier)
+        there = _is_there(cluster, choices, earlier)
     except EnvironmentProblem:
         lease.give_back(earlier)
         raise
@@ -286,17 +230,17 @@ def _cluster(plan: KindPlan, owner: int, state: Path, progress: Progress) -> Clu
     lease.directory.mkdir(mode=0o700, exist_ok=True)
     (lease.directory / "kept").unlink(missing_ok=True)
     facts = {"kind": kind, "kubectl": kubectl, "made": ours}
-    write_state(lease.directory / _FILE, {"name": plan.cluster, **facts})
-    where = {"directory": str(lease.directory), "cluster": plan.cluster}
+    write_state(lease.directory / _FILE, {"name": name, **facts})
+    where = {"directory": str(lease.directory), "cluster": name}
     write_state(state, {"environment": "kind", **where, **facts})
     if there:
-        with progress.phase(f"reusing the kind cluster {plan.cluster}"):
+        with progress.phase(f"reusing the kind cluster {name}"):
             return cluster.adopt()
-    image = f" from {plan.image}" if plan.image else ""
-    with progress.phase(f"creating the kind cluster {plan.cluster}{image}"):
+    source = f" from {image}" if image else ""
+    with progress.phase(f"creating the kind cluster {name}{source}"):
         try:
-            if plan.config is not None:
-                return cluster.create(plan.config)
+            if choices.kind_config is not None:
+                return cluster.create(choices.kind_config)
             with as_file(files("pytest_istio_sidecar") / "kind-config.yaml") as config:
                 return cluster.create(config)
         except KindFailed as problem:
@@ -310,27 +254,29 @@ def _cluster(plan: KindPlan, owner: int, state: Path, progress: Progress) -> Clu
             raise
 
 
-def _is_there(cluster: Cluster, plan: KindPlan, earlier: Lease | None) -> bool:
+def _is_there(cluster: Cluster, choices: KindChoices, earlier: Lease | None) -> bool:
     """Whether there is a cluster to reuse; one that was not to be there is refused."""
     there = cluster.exists()
-    if there and not plan.reuse:
+    if there and not choices.reuse:
         raise EnvironmentProblem(
-            f"there is a kind cluster {plan.cluster} already\n\n"
+            f"there is a kind cluster {cluster.name} already\n\n"
             "  fix      use it: --istio-reuse; or choose another name: --cluster-name"
             + ("; or delete it: istio-sidecar clean" if earlier is not None else "")
         )
     return there
 
 
-def _programs(plan: KindPlan, progress: Progress) -> tuple[str, str]:
+def _programs(choices: KindChoices, progress: Progress) -> tuple[str, str]:
     """The paths of kind and kubectl."""
-    pair = cluster_pair(plan.version)
+    pair = cluster_pair(choices.version)
     wanted = (
-        ("kind", pair.kind, plan.kind, "--kind-bin"),
-        ("kubectl", pair.kubernetes, plan.kubectl, "--kind-kubectl-bin"),
+        ("kind", pair.kind, choices.kind, "--kind-bin"),
+        ("kubectl", pair.kubernetes, choices.kubectl, "--kind-kubectl-bin"),
     )
     kind, kubectl = (
-        find_or_download(name, version, given=given, option=option, progress=progress, timeout=plan.timeout)
+        find_or_download(
+            name, version, given=given, option=option, progress=progress, timeout=choices.timeout
+        )
         for name, version, given, option in wanted
     )
     return kind, kubectl
@@ -348,15 +294,28 @@ def _lease_of(directory: Path) -> Lease:
     return next(lease for lease in leases() if lease.directory == directory)
 
 
-def _values(plan: KindPlan) -> Sequence[str]:
+def _name(choices: KindChoices) -> str:
+    """A cluster's, one for each run; one for each release where a kept one is to be found again."""
+    release = choices.version.replace(".", "-").replace("+", "-")
+    again = choices.reuse or choices.keep is not Keep.NEVER
+    return f"istio-sidecar-{release}" if again else f"istio-sidecar-{release}-{os.urandom(2).hex()}"
+
+
+def _values(choices: KindChoices) -> Sequence[str]:
     """The user's, and what makes sidecars privileged where nothing else does."""
-    if plan.injection is Injection.WEBHOOK and not _merges(plan.version):
-        return (*plan.values, "values.global.proxy.privileged=true")
-    return plan.values
+    if choices.injection is Injection.WEBHOOK and not _merges(choices.version):
+        return (*choices.values, "values.global.proxy.privileged=true")
+    return choices.values
 
 
 def _merges(version: str) -> bool:
     return number_of(version) >= MERGING_SINCE
+
+
+def _application(choices: KindChoices) -> str:
+    """The YAML documents of what gets the sidecar."""
+    texts = [path.read_text(encoding="utf-8") for path in choices.manifests]
+    return "\n---\n".join(texts or (_manifest("httpbin.yaml"),))
 
 
 def _manifest(name: str) -> str:
