@@ -16,6 +16,7 @@ from typing import Self
 
 import yaml
 
+from pytest_istio_sidecar.environments.base import Environment
 from pytest_istio_sidecar.environments.choices import ExistingChoices, ReaderName
 from pytest_istio_sidecar.environments.cluster.api import ApiProblem, Json, KubernetesApi
 from pytest_istio_sidecar.environments.cluster.pod import ClusterPod
@@ -57,8 +58,10 @@ _STATE = {
 """How the pods are described for other processes."""
 
 
-class ExistingEnvironment(ClusterPod):
+class ExistingEnvironment(ClusterPod, Environment):
     """The first pod of the workloads is the one under test; the others are compared with it."""
+
+    name = "existing"
 
     def __init__(self, api: KubernetesApi, pods: list[Json], client: Json | None, written: Json) -> None:
         reader = ReaderName(written["reader"])
@@ -70,12 +73,8 @@ class ExistingEnvironment(ClusterPod):
         if written["unread"] != NO_POD:
             facts["not read"] = written["unread"]
         local = _is_container_here(pods[0]["spec"]["nodeName"]) if reader is not ReaderName.EXEC else False
-        super().__init__(
-            api, pods[0], name="existing", reader=reader, client=client, facts=facts, node_containers=local
-        )
-        self._others = [
-            ClusterPod(api, pod, name="existing", reader=reader, node_containers=local) for pod in pods[1:]
-        ]
+        super().__init__(api, pods[0], reader=reader, client=client, facts=facts, node_containers=local)
+        self._others = [ClusterPod(api, pod, reader=reader, node_containers=local) for pod in pods[1:]]
 
     @classmethod
     def bring_up(cls, choices: ExistingChoices, *, state: Path, owner: int, progress: Progress) -> Self:
@@ -137,12 +136,12 @@ class ExistingEnvironment(ClusterPod):
 
     def read_replicas(self, folder: Path | None = None) -> Mapping[str, PodRules]:
         """The rules of the other replicas."""
-        found = {}
+        rules = {}
         for other in self._others:
             own = Path(other.pod_name.replace("/", "_"))
-            found[other.pod_name] = other.read_rules(None if folder is None else folder / own)
+            rules[other.pod_name] = other.read_rules(None if folder is None else folder / own)
             self._evidence |= {str(own / name): text for name, text in other.evidence().items()}
-        return found
+        return rules
 
 
 def _put_back(state: Path) -> list[str]:

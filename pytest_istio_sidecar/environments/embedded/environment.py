@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
 
-from pytest_istio_sidecar.environments.base import SidecarPod
+from pytest_istio_sidecar.environments.base import Environment
 from pytest_istio_sidecar.environments.choices import RunChoices
 from pytest_istio_sidecar.environments.embedded import envoy
 from pytest_istio_sidecar.environments.embedded.envoy_configuration import Sidecar, bootstrap
@@ -34,32 +34,20 @@ from pytest_istio_sidecar.environments.embedded.pod_process import (
     end_pod,
 )
 from pytest_istio_sidecar.environments.embedded.specification import Specification
-from pytest_istio_sidecar.environments.embedded.traffic import (
-    APPLICATION_ID,
-    ECHO_PORT,
-    HTTPBIN_PORT,
-    Traffic,
-)
+from pytest_istio_sidecar.environments.embedded.traffic import ECHO_PORT, EmbeddedTraffic
+from pytest_istio_sidecar.environments.traffic import APPLICATION_ID, HTTPBIN_PORT
 from pytest_istio_sidecar.errors import EnvironmentProblem
 from pytest_istio_sidecar.istio import ports
-from pytest_istio_sidecar.istio.listeners import Listener
-from pytest_istio_sidecar.istio.observation import Observation, RequestKind
+from pytest_istio_sidecar.istio.observation import RequestKind
 from pytest_istio_sidecar.istio.options import IstioOptions
-from pytest_istio_sidecar.istio.policy_route import Routings, expected_policy_routes
+from pytest_istio_sidecar.istio.policy_route import expected_policy_routes
 from pytest_istio_sidecar.machine.evidence import write_evidence
 from pytest_istio_sidecar.machine.lease import Lease, clean_stale
 from pytest_istio_sidecar.machine.process import PROCESS, SYSTEM_PATH, ProcessIdentity
 from pytest_istio_sidecar.machine.progress import Progress
-from pytest_istio_sidecar.machine.redaction import configuration_as_evidence
 from pytest_istio_sidecar.machine.state_file import Shape, StateUnreadable, read_state, write_state
-from pytest_istio_sidecar.netfilter.model import Backend, Family, PodRules
-from pytest_istio_sidecar.netfilter.sockets import Socket
-from pytest_istio_sidecar.readers.command import kept
-from pytest_istio_sidecar.readers.host import read_host
-from pytest_istio_sidecar.readers.listeners import ask_with_python, read_listeners
-from pytest_istio_sidecar.readers.policy_routes import read_policy_routes
-from pytest_istio_sidecar.readers.sockets import read_sockets
-from pytest_istio_sidecar.readers.tables import read_counters, read_tables
+from pytest_istio_sidecar.netfilter.model import Backend, Family
+from pytest_istio_sidecar.readers.listeners import Ask, ask_with_python
 
 POD_NAME = "embedded/httpbin"
 _STATE: Shape = {"directory": str, "supervisor": PROCESS, "facts": dict}
@@ -100,17 +88,18 @@ def rules_for(version: str, options: IstioOptions | None = None) -> PodRulesText
     return PodRulesText(backend=ruleset.backend or Backend.LEGACY, ipv4=render_save(ruleset), ipv6=ipv6)
 
 
-class EmbeddedEnvironment:
+class EmbeddedEnvironment(Environment):
     """One embedded pod, in the process that started it or in another."""
 
     name = "embedded"
+    seconds = COMMAND_SECONDS
 
     def __init__(self, directory: Path, facts: Mapping[str, str], supervisor: ProcessIdentity) -> None:
-        self._directory = directory
+        super().__init__(POD_NAME)
         self._facts = dict(facts)
+        self._directory = directory
         self._supervisor = supervisor
         self._runner = PodRunner(directory)
-        self._evidence: dict[str, str] = {}
         self.parts: Mapping[str, float] = {}
         """Seconds that each part of the start took, where this process started it."""
 
@@ -214,54 +203,18 @@ class EmbeddedEnvironment:
         """Environment, versions, pod, reader and back end."""
         return dict(self._facts)
 
-    def pod(self) -> SidecarPod:
-        """The pod and the addresses it has."""
-        return SidecarPod(name=POD_NAME, host=read_host(self._runner, timeout=COMMAND_SECONDS, pod=POD_NAME))
+    def runner(self, thing: str) -> PodRunner:  # noqa: ARG002 - it refuses nothing
+        """The pod's first process."""
+        return self._runner
 
-    def read_rules(self, folder: Path | None = None) -> PodRules:
-        """Every table, by the reader that pods of a cluster are read with."""
-        reading = read_tables(self._runner, timeout=COMMAND_SECONDS, pod=POD_NAME, folder=folder)
-        self._evidence |= kept(reading.commands)
-        return reading.rules
+    def admin(self) -> Mapping[str, Ask]:
+        """With the Python of this machine."""
+        return {"from the pod": ask_with_python(self._runner, sys.executable, timeout=COMMAND_SECONDS)}
 
-    def read_replicas(self, folder: Path | None = None) -> Mapping[str, PodRules]:  # noqa: ARG002 - has none
-        """None: there is one pod."""
-        return {}
-
-    def read_listeners(self) -> tuple[Listener, ...]:
-        """What Envoy listens on, from its admin port."""
-        ask = ask_with_python(self._runner, sys.executable, timeout=COMMAND_SECONDS)
-        reading = read_listeners({"from the pod": ask}, pod=POD_NAME)
-        self._evidence["listeners.json"] = reading.commands[0].stdout
-        self._evidence["config_dump.json"] = configuration_as_evidence(reading.commands[1].stdout)
-        return reading.listeners
-
-    def read_sockets(self) -> tuple[Socket, ...]:
-        """The sockets that listen in the pod."""
-        return read_sockets(self._runner, timeout=COMMAND_SECONDS, pod=POD_NAME)
-
-    def read_policy_routes(self) -> Routings:
-        """The policy routes of both families."""
-        return read_policy_routes(self._runner, timeout=COMMAND_SECONDS, pod=POD_NAME)
-
-    def send_request(
-        self,
-        kind: RequestKind,
-        *,
-        port: int | None = None,
-        uid: int | None = None,
-        gid: int | None = None,
-        family: Family = 4,
-    ) -> Observation:
-        """Send one request from the client to the pod, or from the pod to the client or to 127.0.0.1."""
-        traffic = Traffic(
-            control=self._runner.control,
-            access_log=self._directory / "envoy.out",
-            counters=lambda: read_counters(self._runner, timeout=COMMAND_SECONDS),
-            pod=POD_NAME,
-        )
-        uid = APPLICATION_ID if uid is None else uid
-        return traffic.send(kind, port, uid, uid if gid is None else gid, family)
+    def traffic(self, kind: RequestKind, family: Family) -> EmbeddedTraffic:  # noqa: ARG002 - all of them
+        """Of the client to the pod, or of the pod to the client or to 127.0.0.1."""
+        log = self._directory / "envoy.out"
+        return EmbeddedTraffic(pod=POD_NAME, runner=self._runner, access_log=log)
 
     def run_program(self, argv: Sequence[str], *, text: str, timeout: float) -> str:
         """Run a program in the pod as its root, with `text` to read; returns what it printed.
@@ -282,7 +235,7 @@ class EmbeddedEnvironment:
             for path in sorted(self._directory.glob("*.*"))
             if path.suffix in (".out", ".err") and path.stat().st_size
         }
-        return {**self._evidence, **logs}
+        return {**super().evidence(), **logs}
 
     def stop(self) -> None:
         """End the pod and remove what it left; a second time does nothing."""

@@ -14,6 +14,7 @@ from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Self
 
+from pytest_istio_sidecar.environments.base import Environment
 from pytest_istio_sidecar.environments.choices import Injection, Keep, KindChoices, ReaderName
 from pytest_istio_sidecar.environments.cluster.api import Json, KubernetesApi
 from pytest_istio_sidecar.environments.cluster.pod import ClusterPod
@@ -45,15 +46,15 @@ _STATE = {"kubeconfig": str, "pod": str, "client": str, "facts": dict, "reader":
 """How the pod is described for other processes."""
 
 
-class KindEnvironment(ClusterPod):
+class KindEnvironment(ClusterPod, Environment):
     """The pod under test in a kind cluster of this run."""
+
+    name = "kind"
 
     def __init__(
         self, api: KubernetesApi, pod: Json, client: Json, facts: Mapping[str, str], reader: ReaderName
     ) -> None:
-        super().__init__(
-            api, pod, name="kind", reader=reader, client=client, facts=facts, node_containers=True
-        )
+        super().__init__(api, pod, reader=reader, client=client, facts=facts, node_containers=True)
 
     @classmethod
     def bring_up(cls, choices: KindChoices, *, state: Path, owner: int, progress: Progress) -> Self:
