@@ -4,12 +4,14 @@ figures of the random tests, and how much of the documentation was run."""
 from __future__ import annotations
 
 import contextlib
+import re
 import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
 
 import pytest
+from _pytest._io.wcwidth import wcwidth
 from hypothesis import HealthCheck, settings
 
 # How long an example takes says how busy the machine is, not whether the test holds.
@@ -49,14 +51,47 @@ def processes_with():
     """Asks for the processes that have a variable in their environment, `NAME=value`: their command lines."""
 
     def processes_with(variable: str) -> list[str]:
-        found = []
+        commands = []
         for process in Path("/proc").glob("[0-9]*"):
             with contextlib.suppress(OSError):
                 if variable.encode() in (process / "environ").read_bytes().split(b"\0"):
-                    found.append((process / "cmdline").read_text())
-        return found
+                    commands.append((process / "cmdline").read_text())
+        return commands
 
     return processes_with
+
+
+@pytest.fixture
+def rows_of():
+    """Asks for what stands on a terminal that was sent a text: its rows, from the top.
+
+    A double of a terminal: carriage return, line feed, erase to the end of the row (ECMA-48), a row that goes
+    on in the next one as soon as its last column is written to. How wide a character is, says pytest.
+    """
+    return _rows_of
+
+
+def _rows_of(text: str, *, columns: int) -> list[str]:
+    rows: list[list[str]] = [[]]
+    at = 0
+    for part in re.findall(r"\x1b\[[\d;]*[A-Za-z]|.", text, re.DOTALL):
+        if part == "\n":
+            rows.append([])
+            at = 0
+        elif part == "\r":
+            at = 0
+        elif part == "\x1b[K":
+            del rows[-1][at:]
+        elif not part.startswith("\x1b") and (width := wcwidth(part)):
+            if at + width > columns:
+                rows.append([])
+                at = 0
+            rows[-1][at : at + width] = [part, *[""] * (width - 1)]
+            at += width
+            if at == columns:
+                rows.append([])
+                at = 0
+    return ["".join(row) for row in rows]
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
@@ -64,14 +99,14 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     for outcome in ("passed", "failed"):
         for report in terminalreporter.getreports(outcome):
             run += "test_blocks.py::test_a_block_runs" in report.nodeid
-            told = dict(report.user_properties)
+            properties = dict(report.user_properties)
             name = report.nodeid.rpartition("::")[2]
-            if "seed" in told:
+            if "seed" in properties:
                 terminalreporter.write_line(
-                    f"{name}: TRACE_SEED={told['seed']}, {told.get('pairs', 0)} pairs agreed"
+                    f"{name}: TRACE_SEED={properties['seed']}, {properties.get('pairs', 0)} pairs agreed"
                 )
-            elif "noticed" in told:
-                terminalreporter.write_line(f"{name}: {told['noticed']}")
+            elif "noticed" in properties:
+                terminalreporter.write_line(f"{name}: {properties['noticed']}")
     if run:
         terminalreporter.write_line(f"documentation: {run} blocks run, {_not_run()}")
 
@@ -84,5 +119,7 @@ def _not_run() -> str:
     finally:
         sys.path.remove(str(DOCS))
     reasons = Counter(block.not_run for block in every_block() if block.not_run is not None)
-    told = ", ".join(f"{reason} {count}" for reason, count in sorted(reasons.items()))
-    return f"{reasons.total()} marked as not run (they need: {told})" if reasons else "none marked as not run"
+    needed = ", ".join(f"{reason} {count}" for reason, count in sorted(reasons.items()))
+    return (
+        f"{reasons.total()} marked as not run (they need: {needed})" if reasons else "none marked as not run"
+    )

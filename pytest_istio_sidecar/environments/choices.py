@@ -154,7 +154,8 @@ class KindChoices(RunChoices):
     )
     hub: str | None = option(
         "--istio-hub",
-        "Registry of Istio's images (default: istioctl's own).",
+        "Registry of Istio's images (default: docker.io/istio, whatever the release, unless --istio-set "
+        "names one).",
         default=None,
         metavar="REGISTRY",
     )

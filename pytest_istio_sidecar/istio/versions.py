@@ -29,6 +29,7 @@ class ClusterPair:
         istio: the release it is proven with.
         kubernetes, kind: releases that belong together.
         node_image: of the nodes, by digest.
+        hub: registry of Istio's images.
         proves: what this pair is there for.
         legacy: whether the release writes its rules through iptables-legacy, whose kernel
             modules a host may have to load first.
@@ -38,6 +39,7 @@ class ClusterPair:
     kubernetes: str
     kind: str
     node_image: str
+    hub: str
     proves: str
     legacy: bool
 
@@ -49,10 +51,10 @@ def number_of(version: object) -> Number:
         UsageProblem: it is none.
     """
     # A number is refused too: 1.20 out of a YAML file is 1.2 by then.
-    found = _RELEASE.fullmatch(version) if isinstance(version, str) else None
-    if found is None:
+    match = _RELEASE.fullmatch(version) if isinstance(version, str) else None
+    if match is None:
         raise UsageProblem(f"{version!r} is not a release of Istio; write it as 1.8.3")
-    return int(found[1]), int(found[2]), int(found[3] or 0)
+    return int(match[1]), int(match[2]), int(match[3] or 0)
 
 
 @cache
@@ -83,15 +85,21 @@ def clusters() -> tuple[ClusterPair, ...]:
     """Every cluster of CI, oldest release first."""
     return tuple(
         ClusterPair(
-            istio=held["istio"],
-            kubernetes=held["kubernetes"],
-            kind=held["kind"],
-            node_image=f"kindest/node:v{held['kubernetes']}@sha256:{held['digest']}",
-            proves=held["proves"],
-            legacy=held["legacy"],
+            istio=pair["istio"],
+            kubernetes=pair["kubernetes"],
+            kind=pair["kind"],
+            node_image=f"kindest/node:v{pair['kubernetes']}@sha256:{pair['digest']}",
+            proves=pair["proves"],
+            legacy=pair["legacy"],
+            hub=default_hub(),
         )
-        for held in _read()["cluster"]
+        for pair in _read()["cluster"]
     )
+
+
+def default_hub() -> str:
+    """Registry of Istio's images, whatever the release: "docker.io/istio"."""
+    return str(_read()["hub"])
 
 
 def cluster_pair(istio_version: str) -> ClusterPair:

@@ -8,7 +8,7 @@ becomes of packets without it, never by its name.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from pytest_istio_sidecar.checks.comparison.alignment import AlignedChain, Change
 from pytest_istio_sidecar.checks.comparison.effects import effects_of
@@ -107,16 +107,16 @@ def foreign_rules(
     return tuple(
         ForeignRules(
             owner=owner,
-            places=tuple(dict.fromkeys(f"{chain.table} {chain.name}" for chain, _ in held)),
-            count=len(held),
+            places=tuple(dict.fromkeys(f"{chain.table} {chain.name}" for chain, _ in rules)),
+            count=len(rules),
             matters=_matters(
                 observed,
-                {(chain.backend, chain.table, chain.name, rule.number) for chain, rule in held},
+                {(chain.backend, chain.table, chain.name, rule.number) for chain, rule in rules},
                 family,
                 host,
             ),
         )
-        for owner, held in owned.items()
+        for owner, rules in owned.items()
     )
 
 
@@ -134,35 +134,20 @@ def _owner(chain: AlignedChain, rule: Rule, expected: set[tuple[str, Rule]]) -> 
                 return tool
         if not name.startswith(PREFIX):
             return UNKNOWN
-        if not any(table == chain.table and held.chain == name for table, held in expected):
+        if not any(table == chain.table and expected_rule.chain == name for table, expected_rule in expected):
             return LEFTOVER
     return ""
 
 
 def _matters(observed: Rules, left_out: set[_Place], family: Family, host: Host) -> bool:
     without = PodRules(
-        rulesets=tuple(_without(held, left_out) for held in rulesets_of(observed, family)),
+        rulesets=tuple(_without(ruleset, left_out) for ruleset in rulesets_of(observed, family)),
         order_known=isinstance(observed, PodRules) and observed.order_known,
     )
     return bool(effects_of(observed, without, family=family, host=host))
 
 
 def _without(ruleset: Ruleset, left_out: set[_Place]) -> Ruleset:
-    tables = tuple(
-        replace(
-            table,
-            chains=tuple(
-                replace(
-                    chain,
-                    rules=tuple(
-                        rule
-                        for rule in chain.rules
-                        if (ruleset.backend, table.name, chain.name, rule.number) not in left_out
-                    ),
-                )
-                for chain in table.chains
-            ),
-        )
-        for table in ruleset.tables
+    return ruleset.map_rules(
+        lambda table, rule: None if (ruleset.backend, table, rule.chain, rule.number) in left_out else rule
     )
-    return replace(ruleset, tables=tables)

@@ -237,7 +237,7 @@ def _cluster(choices: KindChoices, owner: int, state: Path, progress: Progress) 
     if there:
         with progress.phase(f"reusing the kind cluster {name}"):
             return cluster.adopt()
-    source = f" from {image}" if image else ""
+    source = f" from {image.partition('@')[0]}" if image else ""
     with progress.phase(f"creating the kind cluster {name}{source}"):
         try:
             if choices.kind_config is not None:
