@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import ClassVar, Self
 
 from pytest_istio_sidecar.environments.choices import Choices
-from pytest_istio_sidecar.environments.traffic import APPLICATION_ID, Traffic
 from pytest_istio_sidecar.errors import EnvironmentProblem
 from pytest_istio_sidecar.istio.listeners import Listener
 from pytest_istio_sidecar.istio.observation import Observation, RequestKind
@@ -30,6 +29,7 @@ from pytest_istio_sidecar.readers.listeners import Ask, read_listeners
 from pytest_istio_sidecar.readers.policy_routes import read_policy_routes
 from pytest_istio_sidecar.readers.sockets import read_sockets
 from pytest_istio_sidecar.readers.tables import read_tables
+from pytest_istio_sidecar.readers.traffic import APPLICATION_ID, Traffic
 
 
 class NotServed(EnvironmentProblem):

@@ -15,7 +15,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
-from pytest_istio_sidecar.environments.traffic import (
+from pytest_istio_sidecar.errors import EnvironmentProblem
+from pytest_istio_sidecar.istio import ports
+from pytest_istio_sidecar.istio.listeners import Direction
+from pytest_istio_sidecar.istio.observation import RequestKind, TrackedConnection
+from pytest_istio_sidecar.netfilter.model import Family
+from pytest_istio_sidecar.netfilter.packet import Endpoint, IPAddress
+from pytest_istio_sidecar.readers.command import CommandResult
+from pytest_istio_sidecar.readers.exec import Exec
+from pytest_istio_sidecar.readers.traffic import (
     HTTPBIN_PORT,
     TOKEN_HEADER,
     Exchange,
@@ -25,14 +33,6 @@ from pytest_istio_sidecar.environments.traffic import (
     path_at,
     request_to,
 )
-from pytest_istio_sidecar.errors import EnvironmentProblem
-from pytest_istio_sidecar.istio import ports
-from pytest_istio_sidecar.istio.listeners import Direction
-from pytest_istio_sidecar.istio.observation import RequestKind, TrackedConnection
-from pytest_istio_sidecar.netfilter.model import Family
-from pytest_istio_sidecar.netfilter.packet import Endpoint, IPAddress
-from pytest_istio_sidecar.readers.command import CommandResult
-from pytest_istio_sidecar.readers.exec import Exec
 
 _ANSWER_SECONDS = 5.0
 _COMMAND_SECONDS = 20.0

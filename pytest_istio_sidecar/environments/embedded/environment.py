@@ -35,7 +35,6 @@ from pytest_istio_sidecar.environments.embedded.pod_process import (
 )
 from pytest_istio_sidecar.environments.embedded.specification import Specification
 from pytest_istio_sidecar.environments.embedded.traffic import ECHO_PORT, EmbeddedTraffic
-from pytest_istio_sidecar.environments.traffic import APPLICATION_ID, HTTPBIN_PORT
 from pytest_istio_sidecar.errors import EnvironmentProblem
 from pytest_istio_sidecar.istio import ports
 from pytest_istio_sidecar.istio.observation import RequestKind
@@ -48,6 +47,7 @@ from pytest_istio_sidecar.machine.progress import Progress
 from pytest_istio_sidecar.machine.state_file import Shape, StateUnreadable, read_state, write_state
 from pytest_istio_sidecar.netfilter.model import Backend, Family
 from pytest_istio_sidecar.readers.listeners import Ask, ask_with_python
+from pytest_istio_sidecar.readers.traffic import APPLICATION_ID, HTTPBIN_PORT
 
 POD_NAME = "embedded/httpbin"
 _STATE: Shape = {"directory": str, "supervisor": PROCESS, "facts": dict}

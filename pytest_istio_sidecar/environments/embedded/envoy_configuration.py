@@ -11,12 +11,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from pytest_istio_sidecar.environments.traffic import TOKEN_HEADER
 from pytest_istio_sidecar.istio import ports
 from pytest_istio_sidecar.istio.options import IstioOptions
 from pytest_istio_sidecar.istio.tproxy import CONNMARK_SINCE
 from pytest_istio_sidecar.istio.versions import number_of
 from pytest_istio_sidecar.netfilter.model import Family
+from pytest_istio_sidecar.readers.traffic import TOKEN_HEADER
 
 _Json = dict[str, object]
 _TYPE = "type.googleapis.com/envoy"

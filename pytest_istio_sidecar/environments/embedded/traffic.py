@@ -19,7 +19,11 @@ from typing import ClassVar
 from pytest_istio_sidecar.environments.embedded.envoy import parse_access_log, with_token
 from pytest_istio_sidecar.environments.embedded.namespaces import CLIENT_ADDRESSES, POD_ADDRESSES
 from pytest_istio_sidecar.environments.embedded.pod_process import COMMAND_SECONDS, PodRunner
-from pytest_istio_sidecar.environments.traffic import (
+from pytest_istio_sidecar.istio import ports
+from pytest_istio_sidecar.istio.observation import EnvoySighting, RequestKind
+from pytest_istio_sidecar.netfilter.model import Family
+from pytest_istio_sidecar.netfilter.packet import Endpoint
+from pytest_istio_sidecar.readers.traffic import (
     HTTPBIN_PORT,
     Exchange,
     Response,
@@ -27,10 +31,6 @@ from pytest_istio_sidecar.environments.traffic import (
     own_end,
     request_to,
 )
-from pytest_istio_sidecar.istio import ports
-from pytest_istio_sidecar.istio.observation import EnvoySighting, RequestKind
-from pytest_istio_sidecar.netfilter.model import Family
-from pytest_istio_sidecar.netfilter.packet import Endpoint
 
 ECHO_PORT = 8080
 """Where the client answers what leaves the pod."""
