@@ -116,7 +116,7 @@ def read_and_keep(specifications: Sequence[str], folder: Path | None) -> tuple[P
     for specification in specifications:
         ruleset = _read(specification, texts, folder)
         same = listings.setdefault((ruleset.family, ruleset.backend), [])
-        if any(table.name in held for held in same for table in ruleset.tables):
+        if any(table.name in other for other in same for table in ruleset.tables):
             raise UsageProblem(
                 f"two listings are of the same family (IPv{ruleset.family}) and back end "
                 f"({ruleset.backend or 'not said'}): "

@@ -113,7 +113,7 @@ class Lease:
             The lease that was there: not stale, nothing was written; stale, its directory may be there still.
         """
         with _claiming():
-            earlier = next((held for held in leases() if held.directory == self.directory), None)
+            earlier = next((lease for lease in leases() if lease.directory == self.directory), None)
             if earlier is None or earlier.stale:
                 self.write()
         return earlier

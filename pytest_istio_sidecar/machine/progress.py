@@ -50,12 +50,12 @@ class Progress:
         """A line that the running command said."""
         self._tell(event="line", text=text)
 
-    def _tell(self, **told: object) -> None:
+    def _tell(self, **fact: object) -> None:
         if self._file is None:
             return
         descriptor = os.open(self._file, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
         try:
-            os.write(descriptor, (json.dumps(told) + "\n").encode())
+            os.write(descriptor, (json.dumps(fact) + "\n").encode())
         finally:
             os.close(descriptor)
 
@@ -110,18 +110,18 @@ class ProgressDisplay:
         self.settle()
 
     def _show_news(self) -> None:
-        for told in self._news():
-            event = told["event"]
+        for fact in self._news():
+            event = fact["event"]
             if event == "begin":
-                self._phase, self._begin, self._last = str(told["phase"]), time.monotonic(), ""
+                self._phase, self._begin, self._last = str(fact["phase"]), time.monotonic(), ""
                 self._silent_until = 0.0
                 if not self._terminal:
                     self._write_line(self._phase)
             elif event == "line":
-                self._last = str(told["text"])
+                self._last = str(fact["text"])
             else:
                 ended = "failed after " if event == "failed" else ""
-                self._write_line(f"{ended}{float(str(told['seconds'])):.1f} s  {told['phase']}")
+                self._write_line(f"{ended}{float(str(fact['seconds'])):.1f} s  {fact['phase']}")
                 self._phase = ""
 
     def _show_elapsed(self) -> None:

@@ -101,7 +101,7 @@ def leave(item: pytest.Item, report: pytest.TestReport, raised: BaseException | 
         properties = {
             "istio-verdict": "against" if isinstance(raised, VerdictAgainst) else "none",
             "istio-summary": left["problems"][0]["summary"] if left["problems"] else "",
-            "istio-replay": next((held["way"]["replay"] for held in left["problems"] if held["way"]), ""),
+            "istio-replay": next((each["way"]["replay"] for each in left["problems"] if each["way"]), ""),
             "istio-evidence": left["evidence"],
         }
         # The list of the item and not of this report: JUnit XML takes them from the last one.
@@ -204,15 +204,15 @@ def _line_of(item: pytest.Item, raised: BaseException | None) -> int:
 def _problem(finding: Finding) -> Problem:
     from pytest_istio_sidecar.reports.way import way_of
 
-    way = finding.trace
-    rule = finding.rule or (way.deciding_rule if way is not None else None)
+    trace = finding.trace
+    rule = finding.rule or (trace.deciding_rule if trace is not None else None)
     return {
         "kind": str(finding.kind),
         "summary": finding.summary,
         "wanted": finding.wanted,
         "got": finding.got,
         "cause": finding.cause,
-        "way": way_of(way) if way is not None else None,
+        "way": way_of(trace) if trace is not None else None,
         "rule": {"text": rule.text, "location": rule.location} if rule is not None else None,
     }
 

@@ -129,9 +129,9 @@ class Traffic(ABC):
         """Who answered, by what the answer says of itself, and on which port of its own."""
 
 
-def own_end(told: object) -> Endpoint | None:
+def own_end(name: object) -> Endpoint | None:
     """The sender's end, as a socket's name in JSON; null where no connection came about."""
-    return Endpoint(ip_address(told[0]), told[1]) if isinstance(told, list) else None
+    return Endpoint(ip_address(name[0]), name[1]) if isinstance(name, list) else None
 
 
 def path_at(destination: Endpoint) -> str:

@@ -167,13 +167,13 @@ def _pods(api: KubernetesApi, workload: Workload, version: str | None) -> list[J
         if container_of(pod) is None:
             raise EnvironmentProblem(
                 f"{name} has no container {SIDECAR}: no sidecar was injected\n\n"
-                f"  has      {', '.join(held['name'] for held in pod['spec']['containers'])}\n"
+                f"  has      {', '.join(container['name'] for container in pod['spec']['containers'])}\n"
                 "  fix      label the namespace istio-injection=enabled and restart the workload"
             )
-        found = istio_version_of(pod)
-        if version is not None and found != version:
+        release = istio_version_of(pod)
+        if version is not None and release != version:
             raise EnvironmentProblem(
-                f"the sidecar of {name} is of Istio {found or 'an unknown release'}, "
+                f"the sidecar of {name} is of Istio {release or 'an unknown release'}, "
                 f"and --istio-version={version} is asked for"
             )
     return pods

@@ -59,15 +59,15 @@ def make_privileged(
         EditRefused: it was refused, or taken back at once.
     """
     for _ in range(_TRIES):
-        held = api.get(workload.path)
-        will_edit(held)
-        patch, content_type = _patch(held)
+        deployment = api.get(workload.path)
+        will_edit(deployment)
+        patch, content_type = _patch(deployment)
         try:
             edited = api.request("PATCH", workload.path, body=patch, content_type=content_type)
         except ApiProblem as problem:
             # How a failed test of a patch is told differs between releases, down to "an error in our
             # request"; that the Deployment has changed meanwhile does not.
-            if problem.status == 409 or (problem.status == 422 and _has_changed(api, workload, held)):
+            if problem.status == 409 or (problem.status == 422 and _has_changed(api, workload, deployment)):
                 continue
             why = f"{problem.said}\n\n  cause    an admission controller refuses the edit"
             if isinstance(problem, ApiRefused):
@@ -78,7 +78,7 @@ def make_privileged(
         container = container_of({"spec": edited["spec"]["template"]["spec"]})
         if not is_privileged(container):
             raise EditRefused(_reverted(workload, "the Deployment"))
-        before = container_of({"spec": held["spec"]["template"]["spec"]})
+        before = container_of({"spec": deployment["spec"]["template"]["spec"]})
         return dict((before or {}).get("securityContext") or {})
     raise EditRefused(f"{workload} was changed by others {_TRIES} times while it was edited")
 
@@ -114,16 +114,16 @@ def _patch(deployment: Json) -> tuple[object, str]:
 def place_of(template: Json) -> str | None:
     """Where a pod template has its sidecar, as a JSON patch names it: a native one is an init container."""
     for kind in ("containers", "initContainers"):
-        for number, held in enumerate(template.get(kind, [])):
-            if held["name"] == SIDECAR:
+        for number, container in enumerate(template.get(kind, [])):
+            if container["name"] == SIDECAR:
                 return f"/spec/template/spec/{kind}/{number}"
     return None
 
 
-def _has_changed(api: KubernetesApi, workload: Workload, held: Json) -> bool:
+def _has_changed(api: KubernetesApi, workload: Workload, deployment: Json) -> bool:
     """Whether a Deployment is no longer as it was read."""
     now = api.get(workload.path)
-    return bool(now["metadata"]["resourceVersion"] != held["metadata"]["resourceVersion"])
+    return bool(now["metadata"]["resourceVersion"] != deployment["metadata"]["resourceVersion"])
 
 
 def wait_until_privileged(api: KubernetesApi, workload: Workload, *, timeout: float) -> Json:
@@ -135,13 +135,13 @@ def wait_until_privileged(api: KubernetesApi, workload: Workload, *, timeout: fl
     """
     pods = wait_until_settled(api, workload, timeout=timeout)
     for pod in pods:
-        held = container_of(pod)
-        if held is None:
+        container = container_of(pod)
+        if container is None:
             raise EditRefused(
                 f"{pod['metadata']['namespace']}/{pod['metadata']['name']} has no {SIDECAR}: "
                 "nothing was injected into it"
             )
-        if not is_privileged(held):
+        if not is_privileged(container):
             raise EditRefused(_reverted(workload, f"the pod {pod['metadata']['name']}"))
     return pods[0]
 

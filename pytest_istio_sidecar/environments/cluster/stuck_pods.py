@@ -55,21 +55,21 @@ def why_not_ready(
         pods: asks for those that should be Ready.
     """
     try:
-        found = list(pods())
+        unready = list(pods())
     except ApiProblem as problem:
         return f"  pods     (they could not be asked for: {problem.said or problem})"
     events = [f"  event    {line}" for line in api.events(namespace, names)[-_EVENTS:]]
-    return "\n".join([*events, *last_words(api, found)]) + explain_pods(describe_pods(found))
+    return "\n".join([*events, *last_words(api, unready)]) + explain_pods(describe_pods(unready))
 
 
 def last_words(api: KubernetesApi, pods: Iterable[Json]) -> list[str]:
     """The last lines that failed containers have logged, as lines of a message; of replicas, the first's."""
     lines: list[str] = []
-    told = set()
+    shown = set()
     for pod, container in _failed(pods):
-        if container in told:
+        if container in shown:
             continue
-        told.add(container)
+        shown.add(container)
         lines.append(f"  log      of {container} in {pod['metadata']['name']}:")
         lines += [f"             {line}" for line in _log(api, pod, container)]
     return lines
@@ -78,11 +78,11 @@ def last_words(api: KubernetesApi, pods: Iterable[Json]) -> list[str]:
 def _failed(pods: Iterable[Json]) -> Iterator[tuple[Json, str]]:
     """Containers that have ended with a failure, and do not run well since."""
     for pod in pods:
-        for held in container_statuses(pod):
-            states = [held.get("state", {}), held.get("lastState", {})]
+        for status in container_statuses(pod):
+            states = [status.get("state", {}), status.get("lastState", {})]
             failed = any(state.get("terminated", {}).get("exitCode") for state in states)
-            if failed and not held.get("ready"):
-                yield pod, held["name"]
+            if failed and not status.get("ready"):
+                yield pod, status["name"]
 
 
 def _log(api: KubernetesApi, pod: Json, container: str) -> list[str]:

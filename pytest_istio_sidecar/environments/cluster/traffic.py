@@ -41,10 +41,10 @@ _CONNTRACK = "/proc/net/nf_conntrack"
 _CLIENT = """
 import json, socket, sys
 address, port, payload, seconds = sys.argv[1], int(sys.argv[2]), sys.argv[3], float(sys.argv[4])
-told = {"local": None, "received": "", "error": ""}
+answer = {"local": None, "received": "", "error": ""}
 try:
     connection = socket.create_connection((address, port), seconds)
-    told["local"] = connection.getsockname()[:2]
+    answer["local"] = connection.getsockname()[:2]
     connection.sendall(payload.encode())
     data = b""
     while True:
@@ -54,11 +54,11 @@ try:
         data += chunk
         if len(data) > 1 << 20:
             break
-    told["received"] = data.decode("latin-1")
+    answer["received"] = data.decode("latin-1")
 except OSError as problem:
-    told["error"] = str(problem)
-    told["refused"] = isinstance(problem, ConnectionRefusedError)
-print(json.dumps(told))
+    answer["error"] = str(problem)
+    answer["refused"] = isinstance(problem, ConnectionRefusedError)
+print(json.dumps(answer))
 """
 """For any Python 3 of a client image."""
 
@@ -147,9 +147,9 @@ class ClusterTraffic(Traffic):
                         ]
                     )
                 )
-            found = _find(result.stdout, local, destination, self.listeners)
-            if found is not None or time.monotonic() > deadline:
-                return found
+            tracked = _find(result.stdout, local, destination, self.listeners)
+            if tracked is not None or time.monotonic() > deadline:
+                return tracked
             time.sleep(0.1)
 
     def _answerer(
@@ -176,21 +176,21 @@ def _find(
         rf"sport=(?P<sport>\d+) dport={destination.port} .*?"
         r"src=(?P<address>\S+) dst=\S+ sport=(?P<port>\d+) dport=\d+"
     )
-    found = None
+    newest = None
     for line in table.splitlines():
         entry = wanted.search(line) if " tcp " in line else None
         if entry is None or (local is not None and int(entry["sport"]) != local.port):
             continue
         port = int(entry["port"])
         redirected = (entry["address"], port) != (str(destination.address), destination.port)
-        found = TrackedConnection(
+        newest = TrackedConnection(
             answers_from=Endpoint(ipaddress.ip_address(entry["address"]), port),
             direction=listeners.get(port) if redirected else None,
             line=line,
         )
         if local is not None:
             break
-    return found
+    return newest
 
 
 def _not_sent(result: CommandResult, where: str) -> EnvironmentProblem:

@@ -177,13 +177,13 @@ def take_back_of_ended_runs() -> tuple[list[str], list[str]]:
 
 def _edit(path: str, before: Json) -> Json:
     """The record of an edit that is made next: for each field what it is given, and what it had, if any."""
-    held = container_of({"spec": before["spec"]["template"]["spec"]})
+    container = container_of({"spec": before["spec"]["template"]["spec"]})
     return {
         "edited": path,
         "uid": before["metadata"].get("uid"),
         "generation": before["metadata"].get("generation"),
-        "added": ADDED if held is None else None,
-        "fields": _fields((held or {}).get("securityContext")),
+        "added": ADDED if container is None else None,
+        "fields": _fields((container or {}).get("securityContext")),
     }
 
 
@@ -236,16 +236,16 @@ def _put_back(api: KubernetesApi, edit: Json) -> list[str]:
     name = _name_of(path)
     said = ""
     for _ in range(_TRIES):
-        held = api.find(path)
-        if held is None:
+        workload = api.find(path)
+        if workload is None:
             return [f"{name} is gone already"]
-        metadata = held["metadata"]
+        metadata = workload["metadata"]
         if edit["uid"] is not None and metadata.get("uid") != edit["uid"]:
             return [f"{name} was deleted and made anew by somebody else since; it is left as it is"]
-        operations, left = _undo(held, edit)
-        told = [f"{name}: {sentence}; left as it is" for sentence in left]
+        operations, left = _undo(workload, edit)
+        sentences = [f"{name}: {sentence}; left as it is" for sentence in left]
         if not operations:
-            return told or [f"{name} is as it was already"]
+            return sentences or [f"{name} is as it was already"]
         version = {"op": "test", "path": "/metadata/resourceVersion", "value": metadata["resourceVersion"]}
         try:
             put = api.request("PATCH", path, body=[version, *operations], content_type=JSON_PATCH)
@@ -260,7 +260,7 @@ def _put_back(api: KubernetesApi, edit: Json) -> list[str]:
             said = "the API server took it, and shows the workload unchanged"
             break
         if left:
-            return [*told, f"put {name} back, but for that"]
+            return [*sentences, f"put {name} back, but for that"]
         # The edit itself made one generation; the others are somebody else's.
         others = edit["generation"] is not None and metadata.get("generation", 0) > edit["generation"] + 1
         return [f"put {name} back" + ("; what somebody else has changed in it since stays" if others else "")]
@@ -283,21 +283,21 @@ def _undo(workload: Json, edit: Json) -> tuple[list[Json], list[str]]:
     operations: list[Json] = []
     left = []
     # The deepest first: what holds them was added only where it is empty without them.
-    for field, told in sorted(edit["fields"].items(), key=lambda held: -held[0].count(".")):
+    for field, change in sorted(edit["fields"].items(), key=lambda entry: -entry[0].count(".")):
         *parents, last = field.split(".")
         place = now
         for parent in parents:
             place = place.get(parent) or {}
         value, path = place.get(last), f"{at}/{field.replace('.', '/')}"
-        if value == told.get("before"):
+        if value == change.get("before"):
             continue
-        if value != told["set"]:
-            if told["set"] != {}:
+        if value != change["set"]:
+            if change["set"] != {}:
                 shown = "absent" if value is None else json.dumps(value)
                 left.append(f"{field} of container {SIDECAR} is now {shown}, set by somebody else")
-        elif "before" in told:
-            place[last] = told["before"]
-            operations.append({"op": "replace", "path": path, "value": told["before"]})
+        elif "before" in change:
+            place[last] = change["before"]
+            operations.append({"op": "replace", "path": path, "value": change["before"]})
         else:
             del place[last]
             operations.append({"op": "remove", "path": path})

@@ -278,7 +278,7 @@ def _specification(rules: PodRulesText, sidecar: Sidecar, seconds: float) -> Spe
         return [*as_user, f"--reuid={uid}", f"--regid={gid}"]
 
     # Whose packets the rules let go; of several, the first.
-    uid, gid = (held.partition(",")[0] for held in (sidecar.options.proxy_uid, sidecar.options.proxy_gid))
+    uid, gid = (ids.partition(",")[0] for ids in (sidecar.options.proxy_uid, sidecar.options.proxy_gid))
     run_envoy = run_as(uid, gid)
     if sidecar.transparent:
         # As the template has it: IP_TRANSPARENT and SO_MARK take CAP_NET_ADMIN (ip(7), socket(7)).

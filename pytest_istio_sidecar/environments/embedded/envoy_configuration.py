@@ -171,7 +171,11 @@ def _own(sidecar: Sidecar, name: str, port: int, action: Mapping[str, object], p
 
 def _listener(sidecar: Sidecar, name: str, port: int) -> _Json:
     first, *others = (_socket_address(_ANY[family], port) for family in sidecar.families)
-    return {"name": name, "address": first, "additional_addresses": [{"address": held} for held in others]}
+    return {
+        "name": name,
+        "address": first,
+        "additional_addresses": [{"address": address} for address in others],
+    }
 
 
 def _http(listener: str, direction: str | None, route: Mapping[str, object]) -> _Json:
