@@ -1,4 +1,4 @@
-"""What a user can choose, as values that cannot be changed; and every environment that can be chosen is there."""
+"""What a user can choose, as values that cannot be changed; and every environment is there that can be."""
 
 import pytest
 
