@@ -8,8 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator
 
+from pytest_istio_sidecar.checks import messages
 from pytest_istio_sidecar.checks.finding import Finding, Kind, Severity
 from pytest_istio_sidecar.checks.tracing import addressed_families, captured, decided, describe, of_pod
+from pytest_istio_sidecar.failure import Failure
 from pytest_istio_sidecar.istio import ports
 from pytest_istio_sidecar.netfilter.model import Rules
 from pytest_istio_sidecar.netfilter.packet import Endpoint, Fate, Host, inbound
@@ -32,25 +34,25 @@ def unanswered(rules: Rules, sockets: Collection[Socket], host: Host) -> Iterato
         way = decided(rules, inbound(ports.AGENT, family=family, destination=own), host)
         left_out = way.fate is Fate.UNCHANGED and way.deciding_rule is not None
         if left_out and not _listens(sockets, "tcp", Endpoint(own, ports.AGENT)):
-            what = f"{describe(way.packet)} is left to the agent, which does not listen there"
-            yield _notice(what, way, "tcp", rules, sockets)
+            failure = messages.AGENT_SILENT(packet=describe(way.packet), pod=of_pod(rules))
+            yield _notice(failure, way, "tcp", sockets)
     for protocol in _PROTOCOLS:
         for way in captured(rules, host, protocol, destination_port=ports.DOMAIN):
             if not ports.is_dns(way.packet.destination_port, way.destination.port):
                 continue
             if way.packet.family in addressed and not _listens(sockets, protocol, way.destination):
-                what = f"DNS by {protocol} is sent to {way.destination}, where nothing listens"
-                yield _notice(what, way, protocol, rules, sockets)
+                failure = messages.DNS_UNANSWERED(
+                    protocol=protocol, destination=way.destination, pod=of_pod(rules)
+                )
+                yield _notice(failure, way, protocol, sockets)
                 break
 
 
-def _notice(
-    what: str, way: Trace, protocol: TransportName, rules: Rules, sockets: Collection[Socket]
-) -> Finding:
+def _notice(failure: Failure, way: Trace, protocol: TransportName, sockets: Collection[Socket]) -> Finding:
     return Finding(
         severity=Severity.NOTICE,
         kind=Kind.LISTENER,
-        summary=f"{what}{of_pod(rules)}",
+        failure=failure,
         wanted=f"a {protocol} socket at {way.destination}",
         got=_listening(sockets, protocol),
         trace=way,

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
+from pytest_istio_sidecar.failure import Failure
 from pytest_istio_sidecar.netfilter.model import Rule
 from pytest_istio_sidecar.netfilter.trace.trace import Trace
 
@@ -41,7 +42,7 @@ class Finding:
     """One thing that is not as it should be, or is worth knowing.
 
     Attributes:
-        summary: one sentence, with the packet or rule and what becomes of it.
+        failure: what is wrong, from `messages`: its summary has the packet or rule and what becomes of it.
         wanted, got: the two sides, in a few words each.
         trace: the way of the packet that shows it, where a packet does.
         rule: the rule it is about, where it is about one.
@@ -53,7 +54,7 @@ class Finding:
 
     severity: Severity = Severity.VIOLATION
     kind: Kind
-    summary: str
+    failure: Failure
     wanted: str = ""
     got: str = ""
     trace: Trace | None = None
@@ -62,6 +63,16 @@ class Finding:
     facts: tuple[tuple[str, str], ...] = ()
     cause: str = ""
     assumptions: tuple[str, ...] = ()
+
+    @property
+    def summary(self) -> str:
+        """One sentence that stands on its own."""
+        return self.failure.summary
+
+    @property
+    def code(self) -> str:
+        """Of the message: short and stable."""
+        return self.failure.code
 
 
 def violations(findings: Iterable[Finding]) -> list[Finding]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from pytest_istio_sidecar.checks import messages
 from pytest_istio_sidecar.checks.finding import Finding, Kind
 from pytest_istio_sidecar.istio.listeners import Listener
 from pytest_istio_sidecar.istio.ports import PURPOSE
@@ -27,13 +28,15 @@ def check_listener(
     if here and (direction is None or any(listener.direction == direction for listener in here)):
         return []
     if here:
-        what = f"listens on :{port} for {here[0].direction or 'unsaid'} traffic, not {direction}"
+        failure = messages.OTHER_DIRECTION(
+            port=port, direction=here[0].direction or "unsaid", wanted=direction
+        )
     else:
-        what = f"does not listen on :{port}"
+        failure = messages.NOT_LISTENING(port=port)
     return [
         Finding(
             kind=Kind.LISTENER,
-            summary=f"Envoy {what}",
+            failure=failure,
             wanted=wanted + purpose,
             got=", ".join(_describe(listener) for listener in listeners) or "no listener at all",
         )

@@ -6,9 +6,11 @@ Invariant: a packet whose fate is unknown raises `Undecided`; it is never a find
 
 from __future__ import annotations
 
+from pytest_istio_sidecar.checks import messages
 from pytest_istio_sidecar.checks.comparison.cause import cause_of
 from pytest_istio_sidecar.checks.finding import Finding, Kind
 from pytest_istio_sidecar.checks.tracing import CAPTURED, assumptions, decided, describe, of_pod
+from pytest_istio_sidecar.failure import Failure
 from pytest_istio_sidecar.istio.ports import INBOUND, OUTBOUND, PURPOSE
 from pytest_istio_sidecar.netfilter.model import Rules
 from pytest_istio_sidecar.netfilter.packet import Fate, Host, Packet
@@ -34,11 +36,12 @@ def check_redirected(
     if way.fate in CAPTURED and port == to:
         return []
     wrong_port = way.fate in CAPTURED
-    what = f"is sent to :{port} instead of :{to}" if wrong_port else _reaches(way)
     return [
         Finding(
             kind=Kind.REDIRECT if wrong_port or way.fate is Fate.DROPPED else Kind.BYPASS,
-            summary=f"{describe(packet)} {what}{of_pod(rules)}",
+            failure=messages.WRONG_PORT(packet=describe(packet), port=port, wanted=to, pod=of_pod(rules))
+            if wrong_port
+            else _reaches(way, of_pod(rules)),
             wanted=f"REDIRECT to :{to}{_purpose(to)}",
             got=_got(way),
             trace=way,
@@ -61,7 +64,7 @@ def check_bypasses(rules: Rules, packet: Packet, *, host: Host | None = None) ->
     return [
         Finding(
             kind=Kind.REDIRECT,
-            summary=f"{describe(packet)} {verb}, but should pass untouched{of_pod(rules)}",
+            failure=messages.NOT_UNTOUCHED(packet=describe(packet), outcome=verb, pod=of_pod(rules)),
             wanted="destination unchanged",
             got=_got(way),
             trace=way,
@@ -71,12 +74,13 @@ def check_bypasses(rules: Rules, packet: Packet, *, host: Host | None = None) ->
     ]
 
 
-def _reaches(way: Trace) -> str:
+def _reaches(way: Trace, pod: str) -> Failure:
+    packet = describe(way.packet)
     if way.fate is Fate.DROPPED:
-        return "is dropped"
+        return messages.DROPPED(packet=packet, pod=pod)
     if way.packet.hook == "PREROUTING":
-        return "reaches the application without Envoy"
-    return "leaves the application without Envoy"
+        return messages.REACHED_PAST_ENVOY(packet=packet, pod=pod)
+    return messages.LEFT_PAST_ENVOY(packet=packet, pod=pod)
 
 
 def _got(way: Trace) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Collection, Iterator, Sequence
 
+from pytest_istio_sidecar.checks import messages
 from pytest_istio_sidecar.checks.agent import unanswered
 from pytest_istio_sidecar.checks.comparison.cause import cause_of
 from pytest_istio_sidecar.checks.finding import Finding, Kind, Severity
@@ -69,8 +70,12 @@ def check_rules_reach_listeners(
         if problem is not None and problem not in findings:
             findings[problem] = Finding(
                 kind=Kind.LISTENER,
-                summary=f"{describe(way.packet)} is sent to {way.destination}, "
-                f"where {problem}{of_pod(rules)}",
+                failure=messages.NOT_TAKEN(
+                    packet=describe(way.packet),
+                    destination=way.destination,
+                    reason=problem,
+                    pod=of_pod(rules),
+                ),
                 wanted=f"a listener of Envoy for {_direction(way, host) or 'such'} traffic "
                 f"at {way.destination}",
                 got=_bound(listeners),
@@ -128,8 +133,7 @@ def _unfed(listeners: Sequence[Listener], fed: set[int], rules: Rules) -> Iterat
             yield Finding(
                 severity=Severity.NOTICE,
                 kind=Kind.LISTENER,
-                summary=f"no rule sends traffic to Envoy's {listener.direction} listener "
-                f"on :{listener.port}{of_pod(rules)}",
+                failure=messages.UNFED(direction=listener.direction, port=listener.port, pod=of_pod(rules)),
             )
 
 
@@ -146,8 +150,9 @@ def _served_though_excluded(listeners: Sequence[Listener], rules: Rules, host: H
                 yield Finding(
                     severity=Severity.NOTICE,
                     kind=Kind.LISTENER,
-                    summary=f"{describe(way.packet)} is not redirected, and comes to Envoy all the same: it "
-                    f"listens on {port}{of_pod(rules)}",
+                    failure=messages.SERVED_ALL_THE_SAME(
+                        packet=describe(way.packet), port=port, pod=of_pod(rules)
+                    ),
                     trace=way,
                 )
 

@@ -157,5 +157,4 @@ def _text(name: str, source: str) -> str:
             source=source,
             line=line,
             text=repr(content[problem.start : problem.start + 20]),
-            diagnosis="a listing is what iptables-save or iptables -L prints, not an archive or a binary",
         ) from None

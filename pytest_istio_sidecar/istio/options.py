@@ -14,6 +14,7 @@ from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_address, ip_netw
 from typing import Any, Literal, Self, TypedDict
 
 from pytest_istio_sidecar.errors import UsageProblem
+from pytest_istio_sidecar.istio import messages
 
 Network = IPv4Network | IPv6Network
 Several = str | int | Sequence[str | int]
@@ -143,7 +144,7 @@ class IstioOptions:
             value = getattr(self, name)
             if isinstance(_DEFAULTS[name], bool) or name in ("capture_all_dns", "enable_ipv6"):
                 if not isinstance(value, bool | None):
-                    raise UsageProblem(f"{name} is True or False, not {value!r}")
+                    raise UsageProblem(messages.NOT_A_TRUTH(option=name, value=value))
             elif value is not None:
                 object.__setattr__(self, name, _joined(name, value))
         self._refuse()
@@ -155,10 +156,10 @@ class IstioOptions:
             object.__setattr__(self, "proxy_gid", self.proxy_uid)
         if self.inbound_interception_mode not in _MODES:
             raise UsageProblem(
-                f"inbound_interception_mode is {', '.join(_MODES)}, not {self.inbound_interception_mode!r}"
+                messages.NO_MODE_OF_CAPTURE(known=", ".join(_MODES), value=self.inbound_interception_mode)
             )
         if self.mode not in ("init", "cni"):
-            raise UsageProblem(f"mode is init or cni, not {self.mode!r}")
+            raise UsageProblem(messages.NO_MODE(value=self.mode))
         for name in ("proxy_port", "inbound_capture_port", "inbound_tunnel_port"):
             _port(name, getattr(self, name))
         for name in ("inbound_ports_include", "inbound_ports_exclude", "outbound_ports_include",
@@ -177,24 +178,18 @@ class IstioOptions:
         for name in ("kube_virt_interfaces", "exclude_interfaces"):
             for interface in split(getattr(self, name)):
                 if len(interface) > 15 or not re.fullmatch(r"[^\s/]+", interface):
-                    raise UsageProblem(f"{name}: {interface!r} is no interface's name")
+                    raise UsageProblem(messages.NO_INTERFACE(option=name, text=interface))
         if self.outbound_ip_ranges_exclude == ALL:
-            raise UsageProblem(
-                "outbound_ip_ranges_exclude cannot be *: Istio refuses it "
-                '("invalid value for OUTBOUND_IP_RANGES_EXCLUDE")'
-            )
+            raise UsageProblem(messages.EXCLUDES_ALL())
         groups = split(self.owner_groups_include)
         if self.owner_groups_include != ALL and len(groups) > _MOST_GROUPS:
-            raise UsageProblem(f"owner_groups_include has {len(groups)} groups; Istio takes {_MOST_GROUPS}")
+            raise UsageProblem(messages.TOO_MANY_GROUPS(count=len(groups), most=_MOST_GROUPS))
         for name in ("owner_groups_include", "owner_groups_exclude"):
             if getattr(self, name) != ALL:
                 group_ids(getattr(self, name), option=name)
         loopback = cidr(self.host_ipv4_loopback_cidr)
         if loopback is None or loopback.version != 4 or not loopback.is_loopback or loopback.prefixlen < 8:
-            raise UsageProblem(
-                f"host_ipv4_loopback_cidr is a range of IPv4 loopback addresses of /8 to /32, "
-                f"not {self.host_ipv4_loopback_cidr!r}"
-            )
+            raise UsageProblem(messages.NO_LOOPBACK(value=self.host_ipv4_loopback_cidr))
         for version, name in ((4, "dns_servers_v4"), (6, "dns_servers_v6")):
             for server in split(getattr(self, name)):
                 try:
@@ -202,7 +197,7 @@ class IstioOptions:
                 except ValueError:
                     fits = False
                 if not fits:
-                    raise UsageProblem(f"{name}: {server!r} is no IPv{version} address")
+                    raise UsageProblem(messages.NO_SERVER(option=name, server=server, family=version))
 
     @classmethod
     def of(cls, given: Mapping[str, Any]) -> Self:
@@ -215,7 +210,7 @@ class IstioOptions:
             if name not in _NAMES:
                 near = difflib.get_close_matches(name, _NAMES, n=1)
                 hint = f"; {near[0]}?" if near else ""
-                raise UsageProblem(f"Istio has no option {name}{hint} There are {', '.join(_NAMES)}")
+                raise UsageProblem(messages.NO_SUCH_OPTION(option=name, hint=hint, known=", ".join(_NAMES)))
         return cls(**given)
 
     @classmethod
@@ -229,7 +224,7 @@ class IstioOptions:
         for text in pairs:
             name, equals, value = text.partition("=")
             if not equals:
-                raise UsageProblem(f"{text!r} is no option; write it as NAME=VALUE")
+                raise UsageProblem(messages.NOT_NAME_VALUE(text=text))
             found[name.strip()] = {"true": True, "false": False}.get(value, value)
         return cls.of(found)
 
@@ -343,10 +338,7 @@ def group_ids(text: str, *, option: str = "owner groups") -> tuple[str, ...]:
         elif re.fullmatch(r"\d{1,10}", group) and int(group) < 2**32 - 1:
             found.append(str(int(group)))
         else:
-            raise UsageProblem(
-                f"{option}: the proxy's image has no group {group}; iptables-restore refuses every rule "
-                f'then (Bad value for "--gid-owner" option: "{group}")'
-            )
+            raise UsageProblem(messages.NO_GROUP(option=option, group=group))
     return tuple(found)
 
 
@@ -357,17 +349,15 @@ def _joined(name: str, value: object) -> str:
         return str(value)
     if isinstance(value, Sequence | set | frozenset) and not isinstance(value, bytes):
         return ",".join(str(part) for part in (sorted(value) if isinstance(value, set) else value))
-    raise UsageProblem(f'{name} is text as Istio writes it ("80,8080"), a number or a list, not {value!r}')
+    raise UsageProblem(messages.NO_OPTION_TEXT(option=name, value=value))
 
 
 def _port(name: str, text: str) -> None:
     found = _RANGE.fullmatch(text)
     if found is None or any(int(part) > 65535 for part in found.groups() if part):
-        raise UsageProblem(f"{name}: {text!r} is no port")
+        raise UsageProblem(messages.NO_PORT(option=name, text=text))
     if found[2] and int(found[1]) > int(found[2]):
-        raise UsageProblem(
-            f"{name}: {text!r} ends before it begins; iptables-restore refuses every rule then"
-        )
+        raise UsageProblem(messages.PORTS_REVERSED(option=name, text=text))
 
 
 def _number(name: str, text: str, most: int) -> None:
@@ -376,4 +366,4 @@ def _number(name: str, text: str, most: int) -> None:
     except ValueError:
         fits = False
     if not fits:
-        raise UsageProblem(f"{name}: {text!r} is no number up to {most}")
+        raise UsageProblem(messages.NO_OPTION_NUMBER(option=name, text=text, most=most))

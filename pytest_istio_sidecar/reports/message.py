@@ -2,25 +2,24 @@
 
 Knows layout: a first line that stands on its own, aligned facts, the deciding
 rule marked, a line that replays it. Does not know how verdicts are reached.
-Invariant: at most `WIDTH` columns, except for a rule or path that is longer.
+Invariant: at most `failure.WIDTH` columns, except for a rule or path that is longer.
 """
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Sequence
 
 from pytest_istio_sidecar.checks.finding import Finding
 from pytest_istio_sidecar.checks.tracing import describe
+from pytest_istio_sidecar.failure import lay_out
 from pytest_istio_sidecar.netfilter.matches import PROTOCOL_NAMES
 from pytest_istio_sidecar.netfilter.packet import Endpoint, Fate, Packet
 from pytest_istio_sidecar.netfilter.trace.trace import Trace
 from pytest_istio_sidecar.reports.colour import Paint, Style, plain
 from pytest_istio_sidecar.reports.comparison import render_comparison
-from pytest_istio_sidecar.reports.path import WIDTH, PathLine, path_of
+from pytest_istio_sidecar.reports.path import PathLine, path_of
 from pytest_istio_sidecar.reports.replay import replay_command
 
-_LABEL = 9
 _REASONS = 3
 _COLOURS: dict[Fate, Style] = {Fate.REDIRECTED: "green", Fate.TPROXIED: "green", Fate.DROPPED: "red"}
 
@@ -31,15 +30,15 @@ def render_findings(findings: Sequence[Finding]) -> str:
     lines = [render_finding(first)]
     if others:
         lines.append("")
-        lines += _fact("also", "\n".join(other.summary for other in others))
+        lines += lay_out("also", "\n".join(other.summary for other in others))
     return "\n".join(lines)
 
 
 def render_finding(finding: Finding) -> str:
     """The whole explanation of one finding."""
     lines = [finding.summary, ""]
-    lines += _fact("wanted", finding.wanted)
-    lines += _fact("got", finding.got)
+    lines += lay_out("wanted", finding.wanted)
+    lines += lay_out("got", finding.got)
     if finding.comparison is not None:
         lines += render_comparison(finding.comparison)
     if finding.trace is not None:
@@ -47,10 +46,10 @@ def render_finding(finding: Finding) -> str:
     if finding.facts:
         lines.append("")
         for label, value in finding.facts:
-            lines += _fact(label, value)
-    closing = [*_fact("cause", finding.cause or _decides(finding.trace)), *_assumed(finding.assumptions)]
+            lines += lay_out(label, value)
+    closing = [*lay_out("cause", finding.cause or _decides(finding.trace)), *_assumed(finding.assumptions)]
     if finding.trace is not None:
-        closing += _fact("replay", replay_command(finding.trace), wrap=False)
+        closing += lay_out("replay", replay_command(finding.trace), whole=True)
     if closing:
         lines += ["", *closing]
     return "\n".join(lines).rstrip()
@@ -58,10 +57,10 @@ def render_finding(finding: Finding) -> str:
 
 def render_way(way: Trace, paint: Paint = plain) -> list[str]:
     """The packet and its path, rule by rule, with the deciding one marked."""
-    lines = _fact("packet", describe_fields(way.packet), wrap=False)
+    lines = lay_out("packet", describe_fields(way.packet), whole=True)
     path = path_of(way)
     if not path:
-        return [*lines, *_fact("path", "no rule and no policy took part")]
+        return [*lines, *lay_out("path", "no rule and no policy took part")]
     cells = [(line.where, f"{line.numbers:>4}  {line.text}", _outcome(line)) for line in path]
     place = max(len(where) for where, _, _ in cells)
     rule = max(len(text) for _, text, _ in cells)
@@ -69,7 +68,7 @@ def render_way(way: Trace, paint: Paint = plain) -> list[str]:
         paint(f"{where:<{place}}  {text:<{rule}}  {outcome}".rstrip(), _style(line))
         for line, (where, text, outcome) in zip(path, cells, strict=True)
     ]
-    return [*lines, *_fact("path", "\n".join(shown), wrap=False)]
+    return [*lines, *lay_out("path", "\n".join(shown), whole=True)]
 
 
 def _outcome(line: PathLine) -> str:
@@ -110,21 +109,7 @@ def _decides(way: Trace | None) -> str:
 
 
 def _assumed(assumptions: tuple[str, ...]) -> list[str]:
-    return _fact("assumed", "\n".join(assumptions)) if assumptions else []
-
-
-def _fact(label: str, value: str, *, wrap: bool = True) -> list[str]:
-    """Lines of `  label    value`, the value's further lines aligned under the first."""
-    if not value:
-        return []
-    lines = []
-    for line in value.splitlines():
-        width = WIDTH - _LABEL - 2
-        lines += (
-            textwrap.wrap(line, width, break_long_words=False, break_on_hyphens=False) if wrap else [line]
-        )
-    labels = [label, *[""] * (len(lines) - 1)]
-    return [f"  {name:<{_LABEL}}{line}".rstrip() for name, line in zip(labels, lines, strict=True)]
+    return lay_out("assumed", "\n".join(assumptions)) if assumptions else []
 
 
 def shorten(reasons: Sequence[str]) -> list[str]:
@@ -138,7 +123,7 @@ def render_trace(way: Trace, paint: Paint = plain) -> str:
     first = f"{describe(way.packet)}: {outcome_of(way)}"
     lines = [paint(first, _COLOURS.get(way.fate, "yellow")), "", *render_way(way, paint)]
     if way.reasons:
-        lines += ["", *_fact("because", "\n".join(shorten(way.reasons)))]
+        lines += ["", *lay_out("because", "\n".join(shorten(way.reasons)))]
     return "\n".join(lines)
 
 

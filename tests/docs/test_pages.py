@@ -18,7 +18,7 @@ from markdown_blocks import CHECKOUT, PAGES, tokens_of
 import pytest_istio_sidecar
 from pytest_istio_sidecar.cli import _COMMANDS, main
 from pytest_istio_sidecar.environments.choices import ReportForm
-from pytest_istio_sidecar.netfilter.text.diagnosis import _KNOWN, diagnose
+from pytest_istio_sidecar.netfilter.text.diagnosis import KNOWN, diagnose
 from pytest_istio_sidecar.plugin.options import OPTIONS
 
 LINKED = (*PAGES, "ARCHITECTURE.md", "CONTRIBUTING.md", "changelog.d/README.md", "tests/cluster/README.md")
@@ -247,8 +247,10 @@ def test_every_error_of_an_environment_or_reader_is_in_troubleshooting(text):
 
 @pytest.mark.parametrize(("message", "cause", "fix"), ROWS)
 def test_a_message_of_iptables_has_the_cause_that_the_code_tells(message, cause, fix):
-    assert diagnose(message) == f"{cause}; {fix}"
+    known = diagnose(message)
+    assert known is not None
+    assert (known.cause, known.fix) == (cause, fix)
 
 
 def test_every_message_of_iptables_that_the_code_knows_is_listed():
-    assert {f"{cause}; {fix}" for _, cause, fix in ROWS} == {f"{cause}; {fix}" for _, cause, fix in _KNOWN}
+    assert {f"{cause}; {fix}" for _, cause, fix in ROWS} == {f"{known.cause}; {known.fix}" for known in KNOWN}

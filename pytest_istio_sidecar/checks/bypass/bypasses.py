@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Collection, Hashable, Iterable, Iterator
 from dataclasses import dataclass, field
 
+from pytest_istio_sidecar.checks import messages
 from pytest_istio_sidecar.checks.bypass.bypass import HOOKS, Bypass, Direction
 from pytest_istio_sidecar.checks.bypass.found import FoundBypass, PacketClass, told_apart
 from pytest_istio_sidecar.checks.comparison.cause import cause_of
@@ -137,9 +138,12 @@ def check_only_bypasses(
             if found.by_design:
                 continue
             if not found.certain:
-                reasons = "\n".join(f"  because  {reason}" for reason in found.conditions[:3])
                 raise Undecided(
-                    f"{found.text}: the rules read do not tell whether it gets by{of_pod(rules)}\n{reasons}"
+                    messages.BYPASS_NOT_TOLD(
+                        packet=found.text,
+                        pod=of_pod(rules),
+                        facts=[("because", "\n".join(found.conditions[:3]))],
+                    )
                 )
             findings.append(_not_allowed(found, rules, family))
     return findings
@@ -166,13 +170,13 @@ def _as_bypass(held: Bypass | FoundBypass | str) -> Bypass:
 
 def _not_allowed(found: FoundBypass, rules: Rules, family: Family) -> Finding:
     way = found.trace
-    verb = "reaches" if found.direction == "inbound" else "leaves"
-    what = f"{found.text} {verb} the application without Envoy"
+    message = messages.REACHED_PAST_ENVOY if found.direction == "inbound" else messages.LEFT_PAST_ENVOY
+    failure = message(packet=found.text, pod=of_pod(rules))
     if way.fate in CAPTURED:
-        what = f"{found.bypass} is sent to {way.destination}, which is not Envoy"
+        failure = messages.SENT_ELSEWHERE(packet=found.bypass, destination=way.destination, pod=of_pod(rules))
     return Finding(
         kind=Kind.BYPASS,
-        summary=f"{what}{of_pod(rules)}",
+        failure=failure,
         wanted="only the allowed bypasses",
         got=f"also {found.text}",
         trace=way,

@@ -13,6 +13,7 @@ from enum import IntEnum
 from typing import NamedTuple, cast
 
 from pytest_istio_sidecar.errors import UsageProblem
+from pytest_istio_sidecar.netfilter import messages
 from pytest_istio_sidecar.netfilter.diagram.diagram import FALL, Node
 from pytest_istio_sidecar.netfilter.matches import Protocol
 from pytest_istio_sidecar.netfilter.model import Backend, Chain, Rule, Ruleset
@@ -107,7 +108,7 @@ class Chains:
                 del path[name]
                 done.append(name)
             elif following in path:
-                raise UsageProblem(f"table {table}: chains jump in a circle through {following}")
+                raise UsageProblem(messages.CIRCLE(table=table, chain=following))
             elif following not in done:
                 path[following] = self._callees(table, following)
         return done[::-1]
@@ -221,7 +222,7 @@ class Chains:
         known = self._called.get(key)
         if known is None:
             if key[:3] in self._inside:
-                raise UsageProblem(f"table {table}: chains jump in a circle through {name}")
+                raise UsageProblem(messages.CIRCLE(table=table, chain=name))
             self._inside.append(key[:3])
             node = self._from(table, name, 0, view)
             self._inside.pop()

@@ -14,6 +14,7 @@ from enum import IntEnum
 from typing import NamedTuple
 
 from pytest_istio_sidecar.errors import UsageProblem
+from pytest_istio_sidecar.netfilter import messages
 from pytest_istio_sidecar.netfilter.model import Backend, Rule, Ruleset, Table
 from pytest_istio_sidecar.netfilter.targets import (
     Extended,
@@ -154,7 +155,7 @@ def walk(
         if act is Act.JUMP or act is Act.GOTO:
             hops += 1
             if hops > HOPS:
-                raise UsageProblem(f"table {table}: chains jump in a circle through {chain.name}")
+                raise UsageProblem(messages.CIRCLE(table=table, chain=chain.name))
             if act is Act.JUMP:
                 stack.append((chain, index))
             chain, index = compiled.argument, 0  # type: ignore[assignment]

@@ -10,6 +10,7 @@ import pytest
 OWN = {
     "pytest_istio_sidecar",
     "pytest_istio_sidecar.errors",
+    "pytest_istio_sidecar.failure",
     "pytest_istio_sidecar.plugin.fixtures",
     "pytest_istio_sidecar.environments",
     "pytest_istio_sidecar.environments.choices",
