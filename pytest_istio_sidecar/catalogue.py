@@ -13,11 +13,13 @@ from __future__ import annotations
 from typing import Final
 
 from pytest_istio_sidecar.checks import messages as checks
+from pytest_istio_sidecar.cli import messages as cli
 from pytest_istio_sidecar.failure import Message
 from pytest_istio_sidecar.istio import messages as istio
 from pytest_istio_sidecar.netfilter import messages as netfilter
+from pytest_istio_sidecar.plugin import messages as plugin
 
-_ROOMS = (checks, netfilter, istio)
+_ROOMS = (checks, netfilter, istio, plugin, cli)
 
 BY_NAME: Final = {
     name: value for room in _ROOMS for name, value in vars(room).items() if isinstance(value, Message)

@@ -137,10 +137,13 @@ def lay_out(label: str, value: str, column: int = LABEL, *, whole: bool = False)
     return [f"  {name:<{column}}{line}".rstrip() for name, line in zip(labels, lines, strict=True)]
 
 
-def wrapped(text: str, width: int, *, indent: str = "") -> list[str]:
-    """A line as several, broken between words only.
+def wrapped(text: str, width: int, *, indent: str = "", whole_words: bool = True) -> list[str]:
+    """A line as several, broken between words.
 
     Args:
         indent: what all lines but the first begin with.
+        whole_words: whether a word longer than a line stays whole all the same.
     """
-    return wrap(text, width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
+    return wrap(
+        text, width, subsequent_indent=indent, break_long_words=not whole_words, break_on_hyphens=False
+    )

@@ -12,6 +12,7 @@ import shutil
 import sys
 from typing import TYPE_CHECKING
 
+from pytest_istio_sidecar.cli import messages
 from pytest_istio_sidecar.cli.command import (
     Commands,
     Status,
@@ -66,7 +67,7 @@ def run(options: argparse.Namespace) -> Status:
     host = host_of(options.interface)
     expected = None
     if options.option and not options.istio_version:
-        raise UsageProblem("--option is what a release is told: give --istio-version too")
+        raise UsageProblem(messages.OPTION_OF_RELEASE())
     if options.istio_version:
         expected = expected_of(rules, options.istio_version, IstioOptions.from_pairs(options.option))
         rules = completed(rules, expected)

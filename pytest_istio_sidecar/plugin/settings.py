@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, TypeVar
 import pytest
 
 from pytest_istio_sidecar.environments.choices import EnvironmentName, Injection, Keep, ReaderName, ReportForm
+from pytest_istio_sidecar.plugin import messages
 from pytest_istio_sidecar.plugin.options import OPTIONS, Option
 
 if TYPE_CHECKING:
@@ -72,26 +73,20 @@ class Settings:
         environment = _one_of(EnvironmentName, "--istio-environment", values["istio_environment"])
         tables = values["istio_table"]
         if environment is EnvironmentName.FILE and not tables:
-            raise pytest.UsageError("--istio-environment=file needs a listing: --istio-table FILE")
+            raise pytest.UsageError(str(messages.NO_LISTING()))
         if tables and environment is not EnvironmentName.FILE:
-            raise pytest.UsageError(
-                f"--istio-table is for --istio-environment=file; the environment is {environment}"
-            )
+            raise pytest.UsageError(str(messages.TABLE_WITHOUT_FILE(environment=environment)))
         version = _only(values["istio_version"])
         if version is not None and not re.fullmatch(r"\d+\.\d+(\.\d+)?([-+][\w.-]+)?", version):
-            raise pytest.UsageError(
-                f"--istio-version={version}: expected a release such as {DEFAULT_VERSION}"
-            )
+            raise pytest.UsageError(str(messages.NO_VERSION(version=version, known=DEFAULT_VERSION)))
         for value in values["istio_set"]:
             if not re.fullmatch(r"[^=\s]+=.*", value):
-                raise pytest.UsageError(f"--istio-set={value}: expected KEY=VALUE")
+                raise pytest.UsageError(str(messages.NOT_KEY_VALUE(value=value)))
         for option in values["istio_option"]:
             if not re.fullmatch(r"\w+=.*", option):
-                raise pytest.UsageError(f"--istio-option={option}: expected NAME=VALUE")
+                raise pytest.UsageError(str(messages.NO_OPTION(option=option)))
         if values["istio_option"] and environment not in (EnvironmentName.EMBEDDED, EnvironmentName.FILE):
-            raise pytest.UsageError(
-                f"--istio-option is for the environments embedded and file; in {environment} the pod tells it"
-            )
+            raise pytest.UsageError(str(messages.OPTION_OF_POD(environment=environment)))
         folder = config.invocation_params.dir
         return cls(
             environment=environment,
@@ -145,9 +140,7 @@ def report_paths(config: pytest.Config) -> tuple[Path, ...]:
     names = _value(config, option)
     for name in names:
         if Path(name).suffix not in tuple(ReportForm):
-            raise pytest.UsageError(
-                f"--istio-report={name}: expected a file ending in {', '.join(ReportForm)}"
-            )
+            raise pytest.UsageError(str(messages.NO_REPORT(name=name, known=", ".join(ReportForm))))
     return tuple(config.invocation_params.dir / name for name in names)
 
 
@@ -182,7 +175,7 @@ def _path(folder: Path, values: Sequence[str | None]) -> Path | None:
 def _existing(folder: Path, name: str, values: Sequence[str]) -> Path | None:
     path = _path(folder, values)
     if path is not None and not path.is_file():
-        raise pytest.UsageError(f"{name}={values[0]}: there is no such file")
+        raise pytest.UsageError(str(messages.NO_SUCH_FILE(option=name, value=values[0])))
     return path
 
 
@@ -190,7 +183,9 @@ def _one_of(kind: type[Choice], name: str, values: Sequence[str]) -> Choice:
     try:
         return kind(values[0])
     except ValueError:
-        raise pytest.UsageError(f"{name}={values[0]}: expected one of {', '.join(kind)}") from None
+        raise pytest.UsageError(
+            str(messages.NO_CHOICE(option=name, value=values[0], known=", ".join(kind)))
+        ) from None
 
 
 def _of_pytest_kind(config: pytest.Config, key: str) -> str | None:
@@ -207,7 +202,9 @@ def _same(config: pytest.Config, ours: str, values: Sequence[str], theirs: str, 
     """
     value, other = _only(values), _of_pytest_kind(config, key)
     if value and other and value != other:
-        raise pytest.UsageError(f"{ours}={value} and pytest-kind's {theirs}={other} say something different")
+        raise pytest.UsageError(
+            str(messages.PLUGINS_DIFFER(ours=ours, value=value, theirs=theirs, other=other))
+        )
     return value or other
 
 
@@ -216,9 +213,7 @@ def _keep(config: pytest.Config, values: Sequence[str]) -> Keep:
     if not config.getoption("keep_cluster", default=False):
         return keep
     if config.getoption("istio_keep") and keep is not Keep.ALWAYS:
-        raise pytest.UsageError(
-            f"--istio-keep={keep} and pytest-kind's --keep-cluster say something different"
-        )
+        raise pytest.UsageError(str(messages.KEEP_DIFFERS(keep=keep)))
     return Keep.ALWAYS
 
 
@@ -228,5 +223,5 @@ def _seconds(name: str, text: str) -> float:
     except ValueError:
         seconds = -1.0
     if not 0 < seconds <= 86_400:
-        raise pytest.UsageError(f"{name}={text}: expected seconds, more than 0 and at most 86400")
+        raise pytest.UsageError(str(messages.NO_SECONDS(option=name, text=text)))
     return seconds

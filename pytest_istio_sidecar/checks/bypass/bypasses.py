@@ -17,8 +17,8 @@ from pytest_istio_sidecar.checks.comparison.cause import cause_of
 from pytest_istio_sidecar.checks.finding import Finding, Kind
 from pytest_istio_sidecar.checks.tracing import CAPTURED, assumptions, of_pod
 from pytest_istio_sidecar.errors import Undecided
-from pytest_istio_sidecar.html_table import html_table
 from pytest_istio_sidecar.istio.ports import INBOUND, OUTBOUND
+from pytest_istio_sidecar.markup import html_table
 from pytest_istio_sidecar.netfilter.diagram.diagram import Node
 from pytest_istio_sidecar.netfilter.diagram.simplify import simplify
 from pytest_istio_sidecar.netfilter.model import Backend, Family, PodRules, Rules, Table, rulesets_of

@@ -14,7 +14,7 @@ from functools import cached_property
 from itertools import permutations
 from typing import TypeVar
 
-from pytest_istio_sidecar.html_table import html_table
+from pytest_istio_sidecar.markup import html_table
 from pytest_istio_sidecar.netfilter.matches import Hidden
 from pytest_istio_sidecar.netfilter.model import PodRules, Rule, Rules, Ruleset, rulesets_of
 from pytest_istio_sidecar.netfilter.packet import Endpoint, Fate, Host, Packet

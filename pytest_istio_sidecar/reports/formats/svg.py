@@ -8,12 +8,12 @@ follows the reader's choice of light or dark, and cuts no rule short.
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 
-from pytest_istio_sidecar.reports.formats.markup import Markup, join, tag
+from pytest_istio_sidecar.failure import wrapped
+from pytest_istio_sidecar.markup import Markup, join, tag
 from pytest_istio_sidecar.reports.way import PathRow, Way
 
 Beside = Sequence[tuple[str, Sequence[str]]]
@@ -202,4 +202,4 @@ def _told(way: Way) -> str:
 
 def _wrapped(words: str, width: int) -> list[str]:
     room = int(width / _LETTER)
-    return textwrap.wrap(words, room, subsequent_indent="   ", break_on_hyphens=False) or [""]
+    return wrapped(words, room, indent="   ", whole_words=False) or [""]

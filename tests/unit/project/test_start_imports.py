@@ -21,6 +21,7 @@ OWN = {
     "pytest_istio_sidecar.plugin.settings",
     "pytest_istio_sidecar.plugin.terminal",
     "pytest_istio_sidecar.plugin.markers",
+    "pytest_istio_sidecar.plugin.messages",
     "pytest_istio_sidecar.plugin.workers",
 }
 
