@@ -14,17 +14,25 @@ from typing import Final
 
 from pytest_istio_sidecar.checks import messages as checks
 from pytest_istio_sidecar.cli import messages as cli
+from pytest_istio_sidecar.environments import messages as environments
+from pytest_istio_sidecar.environments.cluster import messages as cluster
+from pytest_istio_sidecar.environments.embedded import messages as embedded
+from pytest_istio_sidecar.environments.kind import messages as kind
 from pytest_istio_sidecar.failure import Message
 from pytest_istio_sidecar.istio import messages as istio
+from pytest_istio_sidecar.machine import messages as machine
 from pytest_istio_sidecar.netfilter import messages as netfilter
 from pytest_istio_sidecar.plugin import messages as plugin
+from pytest_istio_sidecar.readers import messages as readers
 
-_ROOMS = (checks, netfilter, istio, plugin, cli)
+_ROOMS = (checks, netfilter, istio, readers, environments, embedded, cluster, kind, machine, plugin, cli)
 
-BY_NAME: Final = {
-    name: value for room in _ROOMS for name, value in vars(room).items() if isinstance(value, Message)
-}
+_NAMED = [
+    (name, value) for room in _ROOMS for name, value in vars(room).items() if isinstance(value, Message)
+]
+
+BY_NAME: Final = dict(_NAMED)
 """The messages by the names that the code has for them, which no two rooms share."""
 
-CATALOGUE: Final = tuple(sorted(BY_NAME.values()))
+CATALOGUE: Final = tuple(sorted(message for _, message in _NAMED))
 """The messages in the order of their codes."""

@@ -19,8 +19,6 @@ WIDTH = 96
 """Columns of a message at most, except for what may not be broken: a rule, a path, a program's output."""
 LABEL = 9
 """Columns of a label, with what separates it from its value."""
-_READ = 4000
-"""Characters looked at, of either end of a text: a message is short, what it stands in may be long."""
 
 Fact = tuple[str, str]
 """A label and its value, which may have several lines."""
@@ -43,8 +41,7 @@ class Advice(NamedTuple):
 
 def advise(text: str, known: Iterable[Advice]) -> Advice | None:
     """The first advice whose text is seen; what stops a program stands before what it only remarks."""
-    shown = text if len(text) <= 2 * _READ else f"{text[:_READ]}\n{text[-_READ:]}"
-    return next((advice for advice in known if re.search(advice.seen, shown, re.MULTILINE)), None)
+    return next((advice for advice in known if re.search(advice.seen, text, re.MULTILINE)), None)
 
 
 class Failure(NamedTuple):
@@ -70,8 +67,16 @@ class Failure(NamedTuple):
         """The same with what a program's own text tells of it."""
         return self if advice is None else self._replace(cause=advice.cause, fix=advice.fix)
 
+    def and_facts(self, facts: Iterable[Fact]) -> Failure:
+        """The same with further evidence."""
+        return self._replace(facts=(*self.facts, *facts))
+
+    def with_evidence_of(self, other: Failure) -> Failure:
+        """This sentence with all else of another failure, which it follows from."""
+        return other._replace(summary=self.summary, code=self.code)
+
     def __str__(self) -> str:
-        column = max([LABEL, *(len(label) + 2 for label, _ in self.facts)])
+        column = max([LABEL, *(len(label) + 1 for label, _ in self.facts)])
         facts = [line for label, value in self.facts for line in lay_out(label, value, column, whole=True)]
         closing = [
             line

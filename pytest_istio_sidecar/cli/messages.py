@@ -14,7 +14,7 @@ OPTION_OF_RELEASE = Message(
 GUESS_ALONE = Message(
     "IS953", "--guess looks for the options itself; leave --option and --exact out", help=IN_THE_TEXT
 )
-INPUT_TWICE = Message(
+INPUT_FOR_TWO = Message(
     "IS954",
     "standard input can be the rules or the packets, not both",
     help="name a file for one of them",
@@ -30,7 +30,7 @@ NO_LISTING_OF_FAMILY = Message(
     "the packet is IPv{family}, but no listing given is; name one as {form}",
     help=IN_THE_TEXT,
 )
-NO_INTERFACE = Message("IS958", "--interface {text}: write it as eth0=192.0.2.10/24", help=IN_THE_TEXT)
+INTERFACE_FORM = Message("IS958", "--interface {text}: write it as eth0=192.0.2.10/24", help=IN_THE_TEXT)
 NO_SOCKET_OF_OTHERS = Message(
     "IS959",
     "--uid and --gid are for --outbound: a packet from elsewhere has no socket here",

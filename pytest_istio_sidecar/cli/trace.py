@@ -113,7 +113,7 @@ def _wrapped(sentence: str) -> str:
 
 def _refuse_what_differs(options: argparse.Namespace) -> None:
     if options.packets == "-" and "-" in [spec.rpartition(":")[2] for spec in options.rules]:
-        raise UsageProblem(messages.INPUT_TWICE())
+        raise UsageProblem(messages.INPUT_FOR_TWO())
     if options.packets and (options.svg or options.source):
         raise UsageProblem(messages.ONE_PACKET())
 
@@ -159,7 +159,7 @@ def host_of(interfaces: Sequence[str]) -> Host:
     for text in interfaces:
         name, separator, address = text.partition("=")
         if not separator or not name:
-            raise UsageProblem(messages.NO_INTERFACE(text=text))
+            raise UsageProblem(messages.INTERFACE_FORM(text=text))
         addresses.setdefault(name, []).append(address)
     return Host(interfaces=addresses)
 

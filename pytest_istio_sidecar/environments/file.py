@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NoReturn
 
+from pytest_istio_sidecar.environments import messages
 from pytest_istio_sidecar.environments.base import NotServed, SidecarPod
 from pytest_istio_sidecar.errors import ParseError, UsageProblem
 from pytest_istio_sidecar.istio.observation import RequestKind
@@ -53,15 +54,15 @@ class FileEnvironment:
 
     def read_listeners(self) -> NoReturn:
         """Refuse: raises NotServed."""
-        raise NotServed("the file environment has listings only, no Envoy to ask for its listeners")
+        raise NotServed(messages.NOT_SERVED(missing="no Envoy to ask for its listeners"))
 
     def read_sockets(self) -> NoReturn:
         """Refuse: raises NotServed."""
-        raise NotServed("the file environment has listings only, no pod to ask for its sockets")
+        raise NotServed(messages.NOT_SERVED(missing="no pod to ask for its sockets"))
 
     def read_policy_routes(self) -> NoReturn:
         """Refuse: raises NotServed."""
-        raise NotServed("the file environment has listings only, no pod to ask for its policy routes")
+        raise NotServed(messages.NOT_SERVED(missing="no pod to ask for its policy routes"))
 
     def send_request(
         self,
@@ -73,7 +74,7 @@ class FileEnvironment:
         family: Family = 4,  # noqa: ARG002
     ) -> NoReturn:
         """Refuse: raises NotServed."""
-        raise NotServed(f"the file environment has listings only, nothing to send a {kind} request through")
+        raise NotServed(messages.NOT_SERVED(missing=f"nothing to send a {kind} request through"))
 
     def evidence(self) -> Mapping[str, str]:
         """The listings, where they are to be kept."""
@@ -92,17 +93,14 @@ def read_listings(specifications: Sequence[str]) -> PodRules:
         ParseError: text that is no listing.
     """
     if len(set(specifications)) < len(specifications):
-        raise UsageProblem("a listing is named twice")
+        raise UsageProblem(messages.LISTING_TWICE())
     if sum(_file_of(specification)[2] == "-" for specification in specifications) > 1:
-        raise UsageProblem("standard input can be one listing only")
+        raise UsageProblem(messages.INPUT_TWICE())
     rulesets = tuple(_read(specification) for specification in specifications)
     keys = [(ruleset.family, ruleset.backend) for ruleset in rulesets]
     for key in keys:
         if keys.count(key) > 1:
-            raise UsageProblem(
-                f"two listings are of the same family (IPv{key[0]}) and back end ({key[1] or 'not said'}): "
-                "put 'legacy:' or 'nft:', and 'ip6:' for ip6tables, in front of the file's name"
-            )
+            raise UsageProblem(messages.SAME_FAMILY(family=key[0], backend=key[1] or "not said"))
     return PodRules(rulesets=rulesets)
 
 
@@ -118,7 +116,7 @@ def _file_of(specification: str) -> tuple[Family, Backend | None, str]:
             backend, name = known, name.removeprefix(f"{prefix}:")
             break
     if not name:
-        raise UsageProblem(f"{specification!r} names no file; write it as [ip6:][legacy:|nft:]FILE")
+        raise UsageProblem(messages.NO_FILE(text=specification))
     return family, backend, name
 
 
@@ -129,7 +127,7 @@ def _read(specification: str) -> Ruleset:
     if backend is None or ruleset.backend is backend:
         return ruleset
     if ruleset.backend is not None:
-        raise UsageProblem(f"{source} was written by {ruleset.backend}, but is given as {backend}")
+        raise UsageProblem(messages.OTHER_WRITER(source=source, writer=ruleset.backend, backend=backend))
     return replace(ruleset, backend=backend)
 
 
@@ -140,20 +138,20 @@ def _text(name: str, source: str) -> str:
         else:
             path = Path(name)
             if not stat.S_ISREG(path.stat().st_mode) and not stat.S_ISFIFO(path.stat().st_mode):
-                raise UsageProblem(f"{name} is not a file")
+                raise UsageProblem(messages.NOT_A_FILE(file=name))
             with path.open("rb") as file:
                 content = file.read(LIMIT + 1)
     except (OSError, ValueError) as problem:
         reason = getattr(problem, "strerror", None) or problem
-        raise UsageProblem(f"cannot read {source}: {reason}") from None
+        raise UsageProblem(messages.FILE_NOT_READ(source=source, problem=reason)) from None
     if len(content) > LIMIT:
-        raise ParseError(f"longer than {LIMIT // 2**20} MiB: no listing of a pod's rules", source=source)
+        raise ParseError(messages.FILE_TOO_LONG(limit=LIMIT // 2**20), source=source)
     try:
         return content.decode()
     except UnicodeDecodeError as problem:
         line = content.count(b"\n", 0, problem.start) + 1
         raise ParseError(
-            "not text in UTF-8",
+            messages.NOT_UTF8(),
             source=source,
             line=line,
             text=repr(content[problem.start : problem.start + 20]),

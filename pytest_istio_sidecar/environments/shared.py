@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
+from pytest_istio_sidecar.environments import messages
 from pytest_istio_sidecar.environments.base import Environment
 from pytest_istio_sidecar.errors import EnvironmentProblem, UsageProblem
 from pytest_istio_sidecar.istio.options import IstioOptions
@@ -161,12 +162,9 @@ def read_rules(
     if raw:
         keep(environment, evidence())
     pod = environment.pod().name
-    told = other_mode(rules)
-    if told:
-        raise EnvironmentProblem(
-            f"{pod} has no sidecar's iptables rules\n\n  cause    {told}\n"
-            "  note     no rule of this pod was checked"
-        )
+    mode = other_mode(rules)
+    if mode:
+        raise EnvironmentProblem(messages.NO_SIDECAR_RULES(pod=pod, cause=mode))
     placed = tuple(_placed(ruleset, pod, raw, evidence) for ruleset in rules.rulesets)
     return replace(
         rules, pod=pod, rulesets=tuple(_completed(ruleset, version, options) for ruleset in placed)

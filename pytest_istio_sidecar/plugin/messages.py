@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from pytest_istio_sidecar.failure import IN_THE_TEXT, Message
 
-NO_LISTING = Message(
+TABLE_MISSING = Message(
     "IS901", "--istio-environment=file needs a listing: --istio-table FILE", help=IN_THE_TEXT
 )
 TABLE_WITHOUT_FILE = Message(

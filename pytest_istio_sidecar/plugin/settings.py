@@ -73,7 +73,7 @@ class Settings:
         environment = _one_of(EnvironmentName, "--istio-environment", values["istio_environment"])
         tables = values["istio_table"]
         if environment is EnvironmentName.FILE and not tables:
-            raise pytest.UsageError(str(messages.NO_LISTING()))
+            raise pytest.UsageError(str(messages.TABLE_MISSING()))
         if tables and environment is not EnvironmentName.FILE:
             raise pytest.UsageError(str(messages.TABLE_WITHOUT_FILE(environment=environment)))
         version = _only(values["istio_version"])

@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from pytest_istio_sidecar.failure import Fact
+
 NOT_FOUND = 127
 """Exit status of a command that is not there, as a shell gives it (POSIX, 2.8.2)."""
 
@@ -40,13 +42,11 @@ class CommandResult:
         """Whether the pod has no such program."""
         return self.exit_status == NOT_FOUND
 
-    def facts(self) -> list[str]:
-        """Labelled lines for a message: what ran, how it ended, what it said."""
+    def facts(self) -> list[Fact]:
+        """For a message: what ran, how it ended, what it said."""
         ended = "no end" if self.exit_status is None else f"exit {self.exit_status}"
-        lines = [f"  ran      {' '.join(self.argv)}   {ended} after {self.seconds:.1f} s"]
-        said = self.stderr.strip().splitlines()
-        lines += [f"  stderr   {line}" for line in said[:5]] or ["  stderr   (nothing)"]
-        return lines
+        said = "\n".join(self.stderr.strip().splitlines()[:5]) or "(nothing)"
+        return [("ran", f"{' '.join(self.argv)}   {ended} after {self.seconds:.1f} s"), ("stderr", said)]
 
 
 class Runner(Protocol):

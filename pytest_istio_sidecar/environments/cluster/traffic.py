@@ -15,6 +15,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from pytest_istio_sidecar.environments.cluster import messages
 from pytest_istio_sidecar.errors import EnvironmentProblem
 from pytest_istio_sidecar.istio import ports
 from pytest_istio_sidecar.istio.listeners import Direction
@@ -165,17 +166,7 @@ class ClusterTraffic:
         while True:
             result = self.runner.run(["cat", _CONNTRACK], timeout=_COMMAND_SECONDS)
             if not result.succeeded:
-                raise EnvironmentProblem(
-                    "\n".join(
-                        [
-                            f"the connections of {self.pod} cannot be read, so no request can be judged",
-                            "",
-                            *result.facts(),
-                            "",
-                            "  cause    the kernel shows no connections here (CONFIG_NF_CONNTRACK_PROCFS)",
-                        ]
-                    )
-                )
+                raise EnvironmentProblem(messages.CONNECTIONS_NOT_READ(pod=self.pod, facts=result.facts()))
             found = _find(result.stdout, local, destination, self.listeners)
             if found is not None or time.monotonic() > deadline:
                 return found
@@ -259,4 +250,4 @@ def _changes(
 
 
 def _not_sent(result: CommandResult, where: str) -> EnvironmentProblem:
-    return EnvironmentProblem("\n".join([f"no request could be sent from {where}", "", *result.facts()]))
+    return EnvironmentProblem(messages.NOT_SENT(pod=where, facts=result.facts()))

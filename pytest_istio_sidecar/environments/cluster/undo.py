@@ -12,6 +12,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from pytest_istio_sidecar.environments.cluster import messages
 from pytest_istio_sidecar.environments.cluster.api import JSON_PATCH, ApiProblem, Json, KubernetesApi
 from pytest_istio_sidecar.environments.cluster.workload import SIDECAR, container_of
 from pytest_istio_sidecar.environments.kind.httpbin import is_privileged, place_of
@@ -96,10 +97,7 @@ class Changes:
             kubeconfig=None if kubeconfig is None else Path(kubeconfig), context=told["context"]
         )
         if api.server != told["server"]:
-            raise EnvironmentProblem(
-                f"the changes were made in the cluster at {told['server']}; its kubeconfig "
-                f"leads to {api.server} now"
-            )
+            raise EnvironmentProblem(messages.OTHER_CLUSTER(made=told["server"], now=api.server))
         changes = cls(lease, api)
         changes._held = list(told["changes"])
         return changes
@@ -117,10 +115,11 @@ def take_back_of_ended_runs() -> tuple[list[str], list[str]]:
         except (OSError, ValueError, KeyError):
             lease.release()  # nothing was changed yet
         except EnvironmentProblem as problem:
-            failed.append(
-                f"{problem}\n  note     a run's changes there are not put back yet; they are written down in "
+            note = (
+                f"a run's changes there are not put back yet; they are written down in "
                 f"{lease.directory / _FILE}; where that cluster is gone for good, remove {lease.path}"
             )
+            failed.append(str(problem.failure._replace(note=note)))
     return done, failed
 
 
@@ -139,7 +138,7 @@ def _take_back(api: KubernetesApi, change: Json) -> str:
     try:
         api.request("PATCH", path, body=operations, content_type=JSON_PATCH)
     except ApiProblem as problem:
-        raise EnvironmentProblem(f"{name} could not be put back: {problem.said}") from None
+        raise EnvironmentProblem(messages.NOT_PUT_BACK(name=name, said=problem.said)) from None
     return f"put {name} back"
 
 

@@ -18,7 +18,7 @@ from importlib import metadata
 from pathlib import Path
 
 from pytest_istio_sidecar.environments.base import SidecarPod
-from pytest_istio_sidecar.environments.embedded import envoy
+from pytest_istio_sidecar.environments.embedded import envoy, messages
 from pytest_istio_sidecar.environments.embedded.envoy_configuration import Sidecar, bootstrap
 from pytest_istio_sidecar.environments.embedded.namespaces import (
     POD_ADDRESSES,
@@ -173,9 +173,9 @@ class EmbeddedEnvironment:
             told = json.loads(state.read_text())
             supervisor = ProcessIdentity(**told["supervisor"])
         except (OSError, ValueError, KeyError, TypeError) as problem:
-            raise EnvironmentProblem(f"{state} describes no embedded pod: {problem}") from None
+            raise EnvironmentProblem(messages.STATE_UNREADABLE(state=state, problem=problem)) from None
         if not supervisor.alive:
-            raise EnvironmentProblem(f"the embedded pod that {state} describes has ended")
+            raise EnvironmentProblem(messages.HAS_ENDED(state=state))
         return cls(Path(told["directory"]), told["facts"], supervisor)
 
     def describe(self) -> Mapping[str, str]:
@@ -239,8 +239,7 @@ class EmbeddedEnvironment:
         """
         result = self._runner.run([RESTORE[backend, family]], timeout=COMMAND_SECONDS, text=text)
         if not result.succeeded:
-            facts = "\n".join(result.facts())
-            raise EnvironmentProblem(f"the rules could not be loaded into {POD_NAME}\n\n{facts}")
+            raise EnvironmentProblem(messages.RULES_NOT_LOADED(pod=POD_NAME, facts=result.facts()))
 
     def run_program(self, argv: Sequence[str], *, text: str, timeout: float) -> str:
         """Run a program in the pod as its root, with `text` to read; returns what it printed.
@@ -250,8 +249,7 @@ class EmbeddedEnvironment:
         """
         result = self._runner.run(argv, timeout=timeout, text=text)
         if not result.succeeded:
-            facts = "\n".join(result.facts())
-            raise EnvironmentProblem(f"a program in {POD_NAME} failed\n\n{facts}")
+            raise EnvironmentProblem(messages.PROGRAM_FAILED(pod=POD_NAME, facts=result.facts()))
         return result.stdout
 
     def evidence(self) -> Mapping[str, str]:

@@ -19,6 +19,7 @@ from pytest_istio_sidecar.environments.choices import Injection, ReaderName
 from pytest_istio_sidecar.environments.cluster.api import Json, KubernetesApi
 from pytest_istio_sidecar.environments.cluster.pod import ClusterPod
 from pytest_istio_sidecar.environments.cluster.workload import SIDECAR, Workload, is_ready
+from pytest_istio_sidecar.environments.kind import messages
 from pytest_istio_sidecar.environments.kind.cluster import Cluster, KindFailed
 from pytest_istio_sidecar.environments.kind.httpbin import (
     MERGING_SINCE,
@@ -190,7 +191,7 @@ class KindEnvironment(ClusterPod):
         """
         told = _read(state)
         if "pod" not in told:
-            raise EnvironmentProblem("the kind cluster of this run was not brought up: see the first error")
+            raise EnvironmentProblem(messages.NOT_BROUGHT_UP())
         api = KubernetesApi(kubeconfig=Path(told["kubeconfig"]))
         pod, client = (api.get(f"/api/v1/namespaces/{told[key]}") for key in ("pod", "client"))
         return cls(api, pod, client, told["facts"], ReaderName(told["reader"]))
@@ -261,10 +262,7 @@ def _cluster(plan: KindPlan, owner: int, state: Path, progress: Progress) -> Clu
     lease = Lease.of(CLUSTER, owner, name=f"{CLUSTER}-{plan.cluster}")
     earlier = lease.claim()
     if earlier is not None and not earlier.stale:
-        raise EnvironmentProblem(
-            f"the kind cluster {plan.cluster} is in use by process {earlier.owner.pid}\n\n"
-            "  fix      wait for its end, or choose another name: --cluster-name"
-        )
+        raise EnvironmentProblem(messages.IN_USE(cluster=plan.cluster, pid=earlier.owner.pid))
     cluster = Cluster(
         plan.cluster,
         directory=lease.directory,
@@ -312,9 +310,10 @@ def _is_there(cluster: Cluster, plan: KindPlan, earlier: Lease | None) -> bool:
     there = cluster.exists()
     if there and not plan.reuse:
         raise EnvironmentProblem(
-            f"there is a kind cluster {plan.cluster} already\n\n"
-            "  fix      use it: --istio-reuse; or choose another name: --cluster-name"
-            + ("; or delete it: istio-sidecar clean" if earlier is not None else "")
+            messages.ALREADY_THERE(
+                cluster=plan.cluster,
+                delete="; or delete it: istio-sidecar clean" if earlier is not None else "",
+            )
         )
     return there
 

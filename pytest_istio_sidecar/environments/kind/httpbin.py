@@ -28,6 +28,7 @@ from pytest_istio_sidecar.environments.cluster.workload import (
     pods_of,
     settled,
 )
+from pytest_istio_sidecar.environments.kind import messages
 from pytest_istio_sidecar.environments.kind.istioctl import Istioctl, wait_for_injection
 from pytest_istio_sidecar.errors import EnvironmentProblem
 
@@ -91,7 +92,7 @@ def deployment_of(manifest: str) -> str:
     for document in yaml.safe_load_all(manifest):
         if isinstance(document, dict) and document.get("kind") == "Deployment":
             return str(document["metadata"]["name"])
-    raise EnvironmentProblem("the manifest has no Deployment to read the sidecar of")
+    raise EnvironmentProblem(messages.MANIFEST_WITHOUT_DEPLOYMENT())
 
 
 def make_privileged(api: KubernetesApi, workload: Workload) -> Json:
@@ -116,18 +117,22 @@ def make_privileged(api: KubernetesApi, workload: Workload) -> Json:
             # request"; that the Deployment has changed meanwhile does not.
             if problem.status == 409 or (problem.status == 422 and _has_changed(api, workload, held)):
                 continue
-            why = f"{problem.said}\n\n  cause    an admission controller refuses the edit"
             if isinstance(problem, ApiRefused):
-                why = str(problem)
+                failure = messages.NOT_MADE_PRIVILEGED(
+                    workload=workload, namespace=workload.namespace, reason=problem.failure.summary
+                )
+                raise EditRefused(failure.with_evidence_of(problem.failure)) from None
             raise EditRefused(
-                f"{workload} in namespace {workload.namespace} cannot be made privileged: {why}"
+                messages.NOT_MADE_PRIVILEGED(
+                    workload=workload, namespace=workload.namespace, reason=problem.said
+                )
             ) from None
         container = container_of({"spec": edited["spec"]["template"]["spec"]})
         if not is_privileged(container):
-            raise EditRefused(_reverted(workload, "the Deployment"))
+            raise EditRefused(messages.TAKEN_BACK(workload=workload, what="the Deployment"))
         before = container_of({"spec": held["spec"]["template"]["spec"]})
         return dict((before or {}).get("securityContext") or {})
-    raise EditRefused(f"{workload} was changed by others {_TRIES} times while it was edited")
+    raise EditRefused(messages.CHANGED_BY_OTHERS(workload=workload, times=_TRIES))
 
 
 def _patch(deployment: Json) -> tuple[object, str]:
@@ -191,11 +196,12 @@ def wait_until_privileged(api: KubernetesApi, workload: Workload, *, timeout: fl
         held = container_of(pod)
         if held is None:
             raise EditRefused(
-                f"{pod['metadata']['namespace']}/{pod['metadata']['name']} has no {SIDECAR}: "
-                "nothing was injected into it"
+                messages.NOTHING_INJECTED(pod=f"{pod['metadata']['namespace']}/{pod['metadata']['name']}")
             )
         if not is_privileged(held):
-            raise EditRefused(_reverted(workload, f"the pod {pod['metadata']['name']}"))
+            raise EditRefused(
+                messages.TAKEN_BACK(workload=workload, what=f"the pod {pod['metadata']['name']}")
+            )
     return pods[0]
 
 
@@ -212,24 +218,16 @@ def wait_until_settled(api: KubernetesApi, workload: Workload, *, timeout: float
             timeout=timeout,
         )
     except EnvironmentProblem as problem:
-        why = why_not_ready(
+        facts, advice = why_not_ready(
             api,
             namespace=workload.namespace,
             names=[workload.name],
             pods=lambda: pods_of(api, workload),
         )
-        raise EnvironmentProblem(f"{problem}\n{why}".rstrip()) from None
+        raise EnvironmentProblem(problem.failure.and_facts(facts).advised(advice)) from None
 
 
 def is_privileged(container: Json | None) -> bool:
     """Whether a container has the lab's two fields."""
     context = (container or {}).get("securityContext") or {}
     return all(context.get(field) is value for field, value in PRIVILEGED.items())
-
-
-def _reverted(workload: Workload, what: str) -> str:
-    return (
-        f"{workload} was edited, but {what} does not show it: {SIDECAR} is not privileged\n\n"
-        "  cause    a mutating webhook or a controller takes the edit back (a policy, GitOps, an operator)\n"
-        "  fix      change it at its source, or read from the node: --istio-reader=node"
-    )

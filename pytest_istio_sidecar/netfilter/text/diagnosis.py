@@ -10,6 +10,8 @@ from __future__ import annotations
 from pytest_istio_sidecar.failure import Advice, advise
 
 _ROOT = "run it as root in a privileged container, or read the pod's network namespace from its node"
+_READ = 4000
+"""Characters looked at, of either end: a message is short, and a text may be long."""
 _OTHER = "give the output of iptables-save, or of iptables -t nat -S"
 _RULE = "correct the rule; nothing was loaded"
 
@@ -181,4 +183,5 @@ KNOWN: tuple[Advice, ...] = (
 
 def diagnose(text: str) -> Advice | None:
     """What usually causes a message and what helps; None for a message that is not known."""
-    return advise(text, KNOWN)
+    shown = text if len(text) <= 2 * _READ else f"{text[:_READ]}\n{text[-_READ:]}"
+    return advise(shown, KNOWN)

@@ -37,7 +37,7 @@ def test_what_a_message_does_not_have_takes_no_line():
 
 def test_a_label_that_is_longer_than_others_makes_room_for_itself():
     assert str(Failure("it is so", facts=(("port-forward", "x"),), cause="y")) == (
-        "it is so\n\n  port-forward  x\n\n  cause         y"
+        "it is so\n\n  port-forward x\n\n  cause        y"
     )
 
 
