@@ -55,10 +55,10 @@ def render_finding(finding: Finding) -> str:
     return "\n".join(lines).rstrip()
 
 
-def render_way(way: Trace, paint: Paint = plain) -> list[str]:
+def render_way(trace: Trace, paint: Paint = plain) -> list[str]:
     """The packet and its path, rule by rule, with the deciding one marked."""
-    lines = lay_out("packet", describe_fields(way.packet), whole=True)
-    path = path_of(way)
+    lines = lay_out("packet", describe_fields(trace.packet), whole=True)
+    path = path_of(trace)
     if not path:
         return [*lines, *lay_out("path", "no rule and no policy took part")]
     cells = [(line.where, f"{line.numbers:>4}  {line.text}", _outcome(line)) for line in path]
@@ -97,11 +97,11 @@ def describe_fields(packet: Packet) -> str:
     return ", ".join(parts)
 
 
-def _decides(way: Trace | None) -> str:
+def _decides(trace: Trace | None) -> str:
     """Where the deciding rule stands, for a finding that knows no better cause."""
-    if way is None:
+    if trace is None:
         return ""
-    rule = way.deciding_rule
+    rule = trace.deciding_rule
     if rule is None:
         return "no rule takes the packet; the policy lets it go on"
     where = f" ({rule.location})" if rule.location else ""
@@ -118,17 +118,17 @@ def shorten(reasons: Sequence[str]) -> list[str]:
     return [*reasons[:_REASONS], *([f"and {left} more of the kind"] if left > 0 else [])]
 
 
-def render_trace(way: Trace, paint: Paint = plain) -> str:
+def render_trace(trace: Trace, paint: Paint = plain) -> str:
     """A trace on its own, as `istio-sidecar trace` prints it."""
-    first = f"{describe(way.packet)}: {outcome_of(way)}"
-    lines = [paint(first, _COLOURS.get(way.fate, "yellow")), "", *render_way(way, paint)]
-    if way.reasons:
-        lines += ["", *lay_out("because", "\n".join(shorten(way.reasons)))]
+    first = f"{describe(trace.packet)}: {outcome_of(trace)}"
+    lines = [paint(first, _COLOURS.get(trace.fate, "yellow")), "", *render_way(trace, paint)]
+    if trace.reasons:
+        lines += ["", *lay_out("because", "\n".join(shorten(trace.reasons)))]
     return "\n".join(lines)
 
 
-def outcome_of(way: Trace) -> str:
+def outcome_of(trace: Trace) -> str:
     """What becomes of the packet, in a few words."""
-    if way.fate in (Fate.UNCHANGED, Fate.DROPPED, Fate.UNKNOWN):
-        return str(way.fate)
-    return f"{way.fate} to {way.destination}"
+    if trace.fate in (Fate.UNCHANGED, Fate.DROPPED, Fate.UNKNOWN):
+        return str(trace.fate)
+    return f"{trace.fate} to {trace.destination}"

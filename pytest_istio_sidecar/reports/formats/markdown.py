@@ -36,11 +36,11 @@ def _blocks(report: Report) -> Iterator[str]:
         yield "### What gets by without Envoy\n"
         yield "| Packets | Let by | By design |\n|---|---|---|"
         for kind in ("inbound", "outbound", "conditional"):
-            for held in capture["bypasses"].get(kind, []):
+            for bypass in capture["bypasses"].get(kind, []):
                 meant = (
-                    "cannot be told" if kind == "conditional" else "yes" if held["by_design"] else "**no**"
+                    "cannot be told" if kind == "conditional" else "yes" if bypass["by_design"] else "**no**"
                 )
-                yield f"| {_code(held['text'])} | {_rules(held['rules'])} | {meant} |"
+                yield f"| {_code(bypass['text'])} | {_rules(bypass['rules'])} | {meant} |"
         yield ""
     if capture is not None and capture["difference"]:
         yield f"### Beside the rules of {_escaped(capture['release'])}\n"

@@ -37,5 +37,5 @@ def _picture(report: Report) -> str:
         ways += capture["ways"]
     if not ways:
         return '<svg xmlns="http://www.w3.org/2000/svg" width="1" height="1"/>\n'
-    beside = [(held["heading"], held["entries"]) for held in (capture["beside"] if capture else [])]
+    beside = [(section["heading"], section["entries"]) for section in (capture["beside"] if capture else [])]
     return f"{render_way_svg(ways[0], beside=beside)}\n"

@@ -79,8 +79,8 @@ class _Sheet:
         lines = [(line, kind) for words, kind in rows for line in _wrapped(words, width - 20)]
         self.frame(x, self.y, width, len(lines) * _ROW + 2 * _PAD, style)
         top = self.y + _PAD
-        for kind, held in groupby(lines, key=lambda line: line[1]):
-            texts = [words for words, _ in held]
+        for kind, group in groupby(lines, key=lambda line: line[1]):
+            texts = [words for words, _ in group]
             if kind == "decides":
                 self.frame(x + 4, top, width - 8, len(texts) * _ROW, "decides")
             for words in texts:
@@ -135,7 +135,7 @@ def render_way_svg(way: Way, *, beside: Beside = ()) -> Markup:
         class_="way",
         viewBox=f"0 0 {width} {height}",
         role="img",
-        aria_label=_told(way),
+        aria_label=_in_words(way),
     )
 
 
@@ -144,10 +144,10 @@ def _hook(sheet: _Sheet, hook: str, rows: list[PathRow]) -> None:
     first, top = len(sheet.drawn), sheet.y
     sheet.y += 24
     sheet.text(f"kernel, {hook} hook" if hook else "kernel", x=34, y=top + 16, style="quiet")
-    for number, (where, held) in enumerate(groupby(rows, key=lambda row: row["where"])):
+    for number, (where, met) in enumerate(groupby(rows, key=lambda row: row["where"])):
         if number:
             sheet.arrow()
-        sheet.box([(where, "name"), *map(_row, held)], x=34)
+        sheet.box([(where, "name"), *map(_row, met)], x=34)
     sheet.frame(24, top, sheet.width - 14, sheet.y + 10 - top, "hook", at=first)
     sheet.y += 10
     sheet.arrow()
@@ -194,7 +194,7 @@ def _lists(sheet: _Sheet, beside: Beside, *, y: int, room: int) -> int:
     return y
 
 
-def _told(way: Way) -> str:
+def _in_words(way: Way) -> str:
     """The drawing in words, for who does not see it."""
     rules = "; ".join(f"{row['where']} {row['numbers']} {row['text']}".strip() for row in way["path"])
     return f"{way['title']}. From {way['sender']}. {rules}. End: {way['end']}."
