@@ -45,7 +45,7 @@ class ParseError(IstioSidecarError):
         text: that line, cut to 200 characters; empty when the text is.
         reason: what is wrong, in one sentence.
         diagnosis: what usually causes it and what helps; empty when nothing is known.
-        failure: the message in its parts, the place and the line among them.
+        failure: the message in its parts, without place and line.
     """
 
     def __init__(
@@ -56,11 +56,12 @@ class ParseError(IstioSidecarError):
         self.source = source
         self.line = line
         self.text = text[:200]
-        where = f"{source or '<text>'}:{line}" if line else source or "<text>"
+
+    def __str__(self) -> str:
+        where = f"{self.source or '<text>'}:{self.line}" if self.line else self.source or "<text>"
         shown = [("text", repr(self.text))] if self.text else []
-        self.failure = self.failure._replace(
-            summary=f"{where}: {self.reason}", facts=(*shown, *self.failure.facts)
-        )
+        placed = self.failure._replace(summary=f"{where}: {self.reason}", facts=(*shown, *self.failure.facts))
+        return str(placed)
 
     @property
     def diagnosis(self) -> str:

@@ -26,10 +26,17 @@ def run(options: argparse.Namespace) -> Status:
     from pytest_istio_sidecar.environments.cluster.undo import take_back_of_ended_runs
     from pytest_istio_sidecar.environments.kind.environment import clean_clusters
     from pytest_istio_sidecar.machine.lease import clean_stale
+    from pytest_istio_sidecar.machine.signals import EndingSignals
 
-    # Before any cluster goes: what was changed in it has to be put back there.
-    put_back, problems = take_back_of_ended_runs()
-    removed = [*put_back, *clean_stale(), *clean_clusters()]
+    try:
+        with EndingSignals():
+            # Before any cluster goes: what was changed in it has to be put back there.
+            put_back, problems = take_back_of_ended_runs()
+            removed = [*put_back, *clean_stale(), *clean_clusters()]
+    except KeyboardInterrupt as interrupt:
+        by = f" by {interrupt}" if str(interrupt) else ""
+        print(f"istio-sidecar: interrupted{by}; the rest is still on file: clean again", file=sys.stderr)
+        return Status.UNDECIDED
     if options.json:
         print(json.dumps({"removed": removed, "problems": problems}))
     elif removed:

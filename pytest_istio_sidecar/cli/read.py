@@ -62,7 +62,7 @@ def run(options: argparse.Namespace) -> Status:
     )
     with tempfile.TemporaryDirectory() as folder:
         environment = plan.start(state=Path(folder, "state.json"), owner=os.getpid(), progress=Progress())
-    rules = environment.read_rules()
+    rules = environment.read_rules(options.into)
     listeners = environment.read_listeners()
     options.into.mkdir(parents=True, exist_ok=True)
     facts = dict(environment.describe())

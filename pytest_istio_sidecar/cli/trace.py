@@ -17,7 +17,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from pytest_istio_sidecar.cli import messages
-from pytest_istio_sidecar.cli.command import Commands, Status, add_interface_argument, add_rules_argument
+from pytest_istio_sidecar.cli.command import (
+    Commands,
+    Status,
+    add_interface_argument,
+    add_option_argument,
+    add_rules_argument,
+)
 from pytest_istio_sidecar.errors import UsageProblem
 from pytest_istio_sidecar.failure import wrapped
 
@@ -73,6 +79,7 @@ def add(commands: Commands) -> None:
     trace.add_argument(
         "--istio-version", metavar="VERSION", help="complete what a listing hides from this release's rules"
     )
+    add_option_argument(trace)
     trace.add_argument("--explain", action="store_true", help="tell the way in words as well")
     trace.add_argument("--svg", type=Path, metavar="FILE", help="draw the way into a file as well")
     trace.add_argument("--json", action="store_true", help="one JSON document on standard output")
@@ -87,7 +94,7 @@ def run(options: argparse.Namespace) -> Status:
     from pytest_istio_sidecar.reports.sentences import explain
 
     _refuse_what_differs(options)
-    rules = _completed(read_listings(options.rules), options.istio_version)
+    rules = _completed(read_listings(options.rules), options.istio_version, options.option)
     host = host_of(options.interface)
     undecided = False
     for packet in _packets(options, host):
@@ -116,16 +123,18 @@ def _refuse_what_differs(options: argparse.Namespace) -> None:
         raise UsageProblem(messages.INPUT_FOR_TWO())
     if options.packets and (options.svg or options.source):
         raise UsageProblem(messages.ONE_PACKET())
+    if options.option and not options.istio_version:
+        raise UsageProblem(messages.OPTION_OF_RELEASE())
 
 
-def _completed(rules: PodRules, version: str | None) -> PodRules:
-    """What lossy listings hide, taken from a release's rules, where one is given."""
+def _completed(rules: PodRules, version: str | None, pairs: Sequence[str]) -> PodRules:
+    """What lossy listings hide, taken from the rules of a release with options, where one is given."""
     from pytest_istio_sidecar.checks.comparison.expectation import completed, expected_of
     from pytest_istio_sidecar.istio.options import IstioOptions
 
     if version is None:
         return rules
-    return cast("PodRules", completed(rules, expected_of(rules, version, IstioOptions())))
+    return cast("PodRules", completed(rules, expected_of(rules, version, IstioOptions.from_pairs(pairs))))
 
 
 def _draw(way: Trace, path: Path) -> None:
@@ -205,17 +214,18 @@ def _outbound(options: argparse.Namespace, host: Host) -> Packet:
     gid = uid if options.gid is None else options.gid
     if _NOBODY in (uid, gid):
         uid = gid = None
-    own = host.primary("lo" if destination.is_loopback else host.external(), destination.version)
-    if own is None:
+    source = options.source or (
+        destination if destination.is_loopback else host.primary(host.external(), destination.version)
+    )
+    if source is None:
         raise UsageProblem(messages.POD_WITHOUT_ADDRESS(family=destination.version))
-    source = destination if destination.is_loopback else own
     return outbound(
         destination,
         port,  # type: ignore[arg-type]
         uid=uid,
         gid=gid,
         protocol=protocol,
-        source=options.source or source,
+        source=source,
     )
 
 

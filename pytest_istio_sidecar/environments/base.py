@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Protocol
 
 from pytest_istio_sidecar.errors import EnvironmentProblem
@@ -54,16 +55,22 @@ class Environment(Protocol):
         """The pod under test."""
         ...
 
-    def read_rules(self) -> PodRules:
+    def read_rules(self, folder: Path | None = None) -> PodRules:
         """Read every table of both families and back ends.
+
+        Args:
+            folder: where `evidence` is kept, as the places of rules are to name it; None: nowhere.
 
         Raises:
             EnvironmentProblem: one of them could not be read.
         """
         ...
 
-    def read_replicas(self) -> Mapping[str, PodRules]:
+    def read_replicas(self, folder: Path | None = None) -> Mapping[str, PodRules]:
         """The rules of the other pods of the workload, by pod; none where there is one pod.
+
+        Args:
+            folder: as of `read_rules`; each pod's listings are in one of their own in there.
 
         Raises:
             EnvironmentProblem: one of them could not be read.
@@ -119,7 +126,7 @@ class Environment(Protocol):
         ...
 
     def evidence(self) -> Mapping[str, str]:
-        """What was read so far, raw, by file name."""
+        """What was read so far, raw, by file name; of a replica, in a folder of its own."""
         ...
 
     def stop(self) -> None:

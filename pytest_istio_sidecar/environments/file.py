@@ -9,7 +9,7 @@ from __future__ import annotations
 import stat
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NoReturn
 
@@ -17,7 +17,8 @@ from pytest_istio_sidecar.environments import messages
 from pytest_istio_sidecar.environments.base import NotServed, SidecarPod
 from pytest_istio_sidecar.errors import ParseError, UsageProblem
 from pytest_istio_sidecar.istio.observation import RequestKind
-from pytest_istio_sidecar.netfilter.model import Backend, Family, PodRules, Ruleset
+from pytest_istio_sidecar.machine.evidence import add_file
+from pytest_istio_sidecar.netfilter.model import Backend, Family, PodRules, Ruleset, joined
 from pytest_istio_sidecar.netfilter.packet import Host
 from pytest_istio_sidecar.netfilter.text.parse import parse_iptables
 
@@ -32,8 +33,8 @@ class FileEnvironment:
 
     rules: PodRules
     names: tuple[str, ...]
-    keep: bool = False
-    """Whether the listings are evidence, too; they are files of the user's already."""
+    kept: Mapping[str, str] = field(default_factory=dict)
+    """The listings by file name, where they are evidence, too; most are files of the user's already."""
     name: str = "file"
 
     def describe(self) -> Mapping[str, str]:
@@ -44,11 +45,11 @@ class FileEnvironment:
         """A stand-in with the default host: a listing does not tell the pod's addresses."""
         return SidecarPod(name=", ".join(self.names), host=Host())
 
-    def read_rules(self) -> PodRules:
+    def read_rules(self, folder: Path | None = None) -> PodRules:  # noqa: ARG002 - in the user's files
         """The listings' rules."""
         return self.rules
 
-    def read_replicas(self) -> Mapping[str, PodRules]:
+    def read_replicas(self, folder: Path | None = None) -> Mapping[str, PodRules]:  # noqa: ARG002 - has none
         """None: there is one pod."""
         return {}
 
@@ -78,8 +79,7 @@ class FileEnvironment:
 
     def evidence(self) -> Mapping[str, str]:
         """The listings, where they are to be kept."""
-        sources = [Path(ruleset.source or "") for ruleset in self.rules.rulesets if self.keep]
-        return {path.name: path.read_text(encoding="utf-8") for path in sources if path.is_file()}
+        return self.kept
 
     def stop(self) -> None:
         """Do nothing: nothing was brought up."""
@@ -92,16 +92,30 @@ def read_listings(specifications: Sequence[str]) -> PodRules:
         UsageProblem: a file that is not there, cannot be read, or is named twice.
         ParseError: text that is no listing.
     """
+    return read_and_keep(specifications, None)[0]
+
+
+def read_and_keep(specifications: Sequence[str], folder: Path | None) -> tuple[PodRules, Mapping[str, str]]:
+    """Read listings as `read_listings` does; and the texts, by the names of the files that keep them.
+
+    Args:
+        folder: where they are kept: rules that came through a pipe are placed there. None: nowhere.
+    """
     if len(set(specifications)) < len(specifications):
         raise UsageProblem(messages.LISTING_TWICE())
     if sum(_file_of(specification)[2] == "-" for specification in specifications) > 1:
         raise UsageProblem(messages.INPUT_TWICE())
-    rulesets = tuple(_read(specification) for specification in specifications)
-    keys = [(ruleset.family, ruleset.backend) for ruleset in rulesets]
-    for key in keys:
-        if keys.count(key) > 1:
-            raise UsageProblem(messages.SAME_FAMILY(family=key[0], backend=key[1] or "not said"))
-    return PodRules(rulesets=rulesets)
+    texts: dict[str, str] = {}
+    listings: dict[tuple[Family, Backend | None], list[Ruleset]] = {}
+    for specification in specifications:
+        ruleset = _read(specification, texts, folder)
+        same = listings.setdefault((ruleset.family, ruleset.backend), [])
+        if any(table.name in held for held in same for table in ruleset.tables):
+            raise UsageProblem(
+                messages.SAME_FAMILY(family=ruleset.family, backend=ruleset.backend or "not said")
+            )
+        same.append(ruleset)
+    return PodRules(rulesets=tuple(map(joined, listings.values()))), texts
 
 
 def _file_of(specification: str) -> tuple[Family, Backend | None, str]:
@@ -120,10 +134,22 @@ def _file_of(specification: str) -> tuple[Family, Backend | None, str]:
     return family, backend, name
 
 
-def _read(specification: str) -> Ruleset:
+def _read(specification: str, texts: dict[str, str], folder: Path | None) -> Ruleset:
     family, backend, name = _file_of(specification)
     source = "<standard input>" if name == "-" else name
-    ruleset = parse_iptables(_text(name, source), family=family, source=source)
+    text, again = _text(name, source)
+    kept = add_file(texts, "standard-input.txt" if name == "-" else name, text)
+    if again:
+        place = name
+    elif folder is not None:
+        place = str(folder / kept)
+    else:
+        place = source if name == "-" else f"<{name}>"
+    try:
+        ruleset = parse_iptables(text, family=family, source=place)
+    except ParseError as problem:
+        problem.source = source  # nothing is kept where reading fails
+        raise
     if backend is None or ruleset.backend is backend:
         return ruleset
     if ruleset.backend is not None:
@@ -131,13 +157,16 @@ def _read(specification: str) -> Ruleset:
     return replace(ruleset, backend=backend)
 
 
-def _text(name: str, source: str) -> str:
+def _text(name: str, source: str) -> tuple[str, bool]:
+    """What a listing says, and whether it says so again: a pipe does not."""
+    again = False
     try:
         if name == "-":
             content = sys.stdin.buffer.read(LIMIT + 1)
         else:
             path = Path(name)
-            if not stat.S_ISREG(path.stat().st_mode) and not stat.S_ISFIFO(path.stat().st_mode):
+            again = stat.S_ISREG(path.stat().st_mode)
+            if not again and not stat.S_ISFIFO(path.stat().st_mode):
                 raise UsageProblem(messages.NOT_A_FILE(file=name))
             with path.open("rb") as file:
                 content = file.read(LIMIT + 1)
@@ -147,7 +176,7 @@ def _text(name: str, source: str) -> str:
     if len(content) > LIMIT:
         raise ParseError(messages.FILE_TOO_LONG(limit=LIMIT // 2**20), source=source)
     try:
-        return content.decode()
+        return content.decode(), again
     except UnicodeDecodeError as problem:
         line = content.count(b"\n", 0, problem.start) + 1
         raise ParseError(

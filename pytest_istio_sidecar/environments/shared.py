@@ -7,23 +7,20 @@ know pytest. Invariant: called under the run's lock, and taken down by the owner
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, cast
 
+from pytest_istio_sidecar.checks.comparison.expectation import completed, expected_of
 from pytest_istio_sidecar.environments import messages
 from pytest_istio_sidecar.environments.base import Environment
 from pytest_istio_sidecar.errors import EnvironmentProblem, UsageProblem
 from pytest_istio_sidecar.istio.options import IstioOptions
-from pytest_istio_sidecar.istio.rules import expected_ruleset
 from pytest_istio_sidecar.istio.tables import other_mode
 from pytest_istio_sidecar.machine.evidence import write_evidence
 from pytest_istio_sidecar.machine.progress import Progress
-from pytest_istio_sidecar.netfilter.model import PodRules, Ruleset
-from pytest_istio_sidecar.netfilter.text.complete import complete
-from pytest_istio_sidecar.netfilter.text.parse_save import parse_iptables_save
+from pytest_istio_sidecar.netfilter.model import PodRules
 
 
 class Plan(Protocol):
@@ -43,8 +40,8 @@ class FilePlan:
     """Listings saved before: each process reads them for itself."""
 
     tables: tuple[str, ...]
-    keep: bool = False
-    """Whether the listings are kept as evidence, too."""
+    folder: Path | None = None
+    """Where the listings are kept as evidence, too, as places of rules name it; None: nowhere."""
 
     def start(self, *, state: Path, owner: int, progress: Progress) -> Environment:  # noqa: ARG002
         """Read the listings.
@@ -52,9 +49,10 @@ class FilePlan:
         Raises:
             UsageProblem: one that cannot be used.
         """
-        from pytest_istio_sidecar.environments.file import FileEnvironment, read_listings
+        from pytest_istio_sidecar.environments.file import FileEnvironment, read_and_keep
 
-        return FileEnvironment(rules=read_listings(self.tables), names=self.tables, keep=self.keep)
+        rules, texts = read_and_keep(self.tables, self.folder)
+        return FileEnvironment(rules=rules, names=self.tables, kept=texts if self.folder else {})
 
     def attach(self, state: Path) -> Environment:
         """Never: nothing is described in `state`."""
@@ -146,47 +144,41 @@ def keep(environment: Environment, folder: Path) -> None:
 
 
 def read_rules(
-    environment: Environment, version: str, options: IstioOptions, evidence: Callable[[], Path]
+    environment: Environment, version: str, options: IstioOptions, folder: Path, place: Path
 ) -> PodRules:
     """Read everything, keep it as evidence, and complete what lossy listings hide.
 
     Args:
         version, options: release, and what it was told, whose expected rules complete a listing.
-        evidence: gives the folder; asked only when there is something to keep.
+        folder: for evidence; made only when there is something to keep.
+        place: the same folder, as the places of rules name it.
 
     Raises:
         EnvironmentProblem: the rules are not a sidecar's in iptables, so that none of them could be judged.
     """
-    rules = environment.read_rules()
-    raw = environment.evidence()
-    if raw:
-        keep(environment, evidence())
+    rules = environment.read_rules(place)
+    if environment.evidence():
+        keep(environment, folder)
     pod = environment.pod().name
     mode = other_mode(rules)
     if mode:
         raise EnvironmentProblem(messages.NO_SIDECAR_RULES(pod=pod, cause=mode))
-    placed = tuple(_placed(ruleset, pod, raw, evidence) for ruleset in rules.rulesets)
-    return replace(
-        rules, pod=pod, rulesets=tuple(_completed(ruleset, version, options) for ruleset in placed)
-    )
+    of_pod = tuple(replace(ruleset, pod=pod) for ruleset in rules.rulesets)
+    return _completed(replace(rules, pod=pod, rulesets=of_pod), version, options)
 
 
-def _placed(ruleset: Ruleset, pod: str, raw: Mapping[str, str], evidence: Callable[[], Path]) -> Ruleset:
-    """The same rules, placed in the file that keeps their listing, so that messages can point into it."""
-    name = "_".join(word.strip("-") for word in (ruleset.source or "").split()) + ".txt"
-    listing = raw.get(name, "")
-    if not listing.strip():
-        return replace(ruleset, pod=pod)
-    path = os.path.relpath(evidence() / name)
-    again = parse_iptables_save(listing, family=ruleset.family, source=path)
-    return replace(again, pod=pod, backend=ruleset.backend)
+def read_replicas(
+    environment: Environment, version: str, options: IstioOptions, folder: Path, place: Path
+) -> Mapping[str, PodRules]:
+    """Read the rules of the other pods of the workload, as `read_rules` reads those of the first."""
+    replicas = environment.read_replicas(place)
+    if replicas:
+        keep(environment, folder)
+    return {name: _completed(rules, version, options) for name, rules in replicas.items()}
 
 
-def _completed(ruleset: Ruleset, version: str, options: IstioOptions) -> Ruleset:
-    if not any(rule.hidden for rule in ruleset.rules()):
-        return ruleset
+def _completed(rules: PodRules, version: str, options: IstioOptions) -> PodRules:
     try:
-        expected = expected_ruleset(version, family=ruleset.family, options=options)
+        return cast("PodRules", completed(rules, expected_of(rules, version, options)))
     except UsageProblem:
-        return ruleset
-    return complete(ruleset, expected)
+        return rules  # a release or options that nothing is known of complete nothing

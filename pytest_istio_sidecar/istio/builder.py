@@ -49,7 +49,7 @@ class RuleBuilder:
     def _chain(self, table: str, chain: str) -> list[str]:
         return self._tables.setdefault(table, {}).setdefault(chain, [])
 
-    def ruleset(self, *, backend: Backend, source: str) -> Ruleset:
+    def ruleset(self, *, backend: Backend, source: str, origin: tuple[str, ...]) -> Ruleset:
         """What a kernel holds after these rules were loaded.
 
         Raises:
@@ -59,7 +59,9 @@ class RuleBuilder:
             Table(name=name, chains=tuple(self._chains(name, held)))
             for name, held in sorted(self._tables.items())
         )
-        return Ruleset(tables=tuple(tables), family=self.family, backend=backend, source=source)
+        return Ruleset(
+            tables=tuple(tables), family=self.family, backend=backend, source=source, origin=origin
+        )
 
     def _chains(self, table: str, held: dict[str, list[str]]) -> list[Chain]:
         own = sorted(set(held).difference(TABLES[table]))

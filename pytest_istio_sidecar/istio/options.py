@@ -281,6 +281,13 @@ class IstioOptions:
             (v6 if ":" in server else v4).append(server)
         return replace(self, dns_servers_v4=v4, dns_servers_v6=v6)  # type: ignore[arg-type]
 
+    def pairs(self) -> tuple[str, ...]:
+        """What `from_pairs` makes the same options of."""
+        return tuple(
+            f"{name}={str(value).lower() if isinstance(value, bool) else value}"
+            for name, value in self.changed().items()
+        )
+
     def changed(self) -> dict[str, str | bool]:
         """What differs from the options unset, by name."""
         return {

@@ -100,7 +100,9 @@ def expected_ruleset(
         _describe(Installation(number, in_effect(number, asked_for), builder))
     known = known_release(version)
     source = f"Istio {version}" if version == known else f"Istio {version}, with the rules of {known}"
-    return builder.ruleset(backend=backend(version), source=source)
+    told = (word for pair in asked_for.pairs() for word in ("--option", pair))
+    origin = ("--istio-version", version, *told)
+    return builder.ruleset(backend=backend(version), source=source, origin=origin)
 
 
 def backend(version: str) -> Backend:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
+from itertools import count
 from pathlib import Path
 
 from pytest_istio_sidecar.machine.redaction import scrub
@@ -37,6 +38,7 @@ def write_evidence(root: Path, files: Mapping[str, str], *, into: str = "") -> N
         for name, text in files.items():
             content = scrub(text).encode(errors="backslashreplace")
             path = folder / name
+            path.parent.mkdir(exist_ok=True)
             if sum(used.values()) - used.get(path, 0) + len(content) > LIMIT - _RESERVE:
                 _name(root, path, len(content))
                 continue
@@ -44,6 +46,20 @@ def write_evidence(root: Path, files: Mapping[str, str], *, into: str = "") -> N
             used[path] = len(content)
     except OSError as problem:
         warnings.warn(f"the evidence in {root} is not complete: {problem}", stacklevel=3)
+
+
+def add_file(files: dict[str, str], path: str, text: str) -> str:
+    """Add a text under the last part of its path, with a number in front where another has that name.
+
+    Returns:
+        The name that it has.
+    """
+    name = own = Path(path).name
+    for number in count(2):
+        if files.setdefault(name, text) == text:
+            break
+        name = f"{number}-{own}"
+    return name
 
 
 def _name(root: Path, path: Path, size: int) -> None:

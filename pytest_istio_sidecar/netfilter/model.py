@@ -7,7 +7,7 @@ immutable, and equality is about rules, not about counters or where they came fr
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Literal
@@ -136,15 +136,19 @@ class Ruleset:
     backend: Backend | None = None
     """None: the text does not tell."""
     source: str | None = field(default=None, compare=False)
-    """The file it was read from, or what else names it."""
+    """The file it was read from; in <>, or of an `origin`: what else names it."""
+    parts: tuple[str, ...] = field(default=(), compare=False)
+    """The files of its tables, where each was listed on its own; `source` is the first."""
     pod: str = field(default="", compare=False)
     """How messages name the pod it was read from: `namespace/name`, or what stands for it."""
     writer: str | None = field(default=None, compare=False)
     """Version of the iptables that wrote the text ("1.8.9"), where its banner says."""
     assumptions: tuple[str, ...] = field(default=(), compare=False)
     """What was taken from an expectation because the listing does not show it."""
-    completed_from: str = field(default="", compare=False)
-    """What that expectation was: its `source`."""
+    origin: tuple[str, ...] = field(default=(), compare=False)
+    """Where nobody read them: the options by which the command line is asked for the same rules."""
+    completed_from: tuple[str, ...] = field(default=(), compare=False)
+    """The `origin` of the expectation that `assumptions` are from."""
 
     def __post_init__(self) -> None:
         owned = tuple(replace(table) for table in self.tables)
@@ -184,6 +188,18 @@ class Ruleset:
         """Every rule of every table."""
         for table in self.tables:
             yield from table.rules()
+
+
+def joined(listings: Sequence[Ruleset]) -> Ruleset:
+    """Listings of one family and back end, none of whose tables another has, as one ruleset."""
+    first, *others = listings
+    if not others:
+        return first
+    return replace(
+        first,
+        tables=tuple(table for listing in listings for table in listing.tables),
+        parts=tuple(listing.source or "" for listing in listings),
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

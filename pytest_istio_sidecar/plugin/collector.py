@@ -134,7 +134,7 @@ def report_of(run: Run, gathering: Gathering) -> Report:
             requests=describe_requests(records.get("observation", [])),
             tests=list(gathering.tests.values()),
             notices=list(gathering.notices),
-            evidence=os.path.relpath(run.evidence) if run.evidence.exists() else "",
+            evidence=str(run.place(run.evidence)) if run.evidence.exists() else "",
         )
     )
     return report
@@ -222,10 +222,10 @@ def _keep(run: Run, test: str, message: str, findings: Sequence[Finding]) -> str
     from pytest_istio_sidecar.reports.evidence import files_of, folder_name
 
     around = {
-        path.name: path.read_text(encoding="utf-8", errors="replace")
+        path.name: path.read_bytes().decode(errors="replace")
         for path in sorted(run.evidence.iterdir())
         if path.is_file() and path.stat().st_size <= _AROUND_BYTES
     }
     folder = folder_name(test)
-    write_evidence(run.evidence, files_of(message, findings, around), into=folder)
-    return os.path.relpath(run.evidence / folder)
+    write_evidence(run.evidence, files_of(message, findings, around, start=run.start), into=folder)
+    return str(run.place(run.evidence / folder))

@@ -17,7 +17,7 @@ from pytest_istio_sidecar.environments.choices import EnvironmentName
 from pytest_istio_sidecar.errors import IstioSidecarError
 from pytest_istio_sidecar.plugin.markers import MARKER, specifier_of
 from pytest_istio_sidecar.plugin.settings import Settings
-from pytest_istio_sidecar.plugin.workers import Run, run_of, show_progress
+from pytest_istio_sidecar.plugin.workers import Run, heed_signals, run_of, show_progress
 
 if TYPE_CHECKING:
     from pytest_istio_sidecar.checks.bypass.reviewed import ReviewedBypass
@@ -94,6 +94,7 @@ def istio_environment(
     from pytest_istio_sidecar.machine.progress import Progress
     from pytest_istio_sidecar.plugin.plans import plan_of
 
+    heed_signals(pytestconfig)
     run = run_of(pytestconfig)
     show_progress(pytestconfig, istio_settings)
     try:
@@ -102,6 +103,7 @@ def istio_environment(
             kind_config=istio_kind_config,
             install_options=istio_install_options,
             manifests=istio_manifests,
+            evidence=run.place(run.evidence),
         )
         # Whoever comes second waits for all the steps of the first.
         with run.exclusive(istio_settings.timeout * 6):
@@ -147,7 +149,6 @@ def pod_rules(
     istio_environment: Environment,
     istio_version: str,
     istio_options: IstioOptions,
-    istio_evidence: Callable[[], Path],
     pytestconfig: pytest.Config,
 ) -> PodRules:
     """Every ruleset read from the pod: both families, both back ends, all tables.
@@ -157,16 +158,27 @@ def pod_rules(
     from pytest_istio_sidecar.environments.shared import read_rules
     from pytest_istio_sidecar.reports.summary import capture_of
 
-    rules = read_rules(istio_environment, istio_version, istio_options, istio_evidence)
+    run = run_of(pytestconfig)
+    place = run.place(run.evidence)
+    rules = read_rules(istio_environment, istio_version, istio_options, run.evidence, place)
     capture = capture_of(rules, istio_environment.pod().host, istio_version, istio_options)
-    run_of(pytestconfig).record("capture", **capture)
+    run.record("capture", **capture)
     return rules
 
 
 @pytest.fixture(scope="session")
-def replica_rules(istio_environment: Environment) -> Mapping[str, PodRules]:
+def replica_rules(
+    istio_environment: Environment,
+    istio_version: str,
+    istio_options: IstioOptions,
+    pytestconfig: pytest.Config,
+) -> Mapping[str, PodRules]:
     """The rules of the other replicas of the workload, by pod; empty where there is one pod."""
-    return istio_environment.read_replicas()
+    from pytest_istio_sidecar.environments.shared import read_replicas
+
+    run = run_of(pytestconfig)
+    place = run.place(run.evidence)
+    return read_replicas(istio_environment, istio_version, istio_options, run.evidence, place)
 
 
 @pytest.fixture(scope="session")

@@ -7,6 +7,7 @@ verdict is reported as ERROR, apart from failures, and is never a pass.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import traceback
@@ -133,6 +134,9 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     """Report: before JUnit XML is written, and before the summary."""
     config = session.config
     config.stash[FAILED] = bool(session.testsfailed)
+    if session.exitstatus == pytest.ExitCode.INTERRUPTED and workers.SIGNALS in config.stash:
+        # SIGTERM after Ctrl-C, or a second one: workers and fixtures are being ended already.
+        config.stash[workers.SIGNALS].ending = True
     gathered = config.stash.get(GATHERING, None)
     if gathered is None:
         return
@@ -148,8 +152,26 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     config.stash[REPORT] = report, [*problems, *collector.add_to_step_summary(report)]
 
 
-def pytest_unconfigure(config: pytest.Config) -> None:
-    """Take down what the run brought up: here, because this hook also runs after Ctrl-C, and last."""
+@pytest.hookimpl(wrapper=True)
+def pytest_unconfigure(config: pytest.Config) -> Generator[None]:
+    """Take down what the run brought up: here, because this hook also runs after Ctrl-C, and last.
+
+    As a wrapper, so that whatever fails before it (a terminal that was closed) keeps it from nothing.
+    """
+    signals = config.stash.get(workers.SIGNALS, None)
+    if signals is not None:
+        signals.ending = True
+    try:
+        yield
+    finally:
+        try:
+            _take_down(config)
+        finally:
+            if signals is not None:
+                signals.restore()
+
+
+def _take_down(config: pytest.Config) -> None:
     run = config.stash.get(workers.RUN, None)
     if run is not None and run.is_owner and run.directory.exists():
         from pytest_istio_sidecar.environments.shared import take_down
@@ -162,14 +184,16 @@ def pytest_unconfigure(config: pytest.Config) -> None:
             left = take_down(
                 run.directory / "state.json", run.evidence, keep_it=keep_it, progress=Progress(run.progress)
             )
-        except IstioSidecarError as problem:
+        except (IstioSidecarError, KeyboardInterrupt) as problem:
             failed = True
-            left = f"{problem}\n\n  left     what this run made is on file; remove it: istio-sidecar clean"
+            left = str(problem) or "interrupted while it was taken down"
+            left += "\n\n  left     what this run made is on file; remove it: istio-sidecar clean"
         finally:
             workers.end_progress(config)
             run.remove()
         if left:
-            sys.stderr.write(f"\nistio-sidecar: {left}\n")
+            with contextlib.suppress(OSError):  # the terminal was closed
+                sys.stderr.write(f"\nistio-sidecar: {left}\n")
         if failed and not config.stash.get(FAILED, True):
             sys.exit(pytest.ExitCode.TESTS_FAILED)  # nobody looks for what a green run has left behind
     descriptor = config.stash.get(workers.STDOUT, None)

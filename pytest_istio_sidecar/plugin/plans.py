@@ -23,10 +23,12 @@ def plan_of(
     kind_config: Path | None = None,
     install_options: Mapping[str, str] | None = None,
     manifests: Sequence[Path] = (),
+    evidence: Path | None = None,
 ) -> Plan:
     """The plan that these settings ask for.
 
     Args:
+        evidence: the run's folder for it, as the places of rules name it.
         kind_config: kind's configuration; None: this package's.
         install_options: more values for istioctl's `--set`, by key; options win over them.
         manifests: YAML files of the application; none: this package's httpbin.
@@ -34,7 +36,7 @@ def plan_of(
     if settings.environment is EnvironmentName.FILE:
         from pytest_istio_sidecar.environments.shared import FilePlan
 
-        return FilePlan(tables=settings.tables, keep=settings.evidence is not None)
+        return FilePlan(tables=settings.tables, folder=evidence if settings.evidence else None)
     if settings.environment is EnvironmentName.EMBEDDED:
         from pytest_istio_sidecar.environments.shared import EmbeddedPlan
 

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
     from pytest_istio_sidecar.machine.progress import ProgressDisplay
+    from pytest_istio_sidecar.machine.signals import EndingSignals
 
 Record = Mapping[str, object]
 _PROGRESS = "progress.jsonl"
@@ -37,16 +38,22 @@ class Run:
     Attributes:
         directory: shared by all processes of the run; made when first needed.
         evidence: where what was read is kept; made when first needed.
+        start: where pytest was run, which paths in messages start from.
         owner: process id of the controller, or of the only process.
     """
 
     directory: Path
     evidence: Path
+    start: Path
     owner: int
 
     @property
     def is_owner(self) -> bool:
         return os.getpid() == self.owner
+
+    def place(self, path: Path) -> Path:
+        """A path as messages name it, whatever directory a test has gone to."""
+        return Path(os.path.relpath(path, self.start))
 
     @property
     def state(self) -> Path:
@@ -104,6 +111,10 @@ RUN = pytest.StashKey[Run]()
 STDOUT = pytest.StashKey[int]()
 """A descriptor of the real standard output, which pytest captures while tests run."""
 _DISPLAY: pytest.StashKey[ProgressDisplay] = pytest.StashKey()
+SIGNALS: pytest.StashKey[EndingSignals] = pytest.StashKey()
+"""Not set before an environment is asked for: the signals of other runs are none of ours."""
+_ASKING = frozenset({"istio_environment", "istio_version"})
+"""Fixtures, one of which is among those of every test that asks for an environment."""
 
 
 def run_of(config: pytest.Config) -> Run:
@@ -116,6 +127,7 @@ def run_of(config: pytest.Config) -> Run:
         run = Run(
             directory=Path(shared["directory"]),
             evidence=Path(shared["evidence"]),
+            start=Path(shared["start"]),
             owner=int(shared["owner"]),
         )
     else:
@@ -125,6 +137,7 @@ def run_of(config: pytest.Config) -> Run:
         run = Run(
             directory=leases_directory() / f"run-{name}",
             evidence=_evidence(config) / name,
+            start=config.invocation_params.dir,
             owner=os.getpid(),
         )
     config.stash[RUN] = run
@@ -139,6 +152,14 @@ def show_progress(config: pytest.Config, settings: Settings) -> None:
         from pytest_istio_sidecar.machine.progress import ProgressDisplay
 
         config.stash[_DISPLAY] = ProgressDisplay(run.directory / _PROGRESS, config.stash[STDOUT])
+
+
+def heed_signals(config: pytest.Config) -> None:
+    """Take SIGTERM and SIGHUP as Ctrl-C until the run's end: there is going to be something to take down."""
+    if SIGNALS not in config.stash:
+        from pytest_istio_sidecar.machine.signals import EndingSignals
+
+        config.stash[SIGNALS] = EndingSignals()
 
 
 def end_progress(config: pytest.Config) -> None:
@@ -159,7 +180,10 @@ def _evidence(config: pytest.Config) -> Path:
 
 
 class WorkerSetup:
-    """Tells each xdist worker which run it belongs to; registered only where xdist is."""
+    """Tells each xdist worker which run it belongs to, and the controller whether there is something to end.
+
+    Registered only where xdist is.
+    """
 
     @staticmethod
     def pytest_configure_node(node: object) -> None:
@@ -168,6 +192,22 @@ class WorkerSetup:
         node.workerinput["istio_run"] = {  # type: ignore[attr-defined]
             "directory": str(run.directory),
             "evidence": str(run.evidence),
+            "start": str(run.start),
             "owner": str(run.owner),
         }
         show_progress(config, Settings.from_config(config))
+
+    @staticmethod
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_collection_finish(session: pytest.Session) -> None:
+        """In a worker, before the controller is told what was collected: leave it the folder as a sign."""
+        asking = any(not _ASKING.isdisjoint(getattr(item, "fixturenames", ())) for item in session.items)
+        if asking and hasattr(session.config, "workerinput"):
+            run_of(session.config).make_directory()
+
+    @staticmethod
+    def pytest_xdist_node_collection_finished(node: object) -> None:
+        """In the controller, which takes down what a worker brings up."""
+        config: pytest.Config = node.config  # type: ignore[attr-defined]
+        if run_of(config).directory.exists():
+            heed_signals(config)

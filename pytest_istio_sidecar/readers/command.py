@@ -6,7 +6,7 @@ command gets into a pod: each environment has a `Runner` of its own.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -42,11 +42,26 @@ class CommandResult:
         """Whether the pod has no such program."""
         return self.exit_status == NOT_FOUND
 
+    @property
+    def file(self) -> str:
+        """Name of the file that keeps what it said; who became root for it makes no difference."""
+        return "_".join(word.strip("-") for word in self.argv if word != "sudo") + ".txt"
+
     def facts(self) -> list[Fact]:
         """For a message: what ran, how it ended, what it said."""
         ended = "no end" if self.exit_status is None else f"exit {self.exit_status}"
         said = "\n".join(self.stderr.strip().splitlines()[:5]) or "(nothing)"
         return [("ran", f"{' '.join(self.argv)}   {ended} after {self.seconds:.1f} s"), ("stderr", said)]
+
+
+def kept(results: Iterable[CommandResult]) -> dict[str, str]:
+    """What commands said, by the names of the files that keep it."""
+    files: dict[str, str] = {}
+    for result in results:
+        files[result.file] = result.stdout
+        if result.stderr:
+            files[f"{result.file.removesuffix('.txt')}.stderr.txt"] = result.stderr
+    return files
 
 
 class Runner(Protocol):

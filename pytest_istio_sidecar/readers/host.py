@@ -2,6 +2,10 @@
 
 Knows the JSON of `ip -j address` (ip-address(8)). Invariant: addresses keep the
 kernel's order, in which the first of a family is the one that REDIRECT takes.
+
+A node with a module for tunnels gives every namespace its fallback device, before eth0, down and without
+address: tunl0, sit0 (kernel Documentation/admin-guide/sysctl/net.rst, fb_tunnels_only_for_init_net). No
+packet of the pod takes it, so that it is left out.
 """
 
 from __future__ import annotations
@@ -25,6 +29,7 @@ def read_host(runner: Runner, *, timeout: float, pod: str = "") -> Host:
         interfaces = {
             link["ifname"]: [f"{held['local']}/{held['prefixlen']}" for held in link["addr_info"]]
             for link in json.loads(result.stdout)
+            if link["addr_info"] or "UP" in link["flags"]
         }
     except (ValueError, KeyError, TypeError):  # a failed command has printed no JSON
         raise EnvironmentProblem(

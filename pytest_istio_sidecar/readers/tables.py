@@ -2,7 +2,7 @@
 
 Knows which commands read without changing anything, and what their answers are worth.
 Does not know Istio. Invariant: "no rules" is said only when every back end was read;
-the raw answers are kept beside what was made of them.
+the raw answers are kept beside what was made of them, and rules placed in the files that keep them.
 
 `iptables-*-save` without `-t` walks the tables that are there; with `-t`, and in `iptables -L`,
 the legacy one creates the table it is asked for (seen with iptables 1.6 to 1.8.13).
@@ -11,12 +11,13 @@ the legacy one creates the table it is asked for (seen with iptables 1.6 to 1.8.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from pytest_istio_sidecar.errors import EnvironmentProblem, ParseError
 from pytest_istio_sidecar.failure import Advice, advise
-from pytest_istio_sidecar.netfilter.model import Backend, Family, PodRules, Ruleset, Table
+from pytest_istio_sidecar.netfilter.model import Backend, Family, PodRules, Ruleset, joined
 from pytest_istio_sidecar.netfilter.text.parse_list import parse_iptables_list
 from pytest_istio_sidecar.netfilter.text.parse_save import parse_iptables_save
 from pytest_istio_sidecar.readers import messages
@@ -79,12 +80,15 @@ class TablesReading:
     commands: tuple[CommandResult, ...]
 
 
-def read_tables(runner: Runner, *, timeout: float, pod: str = "") -> TablesReading:
+def read_tables(
+    runner: Runner, *, timeout: float, pod: str = "", folder: Path | None = None
+) -> TablesReading:
     """Read every table of both families from every back end of a pod.
 
     Args:
         timeout: seconds for each command.
         pod: how messages name the pod.
+        folder: where the answers are kept, each in its `file`: the rules are placed there. None: nowhere.
 
     Raises:
         TablesUnreadable: a command failed, or no back end has its command in the pod.
@@ -104,17 +108,17 @@ def read_tables(runner: Runner, *, timeout: float, pod: str = "") -> TablesReadi
                 unread.append(f"{prefix}-{suffix}")
                 continue
             found = True
-            rulesets.append(_ruleset(result, family, backend, pod))
+            rulesets.append(_ruleset(result, family, backend, pod=pod, folder=folder))
         if not found:
             # Up to 1.6 there is one command for the one back end there was.
             result = runner.run([f"{prefix}-save", "-c"], timeout=timeout)
             commands.append(result)
             if not result.missing:
-                rulesets.append(_ruleset(result, family, _default_backend(version), pod))
+                rulesets.append(_ruleset(result, family, _default_backend(version), pod=pod, folder=folder))
             elif not version.missing:
                 listings = _list(runner, prefix, timeout)
                 commands += listings
-                rulesets.append(_listed(listings, family, _default_backend(version), pod))
+                rulesets.append(_listed(listings, family, _default_backend(version), pod=pod, folder=folder))
                 notes.append(f"only {prefix} -L answers in the pod: what it does not show stays unknown")
     notes += [f"{name} is not in the pod: rules of its back end would not be seen" for name in unread]
     notes += _distrust(rulesets)
@@ -130,16 +134,34 @@ def read_tables(runner: Runner, *, timeout: float, pod: str = "") -> TablesReadi
     return TablesReading(rules=rules, commands=tuple(commands))
 
 
-def _ruleset(result: CommandResult, family: Family, backend: Backend, pod: str) -> Ruleset:
-    source = " ".join(result.argv)
+def _ruleset(
+    result: CommandResult, family: Family, backend: Backend, *, pod: str, folder: Path | None
+) -> Ruleset:
     if not result.succeeded or "is incompatible, use 'nft' tool" in result.stdout:
         raise _unreadable(pod, [result], advise(result.stderr + result.stdout, _KNOWN))
     if not result.stdout.strip():
-        return Ruleset(family=family, backend=backend, source=source, pod=pod)
-    ruleset = parse_iptables_save(result.stdout, family=family, source=source)
+        return Ruleset(family=family, backend=backend, source=_place(result, folder), pod=pod)
+    ruleset = _parsed(parse_iptables_save, result, family, folder)
     if ruleset.backend not in (None, backend):
-        raise ParseError(messages.OTHER_BACK_END(said=ruleset.backend, backend=backend), source=source)
+        raise ParseError(
+            messages.OTHER_BACK_END(said=ruleset.backend, backend=backend), source=" ".join(result.argv)
+        )
     return replace(ruleset, backend=backend, pod=pod)
+
+
+def _parsed(
+    parse: Callable[..., Ruleset], result: CommandResult, family: Family, folder: Path | None
+) -> Ruleset:
+    try:
+        return parse(result.stdout, family=family, source=_place(result, folder))
+    except ParseError as problem:
+        problem.source = " ".join(result.argv)  # nothing is kept of a reading that failed
+        raise
+
+
+def _place(result: CommandResult, folder: Path | None) -> str:
+    """The file that keeps an answer."""
+    return f"<{' '.join(result.argv)}>" if folder is None else str(folder / result.file)
 
 
 def _list(runner: Runner, prefix: str, timeout: float) -> list[CommandResult]:
@@ -149,18 +171,19 @@ def _list(runner: Runner, prefix: str, timeout: float) -> list[CommandResult]:
     ]
 
 
-def _listed(listings: list[CommandResult], family: Family, backend: Backend, pod: str) -> Ruleset:
+def _listed(
+    listings: list[CommandResult], family: Family, backend: Backend, *, pod: str, folder: Path | None
+) -> Ruleset:
     """One ruleset of several listings; a table that the kernel does not have holds no rule."""
-    tables: list[Table] = []
+    found: list[Ruleset] = []
     for result in listings:
         if "does not exist" in result.stderr and result.exit_status == _NO_TABLE:
             continue
         if not result.succeeded:
             raise _unreadable(pod, [result], advise(result.stderr + result.stdout, _KNOWN))
-        source = " ".join(result.argv)
-        tables += parse_iptables_list(result.stdout, family=family, source=source).tables
-    source = " ".join(listings[0].argv)
-    return Ruleset(tables=tuple(tables), family=family, backend=backend, source=source, pod=pod)
+        found.append(_parsed(parse_iptables_list, result, family, folder))
+    whole = joined(found) if found else Ruleset(family=family, source=_place(listings[0], folder))
+    return replace(whole, backend=backend, pod=pod)
 
 
 def _unreadable(pod: str, results: list[CommandResult], advice: Advice | None) -> TablesUnreadable:

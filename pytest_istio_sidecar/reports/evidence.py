@@ -9,15 +9,16 @@ from __future__ import annotations
 import json
 import re
 import shlex
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from hashlib import sha256
 from pathlib import Path
 
 from pytest_istio_sidecar.checks.bypass.found import packet_fields
 from pytest_istio_sidecar.checks.finding import Finding
+from pytest_istio_sidecar.machine.evidence import add_file
 from pytest_istio_sidecar.netfilter.trace.trace import Trace
 from pytest_istio_sidecar.reports.message import render_trace
-from pytest_istio_sidecar.reports.replay import listings_of, specifications, surroundings_of
+from pytest_istio_sidecar.reports.replay import files_of_rules, specifications, surroundings_of
 from pytest_istio_sidecar.reports.sentences import explain
 
 _LONGEST = 100
@@ -32,34 +33,38 @@ def folder_name(test: str) -> str:
     return f"{slug[:_LONGEST]}-{sha256(test.encode()).hexdigest()[:8]}"
 
 
-def files_of(message: str, findings: Sequence[Finding], around: Mapping[str, str]) -> dict[str, str]:
+def files_of(
+    message: str, findings: Sequence[Finding], around: Mapping[str, str], *, start: Path
+) -> dict[str, str]:
     """The files of a failing test.
 
     Args:
         message: the whole explanation.
         findings: what it rests on; none where something else failed.
         around: what the run keeps of the pod, by file name.
+        start: where the places of rules start from.
     """
     files = {**around, "message.txt": f"{message}\n"}
     way = next((finding.trace for finding in findings if finding.trace is not None), None)
-    if way is not None:
-        files |= dict(_listings(way))
-        files["trace.txt"] = "\n".join([render_trace(way), "", *explain(way), ""])
-        files["packets.jsonl"] = json.dumps(packet_fields(way.packet)) + "\n"
-        files["replay.txt"] = replay_in_folder(way) + "\n"
+    if way is None:
+        return files
+    files["trace.txt"] = "\n".join([render_trace(way), "", *explain(way), ""])
+    files["packets.jsonl"] = json.dumps(packet_fields(way.packet)) + "\n"
+    files["replay.txt"] = ""
+    listings = files_of_rules(way)
+    names = {
+        file: add_file(files, file, (start / file).read_bytes().decode(errors="replace"))
+        for file in listings
+        if (start / file).is_file()
+    }
+    if names and names.keys() == set(listings):
+        files["replay.txt"] = f"{_replay(way, names)}\n"
+    else:
+        del files["replay.txt"]
     return files
 
 
-def replay_in_folder(way: Trace) -> str:
-    """The command, for who stands in the folder."""
-    listings = listings_of(way)
-    names = [Path(ruleset.source or "").name for ruleset in listings]
-    words = ["istio-sidecar", "trace", *specifications(listings, names)]
+def _replay(way: Trace, names: Mapping[str, str]) -> str:
+    """The command, for who stands in the folder, where the listings have these names."""
+    words = ["istio-sidecar", "trace", *specifications(way, names)]
     return shlex.join([*words, "--packets", "packets.jsonl", *surroundings_of(way)])
-
-
-def _listings(way: Trace) -> Iterable[tuple[str, str]]:
-    for ruleset in listings_of(way):
-        path = Path(ruleset.source or "")
-        if path.is_file():
-            yield path.name, path.read_text(encoding="utf-8", errors="replace")

@@ -6,87 +6,149 @@ Invariant: the command decides as the trace did, or there is none.
 
 from __future__ import annotations
 
+import re
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 
 from pytest_istio_sidecar.netfilter.matches import PROTOCOL_NAMES
 from pytest_istio_sidecar.netfilter.model import Backend, Ruleset, rulesets_of
 from pytest_istio_sidecar.netfilter.packet import Endpoint, Host, Packet, inbound, outbound
-from pytest_istio_sidecar.netfilter.trace.trace import Trace
+from pytest_istio_sidecar.netfilter.routing import Routing
+from pytest_istio_sidecar.netfilter.trace.trace import Trace, has_a_say
 
 _PREFIX = {Backend.LEGACY: "legacy:", Backend.NF_TABLES: "nft:", None: ""}
 
 
 def replay_command(way: Trace) -> str:
     """The command line; "" where no file holds the rules, or the options cannot describe the packet."""
-    listings = listings_of(way)
+    files = files_of_rules(way)
     flow = _flow(way.packet, way.host)
-    if not listings or not flow:
+    if not files or not flow:
         return ""
-    named = specifications(listings, [held.source or "" for held in listings])
+    named = specifications(way, {file: file for file in files})
     return shlex.join(["istio-sidecar", "trace", *named, *flow, *surroundings_of(way)])
 
 
-def listings_of(way: Trace) -> list[Ruleset]:
-    """What of the rules was read from somewhere: an expectation's have no place in a file."""
-    return [
-        ruleset
-        for ruleset in rulesets_of(way.rules, way.packet.family)
-        if ruleset.source and any(rule.location for rule in ruleset.rules())
-    ]
-
-
-def specifications(listings: Sequence[Ruleset], files: Sequence[str]) -> Iterator[str]:
-    """Listings of one family as the command line names them: with the back end where there are several."""
-    for ruleset, file in zip(listings, files, strict=True):
-        yield _specification(ruleset, file, backend=len(listings) > 1)
-
-
-def _specification(ruleset: Ruleset, file: str, *, backend: bool) -> str:
-    family = "ip6:" if ruleset.family == 6 else ""
-    return f"{family}{_PREFIX[ruleset.backend] if backend else ''}{file}"
-
-
-def _flow(packet: Packet, host: Host) -> list[str]:
-    if packet.protocol not in PROTOCOL_NAMES or packet.destination_port is None:
+def files_of_rules(way: Trace) -> list[str]:
+    """The files that hold all rules which took part; none where some are in no file, or are not as there."""
+    listings = _listings(way)
+    told = way.host.interfaces[way.host.external()]  # by their addresses
+    if not told or len(_completions(listings)) > 1 or not all(map(_is_repeatable, listings)):
         return []
-    if packet.mark or packet.state != "NEW" or packet.source_port != inbound(80).source_port:
-        return []
-    protocol = PROTOCOL_NAMES[int(packet.protocol)]
-    return _inbound(packet, protocol, host) if packet.hook == "PREROUTING" else _outbound(packet, protocol)
+    return [file for listing in listings for file in _files(listing)]
 
 
-def _inbound(packet: Packet, protocol: str, host: Host) -> list[str]:
-    interface = host.external()
-    own = host.primary(interface, packet.family)
-    if packet.destination != own or packet.in_interface not in (None, interface):
-        return []
-    words = ["--inbound", f"{protocol}/{packet.destination_port}"]
-    if packet.family == 6:
-        words += ["--family", "6"]
-    if packet.source != inbound(80, family=packet.family).source:
-        words += ["--source", str(packet.source)]
-    return words
+def specifications(way: Trace, names: Mapping[str, str]) -> Iterator[str]:
+    """The rules as the command line names them: with the back end where there are several.
 
-
-def _outbound(packet: Packet, protocol: str) -> list[str]:
-    if (packet.uid is None) != (packet.gid is None):
-        return []
-    destination = Endpoint(packet.destination, packet.destination_port)  # type: ignore[arg-type]
-    words = ["--outbound", str(destination) if protocol == "tcp" else f"{protocol}/{destination}"]
-    words += ["--uid", "none"] if packet.uid is None else ["--uid", str(packet.uid), "--gid", str(packet.gid)]
-    usual = outbound(packet.destination, 80).source
-    if packet.source != usual:
-        words += ["--source", str(packet.source)]
-    return words
+    Args:
+        names: of `files_of_rules`, each as it is called where the command runs.
+    """
+    listings = _listings(way)
+    for listing in listings:
+        family = "ip6:" if listing.family == 6 else ""
+        prefix = family + (_PREFIX[listing.backend] if len(listings) > 1 else "")
+        for file in _files(listing):
+            name = names[file]
+            # Not to be taken for a prefix or an option.
+            plain = re.match(r"-|ip6:|legacy:|nft:", name) is None
+            yield prefix + (name if plain else f"./{name}")
 
 
 def surroundings_of(way: Trace) -> Iterator[str]:
-    """The options that describe its host, and from which release's rules a listing was completed."""
-    for name, addresses in way.host.interfaces.items():
-        if way.host != Host() and name != "lo":
-            for address in addresses:
-                yield from ("--interface", f"{name}={address}")
-    completed = next((held.completed_from for held in listings_of(way) if held.completed_from), "")
-    if completed:
-        yield from ("--istio-version", completed.removeprefix("Istio ").partition(",")[0])
+    """The options that describe its host, and what a listing was completed from."""
+    yield from _interfaces(way.host)
+    for completion in _completions(_listings(way)):
+        yield from completion
+
+
+def _interfaces(host: Host) -> Iterator[str]:
+    usual = Host()
+    if host == usual:
+        return
+    for name, addresses in host.interfaces.items():
+        if name == "lo" != host.external() and addresses == usual.interfaces["lo"]:
+            continue
+        for address in addresses:
+            yield from ("--interface", f"{name}={address}")
+
+
+def _listings(way: Trace) -> Sequence[Ruleset]:
+    """The rulesets that had a say; of none that had, one that lists so."""
+    rulesets = rulesets_of(way.rules, way.packet.family)
+    return list(filter(has_a_say, rulesets)) or [ruleset for ruleset in rulesets if ruleset.tables][:1]
+
+
+def _files(listing: Ruleset) -> tuple[str, ...]:
+    return listing.parts or (listing.source or "",)
+
+
+def _is_repeatable(listing: Ruleset) -> bool:
+    read = not listing.origin and all(file and not file.startswith("<") for file in _files(listing))
+    placed = all(rule.location for rule in listing.rules())
+    return read and placed and (not listing.assumptions or bool(listing.completed_from))
+
+
+def _completions(listings: Sequence[Ruleset]) -> set[tuple[str, ...]]:
+    return {listing.completed_from for listing in listings if listing.completed_from}
+
+
+def _flow(packet: Packet, host: Host) -> list[str]:
+    """The options that describe a packet; none where they cannot."""
+    if packet.protocol not in PROTOCOL_NAMES or packet.destination_port is None:
+        return []
+    protocol = PROTOCOL_NAMES[int(packet.protocol)]
+    arriving = packet.hook == "PREROUTING"
+    words, described = (_inbound if arriving else _outbound)(packet, protocol, host)
+    return words if described == _on_its_way(packet, host) else []
+
+
+def _on_its_way(packet: Packet, host: Host) -> Packet:
+    """The packet without the interface that it takes anyway."""
+    routing = Routing(host)
+    if packet.hook == "PREROUTING":
+        interface = routing.into(packet.source, packet.destination)  # type: ignore[arg-type]
+        return replace(packet, in_interface=packet.in_interface or interface)
+    usual = packet.out_interface == routing.out(packet.destination)  # type: ignore[arg-type]
+    return replace(packet, out_interface=None) if usual else packet
+
+
+def _inbound(packet: Packet, protocol: str, host: Host) -> tuple[list[str], Packet | None]:
+    """Words, and the packet that `trace` makes of them."""
+    interface = host.external()
+    own = host.primary(interface, packet.family)
+    if own is None:
+        return [], None
+    usual = inbound(
+        packet.destination_port,  # type: ignore[arg-type]
+        protocol=protocol,
+        family=packet.family,
+        destination=own,
+        in_interface=interface,
+    )
+    words = ["--inbound", f"{protocol}/{packet.destination_port}"]
+    words += ["--family", "6"] if packet.family == 6 else []
+    words += [] if packet.source == usual.source else ["--source", str(packet.source)]
+    return words, replace(usual, source=packet.source)
+
+
+def _outbound(packet: Packet, protocol: str, host: Host) -> tuple[list[str], Packet | None]:
+    """Words, and the packet that `trace` makes of them."""
+    if (packet.uid is None) != (packet.gid is None):
+        return [], None
+    destination = Endpoint(packet.destination, packet.destination_port)  # type: ignore[arg-type]
+    words = ["--outbound", str(destination) if protocol == "tcp" else f"{protocol}/{destination}"]
+    words += ["--uid", "none"] if packet.uid is None else ["--uid", str(packet.uid), "--gid", str(packet.gid)]
+    loopback = destination.address.is_loopback
+    usual = destination.address if loopback else host.primary(host.external(), packet.family)
+    words += [] if packet.source == usual else ["--source", str(packet.source)]
+    described = outbound(
+        packet.destination,
+        packet.destination_port,  # type: ignore[arg-type]
+        uid=packet.uid,
+        gid=packet.gid,
+        protocol=protocol,
+        source=packet.source,
+    )
+    return words, described

@@ -1,5 +1,6 @@
 """The shipped suite on an embedded pod, as a user runs it: alone, with workers, and when a worker dies."""
 
+import json
 import os
 import sys
 import time
@@ -135,11 +136,19 @@ def test_a_listing_kept_as_evidence_replays_the_verdict(pytester, runtime):
         def test_wrong(pod_rules): assert_redirected(pod_rules, inbound(22))
         """
     )
-    result = pytester.runpytest_subprocess("--istio-environment=embedded")
+    result = pytester.runpytest_subprocess("--istio-environment=embedded", "--istio-report=report.json")
     (line,) = [line for line in result.outlines if line.startswith("E ") and "  replay   " in line]
     command = line.partition("replay   istio-sidecar ")[2].split()
     replayed = pytester.run(sys.executable, "-m", "pytest_istio_sidecar", *command)
     assert replayed.outlines[0] == "inbound tcp/22: unchanged"
+    (test,) = json.loads((pytester.path / "report.json").read_text())["tests"]
+    rule = test["problems"][0]["rule"]
+    file, _, number = rule["location"].rpartition(":")
+    assert (pytester.path / file).read_text().splitlines()[int(number) - 1].endswith(f"] {rule['text']}")
+    os.chdir(test["evidence"])
+    command = Path("replay.txt").read_text().removeprefix("istio-sidecar ").split()
+    replayed = pytester.run(sys.executable, "-m", "pytest_istio_sidecar", *command)
+    assert json.loads(replayed.outlines[0])["fate"] == "unchanged"
 
 
 def test_clean_finds_the_folder_of_a_run_that_was_killed(pytester, runtime):

@@ -71,8 +71,8 @@ class Bench:
             "--istio-timeout=2",
             "--istio-reader=node",
         ]
-        # A job in the background is started with SIGINT ignored, and so are its children.
-        heard = ["env", "--default-signal=INT"]
+        # A job in the background has SIGINT ignored, one of nohup SIGHUP, and so have their children.
+        heard = ["env", "--default-signal=INT,HUP"]
         return [*heard, sys.executable, "-m", "pytest", *arguments, *options]
 
     def start(self, *options: str, faults: str = "") -> subprocess.Popen[str]:

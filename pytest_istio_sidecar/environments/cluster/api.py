@@ -17,6 +17,7 @@ import ssl
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import urlencode, urlsplit
@@ -167,6 +168,7 @@ class KubernetesApi:
                 headers=headers,
                 timeout=urllib3.Timeout(seconds),
                 retries=False,
+                redirect=False,
             )
         except urllib3.exceptions.HTTPError as problem:
             raise self._unreachable(host, problem) from None
@@ -244,6 +246,8 @@ class KubernetesApi:
     def open_websocket(self, path: str, failing: Callable[[str], Failure], seconds: float) -> Any:
         """A websocket to the API server; the client's own opens one without a deadline.
 
+        No redirect is followed: websocket-client would repeat the token to wherever it leads.
+
         Args:
             failing: makes the message of a refusal, of its reason.
 
@@ -273,22 +277,30 @@ class KubernetesApi:
                 http_proxy_host=proxy.hostname,
                 http_proxy_port=proxy.port,
                 http_no_proxy=(settings.no_proxy or "").split(",") if settings.no_proxy else None,
+                redirect_limit=0,
             )
         except WebSocketBadStatusException as problem:
-            body = (problem.resp_body or b"").decode(errors="replace")
-            refused = refusal(
-                method="GET",
-                url=f"{settings.host}{path}",
-                status=problem.status_code,
-                body=body,
-                headers=problem.resp_headers,
-            )
-            failure = failing(refused.said or refused.failure.summary)
-            refused.failure = failure.with_evidence_of(refused.failure)
-            raise refused from None
+            status, headers, body = problem.status_code, problem.resp_headers, problem.resp_body
         except (OSError, websocket_error()) as problem:
-            raise self._unreachable(settings.host, problem) from None
-        return socket
+            if socket.status is None:
+                raise self._unreachable(settings.host, problem) from None
+            status, headers, body = socket.status, socket.headers, None
+        else:
+            if socket.status == HTTPStatus.SWITCHING_PROTOCOLS:
+                return socket
+            # A redirect that was not followed is no error to older releases of websocket-client.
+            socket.shutdown()  # type: ignore[no-untyped-call]
+            status, headers, body = socket.status, socket.headers, None
+        refused = refusal(
+            method="GET",
+            url=f"{settings.host}{path}",
+            status=status,
+            body=(body or b"").decode(errors="replace"),
+            headers=headers,
+        )
+        failure = failing(refused.said or refused.failure.summary)
+        refused.failure = failure.with_evidence_of(refused.failure)
+        raise refused
 
     def wait(self, what: str, probe: Callable[[], tuple[T | None, str]], *, timeout: float) -> T:
         """Ask again and again until there is an answer.

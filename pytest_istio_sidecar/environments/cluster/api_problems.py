@@ -10,7 +10,7 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote, urljoin, urlsplit
 
 from pytest_istio_sidecar.environments.cluster import messages
 from pytest_istio_sidecar.errors import EnvironmentProblem
@@ -66,6 +66,10 @@ class ApiUntrusted(ApiProblem):
     """The server's certificate is not what the kubeconfig expects, or it does not take ours."""
 
 
+class ApiRedirected(ApiProblem):
+    """The answer points elsewhere, which an API server's never does; the credentials do not go there."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rule:
     """The right that a request needs, as RBAC has it."""
@@ -97,6 +101,9 @@ Since Kubernetes 1.29 by a role (kubeadm:cluster-admins), so that a server which
 it has read its roles.
 """
 
+_LONGEST_SERVER = 280
+"""Characters of a scheme, a name (253 at most, RFC 1035) and a port."""
+
 _PASSING = frozenset({429, 500, 502, 503, 504})
 
 _VERBS = {"POST": "create", "PUT": "update", "PATCH": "patch", "DELETE": "delete"}
@@ -122,6 +129,8 @@ def refusal(
     *, method: str, url: str, status: int, body: str, headers: Mapping[str, str] | None = None
 ) -> ApiProblem:
     """Make a problem of an answer that is not a success."""
+    if 300 <= status < 400:
+        return _redirected(method, url, status, headers or {})
     answer = _status_object(body)
     said = str(answer.get("message") or " ".join(body.split())[:500] or "nothing")
     reason = str(answer.get("reason") or "")
@@ -141,6 +150,30 @@ def refusal(
         passing=status in _PASSING and "container not found" not in said,
         retry_after=_seconds(headers or {}),
     )
+
+
+def _redirected(method: str, url: str, status: int, headers: Mapping[str, str]) -> ApiRedirected:
+    location = _header(headers, "location")
+    target = _server_of(url, location) if location else "no address"
+    failure = messages.REDIRECTED(
+        server=_server_of(url),
+        target=target,
+        facts=[("asked", f"{method} {urlsplit(url).path}"), ("got", f"{status}, a redirect")],
+    )
+    return ApiRedirected(failure, status=status, said=failure.summary)
+
+
+def _server_of(url: str, location: str = "") -> str:
+    """Scheme, host and port of an address, or of one that it redirects to; what else it has may be secret."""
+    try:
+        parts = urlsplit(urljoin(url, location))
+        port = "" if parts.port is None else f":{parts.port}"
+    except ValueError:
+        return "an address that is none"
+    host = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else parts.hostname
+    # Anybody may have written it: bounded, and without what a terminal obeys.
+    named = f"{parts.scheme}://{host}{port}".encode("unicode_escape").decode()
+    return named[:_LONGEST_SERVER] if host else "no host"
 
 
 def _forbidden(method: str, path: str, said: str, facts: list[Fact]) -> ApiProblem:
@@ -196,5 +229,9 @@ def _status_object(body: str) -> Mapping[str, object]:
 
 def _seconds(headers: Mapping[str, str]) -> float | None:
     """Retry-After in seconds; its other form, a date, is not sent by Kubernetes."""
-    value = next((value for key, value in headers.items() if key.lower() == "retry-after"), "")
+    value = _header(headers, "retry-after")
     return float(value) if value.isdecimal() else None
+
+
+def _header(headers: Mapping[str, str], name: str) -> str:
+    return next((value for key, value in headers.items() if key.lower() == name), "")

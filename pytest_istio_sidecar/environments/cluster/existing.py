@@ -11,6 +11,7 @@ import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from importlib.resources import files
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from pytest_istio_sidecar.environments.choices import ReaderName
 from pytest_istio_sidecar.environments.cluster import messages
 from pytest_istio_sidecar.environments.cluster.api import ApiProblem, Json, KubernetesApi
 from pytest_istio_sidecar.environments.cluster.pod import ClusterPod
-from pytest_istio_sidecar.environments.cluster.undo import Changes
+from pytest_istio_sidecar.environments.cluster.undo import Changes, take_back
 from pytest_istio_sidecar.environments.cluster.workload import (
     NO_POD,
     SIDECAR,
@@ -118,23 +119,19 @@ class ExistingEnvironment(ClusterPod):
             "kubernetes": str(api.get("/version")["gitVersion"]),
             "changes": str(changes.directory),
         }
-        state.write_text(json.dumps(told))
+        _write(state, told)
         if plan.make_privileged:
             for workload in workloads:
                 with progress.phase(f"making {SIDECAR} of {workload} privileged"):
-                    before = api.get(workload.path)
-                    _require_editable(before, _pods(api, workload, plan.version)[0], workload)
-                    changes.will_edit(workload.path, before)
-                    make_privileged(api, workload)
+                    _require_editable(api.get(workload.path), _pods(api, workload, plan.version)[0], workload)
+                    make_privileged(api, workload, partial(changes.will_edit, workload.path))
                     wait_until_privileged(api, workload, timeout=plan.timeout)
         pods = [pod for workload in workloads for pod in _pods(api, workload, plan.version)]
         told["unread"] = describe_pods(pod for held in workloads for pod in unready_pods(api, held))
         client = _client(api, changes, plan) if plan.traffic else None
         told["pods"] = [_path(pod) for pod in pods]
         told["client"] = None if client is None else _path(client)
-        unfinished = state.with_suffix(".new")
-        unfinished.write_text(json.dumps(told))
-        unfinished.rename(state)
+        _write(state, told)
         return cls(api, pods, client, told)
 
     @classmethod
@@ -162,16 +159,21 @@ class ExistingEnvironment(ClusterPod):
     def stop(self) -> None:
         """Nothing: what was changed is `put_back`'s, by whoever owns the run."""
 
-    def read_replicas(self) -> Mapping[str, PodRules]:
+    def read_replicas(self, folder: Path | None = None) -> Mapping[str, PodRules]:
         """The rules of the other replicas."""
-        return {other.pod_name: other.read_rules() for other in self._others}
+        found = {}
+        for other in self._others:
+            own = Path(other.pod_name.replace("/", "_"))
+            found[other.pod_name] = other.read_rules(None if folder is None else folder / own)
+            self._evidence |= {str(own / name): text for name, text in other.evidence().items()}
+        return found
 
 
 def put_back(state: Path) -> list[str]:
     """Put back what the run that `state` tells of has changed; in words what was."""
     directory = Path(json.loads(state.read_text())["changes"])
     lease = next((held for held in leases() if held.directory == directory), None)
-    return [] if lease is None else Changes.read(lease).take_back()
+    return [] if lease is None else take_back(lease)
 
 
 def _pods(api: KubernetesApi, workload: Workload, version: str | None) -> list[Json]:
@@ -231,6 +233,12 @@ def _client(api: KubernetesApi, changes: Changes, plan: ExistingPlan) -> Json:
 def _ready(api: KubernetesApi, path: str) -> tuple[Json | None, str]:
     pod = api.get(path)
     return (pod if is_ready(pod) else None), str(pod.get("status", {}).get("phase"))
+
+
+def _write(state: Path, told: Json) -> None:
+    unfinished = state.with_suffix(".new")
+    unfinished.write_text(json.dumps(told))
+    unfinished.rename(state)
 
 
 def _path(pod: Json) -> str:

@@ -70,6 +70,14 @@ FORWARD_BROKE = Message(
 )
 WAITED = Message("IS713", "waited {seconds:.0f} s for {what}", help="a slow cluster: --istio-timeout")
 
+REDIRECTED = Message(
+    "IS714",
+    "the API server at {server} redirects to {target}, and no redirect is followed",
+    cause="what answers there is no API server but a proxy, a gateway or a page to log in",
+    fix="name the API server itself as `server` in the kubeconfig, and with https://",
+    note="the kubeconfig's credentials went to the first of the two and nowhere else",
+)
+
 # Workloads and pods.
 NO_WORKLOAD_NAME = Message(
     "IS721",
@@ -161,8 +169,18 @@ OTHER_CLUSTER = Message(
     "the changes were made in the cluster at {made}; its kubeconfig leads to {now} now",
     help="give the kubeconfig of that cluster its place again",
 )
+CHANGES_UNREADABLE = Message(
+    "IS745",
+    "what a run has changed is written down in a way that cannot be read: {problem!r}",
+    fix="see in the file which workload it names, and put its istio-proxy back by hand",
+)
 NOT_PUT_BACK = Message(
     "IS744",
     "{name} could not be put back: {said}",
     help="`istio-sidecar clean` tries again; by hand: take the sidecar's securityContext out",
+)
+CHANGES_LEFT = Message(
+    "IS746",
+    "{problems}",
+    help="`istio-sidecar clean` tries again, when what the server says is put right",
 )

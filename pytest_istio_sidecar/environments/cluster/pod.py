@@ -10,6 +10,7 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 from pytest_istio_sidecar.environments.base import NotServed, SidecarPod
 from pytest_istio_sidecar.environments.choices import ReaderName
@@ -41,7 +42,7 @@ from pytest_istio_sidecar.machine.redaction import (
 )
 from pytest_istio_sidecar.netfilter.model import Family, PodRules
 from pytest_istio_sidecar.netfilter.sockets import Socket
-from pytest_istio_sidecar.readers.command import CommandResult, Runner
+from pytest_istio_sidecar.readers.command import CommandResult, Runner, kept
 from pytest_istio_sidecar.readers.exec import CannotBecomeRoot, Exec, become_root
 from pytest_istio_sidecar.readers.host import read_host
 from pytest_istio_sidecar.readers.listeners import ask_in_sidecar, read_listeners
@@ -118,11 +119,11 @@ class ClusterPod:
         servers = read_name_servers(map(self._exec, dict.fromkeys(containers)), timeout=COMMAND_SECONDS)
         return options if servers is None else options.with_servers(servers)
 
-    def read_rules(self) -> PodRules:
+    def read_rules(self, folder: Path | None = None) -> PodRules:
         """Every table of both families and back ends."""
         runner, _ = self._reader()
-        reading = read_tables(runner, timeout=COMMAND_SECONDS, pod=self.pod_name)
-        self._keep(reading.commands)
+        reading = read_tables(runner, timeout=COMMAND_SECONDS, pod=self.pod_name, folder=folder)
+        self._evidence |= kept(reading.commands)
         # The pod that was read is the pod that was chosen.
         now = reread(self._api, self._pod)
         self._evidence["pod.json"] = pod_as_evidence(now)
@@ -133,7 +134,7 @@ class ClusterPod:
         note = unlike_user(now, options.proxy_uid, options.proxy_gid)
         return replace(reading.rules, notes=(*reading.rules.notes, note)) if note else reading.rules
 
-    def read_replicas(self) -> Mapping[str, PodRules]:
+    def read_replicas(self, folder: Path | None = None) -> Mapping[str, PodRules]:  # noqa: ARG002 - has none
         """None: there is one pod."""
         return {}
 
@@ -272,14 +273,6 @@ class ClusterPod:
             path=path,
             timeout=COMMAND_SECONDS,
         )
-
-    def _keep(self, commands: Sequence[CommandResult]) -> None:
-        for result in commands:
-            words = [word.strip("-") for word in result.argv if word != "sudo"]
-            name = "_".join(words)
-            self._evidence[f"{name}.txt"] = result.stdout
-            if result.stderr:
-                self._evidence[f"{name}.stderr.txt"] = result.stderr
 
 
 def _application_port(pod: Json) -> int:

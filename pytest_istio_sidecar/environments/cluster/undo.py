@@ -1,25 +1,36 @@
 """Changes to somebody's cluster, written down before they are made, so that they are put back.
 
 Knows how to take back what was created and what was edited. Does not know why it was
-changed. Invariant: only what this run changed is put back, and only where it still is as
-this run left it.
+changed. Invariant: only the fields that this run set are put back, each only where it still has
+the value that this run gave it; what somebody else made of one stays, and is told.
 """
 
 from __future__ import annotations
 
+import copy
 import json
 import os
-from collections.abc import Sequence
+import time
 from pathlib import Path
 
 from pytest_istio_sidecar.environments.cluster import messages
 from pytest_istio_sidecar.environments.cluster.api import JSON_PATCH, ApiProblem, Json, KubernetesApi
 from pytest_istio_sidecar.environments.cluster.workload import SIDECAR, container_of
-from pytest_istio_sidecar.environments.kind.httpbin import is_privileged, place_of
+from pytest_istio_sidecar.environments.kind.httpbin import ADDED, PRIVILEGED, place_of
 from pytest_istio_sidecar.errors import EnvironmentProblem
 from pytest_istio_sidecar.machine.lease import EDIT, Lease, leases
 
 _FILE = "changes.json"
+_TRIES = 10
+"""Puttings back of a Deployment that others, or its own status, change at the same time."""
+_PAUSE_SECONDS = 0.2
+
+_DEFAULTS = {
+    "resources": {},
+    "terminationMessagePath": "/dev/termination-log",
+    "terminationMessagePolicy": "File",
+}
+"""What the API server adds to a container (k8s.io/kubernetes, pkg/apis/core/v1/defaults.go)."""
 
 
 class Changes:
@@ -40,26 +51,43 @@ class Changes:
         self._note({"created": path})
 
     def will_edit(self, path: str, before: Json) -> None:
-        """Write down a workload whose sidecar is made privileged next.
+        """Write down which fields of a workload are set next, to make its sidecar privileged.
+
+        Told a second time, as when the edit is tried again, it keeps what it knows of fields that are
+        set by now: this run may have set them, and the answer been lost.
 
         Args:
             before: the workload as it is.
         """
-        held = container_of({"spec": before["spec"]["template"]["spec"]})
-        self._note({"edited": path, "added": held is None, "context": (held or {}).get("securityContext")})
+        edit = _edit(path, before)
+        earlier = next((held for held in self._held if held.get("edited") == path), None)
+        if earlier is not None and earlier["uid"] == edit["uid"]:
+            earlier["fields"] |= edit["fields"]
+            earlier["added"] = edit["added"] or earlier["added"]
+            self._write()
+        elif edit["fields"]:
+            self._note(edit)
 
     def take_back(self) -> list[str]:
         """Put everything back, the last change first; in words what was.
 
         Raises:
-            EnvironmentProblem: the API server refused; what is left is still written down.
+            EnvironmentProblem: the API server refused some of it; that is still written down.
         """
-        done = []
-        while self._held:
-            change = self._held[-1]
-            done.append(_take_back(self._api, change))
-            self._held.pop()
-            self._write()
+        done: list[str] = []
+        problems: list[str] = []
+        for change in reversed(self._held.copy()):
+            try:
+                done += _take_back(self._api, change)
+            except EnvironmentProblem as problem:
+                problems.append(str(problem))
+            else:
+                self._held.remove(change)
+                self._write()
+        if problems:
+            raise EnvironmentProblem(
+                messages.CHANGES_LEFT(problems="\n".join(problems), facts=[("done", "\n".join(done))])
+            )
         self._lease.release()
         return done
 
@@ -88,19 +116,32 @@ class Changes:
         """What a run has written down.
 
         Raises:
-            OSError, ValueError, KeyError: nothing was, or nothing that can be read.
-            EnvironmentProblem: the kubeconfig file is gone, or leads to another cluster by now.
+            EnvironmentProblem: it cannot be read, or the kubeconfig file is gone, or leads to another
+                cluster by now.
         """
-        told = json.loads((lease.directory / _FILE).read_text())
-        kubeconfig = told["kubeconfig"]
-        api = KubernetesApi(
-            kubeconfig=None if kubeconfig is None else Path(kubeconfig), context=told["context"]
-        )
-        if api.server != told["server"]:
-            raise EnvironmentProblem(messages.OTHER_CLUSTER(made=told["server"], now=api.server))
-        changes = cls(lease, api)
-        changes._held = list(told["changes"])
+        try:
+            told = json.loads((lease.directory / _FILE).read_text())
+            kubeconfig, context, server = (told[key] for key in ("kubeconfig", "context", "server"))
+            api = KubernetesApi(kubeconfig=None if kubeconfig is None else Path(kubeconfig), context=context)
+            changes = cls(lease, api)
+            changes._held = [_read(change) for change in told["changes"]]
+        except (OSError, ValueError, LookupError, TypeError, AttributeError) as problem:
+            raise EnvironmentProblem(messages.CHANGES_UNREADABLE(problem=problem)) from None
+        if api.server != server:
+            raise EnvironmentProblem(messages.OTHER_CLUSTER(made=server, now=api.server))
         return changes
+
+
+def take_back(lease: Lease) -> list[str]:
+    """Put back what the run of a lease has changed; in words what was.
+
+    Raises:
+        EnvironmentProblem: not all of it could be; that is still written down.
+    """
+    if not (lease.directory / _FILE).exists():
+        lease.release()  # nothing was changed yet
+        return []
+    return Changes.read(lease).take_back()
 
 
 def take_back_of_ended_runs() -> tuple[list[str], list[str]]:
@@ -111,9 +152,7 @@ def take_back_of_ended_runs() -> tuple[list[str], list[str]]:
         if lease.kind != EDIT or not lease.stale:
             continue
         try:
-            done += Changes.read(lease).take_back()
-        except (OSError, ValueError, KeyError):
-            lease.release()  # nothing was changed yet
+            done += take_back(lease)
         except EnvironmentProblem as problem:
             note = (
                 f"a run's changes there are not put back yet; they are written down in "
@@ -123,23 +162,92 @@ def take_back_of_ended_runs() -> tuple[list[str], list[str]]:
     return done, failed
 
 
-def _take_back(api: KubernetesApi, change: Json) -> str:
-    path = change.get("created") or change["edited"]
-    held = api.find(path)
-    name = _name_of(path)
-    if held is None:
-        return f"{name} is gone already"
+def _edit(path: str, before: Json) -> Json:
+    """The record of an edit that is made next: for each field what it is given, and what it had, if any."""
+    held = container_of({"spec": before["spec"]["template"]["spec"]})
+    return {
+        "edited": path,
+        "uid": before["metadata"].get("uid"),
+        "generation": before["metadata"].get("generation"),
+        "added": ADDED if held is None else None,
+        "fields": _fields((held or {}).get("securityContext")),
+    }
+
+
+def _fields(context: Json | None) -> Json:
+    """What the edit sets in a container that has this security context."""
+    fields: Json = {"securityContext": {"set": {}}} if context is None else {}
+    for name, value in PRIVILEGED.items():
+        if context is None or name not in context:
+            fields[f"securityContext.{name}"] = {"set": value}
+        elif context[name] != value:
+            fields[f"securityContext.{name}"] = {"set": value, "before": context[name]}
+    return fields
+
+
+def _read(change: Json) -> Json:
+    """A change as it was written down.
+
+    Raises:
+        LookupError, TypeError, AttributeError: it is none.
+    """
     if "created" in change:
-        api.request("DELETE", path, query={"gracePeriodSeconds": "0"})
-        return f"deleted {name}"
-    operations = _operations(held, change)
-    if not operations:
-        return f"{name} has been changed by others since; it is left as it is"
-    try:
-        api.request("PATCH", path, body=operations, content_type=JSON_PATCH)
-    except ApiProblem as problem:
-        raise EnvironmentProblem(messages.NOT_PUT_BACK(name=name, said=problem.said)) from None
-    return f"put {name} back"
+        return {"created": str(change["created"])}
+    if "context" in change:
+        # As it was written before single fields were.
+        added = ADDED if change["added"] else None
+        told = {"uid": None, "generation": None, "added": added, "fields": _fields(change["context"])}
+        return {"edited": str(change["edited"]), **told}
+    fields = {name: {**told, "set": told["set"]} for name, told in change["fields"].items()}
+    return {**{key: change[key] for key in ("edited", "uid", "generation", "added")}, "fields": fields}
+
+
+def _take_back(api: KubernetesApi, change: Json) -> list[str]:
+    if "edited" in change:
+        return _put_back(api, change)
+    path = change["created"]
+    name = _name_of(path)
+    # Who may not make one may not delete one either.
+    if api.find(path) is None:
+        return [f"{name} is gone already"]
+    api.request("DELETE", path, query={"gracePeriodSeconds": "0"})
+    return [f"deleted {name}"]
+
+
+def _put_back(api: KubernetesApi, edit: Json) -> list[str]:
+    path = edit["edited"]
+    name = _name_of(path)
+    said = ""
+    for _ in range(_TRIES):
+        held = api.find(path)
+        if held is None:
+            return [f"{name} is gone already"]
+        metadata = held["metadata"]
+        if edit["uid"] is not None and metadata.get("uid") != edit["uid"]:
+            return [f"{name} was deleted and made anew by somebody else since; it is left as it is"]
+        operations, left = _undo(held, edit)
+        told = [f"{name}: {sentence}; left as it is" for sentence in left]
+        if not operations:
+            return told or [f"{name} is as it was already"]
+        version = {"op": "test", "path": "/metadata/resourceVersion", "value": metadata["resourceVersion"]}
+        try:
+            put = api.request("PATCH", path, body=[version, *operations], content_type=JSON_PATCH)
+        except ApiProblem as problem:
+            said = problem.said or str(problem)
+            # How a failed test of a patch is told differs between releases: 409, 422, and by their words.
+            if problem.status in (404, 409, 422):
+                time.sleep(_PAUSE_SECONDS)
+                continue
+            break
+        if _undo(put, edit)[0]:
+            said = "the API server took it, and shows the workload unchanged"
+            break
+        if left:
+            return [*told, f"put {name} back, but for that"]
+        # The edit itself made one generation; the others are somebody else's.
+        others = edit["generation"] is not None and metadata.get("generation", 0) > edit["generation"] + 1
+        return [f"put {name} back" + ("; what somebody else has changed in it since stays" if others else "")]
+    raise EnvironmentProblem(messages.NOT_PUT_BACK(name=name, said=said))
 
 
 def _name_of(path: str) -> str:
@@ -148,14 +256,39 @@ def _name_of(path: str) -> str:
     return f"{kind}/{name} in namespace {namespace}"
 
 
-def _operations(held: Json, change: Json) -> Sequence[Json]:
-    template = held["spec"]["template"]["spec"]
-    at = place_of(template)
-    if at is None or not is_privileged(container_of({"spec": template})):
-        return []
-    operations: list[Json] = [{"op": "test", "path": f"{at}/name", "value": SIDECAR}]
-    if change["added"]:
-        return [*operations, {"op": "remove", "path": at}]
-    if change["context"] is None:
-        return [*operations, {"op": "remove", "path": f"{at}/securityContext"}]
-    return [*operations, {"op": "replace", "path": f"{at}/securityContext", "value": change["context"]}]
+def _undo(workload: Json, edit: Json) -> tuple[list[Json], list[str]]:
+    """A patch of what still is as the run set it; and in words what somebody else has made of the rest."""
+    template = workload["spec"]["template"]["spec"]
+    at, now = place_of(template), copy.deepcopy(container_of({"spec": template}))
+    if at is None or now is None:
+        return [], [] if edit["added"] else [f"somebody else has taken out container {SIDECAR}"]
+    named = {"op": "test", "path": f"{at}/name", "value": SIDECAR}
+    operations: list[Json] = []
+    left = []
+    # The deepest first: what holds them was added only where it is empty without them.
+    for field, told in sorted(edit["fields"].items(), key=lambda held: -held[0].count(".")):
+        *parents, last = field.split(".")
+        place = now
+        for parent in parents:
+            place = place.get(parent) or {}
+        value, path = place.get(last), f"{at}/{field.replace('.', '/')}"
+        if value == told.get("before"):
+            continue
+        if value != told["set"]:
+            if told["set"] != {}:
+                shown = "absent" if value is None else json.dumps(value)
+                left.append(f"{field} of container {SIDECAR} is now {shown}, set by somebody else")
+        elif "before" in told:
+            place[last] = told["before"]
+            operations.append({"op": "replace", "path": path, "value": told["before"]})
+        else:
+            del place[last]
+            operations.append({"op": "remove", "path": path})
+    if edit["added"]:
+        rest = {name: value for name, value in now.items() if value != _DEFAULTS.get(name)}
+        if rest == edit["added"]:
+            return [named, {"op": "remove", "path": at}], []
+        names = sorted(rest.keys() | edit["added"].keys())
+        others = ", ".join(name for name in names if rest.get(name) != edit["added"].get(name))
+        left.append(f"container {SIDECAR}, which the run added, was changed by somebody else ({others})")
+    return [named, *operations] if operations else [], left

@@ -51,7 +51,7 @@ from pytest_istio_sidecar.machine.process import SYSTEM_PATH, ProcessIdentity
 from pytest_istio_sidecar.machine.redaction import configuration_as_evidence
 from pytest_istio_sidecar.netfilter.model import Backend, Family, PodRules
 from pytest_istio_sidecar.netfilter.sockets import Socket
-from pytest_istio_sidecar.readers.command import CommandResult
+from pytest_istio_sidecar.readers.command import kept
 from pytest_istio_sidecar.readers.host import read_host
 from pytest_istio_sidecar.readers.listeners import ask_with_python, read_listeners
 from pytest_istio_sidecar.readers.policy_routes import read_policy_routes
@@ -186,13 +186,13 @@ class EmbeddedEnvironment:
         """The pod and the addresses it has."""
         return SidecarPod(name=POD_NAME, host=read_host(self._runner, timeout=COMMAND_SECONDS, pod=POD_NAME))
 
-    def read_rules(self) -> PodRules:
+    def read_rules(self, folder: Path | None = None) -> PodRules:
         """Every table, by the reader that pods of a cluster are read with."""
-        reading = read_tables(self._runner, timeout=COMMAND_SECONDS, pod=POD_NAME)
-        self._keep(reading.commands)
+        reading = read_tables(self._runner, timeout=COMMAND_SECONDS, pod=POD_NAME, folder=folder)
+        self._evidence |= kept(reading.commands)
         return reading.rules
 
-    def read_replicas(self) -> Mapping[str, PodRules]:
+    def read_replicas(self, folder: Path | None = None) -> Mapping[str, PodRules]:  # noqa: ARG002 - has none
         """None: there is one pod."""
         return {}
 
@@ -266,13 +266,6 @@ class EmbeddedEnvironment:
         end_pod(self._supervisor)
         shutil.rmtree(self._directory, ignore_errors=True)
         self._directory.with_name(f"{self._directory.name}.json").unlink(missing_ok=True)
-
-    def _keep(self, commands: Sequence[CommandResult]) -> None:
-        for result in commands:
-            name = "_".join(word.strip("-") for word in result.argv)
-            self._evidence[f"{name}.txt"] = result.stdout
-            if result.stderr:
-                self._evidence[f"{name}.stderr.txt"] = result.stderr
 
     def _versions(self, rules: PodRulesText) -> dict[str, str]:
         iptables = self._runner.run(["iptables", "-V"], timeout=COMMAND_SECONDS).stdout.split()

@@ -41,6 +41,12 @@ MERGING_SINCE = (1, 9, 0)
 PRIVILEGED = {"privileged": True, "allowPrivilegeEscalation": True}
 """The lab's two fields. Kubernetes takes the first only with the second."""
 
+ADDED = {"name": SIDECAR, "image": "auto", "imagePullPolicy": "IfNotPresent"}
+"""The container that is merged over the injected one, but for the lab's two fields.
+
+Without the policy the API server puts Always before the webhook sees the pod.
+"""
+
 
 class EditRefused(EnvironmentProblem):
     """The Deployment could not be edited, or the edit did not reach the pod."""
@@ -95,11 +101,16 @@ def deployment_of(manifest: str) -> str:
     raise EnvironmentProblem(messages.MANIFEST_WITHOUT_DEPLOYMENT())
 
 
-def make_privileged(api: KubernetesApi, workload: Workload) -> Json:
+def make_privileged(
+    api: KubernetesApi, workload: Workload, will_edit: Callable[[Json], object] = lambda _: None
+) -> Json:
     """Edit the live Deployment so that its sidecar is privileged: two fields and nothing else.
 
     Where the webhook injects, the sidecar is not in the Deployment: a user's container of its name
     is merged over the injected one (since Istio 1.9).
+
+    Args:
+        will_edit: told the Deployment as it is, before each try to edit just that version of it.
 
     Returns:
         What the Deployment's container had before, for putting it back; empty for a new container.
@@ -109,6 +120,7 @@ def make_privileged(api: KubernetesApi, workload: Workload) -> Json:
     """
     for _ in range(_TRIES):
         held = api.get(workload.path)
+        will_edit(held)
         patch, content_type = _patch(held)
         try:
             edited = api.request("PATCH", workload.path, body=patch, content_type=content_type)
@@ -139,13 +151,7 @@ def _patch(deployment: Json) -> tuple[object, str]:
     template = deployment["spec"]["template"]["spec"]
     at = place_of(template)
     if at is None:
-        container = {
-            "name": SIDECAR,
-            "image": "auto",
-            # Without it the API server puts Always before the webhook sees the pod.
-            "imagePullPolicy": "IfNotPresent",
-            "securityContext": PRIVILEGED,
-        }
+        container = {**ADDED, "securityContext": PRIVILEGED}
         merged = {
             "metadata": {"resourceVersion": deployment["metadata"]["resourceVersion"]},
             "spec": {"template": {"spec": {"containers": [container]}}},

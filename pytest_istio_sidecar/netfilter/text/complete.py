@@ -96,7 +96,7 @@ def complete(ruleset: Ruleset, expected: Ruleset) -> Ruleset:
         ruleset,
         tables=tables,
         assumptions=(*ruleset.assumptions, *_grouped(assumed)),
-        completed_from=expected.source or "",
+        completed_from=expected.origin,
     )
 
 

@@ -138,7 +138,7 @@ def trace(rules: Rules, packet: Packet, *, host: Host | None = None) -> Trace:
     routing = _routing(host)
     if len(rulesets) > 1:
         # A back end without a rule has no say, whether it is asked first or last.
-        rulesets = tuple(filter(_has_a_say, rulesets)) or rulesets[:1]
+        rulesets = tuple(filter(has_a_say, rulesets)) or rulesets[:1]
     compiled = [_compiled(ruleset) for ruleset in rulesets]
     if len(compiled) < 2 or not isinstance(rules, PodRules) or rules.order_known:
         return _agreed(rules, packet, host, routing, compiled)
@@ -150,7 +150,8 @@ def trace(rules: Rules, packet: Packet, *, host: Host | None = None) -> Trace:
     return replace(first, fate=Fate.UNKNOWN, destination=_own(packet), mark=None, reasons=reasons)
 
 
-def _has_a_say(ruleset: Ruleset) -> bool:
+def has_a_say(ruleset: Ruleset) -> bool:
+    """Whether packets may fare otherwise than without it."""
     return any(chain.rules or chain.policy == "DROP" for table in ruleset.tables for chain in table.chains)
 
 

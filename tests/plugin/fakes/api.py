@@ -2,14 +2,24 @@
 
 What the fake programs have "done" is files in their home: Istio is there after `install`, httpbin after
 `apply`. `fault` names what shall never come about: `deploy`, that the pod gets Ready, or `privileged`, that
-the edited one does. A `begun-…` file says that the wait for it has begun.
+the edited one does; with `put-back`, the edit that ends the privilege takes a while. A `begun-…` file says
+that the wait for it has begun.
+
+Commands run in containers too: as user `uid`, of whom sudo makes root, who is answered with what the file of
+the command's words in `answers` holds. Of a second replica the files are in `answers-2`.
 """
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import json
+import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
+
+from json_patch import apply_json_patch
 
 SIDECAR = {"name": "istio-proxy", "image": "hub/proxyv2:1.8.3"}
 HTTPBIN = "/apis/apps/v1/namespaces/default/deployments/httpbin"
@@ -24,7 +34,11 @@ class Api(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), _Handler)
         self.home = home
         self.fault = fault
-        self.privileged = False
+        self.uid = 1337
+        self.debug_container = ""
+        self.version = 1
+        told = {"privileged": False, "allowPrivilegeEscalation": False}
+        self.sidecar = SIDECAR | {"securityContext": told}
         self.address = f"http://127.0.0.1:{self.server_port}"
 
     def begun(self, phase: str) -> None:
@@ -39,6 +53,9 @@ class Api(ThreadingHTTPServer):
                 return 200, {"gitVersion": "v0"}
             case "POST", _:
                 return 201, {}
+            case "PATCH", _ if path.endswith("/ephemeralcontainers"):
+                self.debug_container = json.loads(body)["spec"]["ephemeralContainers"][0]["name"]
+                return 200, {}
             case _, "/apis/apps/v1/namespaces/istio-system/deployments":
                 return 200, {"items": [ISTIOD] if self.done("install") else []}
             case "PATCH", _ if path == HTTPBIN:
@@ -49,9 +66,11 @@ class Api(ThreadingHTTPServer):
             case _, "/apis/apps/v1/namespaces/default/replicasets":
                 return 200, {"items": [REPLICASET]}
             case _, "/api/v1/namespaces/default/pods":
-                return 200, {"items": [self.pod()]}
+                return 200, {"items": self.pods()}
             case _, "/api/v1/namespaces/default/pods/httpbin-1":
                 return 200, self.pod()
+            case _, "/api/v1/namespaces/default/pods/httpbin-2":
+                return 200, self.pods()[1]
             case _, "/api/v1/namespaces/default/pods/istio-sidecar-client":
                 return 200, pod("istio-sidecar-client", {"name": "httpbin"}, ready=True)
             case _, _ if path.endswith(("/events", "/pods")):
@@ -59,24 +78,30 @@ class Api(ThreadingHTTPServer):
         return 404, {"kind": "Status", "message": f"no {path} in this double", "reason": "NotFound"}
 
     def edit(self, operations: list[dict[str, object]]) -> None:
-        """The lab's edit, or the whole context put back."""
-        for operation in operations:
-            if str(operation["path"]).endswith("/securityContext/privileged"):
-                self.privileged = operation["value"]
-            if str(operation["path"]).endswith("/securityContext"):
-                self.privileged = operation["value"]["privileged"]
+        edited = apply_json_patch(self.deployment(), operations)
+        (sidecar,) = edited["spec"]["template"]["spec"]["containers"]
+        if self.fault == "put-back" and self.privileged:
+            self.begun("put-back")
+            time.sleep(1)
+        self.sidecar = sidecar
+        self.version += 1
 
-    def sidecar(self) -> dict[str, object]:
-        told = {"privileged": self.privileged, "allowPrivilegeEscalation": self.privileged}
-        return SIDECAR | {"securityContext": told}
+    @property
+    def privileged(self) -> bool:
+        return bool(self.sidecar["securityContext"]["privileged"])
 
     def deployment(self) -> dict[str, object]:
         return {
-            "metadata": {"name": "httpbin", "generation": 1, "resourceVersion": "1"},
+            "metadata": {
+                "name": "httpbin",
+                "uid": "1",
+                "generation": 1,
+                "resourceVersion": str(self.version),
+            },
             "spec": {
                 "replicas": 1,
                 "selector": {"matchLabels": {"app": "httpbin"}},
-                "template": {"spec": {"containers": [self.sidecar()]}},
+                "template": {"spec": {"containers": [self.sidecar]}},
             },
             "status": {"observedGeneration": 1},
         }
@@ -85,7 +110,30 @@ class Api(ThreadingHTTPServer):
         phase = "privileged" if self.privileged else "deploy"
         if self.fault == phase:
             self.begun(phase)
-        return pod("httpbin-1", self.sidecar(), ready=self.fault != phase)
+        first = pod("httpbin-1", self.sidecar, ready=self.fault != phase)
+        if self.debug_container:
+            running = {"name": self.debug_container, "state": {"running": {}}}
+            first["status"]["ephemeralContainerStatuses"] = [running]
+        return first
+
+    def pods(self) -> list[dict[str, object]]:
+        second = pod("httpbin-2", self.sidecar, ready=True)
+        return [self.pod(), *([second] if (self.home / "answers-2").exists() else [])]
+
+    def run(self, name: str, argv: list[str]) -> tuple[int, str, str]:
+        """What a command in a pod's container comes to: its exit status, and what it prints."""
+        if argv == ["id", "-u"]:
+            return 0, f"{self.uid}\n", ""
+        if argv == ["sudo", "-n", "true"]:
+            return 0, "", ""
+        sudo = argv[0] == "sudo"
+        words = argv[1:] if sudo else argv
+        if self.uid and not sudo:
+            return 1, "", f"{words[0]}: Permission denied (you must be root)\n"
+        answer = self.home / ("answers-2" if name == "httpbin-2" else "answers") / "_".join(words)
+        if answer.exists():
+            return 0, answer.read_text(), ""
+        return (1, "", f"sudo: {words[0]}: command not found\n") if sudo else (127, "", "not found\n")
 
 
 def kubeconfig(server: str) -> str:
@@ -137,6 +185,11 @@ class _Handler(BaseHTTPRequestHandler):
     server: Api
 
     def _reply(self) -> None:
+        address = urlsplit(self.path)
+        if address.path.endswith("/exec"):
+            name = address.path.split("/")[-2]
+            self._talk(*self.server.run(name, parse_qs(address.query)["command"]))
+            return
         asked = self.rfile.read(int(self.headers.get("content-length") or 0)).decode()
         status, told = self.server.answer(self.command, self.path.partition("?")[0], asked)
         body = json.dumps(told).encode()
@@ -144,6 +197,22 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("content-length", str(len(body)))
         self.end_headers()
         self.wfile.write(body)
+
+    def _talk(self, code: int, stdout: str, stderr: str) -> None:
+        """The frames of exec, by protocol v4.channel.k8s.io over a websocket (RFC 6455)."""
+        key = self.headers["sec-websocket-key"] + "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
+        accept = base64.b64encode(hashlib.sha1(key.encode(), usedforsecurity=False).digest()).decode()
+        self.wfile.write(
+            "HTTP/1.1 101 Switching Protocols\r\nupgrade: websocket\r\nconnection: upgrade\r\n"
+            f"sec-websocket-accept: {accept}\r\nsec-websocket-protocol: v4.channel.k8s.io\r\n\r\n".encode()
+        )
+        causes = [{"reason": "ExitCode", "message": str(code)}]
+        failed = {"status": "Failure", "reason": "NonZeroExitCode", "details": {"causes": causes}}
+        status = json.dumps(failed if code else {"status": "Success"})
+        for channel, text in ((1, stdout), (2, stderr), (3, status)):
+            frame = bytes([channel]) + text.encode()
+            self.wfile.write(b"\x82\x7f" + len(frame).to_bytes(8) + frame)
+        self.close_connection = True
 
     do_GET = do_POST = do_PATCH = _reply  # noqa: N815 - http.server looks for these names
 

@@ -113,6 +113,35 @@ def test_a_listing_that_hides_something_is_completed_from_the_release_that_is_na
     assert capsys.readouterr().out.startswith("inbound tcp/80: redirected to 192.0.2.10:15006\n")
 
 
+def test_it_is_completed_from_what_the_release_is_told(tmp_path, capsys):
+    path = tmp_path / "lab.txt"
+    row = "RETURN     all  --  anywhere             localhost           \n"
+    path.write_text(LAB.read_text().replace(row, row + row.replace("localhost   ", "10.96.0.0/12")))
+    packet = ["trace", str(path), "--outbound", "10.96.0.1:443", "--istio-version", "1.8.3"]
+    assert main(packet) == 3
+    assert main([*packet, "--option", "outbound_ip_ranges_exclude=10.96.0.0/12"]) == 0
+    assert "outbound tcp to 10.96.0.1:443 from uid 1000: unchanged" in capsys.readouterr().out
+
+
+def test_a_packet_whose_source_is_given_needs_no_address_of_the_pod(rules, capsys):
+    packet = ["trace", rules, "--outbound", "10.1.2.3:443", "--interface", "eth0=2001:db8::10/64"]
+    assert main(packet) == 2
+    assert main([*packet, "--source", "192.0.2.10"]) == 0
+    assert "redirected to 127.0.0.1:15001" in capsys.readouterr().out
+
+
+def test_listings_of_different_tables_are_read_as_one_back_end(tmp_path, capsys):
+    nat, filtered = tmp_path / "nat", tmp_path / "filter"
+    nat.write_text("*nat\n:PREROUTING ACCEPT\n:OUTPUT ACCEPT\nCOMMIT\n")
+    filtered.write_text("*filter\n:INPUT DROP\n:OUTPUT ACCEPT\nCOMMIT\n")
+    assert main(["trace", str(nat), str(filtered), "--inbound", "tcp/80"]) == 0
+    assert capsys.readouterr().out.startswith("inbound tcp/80: dropped\n")
+    again = tmp_path / "again"
+    again.write_text(nat.read_text())
+    assert main(["trace", str(nat), str(filtered), str(again), "--inbound", "tcp/80"]) == 2
+    assert "two listings are of the same family (IPv4)" in capsys.readouterr().err
+
+
 def test_a_picture_of_the_way_is_drawn_into_a_file(rules, tmp_path, capsys):
     assert main(["trace", rules, "--inbound", "tcp/80", "--svg", str(tmp_path / "way.svg")]) == 0
     root = ET.fromstring((tmp_path / "way.svg").read_text())
@@ -179,6 +208,7 @@ def test_what_a_listing_hides_leaves_the_answer_open_and_the_status_says_so(caps
         (["RULES", "--inbound", "tcp/80", "--interface", "eth0"], "write it as eth0=192.0.2.10/24"),
         (["RULES", "RULES", "--inbound", "tcp/80"], "a listing is named twice"),
         (["ip6:", "--inbound", "tcp/80"], "names no file"),
+        (["RULES", "--inbound", "tcp/80", "--option", "proxy_uid=0"], "give --istio-version too"),
     ],
 )
 def test_wrong_use_ends_with_status_2_and_says_what_is_wrong(rules, capsys, arguments, message):

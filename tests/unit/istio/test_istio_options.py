@@ -28,6 +28,20 @@ def test_what_was_set_is_told_apart_from_what_was_not() -> None:
     assert IstioOptions(redirect_dns=True, proxy_uid=1337).changed() == {"redirect_dns": True}
 
 
+@pytest.mark.parametrize(
+    "given",
+    [
+        {},
+        {"inbound_ports_exclude": "", "inbound_ports_include": ""},
+        {"proxy_uid": "0,1337", "redirect_dns": True, "capture_all_dns": False, "mode": "cni"},
+        {"outbound_ip_ranges_exclude": "10.0.0.0/8,fd00::/8", "enable_ipv6": True},
+    ],
+)
+def test_the_pairs_of_options_make_the_same_options(given) -> None:
+    options = IstioOptions.of(given)
+    assert IstioOptions.from_pairs(options.pairs()) == options
+
+
 def test_an_unknown_option_is_refused_with_the_nearest_known_one() -> None:
     with pytest.raises(UsageProblem, match="inbound_port_include; inbound_ports_include"):
         expected_ruleset("1.8.3", inbound_port_include="80")

@@ -59,4 +59,4 @@ def test_such_a_pod_is_an_error_that_says_so_and_never_no_rules(tmp_path: Path) 
     rules = PodRules(rulesets=(parse_iptables_save(AMBIENT),))
     environment = FileEnvironment(rules=rules, names=("ambient.txt",))
     with pytest.raises(EnvironmentProblem, match="ambient mode"):
-        read_rules(environment, "1.27.3", IstioOptions(), lambda: tmp_path)
+        read_rules(environment, "1.27.3", IstioOptions(), tmp_path, Path("kept"))

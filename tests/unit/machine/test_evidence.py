@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from pytest_istio_sidecar.machine import evidence
-from pytest_istio_sidecar.machine.evidence import LIMIT, write_evidence
+from pytest_istio_sidecar.machine.evidence import LIMIT, add_file, write_evidence
 
 LISTING = "-A ISTIO_INBOUND -p tcp -m tcp --dport 8443 -j RETURN\n" * 10_000
 TESTS = 11
@@ -46,6 +46,18 @@ def test_what_is_written_again_does_not_count_twice(tmp_path, monkeypatch):
 def test_a_secret_in_a_text_does_not_reach_the_disk(tmp_path):
     write_evidence(tmp_path, {"headers.txt": "authorization: Bearer abcdef.123456\n"})
     assert "abcdef" not in (tmp_path / "headers.txt").read_text()
+
+
+def test_files_of_one_name_are_told_apart_and_the_same_text_is_kept_once():
+    files = {"nat.rules": "one"}
+    names = [add_file(files, path, text) for path, text in (("a/nat.rules", "one"), ("b/nat.rules", "two"))]
+    assert names == ["nat.rules", "2-nat.rules"]
+    assert files == {"nat.rules": "one", "2-nat.rules": "two"}
+
+
+def test_what_is_of_another_pod_is_in_a_folder_of_its_own(tmp_path):
+    write_evidence(tmp_path / "run", {"nat.rules": "one", "demo_b/nat.rules": "two"})
+    assert (tmp_path / "run" / "demo_b" / "nat.rules").read_text() == "two"
 
 
 def test_a_folder_that_cannot_be_made_costs_the_evidence_and_not_the_verdict(tmp_path):

@@ -5,9 +5,9 @@ from __future__ import annotations
 import copy
 
 import pytest
+from json_patch import apply_json_patch
 
 from pytest_istio_sidecar.environments.cluster.api import ApiProblem
-from pytest_istio_sidecar.environments.cluster.undo import _operations
 from pytest_istio_sidecar.environments.cluster.workload import Workload
 from pytest_istio_sidecar.environments.kind.httpbin import (
     EditRefused,
@@ -64,21 +64,11 @@ class Api:
 
 
 def _patched(held: dict, body: object) -> dict:
-    result = copy.deepcopy(held)
-    containers = result["spec"]["template"]["spec"]["containers"]
     if isinstance(body, dict):
-        containers += body["spec"]["template"]["spec"]["containers"]
+        result = copy.deepcopy(held)
+        result["spec"]["template"]["spec"]["containers"] += body["spec"]["template"]["spec"]["containers"]
         return result
-    for operation in body:
-        words = operation["path"].strip("/").split("/")
-        place = result
-        for word in words[:-1]:
-            place = place[int(word)] if word.isdecimal() else place[word]
-        if operation["op"] == "test":
-            assert place[words[-1]] == operation["value"]
-        else:
-            place[words[-1]] = operation["value"]
-    return result
+    return apply_json_patch(held, body)
 
 
 def test_two_fields_change_and_nothing_else() -> None:
@@ -110,6 +100,15 @@ def test_a_conflict_is_read_again_and_tried_again() -> None:
     api = Api(deployment(sidecar()), conflict, stale)
     make_privileged(api, HTTPBIN)
     assert len(api.patches) == 3
+
+
+def test_each_try_is_told_before_it_is_made() -> None:
+    api, told = Api(deployment(sidecar()), ApiProblem("", status=409)), []
+    make_privileged(
+        api, HTTPBIN, lambda held: told.append((held["metadata"]["resourceVersion"], *api.patches))
+    )
+    first = api.patches[0]
+    assert told == [("7",), ("70", first)]
 
 
 def test_a_workload_that_others_edit_without_end_is_told() -> None:
@@ -147,8 +146,6 @@ def test_a_native_sidecar_is_edited_where_it_stands() -> None:
     make_privileged(api, HTTPBIN)
     assert is_privileged(api.held["spec"]["template"]["spec"]["initContainers"][1])
     assert api.held["spec"]["template"]["spec"]["containers"] == [{"name": "httpbin"}]
-    (last, *_) = _operations(api.held, {"added": False, "context": CONTEXT})
-    assert last["path"] == "/spec/template/spec/initContainers/1/name"
 
 
 class Settled:
@@ -193,32 +190,6 @@ def test_the_live_pod_is_what_is_believed() -> None:
 def test_a_pod_without_sidecar_is_told() -> None:
     with pytest.raises(EditRefused, match="has no istio-proxy: nothing was injected into it"):
         wait_until_privileged(Settled({"name": "httpbin"}), HTTPBIN, timeout=1)
-
-
-# Putting an edit back
-
-
-def edited(container: dict) -> dict:
-    return deployment({"name": "httpbin"}, container)
-
-
-def test_putting_back_restores_the_whole_context_as_it_was() -> None:
-    live = edited(sidecar(privileged=True, allowPrivilegeEscalation=True))
-    operations = _operations(live, {"added": False, "context": CONTEXT})
-    assert _patched(live, operations) == edited(sidecar())
-
-
-def test_putting_back_removes_a_container_that_was_added() -> None:
-    live = edited(sidecar(privileged=True, allowPrivilegeEscalation=True))
-    assert _operations(live, {"added": True, "context": None})[-1] == {
-        "op": "remove",
-        "path": "/spec/template/spec/containers/1",
-    }
-
-
-def test_what_others_have_changed_since_is_left_as_it_is() -> None:
-    assert _operations(edited(sidecar()), {"added": False, "context": CONTEXT}) == []
-    assert _operations(deployment({"name": "httpbin"}), {"added": True, "context": None}) == []
 
 
 # Manifests and istioctl's arguments
