@@ -22,6 +22,8 @@ import time
 from itertools import pairwise
 from pathlib import Path
 
+from pytest_istio_sidecar.istio.versions import default_hub
+
 MANIFESTS = Path(__file__).parents[1] / "manifests"
 ONE_TEST = "def test_it(iptables_nat): pass\n"
 BY_HAND = """
@@ -67,6 +69,7 @@ def by_hand(options: list[str], folder: Path) -> tuple[float, dict[str, float]]:
     create += [f"--config={config}" for config in values_of(options, "--istio-kind-config")]
     images = values_of(options, "--istio-load-image")
     values = [f"hub={hub} --set tag={version}" for hub in values_of(options, "--istio-hub")]
+    values = values or [f"hub={default_hub()}"]  # as the plugin has it; a value that is given wins over it
     values += values_of(options, "--istio-set")
     script = BY_HAND.format(
         create=" ".join(create),
@@ -96,8 +99,8 @@ def by_plugin(options: list[str], folder: Path) -> tuple[float, dict[str, float]
     finally:
         run(["kind", "delete", "cluster", "--name", "by-plugin"], folder)
         run([sys.executable, "-m", "pytest_istio_sidecar", "clean"], folder)
-    phases = re.findall(r"^istio-sidecar: (.*): ([\d.]+) s$", output, re.MULTILINE)
-    return total, {name.split()[0]: float(seconds) for name, seconds in phases}
+    phases = re.findall(r"^istio-sidecar: ([\d.]+) s  (\w+)", output, re.MULTILINE)
+    return total, {name: float(seconds) for seconds, name in phases}
 
 
 def run(argv: list[str], folder: Path) -> str:

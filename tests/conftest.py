@@ -4,12 +4,14 @@ figures of the random tests, and how much of the documentation was run."""
 from __future__ import annotations
 
 import contextlib
+import re
 import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
 
 import pytest
+from _pytest._io.wcwidth import wcwidth
 from hypothesis import HealthCheck, settings
 
 # How long an example takes says how busy the machine is, not whether the test holds.
@@ -57,6 +59,39 @@ def processes_with():
         return found
 
     return processes_with
+
+
+@pytest.fixture
+def rows_of():
+    """Asks for what stands on a terminal that was sent a text: its rows, from the top.
+
+    A double of a terminal: carriage return, line feed, erase to the end of the row (ECMA-48), a row that goes
+    on in the next one as soon as its last column is written to. How wide a character is, says pytest.
+    """
+    return _rows_of
+
+
+def _rows_of(text: str, *, columns: int) -> list[str]:
+    rows: list[list[str]] = [[]]
+    at = 0
+    for part in re.findall(r"\x1b\[[\d;]*[A-Za-z]|.", text, re.DOTALL):
+        if part == "\n":
+            rows.append([])
+            at = 0
+        elif part == "\r":
+            at = 0
+        elif part == "\x1b[K":
+            del rows[-1][at:]
+        elif not part.startswith("\x1b") and (width := wcwidth(part)):
+            if at + width > columns:
+                rows.append([])
+                at = 0
+            rows[-1][at : at + width] = [part, *[""] * (width - 1)]
+            at += width
+            if at == columns:
+                rows.append([])
+                at = 0
+    return ["".join(row) for row in rows]
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

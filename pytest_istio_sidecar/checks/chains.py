@@ -16,12 +16,12 @@ from pytest_istio_sidecar.checks.finding import Finding, Kind, Severity
 from pytest_istio_sidecar.checks.tracing import CAPTURED, assumptions, decided, describe, of_pod
 from pytest_istio_sidecar.errors import Undecided, UsageProblem
 from pytest_istio_sidecar.istio import ports
-from pytest_istio_sidecar.netfilter.diagram.diagram import HOLDS, Interval
+from pytest_istio_sidecar.netfilter.diagram.diagram import HOLDS
+from pytest_istio_sidecar.netfilter.intervals import Interval, joined, outside
 from pytest_istio_sidecar.netfilter.matches import PROTOCOLS
 from pytest_istio_sidecar.netfilter.model import Chain, Family, Rule, Rules, Table, rulesets_of
 from pytest_istio_sidecar.netfilter.packet import Fate, Hook, Host, Packet
 from pytest_istio_sidecar.netfilter.space.cubes import Cube
-from pytest_istio_sidecar.netfilter.space.fields import joined, outside
 from pytest_istio_sidecar.netfilter.space.nat import Outcome
 from pytest_istio_sidecar.netfilter.space.reachability import reached
 from pytest_istio_sidecar.netfilter.space.space import IMPOSSIBLE, Space
@@ -237,9 +237,7 @@ def _hook_of(source: str) -> Hook:
 def _ending_at(nat: Table, chain: str) -> Table:
     """The same table, in which what becomes of a packet that comes to `chain` is unknown from there on."""
     end = Chain(name=chain, rules=(Rule(chain=chain, number=1, target=Extended(name="END")),))
-    table = replace(nat, chains=tuple(end if held.name == chain else held for held in nat.chains))
-    others = tuple(held for held in nat.ruleset.tables if held.name != nat.name)
-    return replace(nat.ruleset, tables=(*others, table)).table(nat.name)
+    return nat.ruleset.with_table(nat.with_chain(end)).table(nat.name)
 
 
 def _way_through(nat: Table, chain: str, host: Host | None) -> Trace | None:

@@ -10,11 +10,10 @@ import ipaddress
 from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
 
-from pytest_istio_sidecar.netfilter.diagram.diagram import Interval
+from pytest_istio_sidecar.netfilter.intervals import Interval, joined, outside
 from pytest_istio_sidecar.netfilter.model import Family, Ruleset
 from pytest_istio_sidecar.netfilter.packet import Hook, Host
 from pytest_istio_sidecar.netfilter.space.cubes import Cube, Where
-from pytest_istio_sidecar.netfilter.space.fields import joined, outside
 from pytest_istio_sidecar.netfilter.space.space import regions
 
 _CUBES = 3

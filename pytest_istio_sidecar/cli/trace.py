@@ -28,7 +28,7 @@ from pytest_istio_sidecar.errors import UsageProblem
 from pytest_istio_sidecar.failure import wrapped
 
 if TYPE_CHECKING:
-    from pytest_istio_sidecar.netfilter.diagram.diagram import Interval
+    from pytest_istio_sidecar.netfilter.intervals import Interval
     from pytest_istio_sidecar.netfilter.model import PodRules
     from pytest_istio_sidecar.netfilter.packet import Host, IPAddress, Packet
     from pytest_istio_sidecar.netfilter.trace.trace import Trace

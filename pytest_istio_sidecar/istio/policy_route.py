@@ -16,12 +16,12 @@ from pytest_istio_sidecar.istio import messages
 from pytest_istio_sidecar.istio.options import IstioOptions
 from pytest_istio_sidecar.istio.release import ONE_LAYOUT_SINCE
 from pytest_istio_sidecar.istio.versions import number_of
+from pytest_istio_sidecar.netfilter.matches import FULL_MASK
 from pytest_istio_sidecar.netfilter.model import Family
 
 _RULE = re.compile(r"(\d+):\s+(.*?)\s*(?:lookup (\S+))?(?: proto \S+)?\s*")
 _MARKED = re.compile(r"from all fwmark (0x[0-9a-f]+)(?:/(0x[0-9a-f]+))?")
 _LOCAL = re.compile(r"local (?:default|0\.0\.0\.0/0|::/0) dev lo (?:.* )?table (\S+)")
-_WHOLE = 0xFFFFFFFF
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,7 +103,7 @@ def parse_policy_routing(rules: str, routes: str) -> PolicyRouting:
         if selector == "from all" and table == "main":
             found = after
         elif marked is not None and table is not None:
-            found.append((int(marked[1], 16), int(marked[2] or hex(_WHOLE), 16), table))
+            found.append((int(marked[1], 16), int(marked[2] or hex(FULL_MASK), 16), table))
     local = (_LOCAL.match(line.strip()) for line in routes.splitlines())
     return PolicyRouting(
         marks=tuple(before), late=tuple(after), local=frozenset(match[1] for match in local if match)

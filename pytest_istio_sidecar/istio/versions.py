@@ -30,6 +30,7 @@ class ClusterPair:
         istio: the release it is proven with.
         kubernetes, kind: releases that belong together.
         node_image: of the nodes, by digest.
+        hub: registry of Istio's images.
         proves: what this pair is there for.
         legacy: whether the release writes its rules through iptables-legacy, whose kernel
             modules a host may have to load first.
@@ -39,6 +40,7 @@ class ClusterPair:
     kubernetes: str
     kind: str
     node_image: str
+    hub: str
     proves: str
     legacy: bool
 
@@ -88,11 +90,17 @@ def clusters() -> tuple[ClusterPair, ...]:
             kubernetes=held["kubernetes"],
             kind=held["kind"],
             node_image=f"kindest/node:v{held['kubernetes']}@sha256:{held['digest']}",
+            hub=default_hub(),
             proves=held["proves"],
             legacy=held["legacy"],
         )
         for held in _read()["cluster"]
     )
+
+
+def default_hub() -> str:
+    """Registry of Istio's images, whatever the release: "docker.io/istio"."""
+    return str(_read()["hub"])
 
 
 def cluster_pair(istio_version: str) -> ClusterPair:

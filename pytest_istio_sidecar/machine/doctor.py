@@ -66,6 +66,7 @@ def examine(version: str) -> list[Line]:
         lambda: _tool("kind", ["version"], pair.kind, "kind.sigs.k8s.io, Quick Start"),
         lambda: _tool("kubectl", ["version", "--client"], pair.kubernetes, "kubernetes.io, Install Tools"),
         lambda: _istioctl(version),
+        lambda: _images(pair.hub),
         lambda: _cgroups(pair.kubernetes),
         lambda: _kernel(legacy=pair.legacy),
         _inotify,
@@ -141,6 +142,10 @@ def _istioctl(version: str) -> Iterator[Line]:
     advice = "" if same else f"not of {version}: --istio-version={there}, or another one: --istio-istioctl"
     condition = Condition.WELL if same else Condition.DOUBTFUL
     yield Line(name="istioctl", condition=condition, found=f"{there} ({path})", advice=advice)
+
+
+def _images(hub: str) -> Iterator[Line]:
+    yield Line(name="images", condition=Condition.WELL, found=f"{hub}, from which the nodes pull Istio's")
 
 
 def _cgroups(kubernetes: str) -> Iterator[Line]:

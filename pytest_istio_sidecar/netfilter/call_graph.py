@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
+from pytest_istio_sidecar.netfilter.actions import takes_every_packet
 from pytest_istio_sidecar.netfilter.model import Chain, Rule
-from pytest_istio_sidecar.netfilter.targets import Goto, Jump, Verdict
+from pytest_istio_sidecar.netfilter.targets import Goto, Jump
 
 
 def first_circle(chains: Mapping[str, Chain]) -> tuple[tuple[str, ...], Rule] | None:
@@ -35,5 +36,5 @@ def _jumps(chain: Chain) -> Iterator[tuple[Rule, str]]:
     for rule in chain:
         if isinstance(rule.target, Jump | Goto):
             yield rule, rule.target.chain
-        if not rule.matches and isinstance(rule.target, Verdict | Goto):
+        if takes_every_packet(rule):
             return

@@ -1,7 +1,7 @@
 """The conditions of a rule, as values.
 
 Knows what each condition says and how iptables-save writes it. Does not know
-whether it holds for a packet: that is `matching`. Invariant: `str(match)` is
+whether it holds for a packet: that is `trace/match`. Invariant: `str(match)` is
 the text that iptables-save prints for it, and parses back to an equal match.
 
 Conditions over ordered values (addresses, ports, ids, marks) are typed; every
@@ -33,6 +33,9 @@ PROTOCOLS = {
     "udplite": 136,
 }
 """Protocol names that iptables prints, to their IANA numbers."""
+
+FULL_MASK = 0xFFFFFFFF
+"""Every bit of a mark."""
 
 PROTOCOL_NAMES = {number: name for name, number in PROTOCOLS.items()}
 
@@ -201,11 +204,11 @@ class Mark:
 
     module: Literal["mark", "connmark"]
     value: int
-    mask: int = 0xFFFFFFFF
+    mask: int = FULL_MASK
     negated: bool = False
 
     def __str__(self) -> str:
-        mask = "" if self.mask == 0xFFFFFFFF else f"/{self.mask:#x}"
+        mask = "" if self.mask == FULL_MASK else f"/{self.mask:#x}"
         return f"-m {self.module} {_not(self.negated)}--mark {self.value:#x}{mask}"
 
 
@@ -238,7 +241,7 @@ _WRITTEN = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Extension:
-    """`-m MODULE` with options in the order written; whether it is modelled is `matching`'s to say."""
+    """`-m MODULE` with options in the order written; which are modelled, `trace/match_extensions` says."""
 
     module: str
     options: tuple[Option, ...] = ()

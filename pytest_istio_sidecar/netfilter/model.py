@@ -7,7 +7,7 @@ immutable, and equality is about rules, not about counters or where they came fr
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Literal
@@ -86,6 +86,11 @@ class Chain:
     def __len__(self) -> int:
         return len(self.rules)
 
+    def with_rules(self, rules: Iterable[Rule]) -> Chain:
+        """This chain with other rules, numbered anew."""
+        numbered = (replace(rule, number=number) for number, rule in enumerate(rules, 1))
+        return replace(self, rules=tuple(numbered))
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Table:
@@ -116,6 +121,10 @@ class Table:
 
     def __contains__(self, name: object) -> bool:
         return any(chain.name == name for chain in self.chains)
+
+    def with_chain(self, chain: Chain) -> Table:
+        """This table with a chain in place of its own of that name."""
+        return replace(self, chains=tuple(chain if own.name == chain.name else own for own in self.chains))
 
     def rules(self) -> Iterator[Rule]:
         """Every rule, chain by chain."""
@@ -167,6 +176,29 @@ class Ruleset:
 
     def __contains__(self, name: object) -> bool:
         return any(table.name == name for table in self.tables)
+
+    def with_table(self, table: Table) -> Ruleset:
+        """This ruleset with a table in place of its own of that name, or with one more."""
+        tables = {own.name: own for own in self.tables} | {table.name: table}
+        return replace(self, tables=tuple(tables.values()))
+
+    def map_rules(self, change: Callable[[str, Rule], Rule | None]) -> Ruleset:
+        """This ruleset with each rule as `change` makes it of a table's name and a rule.
+
+        What becomes None is left out, and the rules behind it keep their numbers.
+        """
+
+        def changed(table: str, chain: Chain) -> Chain:
+            rules = (change(table, rule) for rule in chain.rules)
+            return replace(chain, rules=tuple(rule for rule in rules if rule is not None))
+
+        return replace(
+            self,
+            tables=tuple(
+                replace(table, chains=tuple(changed(table.name, chain) for chain in table.chains))
+                for table in self.tables
+            ),
+        )
 
     @property
     def nat(self) -> Table:

@@ -18,7 +18,7 @@ from typing import Literal
 
 from pytest_istio_sidecar.errors import UsageProblem
 from pytest_istio_sidecar.netfilter import messages
-from pytest_istio_sidecar.netfilter.matches import PROTOCOLS
+from pytest_istio_sidecar.netfilter.matches import FULL_MASK, PROTOCOLS
 
 IPAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
 Hook = Literal["PREROUTING", "OUTPUT"]
@@ -91,8 +91,8 @@ class Host:
 
     def is_local(self, address: IPAddress) -> bool:
         """Whether the host itself answers to the address. All of 127.0.0.0/8 is, when lo has it."""
-        for name, held in self.addresses.items():
-            for interface in held:
+        for name, interfaces in self.addresses.items():
+            for interface in interfaces:
                 if interface.version != address.version:
                     continue
                 if address == interface.ip or (name == "lo" and address in interface.network):
@@ -101,9 +101,9 @@ class Host:
 
     def primary(self, interface: str, family: int) -> IPAddress | None:
         """The first address of an interface in a family, or None when it has none."""
-        for held in self.addresses.get(interface, ()):
-            if held.version == family:
-                return held.ip
+        for address in self.addresses.get(interface, ()):
+            if address.version == family:
+                return address.ip
         return None
 
     def external(self) -> str:
@@ -159,7 +159,7 @@ class Packet:
             ("destination_port", 0xFFFF),
             ("uid", 0xFFFFFFFE),
             ("gid", 0xFFFFFFFE),
-            ("mark", 0xFFFFFFFF),
+            ("mark", FULL_MASK),
         ):
             value = getattr(self, name)
             if value is not None and not (type(value) is int and 0 <= value <= highest):

@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import ipaddress
 
-from pytest_istio_sidecar.netfilter.packet import Host
-
-IPAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
+from pytest_istio_sidecar.netfilter.packet import Host, IPAddress
 
 LOOPBACK = {4: ipaddress.ip_address("127.0.0.1"), 6: ipaddress.ip_address("::1")}
 
@@ -25,8 +23,8 @@ class Routing:
         self._networks: list[tuple[int, int, int, str]] = []
         self._loopback: list[tuple[int, int, int]] = []
         self._addresses: dict[tuple[str, int], list[IPAddress]] = {}
-        for name, held in host.addresses.items():
-            for interface in held:
+        for name, interfaces in host.addresses.items():
+            for interface in interfaces:
                 network = interface.network
                 numbers = (network.version, int(network.network_address), int(network.netmask))
                 if name == "lo":
@@ -59,8 +57,8 @@ class Routing:
         """The interface by which a packet comes: its source's network, else what holds its destination."""
         if self.is_local(source):
             return "lo"
-        held = self.interface_of(destination)
-        return self._on_link(source) or (held if held not in (None, "lo") else None) or self._external
+        own = self.interface_of(destination)
+        return self._on_link(source) or (own if own not in (None, "lo") else None) or self._external
 
     def primary(self, interface: str, family: int) -> IPAddress | None:
         addresses = self._addresses.get((interface, family))

@@ -61,15 +61,15 @@ def parse_sockets(protocol: TransportName, listing: str) -> tuple[Socket, ...]:
     heading, *lines = listing.splitlines() or [""]
     if "local_address" not in heading:
         raise ParseError(messages.NO_SOCKETS(protocol=protocol, heading=heading))
-    found = []
+    sockets = []
     for line in lines:
-        told = _LINE.fullmatch(line)
-        if told is None:
+        written = _LINE.fullmatch(line)
+        if written is None:
             raise ParseError(messages.NO_SOCKET(protocol=protocol, line=line))
-        address, port, _, state = told.groups()
+        address, port, _, state = written.groups()
         if state == _WAITING[protocol]:
-            found.append(Socket(protocol=protocol, address=_address(address), port=int(port, 16)))
-    return tuple(found)
+            sockets.append(Socket(protocol=protocol, address=_address(address), port=int(port, 16)))
+    return tuple(sockets)
 
 
 def _address(digits: str) -> IPAddress:

@@ -1,19 +1,20 @@
 """What a rule does, as values.
 
 Knows what each target says and how iptables-save writes it. Does not know what
-becomes of a packet: that is `trace`. Invariant: `str(target)` is the text that
-iptables-save prints for it, and parses back to an equal target.
+becomes of a packet: that is `actions`. Invariant: `str(target)` is the text that
+iptables-save prints for it, and parses back to an equal target; `verb` is what
+it does in a word.
 """
 
 from __future__ import annotations
 
-import ipaddress
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
-from pytest_istio_sidecar.netfilter.matches import Option
+from pytest_istio_sidecar.netfilter.matches import FULL_MASK, Option
+from pytest_istio_sidecar.netfilter.packet import IPAddress
 
-IPAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
+VERDICTS = ("ACCEPT", "DROP", "RETURN", "QUEUE")
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +22,10 @@ class Verdict:
     """`-j ACCEPT`, `DROP`, `RETURN` or `QUEUE`."""
 
     name: str
+
+    @property
+    def verb(self) -> str:
+        return self.name.lower()
 
     def __str__(self) -> str:
         return f"-j {self.name}"
@@ -30,6 +35,7 @@ class Verdict:
 class Jump:
     """`-j CHAIN`: comes back after this rule."""
 
+    verb: ClassVar = "jump"
     chain: str
 
     def __str__(self) -> str:
@@ -40,6 +46,7 @@ class Jump:
 class Goto:
     """`-g CHAIN`: comes back where this chain's caller goes on (ip-tables(8))."""
 
+    verb: ClassVar = "goto"
     chain: str
 
     def __str__(self) -> str:
@@ -50,6 +57,7 @@ class Goto:
 class Redirect:
     """`-j REDIRECT`: to this host; without ports the port stays."""
 
+    verb: ClassVar = "redirect"
     ports: tuple[int, int] | None = None
     flags: tuple[str, ...] = ()
 
@@ -77,6 +85,10 @@ class Translate:
         return " ".join((f"-j {self.name} {option} {self.to}", *self.flags))
 
     @property
+    def verb(self) -> str:
+        return self.name
+
+    @property
     def to(self) -> str:
         """The value of `--to-destination` or `--to-source`."""
         text = ""
@@ -92,6 +104,7 @@ class Translate:
 class Tproxy:
     """`-j TPROXY`: hand the packet to a local socket and mark it; address and port of the packet stay."""
 
+    verb: ClassVar = "TPROXY"
     port: int
     address: IPAddress
     mark: int = 0
@@ -108,8 +121,9 @@ class Tproxy:
 class SetMark:
     """`-j MARK --set-xmark VALUE/MASK`: `mark = (mark & ~mask) ^ value`."""
 
+    verb: ClassVar = "mark"
     value: int
-    mask: int = 0xFFFFFFFF
+    mask: int = FULL_MASK
 
     def __str__(self) -> str:
         return f"-j MARK --set-xmark {self.value:#x}/{self.mask:#x}"
@@ -121,6 +135,10 @@ class Extended:
 
     name: str
     options: tuple[Option, ...] = ()
+
+    @property
+    def verb(self) -> str:
+        return self.name
 
     def __str__(self) -> str:
         return " ".join((f"-j {self.name}", *map(str, self.options)))

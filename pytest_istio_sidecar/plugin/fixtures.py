@@ -17,7 +17,7 @@ from pytest_istio_sidecar.environments.choices import EnvironmentName
 from pytest_istio_sidecar.errors import IstioSidecarError
 from pytest_istio_sidecar.plugin.markers import MARKER, specifier_of
 from pytest_istio_sidecar.plugin.settings import Settings
-from pytest_istio_sidecar.plugin.workers import Run, heed_signals, run_of, show_progress
+from pytest_istio_sidecar.plugin.workers import Run, heed_signals, run_of, settle_progress, show_progress
 
 if TYPE_CHECKING:
     from pytest_istio_sidecar.checks.bypass.reviewed import ReviewedBypass
@@ -113,6 +113,8 @@ def istio_environment(
         # Without an environment every test would end in this same error: stop at the first.
         request.session.shouldfail = str(problem).splitlines()[0]
         raise
+    finally:
+        settle_progress(pytestconfig)
     run.record("environment", facts=facts)
     return environment
 

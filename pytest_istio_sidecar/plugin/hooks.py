@@ -52,6 +52,7 @@ def pytest_configure(config: pytest.Config) -> None:
     if not hasattr(config, "workerinput"):
         # Here pytest does not capture; when a fixture tells how far it is, it does.
         config.stash[workers.STDOUT] = os.dup(1)
+        config.pluginmanager.register(workers.ProgressSettling(config), "istio-sidecar-progress")
         config.stash[GATHERING] = collector.Gathering()
         config.pluginmanager.register(config.stash[GATHERING], "istio-sidecar-gathering")
         settings.report_paths(config)  # refuse now what could not be written at the end
@@ -180,6 +181,7 @@ def _take_down(config: pytest.Config) -> None:
         keep = settings.Settings.from_config(config).keep
         keep_it = keep == "always" or (keep == "failed" and config.stash.get(FAILED, True))
         failed = False
+        workers.settle_progress(config)
         try:
             left = take_down(
                 run.directory / "state.json", run.evidence, keep_it=keep_it, progress=Progress(run.progress)

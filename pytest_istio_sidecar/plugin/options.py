@@ -102,7 +102,12 @@ GROUPS = {
             metavar="KEY=VALUE",
             repeat=True,
         ),
-        Option("--istio-hub", "Registry of Istio's images (default: istioctl's own).", metavar="REGISTRY"),
+        Option(
+            "--istio-hub",
+            "Registry of Istio's images (default: docker.io/istio, whatever the release, unless --istio-set "
+            "names one).",
+            metavar="REGISTRY",
+        ),
         Option(
             "--istio-load-image",
             "An image of this machine's engine to load into the kind nodes before Istio. May be repeated.",

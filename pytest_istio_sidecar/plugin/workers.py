@@ -7,9 +7,11 @@ environment is made of. Invariant: only the owner takes anything down.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
+import sys
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -162,6 +164,18 @@ def heed_signals(config: pytest.Config) -> None:
         config.stash[SIGNALS] = EndingSignals()
 
 
+def settle_progress(config: pytest.Config) -> None:
+    """Show what was told by now: whoever writes next, pytest or a test, begins on a line of its own."""
+    display = config.stash.get(_DISPLAY, None)
+    if display is None:
+        return
+    with contextlib.suppress(OSError, ValueError):  # closed, or nobody reads it any more
+        sys.stdout.flush()  # what pytest wrote before comes before
+    reporter: pytest.TerminalReporter | None = config.pluginmanager.getplugin("terminalreporter")
+    if display.settle() and reporter is not None:
+        reporter.currentfspath = None  # it begins its line anew, with the name of the file or the test
+
+
 def end_progress(config: pytest.Config) -> None:
     """Show what is left of it, and no more."""
     display = config.stash.get(_DISPLAY, None)
@@ -177,6 +191,25 @@ def _evidence(config: pytest.Config) -> Path:
     # Without an ini file the rootdir is what the arguments have in common: of an installed suite, anything.
     project = config.rootpath if config.inipath else config.invocation_params.dir
     return project / ".istio-sidecar"
+
+
+class ProgressSettling:
+    """Settles progress before pytest writes, of one worker while another brings the environment up."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        self._config = config
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtest_logreport(self) -> None:
+        settle_progress(self._config)
+
+    @pytest.hookimpl(tryfirst=True, optionalhook=True)
+    def pytest_testnodedown(self) -> None:
+        settle_progress(self._config)
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_sessionfinish(self) -> None:
+        settle_progress(self._config)
 
 
 class WorkerSetup:

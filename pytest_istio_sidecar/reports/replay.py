@@ -11,11 +11,12 @@ import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
+from pytest_istio_sidecar.netfilter.hooks import has_a_say
 from pytest_istio_sidecar.netfilter.matches import PROTOCOL_NAMES
 from pytest_istio_sidecar.netfilter.model import Backend, Ruleset, rulesets_of
 from pytest_istio_sidecar.netfilter.packet import Endpoint, Host, Packet, inbound, outbound
 from pytest_istio_sidecar.netfilter.routing import Routing
-from pytest_istio_sidecar.netfilter.trace.trace import Trace, has_a_say
+from pytest_istio_sidecar.netfilter.trace.trace import Trace
 
 _PREFIX = {Backend.LEGACY: "legacy:", Backend.NF_TABLES: "nft:", None: ""}
 

@@ -97,26 +97,23 @@ def _of_ruleset(ruleset: Ruleset) -> Iterator[tuple[str, str, Ruleset]]:
     for table in ruleset.tables:
         for chain in table.chains:
             for operator, change, changed in _of_chain(table, chain, ruleset.family):
-                tables = tuple(
-                    _with_chain(held, changed) if held.name == table.name else held for held in ruleset.tables
-                )
-                yield operator, f"{change} (table {table.name}{whose})", replace(ruleset, tables=tables)
-        doubled = replace(table, chains=tuple(_doubled(chain) for chain in table.chains))
-        tables = tuple(doubled if held.name == table.name else held for held in ruleset.tables)
+                mutant = ruleset.with_table(table.with_chain(changed))
+                yield operator, f"{change} (table {table.name}{whose})", mutant
+        doubled = (chain.with_rules((*chain.rules, *chain.rules)) for chain in table.chains)
         change = f"holds every rule of table {table.name}{whose} twice"
-        yield "load twice", change, replace(ruleset, tables=tables)
+        yield "load twice", change, ruleset.with_table(replace(table, chains=tuple(doubled)))
     for hook in ("INPUT", "OUTPUT"):
-        dropped = _numbered((Rule(chain=hook, matches=_tcp_to(80), target=Verdict("DROP")),))
+        dropped = Rule(chain=hook, matches=_tcp_to(80), target=Verdict("DROP"))
         yield (
             "insert DROP",
-            f"puts {dropped[0].text} above rule 1 (table filter{whose})",
+            f"puts {dropped.text} above rule 1 (table filter{whose})",
             _beginning_with(ruleset, "filter", hook, dropped),
         )
 
 
 def _of_chain(table: Table, chain: Chain, family: int) -> Iterator[tuple[str, str, Chain]]:
     for operator, change, lines in _of_lines(table, chain, family):
-        yield operator, change, replace(chain, rules=_numbered(lines))
+        yield operator, change, chain.with_rules(lines)
     if chain.policy == "ACCEPT":
         yield "change the policy", f"sets the policy of {chain.name} to DROP", replace(chain, policy="DROP")
 
@@ -304,23 +301,9 @@ def _reached(table: Table, start: str) -> set[str]:
     return seen
 
 
-def _doubled(chain: Chain) -> Chain:
-    return replace(chain, rules=_numbered((*chain.rules, *chain.rules)))
-
-
-def _numbered(lines: _Lines) -> _Lines:
-    return tuple(replace(rule, number=number) for number, rule in enumerate(lines, 1))
-
-
-def _with_chain(table: Table, chain: Chain) -> Table:
-    return replace(table, chains=tuple(chain if held.name == chain.name else held for held in table.chains))
-
-
-def _beginning_with(ruleset: Ruleset, table: str, chain: str, lines: _Lines) -> Ruleset:
-    """The ruleset with these rules first in a built-in chain, whose table may not be there yet."""
-    hooks = tuple(Chain(name=hook, policy="ACCEPT") for hook in TABLES[table])
-    held = ruleset.table(table) if table in ruleset else Table(name=table, chains=hooks)
-    first = replace(held.chain(chain), rules=_numbered((*lines, *held.chain(chain).rules)))
-    changed = _with_chain(held, first)
-    others = tuple(other for other in ruleset.tables if other.name != table)
-    return replace(ruleset, tables=(*others, changed))
+def _beginning_with(ruleset: Ruleset, name: str, hook: str, rule: Rule) -> Ruleset:
+    """The ruleset with a rule first in a built-in chain, whose table may not be there yet."""
+    hooks = tuple(Chain(name=hook, policy="ACCEPT") for hook in TABLES[name])
+    table = ruleset.table(name) if name in ruleset else Table(name=name, chains=hooks)
+    chain = table.chain(hook)
+    return ruleset.with_table(table.with_chain(chain.with_rules((rule, *chain.rules))))

@@ -99,7 +99,7 @@ def test_four_workers_share_one_cluster(lab: Callable[..., Lab]) -> None:
     place = lab()
     done = place.run(*SUITE, "-n", "4")
     assert done.status == 0, done.output
-    assert len(re.findall(r"creating the kind cluster .*: [\d.]+ s$", done.output, re.MULTILINE)) == 1
+    assert len(re.findall(r" [\d.]+ s  creating the kind cluster .*$", done.output, re.MULTILINE)) == 1
     assert not place.exists()
 
 

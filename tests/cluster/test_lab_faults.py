@@ -54,7 +54,7 @@ def test_an_interrupted_run_deletes_its_cluster(
     os.killpg(run.pid, signal.SIGINT)
     done = place.end(run, timeout=120)
     assert done.status == 2, done.output
-    assert f"deleting the kind cluster {place.name}: " in done.output
+    assert f" s  deleting the kind cluster {place.name}\n" in done.output
     assert not place.exists(), done.output
     assert list((place.directory / "runtime").rglob("*.json")) == []
     assert processes_with(f"XDG_RUNTIME_DIR={place.environment['XDG_RUNTIME_DIR']}") == []

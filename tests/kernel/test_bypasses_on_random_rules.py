@@ -5,13 +5,13 @@ from __future__ import annotations
 from ipaddress import ip_address
 
 import pytest
+from diagram_points import answers_at
 from kernel_generator import Generator
 from kernel_testbed import HOST
 from test_space_against_trace import point_of
 
 from pytest_istio_sidecar import Bypass, Fate, bypasses, check_only_bypasses, parse_iptables_save, trace
 from pytest_istio_sidecar.errors import Undecided
-from pytest_istio_sidecar.netfilter.diagram.paths import answers_at
 from pytest_istio_sidecar.netfilter.routing import Routing
 from pytest_istio_sidecar.netfilter.space.space import IMPOSSIBLE, Space
 

@@ -4,12 +4,13 @@ import ipaddress
 from itertools import islice
 
 import pytest
+from diagram_points import answers_at, volume
 from kernel_generator import Generator
 from kernel_testbed import HOST
 from test_trace_against_kernel import seed_of_this_run
 
 from pytest_istio_sidecar import Fate, parse_iptables_save, trace
-from pytest_istio_sidecar.netfilter.diagram.paths import answers_at, paths, volume
+from pytest_istio_sidecar.netfilter.diagram.paths import paths
 from pytest_istio_sidecar.netfilter.routing import Routing
 from pytest_istio_sidecar.netfilter.space.cubes import Cube
 from pytest_istio_sidecar.netfilter.space.nat import OWN

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import stat
 import subprocess
@@ -132,7 +133,7 @@ def bench(tmp_path: Path):
 def test_without_a_fault_the_run_passes_and_leaves_nothing(bench: Bench) -> None:
     status, output = bench.run()
     assert status == 0, output
-    assert "istio-sidecar: deleting the kind cluster one: " in output
+    assert " s  deleting the kind cluster one\n" in output
     assert bench.left() == []
 
 
@@ -183,7 +184,7 @@ def test_ctrl_c_in_any_phase_leaves_nothing_and_says_so(
     os.killpg(process.pid, signal.SIGINT)
     output, _ = process.communicate(timeout=60)
     assert process.returncode == pytest.ExitCode.INTERRUPTED, output
-    assert "istio-sidecar: deleting the kind cluster one: " in output
+    assert " s  deleting the kind cluster one\n" in output
     assert bench.left() == []
     assert processes_with(f"FAKE_HOME={bench.home}") == []
 
@@ -235,7 +236,7 @@ def test_what_a_killed_run_left_is_found_by_clean(bench: Bench, phase: str) -> N
 def test_an_engine_that_stops_in_the_middle_is_named_and_what_is_left_is_told(bench: Bench) -> None:
     status, output = bench.run(faults="load:no-engine,delete:no-engine")
     assert status == 1, output
-    the_failure, _, the_cleanup = output.partition("istio-sidecar: deleting the kind cluster one: failed")
+    the_failure, _, the_cleanup = output.partition("istio-sidecar: deleting the kind cluster one\n")
     assert "cause    no container engine answers" in the_failure, output
     assert "cause    no container engine answers" in the_cleanup, output
     assert "Traceback" not in output
@@ -334,6 +335,24 @@ def test_an_istioctl_of_another_release_is_refused_by_name(bench: Bench) -> None
     assert bench.left() == []
 
 
+@pytest.mark.parametrize(
+    ("values", "told"),
+    [
+        ({}, ["hub=docker.io/istio"]),
+        ({"values.global.hub": "registry.example"}, ["values.global.hub=registry.example"]),
+    ],
+    ids=["no fixture", "a fixture with a hub"],
+)
+def test_istio_is_installed_from_docker_hub_unless_the_users_fixture_names_a_registry(
+    bench: Bench, values: dict[str, str], told: list[str]
+) -> None:
+    fixture = f"import pytest\n@pytest.fixture(scope='session')\ndef istio_install_options(): return {values}"
+    (bench.work / "conftest.py").write_text(fixture)
+    bench.run(faults="install:fail")
+    (call,) = [call for call in bench.calls() if call[:2] == ["istioctl", "install"]]
+    assert [word for word in call if "hub" in word] == told
+
+
 def test_no_call_reads_the_users_kubeconfig(bench: Bench) -> None:
     bench.run(faults="install:fail")
     for program, *words, used in bench.calls():
@@ -346,9 +365,9 @@ def test_no_call_reads_the_users_kubeconfig(bench: Bench) -> None:
 
 def test_phases_are_told_as_plain_lines_where_there_is_no_terminal(bench: Bench) -> None:
     _, output = bench.run(faults="install:fail")
-    assert "istio-sidecar: creating the kind cluster one" in output
-    assert "istio-sidecar: loading 1 images into the nodes" in output
-    assert "istio-sidecar: installing Istio 1.8.3: failed after " in output
+    assert "\nistio-sidecar: creating the kind cluster one from kindest/node:v1.19.16\n" in output
+    assert "\nistio-sidecar: loading 1 images into the nodes\n" in output
+    assert re.search(r"\nistio-sidecar: failed after \d+\.\d s  installing Istio 1\.8\.3\n", output)
 
 
 def test_nothing_is_put_into_the_users_directory(bench: Bench) -> None:

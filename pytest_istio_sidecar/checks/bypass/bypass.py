@@ -18,10 +18,11 @@ from typing import Literal
 
 from pytest_istio_sidecar.checks import messages
 from pytest_istio_sidecar.errors import UsageProblem
-from pytest_istio_sidecar.netfilter.diagram.diagram import Diagrams, Interval, Node
+from pytest_istio_sidecar.netfilter.diagram.diagram import Diagrams, Node
+from pytest_istio_sidecar.netfilter.intervals import Interval, joined, outside
 from pytest_istio_sidecar.netfilter.matches import PROTOCOL_NAMES, PROTOCOLS
 from pytest_istio_sidecar.netfilter.model import Family
-from pytest_istio_sidecar.netfilter.space.fields import NO_SOCKET, FieldName, Fields, joined, outside
+from pytest_istio_sidecar.netfilter.space.fields import NO_SOCKET, FieldName, Fields
 from pytest_istio_sidecar.netfilter.text.parse_port import (
     are_ports,
     parse_ports,

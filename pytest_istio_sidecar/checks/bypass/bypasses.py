@@ -21,9 +21,9 @@ from pytest_istio_sidecar.istio.ports import INBOUND, OUTBOUND
 from pytest_istio_sidecar.markup import html_table
 from pytest_istio_sidecar.netfilter.diagram.diagram import Node
 from pytest_istio_sidecar.netfilter.diagram.simplify import simplify
+from pytest_istio_sidecar.netfilter.intervals import joined
 from pytest_istio_sidecar.netfilter.model import Backend, Family, PodRules, Rules, Table, rulesets_of
 from pytest_istio_sidecar.netfilter.packet import Fate, Host
-from pytest_istio_sidecar.netfilter.space.fields import joined
 from pytest_istio_sidecar.netfilter.space.nat import OWN, Outcome
 from pytest_istio_sidecar.netfilter.space.space import IMPOSSIBLE, Space, no_collection
 
@@ -260,7 +260,7 @@ def _passage(space: Space, which: int, envoy_ports: Collection[int]) -> Node:
 
     def at_envoy(outcome: Outcome) -> Node:
         """Where an outcome is one of Envoy's ports on this host."""
-        port = ports if outcome.port == OWN else diagrams.told(outcome.port in envoy_ports)
+        port = ports if outcome.port == OWN else diagrams.constant(outcome.port in envoy_ports)
         if outcome.fate is Fate.TPROXIED:
             return port
         if outcome.address == OWN:

@@ -12,8 +12,9 @@ from functools import cached_property
 from itertools import islice
 
 from pytest_istio_sidecar.checks.bypass.bypass import ORDER, Bypass, Direction, Values
-from pytest_istio_sidecar.netfilter.diagram.diagram import Box, Interval, Node, answers_only
-from pytest_istio_sidecar.netfilter.diagram.paths import common, paths_within
+from pytest_istio_sidecar.netfilter.diagram.diagram import Box, Node, answers_only
+from pytest_istio_sidecar.netfilter.diagram.paths import paths_within
+from pytest_istio_sidecar.netfilter.intervals import Interval, common
 from pytest_istio_sidecar.netfilter.model import Family, Rule, Rules, rulesets_of
 from pytest_istio_sidecar.netfilter.packet import Packet
 from pytest_istio_sidecar.netfilter.space.cubes import Cube, Where

@@ -212,32 +212,14 @@ def _matched_by(rule: Rule, chain: AlignedChain, rules: Rules, host: Host) -> Pa
 
 
 def _with_target(rule: Rule, target: Verdict, chain: AlignedChain, rules: Rules) -> PodRules:
-    def changed(ruleset: Ruleset) -> Ruleset:
-        if ruleset.backend is not chain.backend and len(held) > 1:
-            return ruleset
-        return replace(
-            ruleset,
-            tables=tuple(
-                replace(
-                    table,
-                    chains=tuple(
-                        replace(
-                            other,
-                            rules=tuple(
-                                replace(one, target=target)
-                                if (table.name, other.name, one.number)
-                                == (chain.table, chain.name, rule.number)
-                                else one
-                                for one in other.rules
-                            ),
-                        )
-                        for other in table.chains
-                    ),
-                )
-                for table in ruleset.tables
-            ),
-        )
+    def change(table: str, one: Rule) -> Rule:
+        same = (table, one.chain, one.number) == (chain.table, chain.name, rule.number)
+        return replace(one, target=target) if same else one
 
-    held = rulesets_of(rules, chain.family)
+    rulesets = rulesets_of(rules, chain.family)
+    changed = tuple(
+        ruleset.map_rules(change) if ruleset.backend is chain.backend or len(rulesets) == 1 else ruleset
+        for ruleset in rulesets
+    )
     order_known = not isinstance(rules, PodRules) or rules.order_known
-    return PodRules(rulesets=tuple(map(changed, held)), order_known=order_known)
+    return PodRules(rulesets=changed, order_known=order_known)

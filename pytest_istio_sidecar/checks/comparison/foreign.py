@@ -8,7 +8,7 @@ becomes of packets without it, never by its name.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from pytest_istio_sidecar.checks.comparison.alignment import AlignedChain, Change
 from pytest_istio_sidecar.checks.comparison.effects import effects_of
@@ -148,21 +148,6 @@ def _matters(observed: Rules, left_out: set[_Place], family: Family, host: Host)
 
 
 def _without(ruleset: Ruleset, left_out: set[_Place]) -> Ruleset:
-    tables = tuple(
-        replace(
-            table,
-            chains=tuple(
-                replace(
-                    chain,
-                    rules=tuple(
-                        rule
-                        for rule in chain.rules
-                        if (ruleset.backend, table.name, chain.name, rule.number) not in left_out
-                    ),
-                )
-                for chain in table.chains
-            ),
-        )
-        for table in ruleset.tables
+    return ruleset.map_rules(
+        lambda table, rule: None if (ruleset.backend, table, rule.chain, rule.number) in left_out else rule
     )
-    return replace(ruleset, tables=tables)

@@ -53,7 +53,7 @@ class KindPlan:
         kind, kubectl, istioctl: programs; None: looked for on the PATH.
         images: to load into the nodes before Istio is installed.
         values: for istioctl's `--set`.
-        hub: registry of Istio's images; None: istioctl's own.
+        hub: registry of Istio's images; None: the one among `values`, else that of versions.toml.
         namespace: of httpbin.
         manifests: YAML documents of the application; the first Deployment is under test.
         injection: how the sidecar comes into it.
@@ -287,7 +287,7 @@ def _cluster(plan: KindPlan, owner: int, state: Path, progress: Progress) -> Clu
     if there:
         with progress.phase(f"reusing the kind cluster {plan.cluster}"):
             return cluster.adopt()
-    image = f" from {plan.image}" if plan.image else ""
+    image = f" from {plan.image.partition('@')[0]}" if plan.image else ""
     with progress.phase(f"creating the kind cluster {plan.cluster}{image}"):
         try:
             if plan.config is not None:

@@ -19,12 +19,15 @@ from pytest_istio_sidecar.environments.cluster.workload import SIDECAR, containe
 from pytest_istio_sidecar.environments.kind import messages
 from pytest_istio_sidecar.errors import EnvironmentProblem
 from pytest_istio_sidecar.failure import Advice, Fact, Failure
+from pytest_istio_sidecar.istio.versions import default_hub
 from pytest_istio_sidecar.machine.command import run_command
 from pytest_istio_sidecar.machine.progress import Progress
 from pytest_istio_sidecar.readers.command import CommandResult
 
 NAMESPACE = "istio-system"
 _QUESTION_SECONDS = 60.0
+_HUBS = ("hub", "values.global.hub", "unvalidatedValues.global.hub")
+"""Keys by which `--set` names the registry of every image (istio/istio, operator/pkg/render/manifest.go)."""
 
 
 class IstioNotInstalled(EnvironmentProblem):
@@ -109,6 +112,7 @@ def install(
 
     Args:
         values: `KEY=VALUE` for `--set`; a profile among them replaces minimal.
+        hub: registry of Istio's images; None: the one among `values`, else that of versions.toml.
 
     Raises:
         IstioNotInstalled: istioctl failed, another release is there, or it did not become ready.
@@ -141,6 +145,8 @@ def install_command(version: str, values: Sequence[str], hub: str | None) -> lis
         argv += ["--set", f"profile={profile}"]
     if hub is not None:
         argv += ["--set", f"hub={hub}", "--set", f"tag={version}"]
+    elif not any(value.partition("=")[0].strip() in _HUBS for value in values):
+        argv += ["--set", f"hub={default_hub()}"]
     for value in values:
         argv += ["--set", value]
     return argv

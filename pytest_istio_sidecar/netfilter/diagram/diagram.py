@@ -18,7 +18,8 @@ from itertools import compress
 from operator import attrgetter, is_, is_not
 from typing import Final
 
-Interval = tuple[int, int]
+from pytest_istio_sidecar.netfilter.intervals import Interval
+
 Box = dict[int, tuple[Interval, ...]]
 """Per level the closed intervals allowed, ascending; a level not named is free."""
 
@@ -83,7 +84,7 @@ class Diagrams:
         self.holds = self.leaf(HOLDS)
         self.maybe = self.leaf_of(frozenset((HOLDS, FALL)))
 
-    def told(self, truth: bool | None) -> Node:
+    def constant(self, truth: bool | None) -> Node:
         """A condition that is the same for every point; None: it cannot be told."""
         return self.maybe if truth is None else self.holds if truth else self.fall
 

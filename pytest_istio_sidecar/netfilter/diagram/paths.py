@@ -1,56 +1,15 @@
-"""What a diagram says of single points, of paths and of the whole space.
+"""What a diagram says of its paths.
 
-Knows how to walk a diagram. Does not make any. Invariant: paths are disjoint and cover the space, and
-volumes are exact.
+Knows how to walk a diagram. Does not make any. Invariant: paths are disjoint and cover the space.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 
-from pytest_istio_sidecar.netfilter.diagram.diagram import LEAF, Box, Interval, Node
-
-
-def answers_at(node: Node, point: Mapping[int, int]) -> frozenset[Hashable]:
-    """What a diagram answers at one point, given by its value on each level that is tested."""
-    while node.level != LEAF:
-        node = node.kids[bisect_left(node.highs, point[node.level])]
-    return node.answers
-
-
-def volume(node: Node, tops: Sequence[int]) -> dict[frozenset[Hashable], int]:
-    """How many points each set of answers has; exact, so that the sum is that of the whole space."""
-    above = [1]
-    for top in reversed(tops):
-        above.append(above[-1] * (top + 1))
-    sizes = above[::-1]
-    """sizes[level]: points of the space from that level down."""
-    depth = len(tops)
-    done: dict[Node, dict[frozenset[Hashable], int]] = {}
-
-    def level_of(node: Node) -> int:
-        return depth if node.level == LEAF else node.level
-
-    def counted(node: Node) -> dict[frozenset[Hashable], int]:
-        known = done.get(node)
-        if known is not None:
-            return known
-        if node.level == LEAF:
-            known = {node.answers: 1}
-        else:
-            known = {}
-            start = 0
-            for high, kid in zip(node.highs, node.kids, strict=True):
-                factor = (high - start + 1) * (sizes[node.level + 1] // sizes[level_of(kid)])
-                for answers, count in counted(kid).items():
-                    known[answers] = known.get(answers, 0) + factor * count
-                start = high + 1
-        done[node] = known
-        return known
-
-    factor = sizes[0] // sizes[level_of(node)]
-    return {answers: factor * count for answers, count in counted(node).items()}
+from pytest_istio_sidecar.netfilter.diagram.diagram import LEAF, Box, Node
+from pytest_istio_sidecar.netfilter.intervals import Interval
 
 
 def branches(node: Node, within: Sequence[Interval] = ()) -> Iterator[tuple[tuple[Interval, ...], Node]]:
@@ -60,15 +19,15 @@ def branches(node: Node, within: Sequence[Interval] = ()) -> Iterator[tuple[tupl
         within: only the values in these, ascending and apart; all where none is given.
     """
     highs, kids = node.highs, node.kids
-    found: dict[Node, list[Interval]] = {}
+    leading: dict[Node, list[Interval]] = {}
     for first, last in within or ((0, highs[-1]),):
         start, place = first, bisect_left(highs, first)
         while highs[place] < last:
-            found.setdefault(kids[place], []).append((start, highs[place]))
+            leading.setdefault(kids[place], []).append((start, highs[place]))
             start = highs[place] + 1
             place += 1
-        found.setdefault(kids[place], []).append((start, last))
-    for kid, intervals in found.items():
+        leading.setdefault(kids[place], []).append((start, last))
+    for kid, intervals in leading.items():
         yield tuple(intervals), kid
 
 
@@ -106,18 +65,3 @@ def paths_within(node: Node, box: Box) -> Iterator[tuple[Box, frozenset[Hashable
             trail[node.level] = asked
 
     yield from walk(node)
-
-
-def common(one: Sequence[Interval], other: Sequence[Interval]) -> tuple[Interval, ...]:
-    """The values of both."""
-    found = []
-    i = j = 0
-    while i < len(one) and j < len(other):
-        low, high = max(one[i][0], other[j][0]), min(one[i][1], other[j][1])
-        if low <= high:
-            found.append((low, high))
-        if one[i][1] < other[j][1]:
-            i += 1
-        else:
-            j += 1
-    return tuple(found)

@@ -33,9 +33,9 @@ class _Simplifier:
             groups: list[Node] = []
             place: dict[Node, int] = {}
             for kid in dict.fromkeys(node.kids):
-                for at, held in enumerate(groups[:_GROUPS]):
-                    both = self.unify(held, kid)
-                    if both is not None and self.no_larger(both, held, kid):
+                for at, group in enumerate(groups[:_GROUPS]):
+                    both = self.unify(group, kid)
+                    if both is not None and self.no_larger(both, group, kid):
                         groups[at], place[kid] = both, at
                         break
                 else:

@@ -10,8 +10,9 @@ import ipaddress
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
-from pytest_istio_sidecar.netfilter.diagram.diagram import Box, Interval, Node
+from pytest_istio_sidecar.netfilter.diagram.diagram import Box, Node
 from pytest_istio_sidecar.netfilter.diagram.paths import paths
+from pytest_istio_sidecar.netfilter.intervals import Interval
 from pytest_istio_sidecar.netfilter.matches import PROTOCOL_NAMES
 from pytest_istio_sidecar.netfilter.packet import Packet
 from pytest_istio_sidecar.netfilter.space.fields import NO_SOCKET, Field, FieldName, Fields
@@ -39,25 +40,17 @@ class Cube:
     state: str = "NEW"
 
     @property
-    def volume(self) -> int:
-        """How many points of the fields it has."""
-        size = 1
-        for level, top in enumerate(self.fields.tops):
-            size *= sum(high - low + 1 for low, high in self.box.get(level, ((0, top),)))
-        return size
-
-    @property
     def where(self) -> Where:
         """The fields that it does not leave free, by the names of `Packet`'s; addresses as text."""
-        told: Where = {}
+        where: Where = {}
         for field in self.fields:
             if field.is_free(self.box) or self._is_given(field.name):
                 continue
             if field.parts:
-                told[self._name(field.name)] = [self._patterns(field)]
+                where[self._name(field.name)] = [self._patterns(field)]
             else:
-                told[self._name(field.name)] = _listed(self.fields, field.name, field.values_in(self.box))
-        return told
+                where[self._name(field.name)] = _listed(self.fields, field.name, field.values_in(self.box))
+        return where
 
     @property
     def witness(self) -> Packet:
@@ -114,13 +107,13 @@ class Cube:
         usual: list[int] = [] if wanted is None else [wanted]
         usual += [*_USUAL.get(name, ()), *_usual_addresses(self.fields, name)]
         if field.parts:
-            found = usual[0] if usual else 0
+            value = usual[0] if usual else 0
             for part in field.parts:
-                held = self.box.get(part.level)
-                pressed = part.press(found)
-                if held is not None and not _has(held, pressed):
-                    found = (found & ~part.mask) | part.spread(held[0][0])
-            return found
+                allowed = self.box.get(part.level)
+                pressed = part.press(value)
+                if allowed is not None and not _has(allowed, pressed):
+                    value = (value & ~part.mask) | part.spread(allowed[0][0])
+            return value
         intervals = field.values_in(self.box)
         for value in usual:
             if _has(intervals, value):
@@ -130,10 +123,10 @@ class Cube:
 
 def cubes_of(node: Node, fields: Fields, state: str = "NEW") -> dict[frozenset[Hashable], list[Cube]]:
     """The points of each set of answers, as disjoint cubes."""
-    found: dict[frozenset[Hashable], list[Cube]] = {}
+    cubes: dict[frozenset[Hashable], list[Cube]] = {}
     for box, answers in paths(node):
-        found.setdefault(answers, []).append(Cube(fields, box, state))
-    return found
+        cubes.setdefault(answers, []).append(Cube(fields, box, state))
+    return cubes
 
 
 def _has(intervals: Sequence[Interval], value: int) -> bool:
@@ -162,8 +155,8 @@ def _listed(
     fields: Fields, name: FieldName, intervals: Sequence[Interval]
 ) -> list[list[int] | list[str] | str]:
     if name == "interface":
-        held = [fields.interfaces[i] for low, high in intervals for i in range(low, high + 1)]
-        return [interface for interface in held if interface in fields.host.interfaces]
+        names = [fields.interfaces[i] for low, high in intervals for i in range(low, high + 1)]
+        return [interface for interface in names if interface in fields.host.interfaces]
     if name in ("source", "destination"):
         kind = ipaddress.IPv4Address if fields.family == 4 else ipaddress.IPv6Address
         return [[str(kind(low)), str(kind(high))] for low, high in intervals]

@@ -13,7 +13,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from pytest_istio_sidecar.netfilter.diagram.diagram import Box, Diagrams, Interval, Node
+from pytest_istio_sidecar.netfilter.diagram.diagram import Box, Diagrams, Node
+from pytest_istio_sidecar.netfilter.intervals import Interval, outside
 from pytest_istio_sidecar.netfilter.matches import Address, Interface, Mark, Match
 from pytest_istio_sidecar.netfilter.model import Family, Ruleset
 from pytest_istio_sidecar.netfilter.packet import Hook, Host
@@ -98,12 +99,14 @@ class Field:
         A value has one pair of every part, or none of the part's pairs where they are given as excluded.
         """
         for part in self.parts:
-            held = box.get(part.level)
-            if held is None:
+            pressed_in = box.get(part.level)
+            if pressed_in is None:
                 continue
-            rest = outside(held, (1 << len(part.shifts)) - 1)
-            excluded = _width(rest) < _width(held)
-            pressed = (value for low, high in (rest if excluded else held) for value in range(low, high + 1))
+            rest = outside(pressed_in, (1 << len(part.shifts)) - 1)
+            excluded = _width(rest) < _width(pressed_in)
+            pressed = (
+                value for low, high in (rest if excluded else pressed_in) for value in range(low, high + 1)
+            )
             yield excluded, [(part.spread(value), part.mask) for value in pressed]
 
     def is_free(self, box: Box) -> bool:
@@ -119,7 +122,7 @@ class Fields:
         self.hook = hook
         self.host = host
         self.family = family
-        rules = [rule for held in rulesets for rule in held.rules()]
+        rules = [rule for ruleset in rulesets for rule in ruleset.rules()]
         matches = self.matches = tuple(dict.fromkeys(match for rule in rules for match in rule.matches))
         targets = self.targets = tuple(dict.fromkeys(rule.target for rule in rules))
         self.interfaces = _interfaces(matches, host, hook)
@@ -152,30 +155,6 @@ class Fields:
 
     def __iter__(self) -> Iterator[Field]:
         return iter(self._fields.values())
-
-
-def outside(intervals: Sequence[Interval], top: int) -> tuple[Interval, ...]:
-    """What 0 to `top` has beside these intervals, which are ascending and apart."""
-    left = []
-    start = 0
-    for low, high in intervals:
-        if low > start:
-            left.append((start, low - 1))
-        start = high + 1
-    if start <= top:
-        left.append((start, top))
-    return tuple(left)
-
-
-def joined(intervals: Iterable[Interval]) -> tuple[Interval, ...]:
-    """The same values as ascending intervals with gaps between them."""
-    merged: list[Interval] = []
-    for low, high in sorted(intervals):
-        if merged and low <= merged[-1][1] + 1:
-            merged[-1] = (merged[-1][0], max(high, merged[-1][1]))
-        else:
-            merged.append((low, high))
-    return tuple(merged)
 
 
 def _width(intervals: Iterable[Interval]) -> int:

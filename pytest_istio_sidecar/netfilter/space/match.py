@@ -1,15 +1,16 @@
 """What a rule asks, as diagrams over the fields that packets enter with.
 
-Knows which points satisfy a condition, of a packet as it has become by then (`View`). Does not know
-chains or tables. Invariant: a condition holds, fails or stays in doubt at a point just as `matching`
-says of that packet; conditions that are not plain intervals ask `matching` itself, once for each class.
+Knows which points satisfy a condition, of a packet as it has become by then (`Skb`). Does not know
+chains or tables. Invariant: a condition holds, fails or stays in doubt at a point just as `trace/match`
+says of that packet; conditions that are not plain intervals ask that itself, once for each class.
 """
 
 from __future__ import annotations
 
-from pytest_istio_sidecar.netfilter.diagram.diagram import Box, Diagrams, Interval, Node
-from pytest_istio_sidecar.netfilter.diagram.paths import common
+from pytest_istio_sidecar.netfilter.diagram.diagram import Box, Diagrams, Node
+from pytest_istio_sidecar.netfilter.intervals import Interval, common, joined, outside
 from pytest_istio_sidecar.netfilter.matches import (
+    FULL_MASK,
     Address,
     Extension,
     Fragment,
@@ -24,9 +25,9 @@ from pytest_istio_sidecar.netfilter.matches import (
 )
 from pytest_istio_sidecar.netfilter.model import Rule
 from pytest_istio_sidecar.netfilter.routing import Routing
-from pytest_istio_sidecar.netfilter.space.fields import NO_SOCKET, FieldName, Fields, joined, outside
-from pytest_istio_sidecar.netfilter.space.match_by_sampling import Asked
-from pytest_istio_sidecar.netfilter.space.packet_state import ALL, ENTERED, View
+from pytest_istio_sidecar.netfilter.space.fields import NO_SOCKET, FieldName, Fields
+from pytest_istio_sidecar.netfilter.space.match_by_sampling import Sampling
+from pytest_istio_sidecar.netfilter.space.packet_state import ENTERED, Skb
 from pytest_istio_sidecar.netfilter.trace.match import (
     NUMBERS,
     compile_faulty,
@@ -42,15 +43,15 @@ class Conditions:
         self.fields = fields
         self.diagrams = diagrams
         self.routing = Routing(fields.host)
-        self._asked = Asked(fields, diagrams, self.routing)
-        self._made: dict[tuple[Match, View, bool], Node] = {}
+        self._sampling = Sampling(fields, diagrams, self.routing)
+        self._made: dict[tuple[Match, Skb, bool], Node] = {}
 
-    def guard(self, rule: Rule, view: View, inside: Node, writer: str | None = None) -> Node:
+    def guard(self, rule: Rule, skb: Skb, inside: Node, writer: str | None = None) -> Node:
         """`inside` for the packets that meet every condition of the rule, undecided for others."""
         box: Box = {}
         rest: list[Node] = []
         for match in rule.matches:
-            part = self._part(match, view, writer)
+            part = self._part(match, skb, writer)
             if isinstance(part, Node):
                 if part is self.diagrams.fall:
                     return part
@@ -58,41 +59,41 @@ class Conditions:
                     rest.append(part)
                 continue
             for level, intervals in part.items():
-                held = box.get(level, intervals)
-                box[level] = intervals if held == intervals else common(held, intervals)
+                so_far = box.get(level, intervals)
+                box[level] = intervals if so_far == intervals else common(so_far, intervals)
                 if not box[level]:
                     return self.diagrams.fall
         for condition in rest:
             inside = self.diagrams.when(condition, inside)
         return self.diagrams.box(box, inside)
 
-    def _part(self, match: Match, view: View, writer: str | None) -> Box | Node:
+    def _part(self, match: Match, skb: Skb, writer: str | None) -> Box | Node:
         """A condition as a box where it is one, else as a diagram."""
         kind = type(match)
         if kind is Protocol:
             return self._ranged("protocol", match.number, match.number, match.negated)  # type: ignore[union-attr]
         if kind is Address:
-            return self._address(match, view)  # type: ignore[arg-type]
+            return self._address(match, skb)  # type: ignore[arg-type]
         if kind is Transport and not written_faultily(match, writer):
-            return self._transport(match, view)  # type: ignore[arg-type]
+            return self._transport(match, skb)  # type: ignore[arg-type]
         if kind is Interface:
-            return self._interface(match, view)  # type: ignore[arg-type]
+            return self._interface(match, skb)  # type: ignore[arg-type]
         if kind is Owner:
-            return self._owner(match, view)  # type: ignore[arg-type]
+            return self._owner(match, skb)  # type: ignore[arg-type]
         if kind is Mark:
-            return self._mark(match, view)  # type: ignore[arg-type]
+            return self._mark(match, skb)  # type: ignore[arg-type]
         if kind is Fragment:
-            return self.diagrams.told(match.negated)  # type: ignore[union-attr]
+            return self.diagrams.constant(match.negated)  # type: ignore[union-attr]
         if kind is Multiport:
-            return self._multiport(match, view)  # type: ignore[arg-type]
+            return self._multiport(match, skb)  # type: ignore[arg-type]
         if kind is Extension and match.module == "comment":  # type: ignore[union-attr]
             return self.diagrams.holds
         if kind is Extension or kind is Transport:
             faulty = kind is Transport
-            key = (match, view, faulty)
+            key = (match, skb, faulty)
             if key not in self._made:
                 test = compile_faulty(match) if faulty else compile_match(match)
-                self._made[key] = self._asked.condition(test, match, view)
+                self._made[key] = self._sampling.condition(test, match, skb)
             return self._made[key]
         return self.diagrams.maybe
 
@@ -103,14 +104,14 @@ class Conditions:
             intervals = outside(intervals, field.top)
         return {field.level: intervals} if intervals else self.diagrams.fall
 
-    def _address(self, match: Address, view: View) -> Box | Node:
+    def _address(self, match: Address, skb: Skb) -> Box | Node:
         if match.family != self.fields.family:
             return self.diagrams.fall
-        held = view.source if match.side == "source" else view.destination
-        if held is None:
+        value = skb.source if match.side == "source" else skb.destination
+        if value is None:
             return self.diagrams.maybe
-        if not isinstance(held, str):
-            return self.diagrams.told((held & match.mask == match.network) is not match.negated)
+        if not isinstance(value, str):
+            return self.diagrams.constant((value & match.mask == match.network) is not match.negated)
         field = self.fields[match.side]
         box = field.masked(match.network, match.mask)
         if not match.negated:
@@ -120,38 +121,38 @@ class Conditions:
             return {field.level: intervals} if intervals else self.diagrams.fall
         return self.diagrams.negate(self.diagrams.box(box, self.diagrams.holds))
 
-    def _interface(self, match: Interface, view: View) -> Box | Node:
-        held = view.incoming if match.direction == "in" else view.outgoing
+    def _interface(self, match: Interface, skb: Skb) -> Box | Node:
+        value = skb.incoming if match.direction == "in" else skb.outgoing
 
         def means(name: str) -> bool:
             same = name.startswith(match.name[:-1]) if match.name.endswith("+") else name == match.name
             return same is not match.negated
 
-        if held != ENTERED:
-            return self.diagrams.told(means(held))
+        if value != ENTERED:
+            return self.diagrams.constant(means(value))
         chosen = joined((i, i) for i, name in enumerate(self.fields.interfaces) if means(name))
         return {self.fields["interface"].level: chosen} if chosen else self.diagrams.fall
 
-    def _port(self, name: FieldName, held: int | str | None, asked: Range) -> Box | Node:
-        if held is None:
+    def _port(self, name: FieldName, value: int | str | None, asked: Range) -> Box | Node:
+        if value is None:
             return self.diagrams.maybe
-        if isinstance(held, str):
+        if isinstance(value, str):
             return self._ranged(name, asked.low, asked.high, asked.negated)
-        return self.diagrams.told((asked.low <= held <= asked.high) is not asked.negated)
+        return self.diagrams.constant((asked.low <= value <= asked.high) is not asked.negated)
 
-    def _transport(self, match: Transport, view: View) -> Box | Node:
+    def _transport(self, match: Transport, skb: Skb) -> Box | Node:
         number = NUMBERS.get(match.module)
         if number is None:
             return self.diagrams.fall
         parts: list[Box | Node] = [{self.fields["protocol"].level: ((number, number),)}]
         if match.source is not None:
-            parts.append(self._port("source_port", view.source_port, match.source))
+            parts.append(self._port("source_port", skb.source_port, match.source))
         if match.destination is not None:
-            parts.append(self._port("destination_port", view.destination_port, match.destination))
+            parts.append(self._port("destination_port", skb.destination_port, match.destination))
         if match.flags is not None or match.tcp_option is not None:
             flags = match.flags
             bare = flags is None or ({"SYN"} & set(flags.mask) == set(flags.set)) is not flags.negated
-            parts.append(self.diagrams.told(None if not view.first else bare))
+            parts.append(self.diagrams.constant(None if not skb.first else bare))
             if match.tcp_option is not None:
                 parts.append(self.diagrams.maybe)
         box: Box = {}
@@ -168,41 +169,41 @@ class Conditions:
             node = self.diagrams.when(part, node)
         return node
 
-    def _multiport(self, match: Multiport, view: View) -> Box | Node:
+    def _multiport(self, match: Multiport, skb: Skb) -> Box | Node:
         sides: tuple[FieldName, ...] = ("source_port", "destination_port")
         if match.side != "either":
             sides = ("source_port",) if match.side == "source" else ("destination_port",)
         asked = joined(match.ranges)
-        found = self.diagrams.fall
+        either = self.diagrams.fall
         for name in sides:
-            held = view.source_port if name == "source_port" else view.destination_port
-            if held is None:
-                found = self._or(found, self.diagrams.maybe)
-            elif isinstance(held, str):
-                found = self._or(
-                    found, self.diagrams.box({self.fields[name].level: asked}, self.diagrams.holds)
+            port = skb.source_port if name == "source_port" else skb.destination_port
+            if port is None:
+                either = self._or(either, self.diagrams.maybe)
+            elif isinstance(port, str):
+                either = self._or(
+                    either, self.diagrams.box({self.fields[name].level: asked}, self.diagrams.holds)
                 )
-            elif any(low <= held <= high for low, high in asked):
-                found = self.diagrams.holds
-        return self.diagrams.negate(found) if match.negated else found
+            elif any(low <= port <= high for low, high in asked):
+                either = self.diagrams.holds
+        return self.diagrams.negate(either) if match.negated else either
 
     def _or(self, one: Node, other: Node) -> Node:
         both_fail = self.diagrams.when(self.diagrams.negate(one), self.diagrams.negate(other))
         return self.diagrams.negate(both_fail)
 
-    def _owner(self, match: Owner, view: View) -> Box | Node:
+    def _owner(self, match: Owner, skb: Skb) -> Box | Node:
         """net/netfilter/xt_owner.c: without a socket every option holds that is inverted, and no other."""
         asked = [option for option in (match.uid, match.gid) if option is not None]
         without = match.socket_exists is not True and all(option.negated for option in asked)
-        if not view.has_socket:
-            return self.diagrams.told(without)
+        if not skb.has_socket:
+            return self.diagrams.constant(without)
         none: Box = {self.fields["uid"].level: ((NO_SOCKET, NO_SOCKET),)}
         some: Box = {self.fields["uid"].level: ((1, self.fields["uid"].top),)}
         if not match.supplementary_groups and match.socket_exists is None and asked:
             box: Box = {}
             for name, option in (("uid", match.uid), ("gid", match.gid)):
                 if option is not None:
-                    part = self._ranged(name, option.low + 1, min(option.high + 1, ALL), option.negated)  # type: ignore[arg-type]
+                    part = self._ranged(name, option.low + 1, min(option.high + 1, FULL_MASK), option.negated)  # type: ignore[arg-type]
                     if isinstance(part, Node):
                         return part
                     box.update(part)
@@ -211,7 +212,7 @@ class Conditions:
         for name, option in (("uid", match.uid), ("gid", match.gid)):
             if option is None:
                 continue
-            part = self._ranged(name, option.low + 1, min(option.high + 1, ALL), option.negated)  # type: ignore[arg-type]
+            part = self._ranged(name, option.low + 1, min(option.high + 1, FULL_MASK), option.negated)  # type: ignore[arg-type]
             asked_of = part if isinstance(part, Node) else self.diagrams.box(part, self.diagrams.holds)
             if name == "gid" and match.supplementary_groups:
                 # Only the primary group is known: another one of the process may be the one asked for.
@@ -225,17 +226,17 @@ class Conditions:
             return with_socket
         return self._or(self.diagrams.box(none, self.diagrams.holds), with_socket)
 
-    def _mark(self, match: Mark, view: View) -> Box | Node:
-        held = view.mark if match.module == "mark" else view.connmark
-        if match.module == "connmark" and not view.tracked:
+    def _mark(self, match: Mark, skb: Skb) -> Box | Node:
+        mark = skb.mark if match.module == "mark" else skb.connmark
+        if match.module == "connmark" and not skb.tracked:
             return self.diagrams.fall
-        if held is None:
+        if mark is None:
             return self.diagrams.maybe
-        wanted = match.value ^ (held.flip & match.mask)
-        free = held.keep & match.mask
-        if wanted & ~free & ALL:
-            return self.diagrams.told(match.negated)
+        wanted = match.value ^ (mark.flip & match.mask)
+        free = mark.keep & match.mask
+        if wanted & ~free & FULL_MASK:
+            return self.diagrams.constant(match.negated)
         if not free:
-            return self.diagrams.told(not match.negated)
+            return self.diagrams.constant(not match.negated)
         node = self.diagrams.box(self.fields["mark"].masked(wanted, free), self.diagrams.holds)
         return self.diagrams.negate(node) if match.negated else node

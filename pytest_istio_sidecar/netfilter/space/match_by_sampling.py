@@ -1,7 +1,7 @@
-"""Conditions that are no plain intervals, told by asking `matching` of one packet of each class.
+"""Conditions that are no plain intervals, answered by `trace/match` for one packet of each class.
 
 Knows on which fields such a condition depends and at which values its answer can change. Does not know
-what it means: that is `matching` and `extensions`. Invariant: within a class no packet is told apart from
+what it means: that is `trace/match`. Invariant: within a class no packet is told apart from
 another by the condition.
 """
 
@@ -10,42 +10,44 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Iterable, Iterator, Sequence
 
-from pytest_istio_sidecar.netfilter.diagram.diagram import Diagrams, Interval, Node
+from pytest_istio_sidecar.netfilter.diagram.diagram import Diagrams, Node
+from pytest_istio_sidecar.netfilter.intervals import Interval, joined
 from pytest_istio_sidecar.netfilter.matches import Extension, Match, Transport
 from pytest_istio_sidecar.netfilter.packet import Packet
 from pytest_istio_sidecar.netfilter.routing import Routing
-from pytest_istio_sidecar.netfilter.space.fields import FieldName, Fields, joined
-from pytest_istio_sidecar.netfilter.space.packet_state import ENTERED, View
+from pytest_istio_sidecar.netfilter.space.fields import FieldName, Fields
+from pytest_istio_sidecar.netfilter.space.packet_state import ENTERED, Skb
+from pytest_istio_sidecar.netfilter.trace import packet_state as one_packet
 from pytest_istio_sidecar.netfilter.trace.match import NUMBERS
-from pytest_istio_sidecar.netfilter.trace.packet_state import Skb, Test
+from pytest_istio_sidecar.netfilter.trace.packet_state import Test
 
 _NO_PROTOCOL = 254
 """Stands for protocol 0, which no packet has (RFC 3692: 253 and 254 are for experiments)."""
 
 
-class Asked:
-    """Turns tests of `matching` into diagrams over the fields of one hook."""
+class Sampling:
+    """Turns tests of `trace/match` into diagrams over the fields of one hook."""
 
     def __init__(self, fields: Fields, diagrams: Diagrams, routing: Routing) -> None:
         self.fields = fields
         self.diagrams = diagrams
         self.routing = routing
 
-    def condition(self, test: Test, match: Match, view: View) -> Node:
-        """A condition told by asking `matching` of one packet of each class that it can tell apart."""
-        return self._split(test, match, view, _asks_for(match), {})
+    def condition(self, test: Test, match: Match, skb: Skb) -> Node:
+        """Where the condition holds: asked of one packet of each class that it can tell apart."""
+        return self._split(test, match, skb, _asks_for(match), {})
 
     def _split(
-        self, test: Test, match: Match, view: View, names: Sequence[FieldName], values: dict[FieldName, int]
+        self, test: Test, match: Match, skb: Skb, names: Sequence[FieldName], values: dict[FieldName, int]
     ) -> Node:
         """The condition of packets with these values, told apart by the fields that are left."""
         if not names:
-            return self.diagrams.told(test(self._packet_seen(values, view)))
+            return self.diagrams.constant(test(self._packet_seen(values, skb)))
         name, *left = names
         groups: dict[Node, list[Interval]] = {}
         for low, high in self._cells(name, match):
-            told = self._split(test, match, view, left, {**values, name: low})
-            groups.setdefault(told, []).append((low, high))
+            node = self._split(test, match, skb, left, {**values, name: low})
+            groups.setdefault(node, []).append((low, high))
         field = self.fields[name]
         return self.diagrams.chain(
             [
@@ -54,8 +56,8 @@ class Asked:
             ]
         )
 
-    def _packet_seen(self, values: dict[FieldName, int], view: View) -> Skb:
-        """The packet that entered with these values, and has become what the view says."""
+    def _packet_seen(self, values: dict[FieldName, int], skb: Skb) -> one_packet.Skb:
+        """The packet that entered with these values, and has become as `skb` says."""
         kind = ipaddress.IPv4Address if self.fields.family == 4 else ipaddress.IPv6Address
         interface = self.fields.interfaces[values.get("interface", 0)]
         packet = Packet(
@@ -66,20 +68,20 @@ class Asked:
             source_port=values.get("source_port", 0),
             destination_port=values.get("destination_port", 0),
         )
-        skb = Skb(packet, self.routing)
-        skb.state, skb.tracked, skb.first = view.state, view.tracked, view.first
-        skb.translations = view.translations
-        skb.incoming = interface if view.incoming == ENTERED else view.incoming
-        skb.outgoing = interface if view.outgoing == ENTERED else view.outgoing
-        if not isinstance(view.source, str):
-            skb.source = view.source
-        if not isinstance(view.source_port, str):
-            skb.source_port = view.source_port
-        if not isinstance(view.destination, str):
-            skb.destination, skb.destination_address = view.destination, kind(view.destination)
-        if not isinstance(view.destination_port, str):
-            skb.destination_port = view.destination_port
-        return skb
+        one = one_packet.Skb(packet, self.routing)
+        one.state, one.tracked, one.first = skb.state, skb.tracked, skb.first
+        one.translations = skb.translations
+        one.incoming = interface if skb.incoming == ENTERED else skb.incoming
+        one.outgoing = interface if skb.outgoing == ENTERED else skb.outgoing
+        if not isinstance(skb.source, str):
+            one.source = skb.source
+        if not isinstance(skb.source_port, str):
+            one.source_port = skb.source_port
+        if not isinstance(skb.destination, str):
+            one.destination, one.destination_address = skb.destination, kind(skb.destination)
+        if not isinstance(skb.destination_port, str):
+            one.destination_port = skb.destination_port
+        return one
 
     def _cells(self, name: FieldName, match: Match) -> list[Interval]:
         """Intervals of a field within which no packet is told apart from another by this condition."""
@@ -92,7 +94,7 @@ class Asked:
 
 
 def _asks_for(match: Match) -> tuple[FieldName, ...]:
-    """The fields on which an extension's condition can depend (`extensions`)."""
+    """The fields on which an extension's condition can depend (`trace/match_extensions`)."""
     if isinstance(match, Transport):
         return ("protocol", "destination_port", "source_port")
     if not isinstance(match, Extension):
@@ -158,8 +160,8 @@ def _edges_of_ports(match: Match) -> Iterator[int]:
 def _address_ranges(match: Match, fields: Fields) -> Iterator[Interval]:
     family = fields.family
     networks: list[ipaddress.IPv4Network | ipaddress.IPv6Network] = [*map(ipaddress.ip_network, _SPECIAL)]
-    for held in fields.host.addresses.values():
-        for address in held:
+    for addresses in fields.host.addresses.values():
+        for address in addresses:
             networks += [address.network, ipaddress.ip_network(address.ip)]
     for network in networks:
         if network.version == family:

@@ -1,22 +1,23 @@
 """What has become of a packet by the time it meets a hook, in terms of how it entered.
 
-Knows which fields rules change. Does not know rules. Invariant: a view speaks for every packet that
-took the same way; `ENTERED` is a value that nothing has changed, None one that is not known.
+Knows which fields rules change. Does not know rules. Invariant: an skb speaks for every packet that
+came by the same rules; `ENTERED` is a value that nothing has changed, None one that is not known.
 """
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
-ALL = 0xFFFFFFFF
+from pytest_istio_sidecar.netfilter.matches import FULL_MASK
+
 ENTERED = "as it entered"
-"""The value of a view's field that nothing has changed."""
+"""The value of an skb's field that nothing has changed."""
 
 
 class Bits(NamedTuple):
     """A mark as the packet entered with it, some bits cleared and some flipped: `(mark & keep) ^ flip`."""
 
-    keep: int = ALL
+    keep: int = FULL_MASK
     flip: int = 0
 
     def __and__(self, mask: int) -> Bits:
@@ -28,7 +29,7 @@ class Bits(NamedTuple):
         return Bits(self.keep, self.flip ^ other)
 
 
-class View(NamedTuple):
+class Skb(NamedTuple):
     """A packet at a hook, in terms of how it entered. `ENTERED`: unchanged; None: not known."""
 
     state: str = "INVALID"
@@ -46,18 +47,20 @@ class View(NamedTuple):
     translations: tuple[str, ...] = ()
 
 
-class Changing:
-    """A view that `effects` can change as it changes a packet."""
+class Changed:
+    """A packet that an effect changes (`actions.Changing`)."""
 
-    def __init__(self, view: View) -> None:
-        self._view = view
-        self.mark: Bits | int | None = view.mark
-        self.connmark: Bits | int | None = view.connmark
-        self.tracked = view.tracked
-        self.state = view.state
+    def __init__(self, skb: Skb) -> None:
+        self._skb = skb
+        self.mark: Bits | int | None = skb.mark
+        self.connmark: Bits | int | None = skb.connmark
+        self.tracked = skb.tracked
+        self.state = skb.state
 
-    def view(self) -> View:
-        mark, connmark = (
-            Bits(0, held) if isinstance(held, int) else held for held in (self.mark, self.connmark)
-        )
-        return self._view._replace(mark=mark, connmark=connmark, state=self.state)
+    def skb(self) -> Skb:
+        """The packet as it is by now."""
+        return self._skb._replace(mark=_bits(self.mark), connmark=_bits(self.connmark), state=self.state)
+
+
+def _bits(mark: Bits | int | None) -> Bits | None:
+    return Bits(0, mark) if isinstance(mark, int) else mark

@@ -10,26 +10,25 @@ from collections.abc import Hashable
 from dataclasses import dataclass
 from typing import TypeVar
 
+from pytest_istio_sidecar.netfilter.actions import Action
 from pytest_istio_sidecar.netfilter.diagram.diagram import FALL, HOLDS, Node, answers_within
+from pytest_istio_sidecar.netfilter.hooks import FIRST, BaseChain, Moment, legs
 from pytest_istio_sidecar.netfilter.matches import Mark
 from pytest_istio_sidecar.netfilter.model import Rule, Ruleset
 from pytest_istio_sidecar.netfilter.space.match import Conditions
-from pytest_istio_sidecar.netfilter.space.packet_state import ENTERED, Bits, View
+from pytest_istio_sidecar.netfilter.space.packet_state import ENTERED, Bits, Skb
 from pytest_istio_sidecar.netfilter.space.space import Space
-from pytest_istio_sidecar.netfilter.space.table import Chains, Kind, Way
+from pytest_istio_sidecar.netfilter.space.table import CompiledRuleset, End
 from pytest_istio_sidecar.netfilter.targets import Goto, Jump
 
 Key = TypeVar("Key")
-
-_BEFORE = {"raw": (), "mangle": ("raw",), "nat": ("raw", "mangle")}
-"""The tables that a packet meets before each one at PREROUTING and OUTPUT."""
 
 
 @dataclass(frozen=True, slots=True)
 class Reached:
     """Conditions over a space's fields: which packets come to each chain, and which match each rule.
 
-    Rules are named by chain and number. Chains and rules that no packet comes to are left out.
+    Rules are named by chain and number. CompiledRuleset and rules that no packet comes to are left out.
     """
 
     entering: dict[str, Node]
@@ -40,6 +39,7 @@ def reached(space: Space, ruleset: Ruleset, table: str, arriving: Node) -> Reach
     """Follow the packets of a space's hook through one of its tables.
 
     Args:
+        table: raw, mangle or nat: what is behind nat is not followed.
         arriving: which packets enter at the hook.
 
     Raises:
@@ -54,83 +54,86 @@ class _Flow:
         self.diagrams = space.diagrams
         self.conditions = Conditions(space.fields, space.diagrams)
         marks = any(isinstance(match, Mark) for match in space.fields.matches)
-        self.chains = Chains(ruleset, self.conditions, marks_matter=marks)
+        self.rules = CompiledRuleset(ruleset, self.conditions, marks_matter=marks)
+        self.steps = legs((base, self.rules) for base in self.rules.base_chains)[FIRST[space.hook]]
 
     def through(self, table: str, arriving: Node) -> Reached:
-        hook = self.space.hook
-        out = hook == "OUTPUT"
-        view = View(
+        out = self.space.hook == "OUTPUT"
+        skb = Skb(
             incoming="" if out else ENTERED,
             outgoing=ENTERED if out else "",
             has_socket=out,
             connmark=Bits(0, 0),
         )
-        held = {view: arriving}
-        for before in _BEFORE[table]:
-            held = self._left(before, self._tracked(held) if before != "raw" else held)
-        found = Reached({}, {})
-        for after, packets in self._tracked(held).items() if table != "raw" else held.items():
-            if self.chains.decides(table, hook):
-                self._walk(table, hook, after, packets, found)
-        return found
+        arrived = {skb: arriving}
+        result = Reached({}, {})
+        for step in self.steps:
+            if step is Moment.TRACK:
+                arrived = self._tracked(arrived)
+            elif isinstance(step, Moment):
+                break
+            for base, _ in () if isinstance(step, Moment) else step:
+                if base.table == table:
+                    for skb, packets in arrived.items():
+                        self._walk(base, skb, packets, result)
+                    return result
+                arrived = self._left(base, arrived)
+        return result
 
-    def _tracked(self, held: dict[View, Node]) -> dict[View, Node]:
-        found: dict[View, Node] = {}
-        for view, packets in held.items():
-            after = view
-            if view.state == "INVALID":
-                after = view._replace(state="NEW", tracked=True)
-            self._add(found, after, packets)
-        return found
+    def _tracked(self, arrived: dict[Skb, Node]) -> dict[Skb, Node]:
+        tracked: dict[Skb, Node] = {}
+        for skb, packets in arrived.items():
+            after = skb._replace(state="NEW", tracked=True) if skb.state == "INVALID" else skb
+            self._add(tracked, after, packets)
+        return tracked
 
-    def _left(self, table: str, held: dict[View, Node]) -> dict[View, Node]:
-        """Packets that go on behind a table, by how they have become."""
-        hook = self.space.hook
-        if not self.chains.decides(table, hook):
-            return held
-        found: dict[View, Node] = {}
-        for view, packets in held.items():
-            ways = self.diagrams.when(packets, self.chains.builtin(table, hook, view, self.diagrams.leaf))
-            for answer in answers_within(ways, {}):
-                if isinstance(answer, Way) and answer.kind is not Kind.DROP:
-                    self._add(found, answer.view, self._where(ways, answer))
-        return found
+    def _left(self, base: BaseChain, arrived: dict[Skb, Node]) -> dict[Skb, Node]:
+        """Packets that go on behind a base chain, by how they have become."""
+        left: dict[Skb, Node] = {}
+        for skb, packets in arrived.items():
+            ends = self.rules.traverse(base.table, base.name, skb, self.diagrams.leaf)
+            ends = self.diagrams.when(packets, ends)
+            for end in answers_within(ends, {}):
+                if isinstance(end, End) and end.action is not Action.DROP:
+                    self._add(left, end.skb, self._where(ends, end))
+        return left
 
-    def _walk(self, table: str, hook: str, view: View, packets: Node, found: Reached) -> None:
-        """From a built-in chain on, each chain after all that jump to it."""
-        waiting: dict[tuple[str, int, View], Node] = {(hook, 0, view): packets}
-        order = {name: place for place, name in enumerate(self.chains.callers_first(table, hook))}
+    def _walk(self, base: BaseChain, skb: Skb, packets: Node, result: Reached) -> None:
+        """From a base chain on, each chain after all that jump to it."""
+        table = base.table
+        waiting: dict[tuple[str, int, Skb], Node] = {(base.name, 0, skb): packets}
+        order = {name: place for place, name in enumerate(self.rules.callers_first(table, base.name))}
         while waiting:
-            name, start, view = min(waiting, key=lambda place: (order[place[0]], place[1]))
-            packets = waiting.pop((name, start, view))
+            name, start, skb = min(waiting, key=lambda place: (order[place[0]], place[1]))
+            packets = waiting.pop((name, start, skb))
             if start == 0 and packets is not self.diagrams.fall:
-                self._add(found.entering, name, packets)
-            for rule in self.chains.rules_from(table, name, start):
-                packets = self._behind(table, rule, view, packets, waiting, found)
+                self._add(result.entering, name, packets)
+            for rule in self.rules.rules_from(table, name, start):
+                packets = self._behind(table, rule, skb, packets, waiting, result)
 
     def _behind(
         self,
         table: str,
         rule: Rule,
-        view: View,
+        skb: Skb,
         packets: Node,
-        waiting: dict[tuple[str, int, View], Node],
-        found: Reached,
+        waiting: dict[tuple[str, int, Skb], Node],
+        result: Reached,
     ) -> Node:
         """The packets that go on to the next rule unchanged; others are put where they go on."""
-        condition = self.diagrams.when(packets, self.conditions.guard(rule, view, self.diagrams.holds))
+        condition = self.diagrams.when(packets, self.conditions.guard(rule, skb, self.diagrams.holds))
         matching = self._possible(condition)
         if matching is self.diagrams.fall:
             return packets
-        self._add(found.matching, (rule.chain, rule.number), matching)
-        if isinstance(rule.target, Jump | Goto) and self.chains.has(table, rule.target.chain):
-            self._add(waiting, (rule.target.chain, 0, view), matching)
+        self._add(result.matching, (rule.chain, rule.number), matching)
+        if isinstance(rule.target, Jump | Goto) and self.rules.has(table, rule.target.chain):
+            self._add(waiting, (rule.target.chain, 0, skb), matching)
         answers = self.diagrams.when(
-            packets, self.diagrams.first(self.chains.rule(table, rule, view), self._on)
+            packets, self.diagrams.first(self.rules.rule(table, rule, skb), self._on)
         )
-        for answer in answers_within(answers, {}):
-            if isinstance(answer, Way) and answer.kind is Kind.ON:
-                self._add(waiting, (rule.chain, rule.number, answer.view), self._where(answers, answer))
+        for end in answers_within(answers, {}):
+            if isinstance(end, End) and end.action is Action.CONTINUE:
+                self._add(waiting, (rule.chain, rule.number, end.skb), self._where(answers, end))
         return self._where(answers, _ON)
 
     @property
@@ -147,8 +150,8 @@ class _Flow:
     def _or(self, one: Node | None, other: Node) -> Node:
         return other if one is None else self.diagrams.first(one, other)
 
-    def _add(self, held: dict[Key, Node], key: Key, packets: Node) -> None:
-        held[key] = self._or(held.get(key), packets)
+    def _add(self, sets: dict[Key, Node], key: Key, packets: Node) -> None:
+        sets[key] = self._or(sets.get(key), packets)
 
 
 _ON = "goes on"

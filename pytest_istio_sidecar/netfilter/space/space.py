@@ -16,11 +16,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 
-from pytest_istio_sidecar.netfilter.diagram.diagram import Diagrams, Interval, Node
-from pytest_istio_sidecar.netfilter.model import Family, PodRules, Rules, Ruleset, rulesets_of
+from pytest_istio_sidecar.netfilter.diagram.diagram import Diagrams, Node
+from pytest_istio_sidecar.netfilter.hooks import orders
+from pytest_istio_sidecar.netfilter.intervals import Interval, joined, outside
+from pytest_istio_sidecar.netfilter.model import Family, Rules, rulesets_of
 from pytest_istio_sidecar.netfilter.packet import Fate, Hook, Host, IPAddress, Packet
 from pytest_istio_sidecar.netfilter.space.cubes import Cube, cubes_of
-from pytest_istio_sidecar.netfilter.space.fields import NO_SOCKET, FieldName, Fields, joined, outside
+from pytest_istio_sidecar.netfilter.space.fields import NO_SOCKET, FieldName, Fields
 from pytest_istio_sidecar.netfilter.space.hooks import outcomes
 from pytest_istio_sidecar.netfilter.space.nat import Outcome
 
@@ -44,17 +46,14 @@ class Space:
         self.host = host or Host()
         self.family: Family = family
         self._state = state
-        self._rulesets = [rulesets_of(held, family) for held in rules]
-        self.fields = Fields([r for held in self._rulesets for r in held], hook, self.host, family)
+        rulesets = [ruleset for each in rules for ruleset in rulesets_of(each, family)]
+        self.fields = Fields(rulesets, hook, self.host, family)
         self.diagrams = Diagrams(self.fields.tops)
 
     def outcomes(self, which: int = 0) -> Node:
         """What becomes of every packet under one of the sets of rules: answers are `Outcome`s."""
-        rules = self.rules[which]
-        known = not isinstance(rules, PodRules) or rules.order_known
-        held = _having_a_say(self._rulesets[which])
         with no_collection():
-            return outcomes(held, self.fields, self.diagrams, order_known=known, state=self._state)
+            return outcomes(orders(self.rules[which], self.family), self.fields, self.diagrams, self._state)
 
     @cached_property
     def possible(self) -> Node:
@@ -120,11 +119,6 @@ class Region:
     def witness(self) -> Packet:
         """One of the packets, as ordinary as they come."""
         return self.cubes[0].witness
-
-    @property
-    def volume(self) -> int:
-        """How many points of the fields the region has."""
-        return sum(cube.volume for cube in self.cubes)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -201,22 +195,13 @@ _SAME = "the same"
 
 
 def agreed(answers: Iterable[Hashable]) -> Outcome:
-    """The one outcome of several ways, or that it is in doubt."""
-    told = _outcomes(answers)
-    return next(iter(told)) if len(told) == 1 else Outcome(Fate.UNKNOWN)
+    """The one outcome of several, or that it is in doubt."""
+    possible = _outcomes(answers)
+    return next(iter(possible)) if len(possible) == 1 else Outcome(Fate.UNKNOWN)
 
 
 def _outcomes(answers: Iterable[Hashable]) -> frozenset[Outcome]:
     return frozenset(answer for answer in answers if isinstance(answer, Outcome))
-
-
-def _having_a_say(rulesets: Sequence[Ruleset]) -> tuple[Ruleset, ...]:
-    """Without those that have no rule: whether they are asked first or last changes nothing."""
-    return tuple(
-        held
-        for held in rulesets
-        if any(chain.rules or chain.policy == "DROP" for table in held.tables for chain in table.chains)
-    )
 
 
 def _inbound(space: Space) -> Node:
@@ -269,8 +254,8 @@ def _real_protocol(fields: Fields) -> tuple[FieldName, list[Interval]]:
 
 
 def _external(fields: Fields) -> list[Interval]:
-    held = [name for name in fields.host.interfaces if name != "lo"]
-    return list(joined((place, place) for place, name in enumerate(fields.interfaces) if name in held))
+    external = [name for name in fields.host.interfaces if name != "lo"]
+    return list(joined((place, place) for place, name in enumerate(fields.interfaces) if name in external))
 
 
 def _all_of(space: Space, *asked: tuple[FieldName, Sequence[Interval]]) -> Node:
@@ -283,17 +268,17 @@ def _all_of(space: Space, *asked: tuple[FieldName, Sequence[Interval]]) -> Node:
 
 def _own_ranges(fields: Fields, *, loopback: bool) -> list[Interval]:
     """The host's own addresses; lo answers for its whole networks."""
-    found: list[Interval] = []
-    for name, held in fields.host.addresses.items():
-        for address in held:
+    ranges: list[Interval] = []
+    for name, addresses in fields.host.addresses.items():
+        for address in addresses:
             if address.version != fields.family:
                 continue
             if name != "lo":
-                found.append((int(address.ip), int(address.ip)))
+                ranges.append((int(address.ip), int(address.ip)))
             elif loopback:
                 network = address.network
-                found.append((int(network.network_address), int(network.broadcast_address)))
-    return found
+                ranges.append((int(network.network_address), int(network.broadcast_address)))
+    return ranges
 
 
 def _ranges(*networks: str) -> list[Interval]:

@@ -161,12 +161,12 @@ def _agree(observed: Rule, expected: Rule) -> _Completed | None:
         left.remove(part)
     taken: list[_Taken] = []
     for hidden in observed.hidden:
-        found = next((part for part in left if part[0] == hidden.field and _may_be(hidden, part[1])), None)
-        if found is not None:
-            left.remove(found)
+        likely = next((part for part in left if part[0] == hidden.field and _may_be(hidden, part[1])), None)
+        if likely is not None:
+            left.remove(likely)
         elif hidden.shown and hidden != replace(_ANYWHERE, field=hidden.field):
             return None
-        taken.append((hidden, found[1] if found else None))
+        taken.append((hidden, likely[1] if likely else None))
     return None if left else _Completed(rule=expected, taken=tuple(taken))
 
 

@@ -1,4 +1,4 @@
-"""Which table a text of `iptables -S` is of, as it does not say.
+"""Which table a text of `iptables -S` or `iptables -L` is of, as neither says.
 
 Knows the built-in chains of each table, and the targets that only one allows. Does not guess:
 chains that may be of several tables are of none that is known.
@@ -11,28 +11,37 @@ from collections.abc import Mapping
 from pytest_istio_sidecar.netfilter.model import HOOKS, TABLES, Chain
 from pytest_istio_sidecar.netfilter.targets import Extended, Redirect, Target, Tproxy, Translate
 
+_TABLE_OF_TARGET = {
+    **dict.fromkeys(("REDIRECT", "DNAT", "SNAT", "MASQUERADE", "NETMAP"), "nat"),
+    "TPROXY": "mangle",
+    "CT": "raw",
+    "NOTRACK": "raw",
+    "REJECT": "filter",
+}
+"""Targets that only one table allows (iptables-extensions(8))."""
+
+USUAL = ("filter", "nat", "mangle", "raw")
+"""filter and security have the same chains: filter, the command's default, is the usual one."""
+
 
 def infer_table(chains: Mapping[str, Chain]) -> str | None:
-    """The table's name, or None. filter and security have the same chains: filter is the usual one."""
+    """The table's name: the built-in chains decide, then targets; None where neither does."""
     builtin = chains.keys() & set(HOOKS)
     if builtin == {"PREROUTING", "OUTPUT", "POSTROUTING"}:
         return "nat"  # before Linux 2.6.36
-    for name in ("nat", "mangle", "raw", "filter"):
+    for name in USUAL:
         if builtin == set(TABLES[name]):
             return name
-    told = (_only_table(rule.target) for chain in chains.values() for rule in chain)
-    return next((name for name in told if name and builtin <= set(TABLES[name])), None)
+    only = (_only_table(rule.target) for chain in chains.values() for rule in chain.rules)
+    return next((name for name in only if name and builtin <= set(TABLES[name])), None)
 
 
 def _only_table(target: Target | None) -> str | None:
-    """The one table that allows a target (iptables-extensions(8)); None where there are several."""
     match target:
-        case Redirect() | Translate() | Extended(name="MASQUERADE" | "NETMAP"):
+        case Redirect() | Translate():
             return "nat"
         case Tproxy():
             return "mangle"
-        case Extended(name="CT" | "NOTRACK"):
-            return "raw"
-        case Extended(name="REJECT"):
-            return "filter"
+        case Extended(name=name):
+            return _TABLE_OF_TARGET.get(name)
     return None

@@ -17,6 +17,7 @@ from dataclasses import replace
 from ipaddress import ip_network
 
 from pytest_istio_sidecar.netfilter.matches import (
+    FULL_MASK,
     Extension,
     Hidden,
     Mark,
@@ -50,11 +51,11 @@ def parse_fragments(text: str) -> tuple[list[Match], str]:
             position += 1
             continue
         for pattern, build in _PATTERNS:
-            found = pattern.match(text, position)
-            read = build(found) if found else None
-            if found and read is not None:
+            shown = pattern.match(text, position)
+            read = build(shown) if shown else None
+            if shown and read is not None:
                 matches += read
-                position = found.end()
+                position = shown.end()
                 break
         else:
             return matches, text[position:].rstrip(" ")
@@ -85,10 +86,10 @@ def _interval(text: str, separator: str, limit: int, negated: bool) -> Range | N
     return Range(low=low, high=high, negated=negated) if low <= high <= limit else None
 
 
-def _transport(found: re.Match[str]) -> tuple[Match, ...] | None:
-    transport = Transport(module=found[1])
+def _transport(shown: re.Match[str]) -> tuple[Match, ...] | None:
+    transport = Transport(module=shown[1])
     hidden: list[Match] = []
-    for item in re.finditer(r"([sd]pts?:|option=|flags:)(!?)(\S+)", found[2]):
+    for item in re.finditer(r"([sd]pts?:|option=|flags:)(!?)(\S+)", shown[2]):
         kind, negated, value = item[1], bool(item[2]), item[3]
         if kind == "flags:":
             flags = _tcp_flags(value, negated)
@@ -125,8 +126,8 @@ def _tcp_flags(text: str, negated: bool) -> TcpFlags | None:
     return TcpFlags(mask=parts[0], set=parts[1], negated=negated) if len(parts) == 2 else None
 
 
-def _multiport(found: re.Match[str]) -> tuple[Match, ...]:
-    kind, negated, value = found[1], bool(found[2]), found[3]
+def _multiport(shown: re.Match[str]) -> tuple[Match, ...]:
+    kind, negated, value = shown[1], bool(shown[2]), shown[3]
     sides: dict[str, Side] = {"sports": "source", "dports": "destination"}
     intervals = [_interval(word, ":", _MAX_PORT, False) for word in value.split(",")]
     ranges = tuple((interval.low, interval.high) for interval in intervals if interval is not None)
@@ -135,12 +136,12 @@ def _multiport(found: re.Match[str]) -> tuple[Match, ...]:
     return (Multiport(side=sides.get(kind, "either"), ranges=ranges, negated=negated),)
 
 
-def _owner(found: re.Match[str]) -> tuple[Match, ...]:
+def _owner(shown: re.Match[str]) -> tuple[Match, ...]:
     """One match prints socket, user and group in this order; where it starts anew, another match begins."""
     owners: list[Owner] = []
     hidden: list[Match] = []
     last = "GID"
-    for item in re.finditer(_OWNER_ITEM, found[0]):
+    for item in re.finditer(_OWNER_ITEM, shown[0]):
         negated, kind, value, groups = bool(item[1]), item[2] or "", item[3], bool(item[4])
         if _OWNER_ORDER.index(kind) <= _OWNER_ORDER.index(last):
             owners.append(Owner())
@@ -161,24 +162,24 @@ def _owner(found: re.Match[str]) -> tuple[Match, ...]:
     return (*(owner for owner in owners if owner != Owner()), *hidden)
 
 
-def _mark(found: re.Match[str]) -> tuple[Match, ...]:
-    mask = int(found[4], 16) if found[4] else 0xFFFFFFFF
-    module = found[1]
+def _mark(shown: re.Match[str]) -> tuple[Match, ...]:
+    mask = int(shown[4], 16) if shown[4] else FULL_MASK
+    module = shown[1]
     return (
         Mark(
             module="mark" if module == "mark" else "connmark",
-            value=int(found[3], 16),
+            value=int(shown[3], 16),
             mask=mask,
-            negated=bool(found[2]),
+            negated=bool(shown[2]),
         ),
     )
 
 
-def _conntrack(found: re.Match[str]) -> tuple[Match, ...]:
+def _conntrack(shown: re.Match[str]) -> tuple[Match, ...]:
     """Where an option stands again another match begins."""
     modules: list[dict[str, Option]] = [{}]
     hidden: list[Match] = []
-    for item in re.finditer(_CONNTRACK_ITEM, found[0]):
+    for item in re.finditer(_CONNTRACK_ITEM, shown[0]):
         negated, name, value = bool(item[1]), f"--{item[2]}", item[3]
         if re.fullmatch("--ct(?:orig|repl)(?:src|dst)", name) and not _is_network(value):
             hidden.append(Hidden(field=name, shown=value, negated=negated))
@@ -198,9 +199,9 @@ def _is_network(text: str) -> bool:
     return True
 
 
-def _icmp(found: re.Match[str]) -> tuple[Match, ...]:
+def _icmp(shown: re.Match[str]) -> tuple[Match, ...]:
     """Types are names of iptables' own table or numbers; 255 of ICMPv4 is its word `any`."""
-    version, negated, number, code, name = found[1], bool(found[2] or found[3]), found[4], found[5], found[6]
+    version, negated, number, code, name = shown[1], bool(shown[2] or shown[3]), shown[4], shown[5], shown[6]
     module, option = ("icmp", "--icmp-type") if version == "icmp" else ("icmp6", "--icmpv6-type")
     if name == "any" or (module == "icmp" and number == "255" and code is None):
         value = "any"
@@ -211,57 +212,57 @@ def _icmp(found: re.Match[str]) -> tuple[Match, ...]:
     return (Extension(module=module, options=(Option(name=option, values=(value,), negated=negated),)),)
 
 
-def _addrtype(found: re.Match[str]) -> tuple[Match, ...]:
+def _addrtype(shown: re.Match[str]) -> tuple[Match, ...]:
     read = [
         Option(name=f"--{side}-type", values=(types,), negated=bool(negated))
-        for side, negated, types in (("src", found[1], found[2]), ("dst", found[3], found[4]))
+        for side, negated, types in (("src", shown[1], shown[2]), ("dst", shown[3], shown[4]))
         if types
     ]
-    if found[5]:
-        read.append(Option(name=f"--limit-iface-{found[5]}"))
+    if shown[5]:
+        read.append(Option(name=f"--limit-iface-{shown[5]}"))
     return (Extension(module="addrtype", options=tuple(read)),)
 
 
-def _nth(found: re.Match[str]) -> tuple[Match, ...]:
+def _nth(shown: re.Match[str]) -> tuple[Match, ...]:
     return (
         Extension(
             module="statistic",
-            options=options(f"--mode nth {found[1] or ''}--every {found[2]} --packet {found[3] or 0}"),
+            options=options(f"--mode nth {shown[1] or ''}--every {shown[2]} --packet {shown[3] or 0}"),
         ),
     )
 
 
-def _limit(found: re.Match[str]) -> tuple[Match, ...]:
+def _limit(shown: re.Match[str]) -> tuple[Match, ...]:
     """A burst of 5 is the default, which iptables-save leaves out."""
-    burst = "" if found[2] == "5" else f" --limit-burst {found[2]}"
-    return (Extension(module="limit", options=options(f"--limit {found[1]}{burst}")),)
+    burst = "" if shown[2] == "5" else f" --limit-burst {shown[2]}"
+    return (Extension(module="limit", options=options(f"--limit {shown[1]}{burst}")),)
 
 
-def _ttl(found: re.Match[str]) -> tuple[Match, ...]:
-    option = {"==": "--ttl-eq", "!=": "! --ttl-eq", "<": "--ttl-lt", ">": "--ttl-gt"}[found[1]]
-    return (Extension(module="ttl", options=options(f"{option} {found[2]}")),)
+def _ttl(shown: re.Match[str]) -> tuple[Match, ...]:
+    option = {"==": "--ttl-eq", "!=": "! --ttl-eq", "<": "--ttl-lt", ">": "--ttl-gt"}[shown[1]]
+    return (Extension(module="ttl", options=options(f"{option} {shown[2]}")),)
 
 
-def _recent(found: re.Match[str]) -> tuple[Match, ...]:
-    verb = {"SET": "--set", "CHECK": "--rcheck", "UPDATE": "--update", "REMOVE": "--remove"}[found[2]]
-    words = [f"{found[1] or ''}{verb}"]
-    if found[3]:
-        words.append(f"--seconds {found[3]}")
-    if found[4]:
+def _recent(shown: re.Match[str]) -> tuple[Match, ...]:
+    verb = {"SET": "--set", "CHECK": "--rcheck", "UPDATE": "--update", "REMOVE": "--remove"}[shown[2]]
+    words = [f"{shown[1] or ''}{verb}"]
+    if shown[3]:
+        words.append(f"--seconds {shown[3]}")
+    if shown[4]:
         words.append("--reap")
-    if found[5]:
-        words.append(f"--hitcount {found[5]}")
-    words.append(f"--name {found[6]} --mask {found[8]} --r{found[7]}")
+    if shown[5]:
+        words.append(f"--hitcount {shown[5]}")
+    words.append(f"--name {shown[6]} --mask {shown[8]} --r{shown[7]}")
     return (Extension(module="recent", options=options(" ".join(words))),)
 
 
-def _rpfilter(found: re.Match[str]) -> tuple[Match, ...]:
-    return (Extension(module="rpfilter", options=options(found[1].replace(" ", " --"))),)
+def _rpfilter(shown: re.Match[str]) -> tuple[Match, ...]:
+    return (Extension(module="rpfilter", options=options(shown[1].replace(" ", " --"))),)
 
 
 def _words(module: str, template: str) -> Builder:
     """A match whose listing holds the words of its options one by one."""
-    return lambda found: (Extension(module=module, options=options(found.expand(template))),)
+    return lambda shown: (Extension(module=module, options=options(shown.expand(template))),)
 
 
 _OWNER_ITEM = r"(! )?owner (?:(UID|GID) match (\S+)( incl\. suppl\. groups)?|socket exists)"
@@ -273,9 +274,9 @@ _CONNTRACK_ITEM = (
 _IPRANGE_ITEM = r"(source|destination) IP range +(! ?)?(\S+)"
 
 
-def _iprange(found: re.Match[str]) -> tuple[Match, ...]:
+def _iprange(shown: re.Match[str]) -> tuple[Match, ...]:
     sides = {"source": "--src-range", "destination": "--dst-range"}
-    words = [f"{item[2] or ''} {sides[item[1]]} {item[3]}" for item in re.finditer(_IPRANGE_ITEM, found[0])]
+    words = [f"{item[2] or ''} {sides[item[1]]} {item[3]}" for item in re.finditer(_IPRANGE_ITEM, shown[0])]
     return (Extension(module="iprange", options=options(" ".join(words))),)
 
 

@@ -30,9 +30,9 @@ from pytest_istio_sidecar.netfilter.matches import (
     Side,
 )
 from pytest_istio_sidecar.netfilter.model import Family, Rule
-from pytest_istio_sidecar.netfilter.targets import Goto, Jump, Target
+from pytest_istio_sidecar.netfilter.targets import VERDICTS, Goto, Jump, Target
 from pytest_istio_sidecar.netfilter.text.listing_fragments import parse_fragments
-from pytest_istio_sidecar.netfilter.text.listing_targets import TARGETS, VERDICTS, parse_target
+from pytest_istio_sidecar.netfilter.text.listing_targets import TARGETS, parse_target
 
 _COLUMNS = re.compile(
     r" *(?P<num>num +)?(?P<counters>pkts +bytes +)?target +prot +opt +(?P<interfaces>in +out +)?"
@@ -55,11 +55,11 @@ class Columns:
 
 def parse_columns(line: str) -> Columns | None:
     """Read the line that names the columns; None if it is another line."""
-    found = _COLUMNS.fullmatch(line)
-    if found is None:
+    shown = _COLUMNS.fullmatch(line)
+    if shown is None:
         return None
     return Columns(
-        numbers=bool(found["num"]), counters=bool(found["counters"]), interfaces=bool(found["interfaces"])
+        numbers=bool(shown["num"]), counters=bool(shown["counters"]), interfaces=bool(shown["interfaces"])
     )
 
 
@@ -124,13 +124,13 @@ def parse_row(
 
 
 def _after_number(line: str, expected: int) -> str:
-    found = re.match(r"(\d{1,9})( +)", line)
-    if found is None:
+    shown = re.match(r"(\d{1,9})( +)", line)
+    if shown is None:
         raise ValueError("a rule of this listing starts with its number; here it is missing")
-    if int(found[1]) != expected:
-        raise ValueError(f"rule {expected} should stand here, but the listing numbers it {found[1]}")
-    width = max(4, len(found[1])) + 1  # printf("%-4u "); further blanks are the next column's
-    return line[width:] if not line[len(found[1]) : width].strip() else line[found.end() :]
+    if int(shown[1]) != expected:
+        raise ValueError(f"rule {expected} should stand here, but the listing numbers it {shown[1]}")
+    width = max(4, len(shown[1])) + 1  # printf("%-4u "); further blanks are the next column's
+    return line[width:] if not line[len(shown[1]) : width].strip() else line[shown.end() :]
 
 
 def _target_column(rest: str, spaced: frozenset[str]) -> tuple[str, str]:

@@ -15,10 +15,11 @@ from collections.abc import Callable
 from ipaddress import ip_address
 from typing import Literal
 
-from pytest_istio_sidecar.netfilter.matches import Option
+from pytest_istio_sidecar.netfilter.matches import FULL_MASK, Option
+from pytest_istio_sidecar.netfilter.packet import IPAddress
 from pytest_istio_sidecar.netfilter.targets import (
+    VERDICTS,
     Extended,
-    IPAddress,
     Redirect,
     SetMark,
     Target,
@@ -28,8 +29,6 @@ from pytest_istio_sidecar.netfilter.targets import (
 )
 from pytest_istio_sidecar.netfilter.text.listing_fragments import options
 
-VERDICTS = ("ACCEPT", "DROP", "RETURN", "QUEUE")
-
 _NAMES = """
     AUDIT CHECKSUM CLASSIFY CLUSTERIP CONNMARK CONNSECMARK CT DNAT DNPT DSCP ECN HL HMARK IDLETIMER LED LOG
     MARK MASQUERADE NETMAP NFLOG NFQUEUE NOTRACK RATEEST REDIRECT REJECT SECMARK SET SNAT SNPT SYNPROXY TCPMSS
@@ -38,7 +37,6 @@ _NAMES = """
 TARGETS = frozenset(_NAMES.split())
 """Targets of iptables-extensions(8); no chain can have one of these names."""
 
-_FULL = 0xFFFFFFFF
 _MARKS = r"xset 0x[0-9a-f]{1,8}/0x[0-9a-f]{1,8}|(?:set|or|and|xor) 0x[0-9a-f]{1,8}"
 _LOG_LEVELS = ("emerg", "alert", "crit", "error", "warning", "notice", "info", "debug")
 _LOG_FLAGS = ("tcp-sequence", "tcp-options", "ip-options", "uid", "nflog", "macdecode")
@@ -62,13 +60,13 @@ def parse_target(name: str, text: str) -> tuple[Target, str]:
 
 
 def _suffix(pattern: str, text: str) -> tuple[re.Match[str] | None, str]:
-    found = re.search(rf"(?:^|(?<= ))(?:{pattern})$", text)
-    return found, text[: found.start()].strip(" ") if found else text
+    shown = re.search(rf"(?:^|(?<= ))(?:{pattern})$", text)
+    return shown, text[: shown.start()].strip(" ") if shown else text
 
 
 def _without_flags(text: str) -> tuple[str, tuple[str, ...]]:
-    found, rest = _suffix(r"(?:(?:random|random-fully|persistent)(?: |$))+", text)
-    return (rest, tuple(f"--{word}" for word in found[0].split())) if found else (text, ())
+    shown, rest = _suffix(r"(?:(?:random|random-fully|persistent)(?: |$))+", text)
+    return (rest, tuple(f"--{word}" for word in shown[0].split())) if shown else (text, ())
 
 
 def _ports(low: str | None, high: str | None) -> tuple[int, int] | None:
@@ -83,26 +81,26 @@ def _ports(low: str | None, high: str | None) -> tuple[int, int] | None:
 
 def _redirect(_name: str, text: str) -> tuple[Target | None, str]:
     rest, flags = _without_flags(text)
-    found, before = _suffix(r"redir ports (\d{1,5})(?:-(\d{1,5}))?", rest)
-    if found is None:
+    shown, before = _suffix(r"redir ports (\d{1,5})(?:-(\d{1,5}))?", rest)
+    if shown is None:
         return (None if "redir " in rest else Redirect(flags=flags)), rest
     try:
-        return Redirect(ports=_ports(found[1], found[2]), flags=flags), before
+        return Redirect(ports=_ports(shown[1], shown[2]), flags=flags), before
     except ValueError:
         return None, ""
 
 
 def _translate(name: str, text: str) -> tuple[Target | None, str]:
     rest, flags = _without_flags(text)
-    found, before = _suffix(r"to:(\S+)", rest)
-    if found is None:
+    shown, before = _suffix(r"to:(\S+)", rest)
+    if shown is None:
         return None, ""
     kind: Literal["DNAT", "SNAT"] = "DNAT" if name == "DNAT" else "SNAT"
     try:
-        addresses, ports = _destination(found[1])
+        addresses, ports = _destination(shown[1])
     except ValueError:
         option = "--to-destination" if kind == "DNAT" else "--to-source"
-        words = (Option(name=option, values=(found[1],)), *(Option(name=flag) for flag in flags))
+        words = (Option(name=option, values=(shown[1],)), *(Option(name=flag) for flag in flags))
         return Extended(name=name, options=words), before
     return Translate(name=kind, addresses=addresses, ports=ports, flags=flags), before
 
@@ -117,10 +115,10 @@ def _destination(text: str) -> tuple[tuple[IPAddress, IPAddress] | None, tuple[i
         ports = f":{ports}"
     if not ports:
         return _addresses(address), None
-    found = re.fullmatch(r":(\d{1,5})(?:-(\d{1,5}))?", ports)
-    if found is None:
+    shown = re.fullmatch(r":(\d{1,5})(?:-(\d{1,5}))?", ports)
+    if shown is None:
         raise ValueError("no ports")
-    return _addresses(address), _ports(found[1], found[2])
+    return _addresses(address), _ports(shown[1], shown[2])
 
 
 def _addresses(text: str | None) -> tuple[IPAddress, IPAddress] | None:
@@ -132,10 +130,10 @@ def _addresses(text: str | None) -> tuple[IPAddress, IPAddress] | None:
 
 
 def _set_mark(_name: str, text: str) -> tuple[Target | None, str]:
-    found, before = _suffix(rf"MARK ({_MARKS})", text)
-    if found is None:
+    shown, before = _suffix(rf"MARK ({_MARKS})", text)
+    if shown is None:
         return None, ""
-    value, mask = _xmark(found[1])
+    value, mask = _xmark(shown[1])
     return SetMark(value=value, mask=mask), before
 
 
@@ -145,90 +143,90 @@ def _xmark(text: str) -> tuple[int, int]:
     first, _, second = numbers.partition("/")
     value = int(first, 16)
     return {
-        "set": (value, _FULL),
+        "set": (value, FULL_MASK),
         "xset": (value, int(second or "0", 16)),
         "or": (value, value),
-        "and": (0, _FULL & ~value),
+        "and": (0, FULL_MASK & ~value),
         "xor": (value, 0),
     }[verb]
 
 
 def _tproxy(_name: str, text: str) -> tuple[Target | None, str]:
-    found, before = _suffix(r"TPROXY redirect (\S+):(\d{1,5}) mark (0x[0-9a-f]{1,8})/(0x[0-9a-f]{1,8})", text)
-    if found is None:
+    shown, before = _suffix(r"TPROXY redirect (\S+):(\d{1,5}) mark (0x[0-9a-f]{1,8})/(0x[0-9a-f]{1,8})", text)
+    if shown is None:
         return None, ""
     try:
-        address = ip_address(found[1].strip("[]"))
+        address = ip_address(shown[1].strip("[]"))
     except ValueError:
         return None, ""
-    return Tproxy(port=int(found[2]), address=address, mark=int(found[3], 16), mask=int(found[4], 16)), before
+    return Tproxy(port=int(shown[2]), address=address, mark=int(shown[3], 16), mask=int(shown[4], 16)), before
 
 
 def _masquerade(name: str, text: str) -> tuple[Target | None, str]:
     rest, flags = _without_flags(text)
-    found, before = _suffix(r"masq ports: (\S+)", rest)
-    ports = f"--to-ports {found[1]} " if found else ""
+    shown, before = _suffix(r"masq ports: (\S+)", rest)
+    ports = f"--to-ports {shown[1]} " if shown else ""
     return Extended(name=name, options=options(ports + " ".join(flags))), before
 
 
 def _connmark(name: str, text: str) -> tuple[Target | None, str]:
-    found, before = _suffix(
+    shown, before = _suffix(
         r"CONNMARK (?:(?P<verb>save|restore)(?: mask (?P<both>0x[0-9a-f]{1,8}))?"
         rf"|(?P<marks>{_MARKS}))",
         text,
     )
-    if found is None:
+    if shown is None:
         return None, ""
-    if found["verb"]:
-        mask = found["both"] or f"{_FULL:#x}"
-        words = f"--{found['verb']}-mark --nfmask {mask} --ctmask {mask}"
+    if shown["verb"]:
+        mask = shown["both"] or f"{FULL_MASK:#x}"
+        words = f"--{shown['verb']}-mark --nfmask {mask} --ctmask {mask}"
     else:
-        value, number = _xmark(found["marks"])
+        value, number = _xmark(shown["marks"])
         words = f"--set-xmark {value:#x}/{number:#x}"
     return Extended(name=name, options=options(words)), before
 
 
 def _ct(name: str, text: str) -> tuple[Target | None, str]:
     """Old rules of the NOTRACK target are listed under the name CT, and saved as NOTRACK."""
-    found, before = _suffix("NOTRACK", text)
-    if found is not None:
+    shown, before = _suffix("NOTRACK", text)
+    if shown is not None:
         return Extended(name="NOTRACK"), before
     names = "zone-orig|zone-reply|zone|helper|timeout|ctevents|expevents"
-    found, before = _suffix(rf"CT ((?:notrack|(?:{names}) \S+)(?: |$))+", text)
-    if found is None:
+    shown, before = _suffix(rf"CT ((?:notrack|(?:{names}) \S+)(?: |$))+", text)
+    if shown is None:
         return None, ""
-    words = re.sub(rf"(?<= )(notrack|{names})(?= |$)", r"--\1", found[0][2:])
+    words = re.sub(rf"(?<= )(notrack|{names})(?= |$)", r"--\1", shown[0][2:])
     return Extended(name=name, options=options(words)), before
 
 
 def _log(name: str, text: str) -> tuple[Target | None, str]:
-    found = re.search(
+    shown = re.search(
         r"(?:^|(?<= ))LOG(?: flags (\d{1,3}))? level (\w+)"
         rf'((?: (?:{"|".join(_LOG_FLAGS)}))*)(?: prefix "(.*)")?$',
         text,
     )
-    if found is None:
+    if shown is None:
         return None, ""
-    level = {"warn": "warning", "panic": "emerg", "err": "error"}.get(found[2], found[2])
+    level = {"warn": "warning", "panic": "emerg", "err": "error"}.get(shown[2], shown[2])
     number = _LOG_LEVELS.index(level) if level in _LOG_LEVELS else level
-    flags = found[3].split()
-    if found[1]:
-        flags = [flag for bit, flag in enumerate(_LOG_FLAGS) if int(found[1]) >> bit & 1]
-    read = [Option(name="--log-prefix", values=(found[4],))] if found[4] else []
+    flags = shown[3].split()
+    if shown[1]:
+        flags = [flag for bit, flag in enumerate(_LOG_FLAGS) if int(shown[1]) >> bit & 1]
+    read = [Option(name="--log-prefix", values=(shown[4],))] if shown[4] else []
     if str(number) != "4":
         read.append(Option(name="--log-level", values=(str(number),)))
     read += [Option(name=f"--log-{flag}") for flag in flags]
-    return Extended(name=name, options=tuple(read)), text[: found.start()].strip(" ")
+    return Extended(name=name, options=tuple(read)), text[: shown.start()].strip(" ")
 
 
 def _words(pattern: str, template: str) -> Reader:
     """A target whose text holds its options' words one by one."""
 
     def read(name: str, text: str) -> tuple[Target | None, str]:
-        found, before = _suffix(pattern, text)
-        if found is None:
+        shown, before = _suffix(pattern, text)
+        if shown is None:
             return None, ""
-        return Extended(name=name, options=options(found.expand(template))), before
+        return Extended(name=name, options=options(shown.expand(template))), before
 
     return read
 

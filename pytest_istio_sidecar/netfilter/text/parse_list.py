@@ -19,18 +19,10 @@ from pytest_istio_sidecar.errors import ParseError
 from pytest_istio_sidecar.failure import Failure
 from pytest_istio_sidecar.netfilter import messages
 from pytest_istio_sidecar.netfilter.call_graph import first_circle
-from pytest_istio_sidecar.netfilter.model import (
-    HOOKS,
-    TABLES,
-    Backend,
-    Chain,
-    Family,
-    Rule,
-    Ruleset,
-    Table,
-)
-from pytest_istio_sidecar.netfilter.targets import Goto, Jump, Redirect, Target, Tproxy
+from pytest_istio_sidecar.netfilter.model import HOOKS, TABLES, Backend, Chain, Family, Rule, Ruleset, Table
+from pytest_istio_sidecar.netfilter.targets import Goto, Jump
 from pytest_istio_sidecar.netfilter.text.diagnosis import diagnose
+from pytest_istio_sidecar.netfilter.text.infer_table import USUAL, infer_table
 from pytest_istio_sidecar.netfilter.text.listing_rows import Columns, parse_columns, parse_count, parse_row
 
 _MAX_TEXT = 32 * 2**20
@@ -44,15 +36,6 @@ _CHAIN = re.compile(
     r"|\d{1,10} references)\) *"
 )
 _WARNING = re.compile(r"# Warning: ip6?tables-legacy tables present, use ip6?tables-legacy to see them *")
-
-_TABLE_OF_TARGET = {
-    **dict.fromkeys(("REDIRECT", "DNAT", "SNAT", "MASQUERADE", "NETMAP"), "nat"),
-    "TPROXY": "mangle",
-    "CT": "raw",
-    "NOTRACK": "raw",
-    "REJECT": "filter",
-}
-"""Targets that only one table allows (iptables-extensions(8))."""
 
 
 def parse_iptables_list(text: str, *, family: Family = 4, source: str | None = None) -> Ruleset:
@@ -149,7 +132,7 @@ class _Listing:
             raise self.error(messages.BREAKS_OFF(chain=chain.name))
         chains = {name: read.whole() for name, read in self.chains.items()}
         self._check_jumps(chains)
-        table = Table(name=self._table_name(), chains=tuple(chains.values()))
+        table = Table(name=infer_table(chains) or _usual(chains), chains=tuple(chains.values()))
         return Ruleset(tables=(table,), family=self.family, backend=backend, source=self.source)
 
     def _lines(self) -> Iterator[str]:
@@ -186,48 +169,22 @@ class _Listing:
             raise self.error(messages.RULE_NOT_READ(reason=problem)) from None
         return replace(rule, location=f"{self.source or '<text>'}:{self.number}")
 
-    def _rules(self) -> Iterator[Rule]:
-        for chain in self.chains.values():
-            yield from chain.rules
-
     def _check_jumps(self, chains: Mapping[str, Chain]) -> None:
         """Refuse jumps that no kernel holds, and a text that lacks a chain it needs.
 
         A chain listed alone is without those it jumps to.
         """
-        for rule in self._rules():
-            if not isinstance(rule.target, Jump | Goto) or len(chains) == 1:
-                continue
-            if rule.target.chain not in chains:
+        alone = len(chains) == 1
+        for rule in (rule for chain in chains.values() for rule in chain):
+            if not alone and isinstance(rule.target, Jump | Goto) and rule.target.chain not in chains:
                 raise self.error_at(rule, messages.CHAIN_NOT_LISTED(chain=rule.target.chain))
         circle = first_circle(chains)
         if circle is not None:
             names, rule = circle
             raise self.error_at(rule, messages.CIRCLE_LISTED(chains=" -> ".join(names), start=names[0]))
 
-    def _table_name(self) -> str:
-        """Infer the table: the built-in chains shown decide, then targets, then the order given here.
 
-        Filter comes first because it is the command's default. nat had no INPUT before Linux 2.6.36.
-        """
-        shown = self.chains.keys() & set(HOOKS)
-        names = ("filter", "nat", "mangle", "raw")
-        if shown == set(TABLES["nat"]) - {"INPUT"}:
-            return "nat"
-        exact = [name for name in names if shown == set(TABLES[name])]
-        possible = exact or [name for name in names if shown <= set(TABLES[name])]
-        for rule in self._rules():
-            name = _TABLE_OF_TARGET.get(_target_name(rule.target))
-            if name in possible:
-                return name
-        return possible[0]
-
-
-def _target_name(target: Target | None) -> str:
-    match target:
-        case Redirect():
-            return "REDIRECT"
-        case Tproxy():
-            return "TPROXY"
-        case _:
-            return getattr(target, "name", "")
+def _usual(chains: Mapping[str, Chain]) -> str:
+    """The usual table of those that have all built-in chains shown."""
+    shown = chains.keys() & set(HOOKS)
+    return next(name for name in USUAL if shown <= set(TABLES[name]))

@@ -14,6 +14,7 @@ from functools import lru_cache
 from typing import Literal
 
 from pytest_istio_sidecar.netfilter.matches import (
+    FULL_MASK,
     PROTOCOLS,
     Address,
     Extension,
@@ -102,11 +103,11 @@ def masked(text: str) -> tuple[int, int | None]:
     Raises:
         ValueError: it is none.
     """
-    found = _MARK.fullmatch(text)
-    if found is None:
+    written = _MARK.fullmatch(text)
+    if written is None:
         raise ValueError("no mark")
-    value, mask = int(found[1], 0), None if found[2] is None else int(found[2], 0)
-    if value > 0xFFFFFFFF or (mask or 0) > 0xFFFFFFFF:
+    value, mask = int(written[1], 0), None if written[2] is None else int(written[2], 0)
+    if value > FULL_MASK or (mask or 0) > FULL_MASK:
         raise ValueError("not 32 bits")
     return value, mask
 
@@ -227,9 +228,9 @@ def _range(options: _Options, name: str, separator: str, highest: int) -> Range 
     if name not in options:
         return None
     values, negated = options[name]
-    low_text, found, high_text = _one(values).partition(separator)
-    low = strict_number(low_text or "0") if found else strict_number(low_text)
-    high = (strict_number(high_text) if high_text else highest) if found else low
+    low_text, colon, high_text = _one(values).partition(separator)
+    low = strict_number(low_text or "0") if colon else strict_number(low_text)
+    high = (strict_number(high_text) if high_text else highest) if colon else low
     if not low <= high <= highest:
         raise ValueError("not a range")
     return Range(low=low, high=high, negated=negated)
@@ -290,9 +291,9 @@ def _multiport(module: str, options: _Options) -> Match:  # noqa: ARG001 - as al
     ((name, (values, negated)),) = options.items()
     ranges = []
     for part in _one(values).split(","):
-        low_text, found, high_text = part.partition(":")
+        low_text, colon, high_text = part.partition(":")
         low = strict_number(low_text)
-        high = strict_number(high_text) if found else low
+        high = strict_number(high_text) if colon else low
         if not low <= high <= 0xFFFF:
             raise ValueError("not ports")
         ranges.append((low, high))
@@ -321,7 +322,7 @@ def _mark(module: str, options: _Options) -> Match:
     return Mark(
         module="mark" if module == "mark" else "connmark",
         value=value,
-        mask=0xFFFFFFFF if mask is None else mask,
+        mask=FULL_MASK if mask is None else mask,
         negated=negated,
     )
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 
-from pytest_istio_sidecar.netfilter.diagram.diagram import Interval
+from pytest_istio_sidecar.netfilter.intervals import Interval
 from pytest_istio_sidecar.netfilter.matches import PROTOCOLS
 from pytest_istio_sidecar.netfilter.text.complete import PORTS
 
@@ -28,10 +28,10 @@ def parse_flow(text: str) -> tuple[Interval, Interval | None]:
 
 def split_protocol(text: str) -> tuple[str, str | None]:
     """What names a protocol in front, "" where nothing does, and what follows it: `tcp/80` is tcp and 80."""
-    found = _IN_FRONT.fullmatch(text.lower())
-    if found is None:
+    written = _IN_FRONT.fullmatch(text.lower())
+    if written is None:
         return "", text
-    protocol, separator, rest = found.groups()
+    protocol, separator, rest = written.groups()
     if separator == "/" or protocol in PROTOCOLS or protocol.startswith(("proto/", "proto:")):
         return protocol, rest
     return "", text
@@ -69,8 +69,8 @@ def are_ports(text: str) -> bool:
 
 
 def _interval(text: str, lowest: int, highest: int, wrong: str) -> Interval:
-    found = _NUMBERS.fullmatch(text)
-    low, high = (int(found[1]), int(found[2] or found[1])) if found else (-1, -1)
+    written = _NUMBERS.fullmatch(text)
+    low, high = (int(written[1]), int(written[2] or written[1])) if written else (-1, -1)
     if not lowest <= low <= high <= highest:
         raise ValueError(wrong)
     return low, high

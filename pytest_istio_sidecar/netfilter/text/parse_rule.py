@@ -11,7 +11,7 @@ from collections.abc import Callable, Container, Sequence
 
 from pytest_istio_sidecar.netfilter.matches import PROTOCOL_NAMES, Hidden, Match, Protocol
 from pytest_istio_sidecar.netfilter.model import Family
-from pytest_istio_sidecar.netfilter.targets import Extended, Goto, Jump, Target
+from pytest_istio_sidecar.netfilter.targets import VERDICTS, Extended, Goto, Jump, Target
 from pytest_istio_sidecar.netfilter.text.parse_match import (
     OPTIONS,
     RawOption,
@@ -22,7 +22,7 @@ from pytest_istio_sidecar.netfilter.text.parse_match import (
     parse_protocol,
     strict_number,
 )
-from pytest_istio_sidecar.netfilter.text.parse_target import TARGET_OPTIONS, VERDICTS, parse_target
+from pytest_istio_sidecar.netfilter.text.parse_target import TARGET_OPTIONS, parse_target
 from pytest_istio_sidecar.netfilter.text.tokens import Quoted
 
 _ALIASES = {
@@ -93,7 +93,7 @@ def parse_rule(
         ValueError: words that no rule has; the message says which.
     """
     core: dict[str, Match | None] = {}
-    held: list[_Holder | Hidden] = []
+    holders: list[_Holder | Hidden] = []
     current: _Holder | None = None
     jump: _Holder | None = None
     goes = False
@@ -119,10 +119,10 @@ def parse_rule(
             if len(values) == 1 and type(values[0]) is Quoted and name not in _TEXTS:
                 hidden = _hidden(name, values[0], negated)
                 if hidden is not None:
-                    held.append(hidden)
+                    holders.append(hidden)
                     continue
             if current is None or (current.known is not None and name not in current.known):
-                _owner(name, current, held, core).options.append((name, values, negated))
+                _owner(name, current, holders, core).options.append((name, values, negated))
             else:
                 current.options.append((name, values, negated))
             continue
@@ -147,10 +147,10 @@ def parse_rule(
             raise ValueError(f"! before {name}")
         elif name == "-m":
             if hidden is not None:
-                held.append(hidden)
+                holders.append(hidden)
                 continue
             current = _Holder(value, OPTIONS.get(value), strict=value == "comment")
-            held.append(current)
+            holders.append(current)
         elif name == "-c":
             if position == end:
                 raise ValueError(f"{name} lacks its value")
@@ -165,7 +165,7 @@ def parse_rule(
     matches = [match for name in _CORE if (match := core.get(name)) is not None]
     matches += [
         holder if isinstance(holder, Hidden) else parse_match(holder.name, tuple(holder.options))
-        for holder in held
+        for holder in holders
     ]
     return tuple(matches), _target(jump, family, chains, goes=goes), counters
 
@@ -211,7 +211,7 @@ def _end_of_values(given: Sequence[str], position: int, name: str) -> int:
 
 
 def _owner(
-    name: str, current: _Holder | None, held: list[_Holder | Hidden], core: dict[str, Match | None]
+    name: str, current: _Holder | None, holders: list[_Holder | Hidden], core: dict[str, Match | None]
 ) -> _Holder:
     """Which match or target an option belongs to.
 
@@ -220,7 +220,7 @@ def _owner(
     """
     if current is not None and (current.known is None or name in current.known):
         return current
-    for holder in reversed(held):
+    for holder in reversed(holders):
         if isinstance(holder, _Holder) and holder.known is not None and name in holder.known:
             return holder
     protocol = core.get("-p")
@@ -229,7 +229,7 @@ def _owner(
         module = _IMPLIED.get(module, module)
         if name in OPTIONS.get(module, ()):
             implied = _Holder(module, OPTIONS[module])
-            held.append(implied)
+            holders.append(implied)
             return implied
     if current is None or current.strict:
         raise ValueError(f"{name} belongs to no match of this rule")

@@ -11,11 +11,12 @@ import ipaddress
 from collections.abc import Callable, Mapping
 from functools import lru_cache
 
-from pytest_istio_sidecar.netfilter.matches import Option
+from pytest_istio_sidecar.netfilter.matches import FULL_MASK, Option
 from pytest_istio_sidecar.netfilter.model import Family
+from pytest_istio_sidecar.netfilter.packet import IPAddress
 from pytest_istio_sidecar.netfilter.targets import (
+    VERDICTS,
     Extended,
-    IPAddress,
     Redirect,
     SetMark,
     Target,
@@ -24,8 +25,6 @@ from pytest_istio_sidecar.netfilter.targets import (
     Verdict,
 )
 from pytest_istio_sidecar.netfilter.text.parse_match import RawOption, as_options, masked, strict_number
-
-VERDICTS = frozenset(("ACCEPT", "DROP", "RETURN", "QUEUE"))
 
 TARGET_OPTIONS: Mapping[str, frozenset[str]] = {
     **dict.fromkeys(VERDICTS, frozenset()),
@@ -41,8 +40,6 @@ TARGET_OPTIONS: Mapping[str, frozenset[str]] = {
     )),
 }  # fmt: skip
 """The options of the targets whose options are known; every other target takes what follows it."""
-
-_WHOLE = 0xFFFFFFFF
 
 
 @lru_cache(4096)
@@ -75,9 +72,9 @@ def _flags(name: str, options: _Options, value: str) -> tuple[str, ...]:
 
 
 def _ports(text: str) -> tuple[int, int]:
-    low_text, found, high_text = text.partition("-")
+    low_text, dash, high_text = text.partition("-")
     low = strict_number(low_text)
-    high = strict_number(high_text) if found else low
+    high = strict_number(high_text) if dash else low
     if not low <= high <= 0xFFFF:
         raise ValueError("not ports")
     return low, high
@@ -99,13 +96,13 @@ def _translate(name: str, options: _Options, family: Family) -> Target:
     text = _one(options[option])
     ports = None
     if family == 4 or text[:1] == "[" or (text[:1] == ":" and text[:2] != "::"):
-        host, found, port_text = text.rpartition(":")
-        if found and not host.count("[") > host.count("]"):
+        host, colon, port_text = text.rpartition(":")
+        if colon and not host.count("[") > host.count("]"):
             text, ports = host, _ports(port_text)
     if text[:1] == "[" and text[-1:] == "]":
         text = text[1:-1]
-    low, found, high = text.partition("-")
-    addresses = (_ip(low, family), _ip(high if found else low, family)) if low else None
+    low, dash, high = text.partition("-")
+    addresses = (_ip(low, family), _ip(high if dash else low, family)) if low else None
     if addresses is None and ports is None:
         raise ValueError("neither address nor port")
     return Translate(
@@ -134,7 +131,7 @@ def _tproxy(name: str, options: _Options, family: Family) -> Target:
         port=strict_number(_one(options["--on-port"])),
         address=_ip(_one(options.get("--on-ip", (anywhere,))), family),
         mark=value,
-        mask=_WHOLE if mask is None else mask,
+        mask=FULL_MASK if mask is None else mask,
     )
 
 
@@ -147,14 +144,14 @@ def _xmark(options: _Options) -> dict[str, int]:
     ((option, values),) = options.items()
     value, mask = masked(_one(values))
     if option in ("--set-mark", "--set-xmark"):
-        mask = _WHOLE if mask is None else mask
+        mask = FULL_MASK if mask is None else mask
         return {"value": value, "mask": mask if option == "--set-xmark" else value | mask}
     if mask is not None:
         raise ValueError("no mask here")
     if option == "--or-mark":
         return {"value": value, "mask": value}
     if option == "--and-mark":
-        return {"value": 0, "mask": value ^ _WHOLE}
+        return {"value": 0, "mask": value ^ FULL_MASK}
     if option == "--xor-mark":
         return {"value": value, "mask": 0}
     raise KeyError(option)
@@ -163,7 +160,7 @@ def _xmark(options: _Options) -> dict[str, int]:
 def _connmark(name: str, options: _Options, family: Family) -> Target:  # noqa: ARG001 - as all
     for option in ("--save-mark", "--restore-mark"):
         if option in options:
-            masks = {"--nfmask": (f"{_WHOLE:#x}",), "--ctmask": (f"{_WHOLE:#x}",)} | options
+            masks = {"--nfmask": (f"{FULL_MASK:#x}",), "--ctmask": (f"{FULL_MASK:#x}",)} | options
             if masks.pop(option) or len(masks) != 2:
                 raise KeyError("an option beyond these")
             written = (Option(name=mask, values=masks[mask]) for mask in ("--nfmask", "--ctmask"))

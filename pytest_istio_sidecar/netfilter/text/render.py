@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pytest_istio_sidecar.netfilter.matches import Hidden, Match, quote
 from pytest_istio_sidecar.netfilter.model import Chain, Rule, Ruleset
 from pytest_istio_sidecar.netfilter.targets import Jump
-from pytest_istio_sidecar.netfilter.text.parse_save import ELSEWHERE, HEADER
+from pytest_istio_sidecar.netfilter.text.parse_save import CHAIN_NOT_HERE, HEADER
 
 
 def render_save(ruleset: Ruleset) -> str:
@@ -29,7 +29,7 @@ def _lines(ruleset: Ruleset) -> Iterator[str]:
     for table in ruleset.tables:
         jumps = {rule.target.chain for rule in table.rules() if isinstance(rule.target, Jump)}
         elsewhere |= jumps - {chain.name for chain in table.chains}
-    yield from (f"{ELSEWHERE}{chain}" for chain in sorted(elsewhere))
+    yield from (f"{CHAIN_NOT_HERE}{chain}" for chain in sorted(elsewhere))
     for table in ruleset.tables:
         yield f"*{table.name}"
         for chain in table.chains:

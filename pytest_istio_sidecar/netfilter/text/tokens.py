@@ -45,10 +45,10 @@ def words(line: str) -> list[str]:
         # One quoted word, which most lines with a comment have, needs no scan.
         if before[-1:] == " " and after[:1] == " " and '"' not in after and "\\" not in text:
             return [*before.split(), Quoted(text), *after.split()]
-    found, consumed = scan(line)
+    pieces, consumed = scan(line)
     if consumed < len(line):
-        raise ValueError("the line ends before its words do")
-    return found
+        raise ValueError("the line ends before its pieces do")
+    return pieces
 
 
 def scan(text: str) -> tuple[list[str], int]:
@@ -57,7 +57,7 @@ def scan(text: str) -> tuple[list[str], int]:
     Raises:
         ValueError: as for `words`.
     """
-    found: list[str] = []
+    pieces: list[str] = []
     position = 0
     while True:
         word = _WORD.match(text, position)
@@ -68,8 +68,8 @@ def scan(text: str) -> tuple[list[str], int]:
         if bare is not None:
             if not bare.isprintable() and _CONTROL.search(bare):
                 raise ValueError("a control character outside of quotes")
-            found.append(bare)
+            pieces.append(bare)
         elif quoted is not None:
-            found.append(Quoted(_ESCAPED.sub(r"\1", quoted) if "\\" in quoted else quoted))
+            pieces.append(Quoted(_ESCAPED.sub(r"\1", quoted) if "\\" in quoted else quoted))
         else:
-            return found, position
+            return pieces, position

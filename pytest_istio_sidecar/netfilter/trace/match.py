@@ -188,15 +188,15 @@ def _multiport(match: Multiport) -> Test:
         return None if port is None else any(low <= port <= high for low, high in ranges)
 
     def holds(skb: Skb) -> Truth:
-        found: Truth
+        truth: Truth
         if side == "source":
-            found = one_of(skb.source_port)
+            truth = one_of(skb.source_port)
         elif side == "destination":
-            found = one_of(skb.destination_port)
+            truth = one_of(skb.destination_port)
         else:
             either = (one_of(skb.source_port), one_of(skb.destination_port))
-            found = True if True in either else None if None in either else False
-        return None if found is None else found is not negated
+            truth = True if True in either else None if None in either else False
+        return None if truth is None else truth is not negated
 
     return holds
 

@@ -12,9 +12,8 @@ import ipaddress
 from collections.abc import Callable
 
 from pytest_istio_sidecar.netfilter.matches import PROTOCOLS, Extension, Option
+from pytest_istio_sidecar.netfilter.packet import IPAddress
 from pytest_istio_sidecar.netfilter.trace.packet_state import Skb, Test, Truth, both
-
-IPAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 
 def compile_extension(match: Extension) -> Test:
@@ -166,8 +165,8 @@ def _is_type4(skb: Skb, address: IPAddress, limit: str | None, types: frozenset[
 
 
 def _is_local(skb: Skb, address: IPAddress, limit: str | None) -> bool:
-    held = skb.routing.interface_of(address)
-    return held is not None and limit in (None, held)
+    interface = skb.routing.interface_of(address)
+    return interface is not None and limit in (None, interface)
 
 
 def _iprange_option(option: Option, _match: Extension) -> Test:

@@ -1,21 +1,19 @@
-"""Where a NAT target sends a packet.
+"""Where nat and TPROXY send a packet.
 
 Knows how the kernel chooses address and port for REDIRECT, DNAT, SNAT and
-MASQUERADE. Does not know tables or rules. Invariant: a choice that the kernel
-makes by a hash or by chance is `Unforeseeable`, or None, never a guess.
+MASQUERADE, and to which socket TPROXY hands over. Does not know tables or
+rules. Invariant: a choice that the kernel makes by a hash or by chance is
+`Unforeseeable`, or None, never a guess.
 Semantics: docs/semantics.md, 5.
 """
 
 from __future__ import annotations
 
-import ipaddress
-
-from pytest_istio_sidecar.netfilter.matches import PROTOCOLS
+from pytest_istio_sidecar.netfilter.matches import FULL_MASK, PROTOCOLS
+from pytest_istio_sidecar.netfilter.packet import Endpoint, IPAddress
 from pytest_istio_sidecar.netfilter.routing import LOOPBACK
-from pytest_istio_sidecar.netfilter.targets import Extended, Redirect, Translate
+from pytest_istio_sidecar.netfilter.targets import Extended, Redirect, Tproxy, Translate
 from pytest_istio_sidecar.netfilter.trace.packet_state import Skb
-
-IPAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 WITH_PORTS = frozenset({PROTOCOLS["tcp"], PROTOCOLS["udp"], PROTOCOLS["udplite"], PROTOCOLS["sctp"], 33})
 
@@ -24,12 +22,35 @@ class Unforeseeable(Exception):
     """The rules alone do not tell what happens next; the message says why."""
 
 
-def redirect(target: Redirect, skb: Skb, hook: str) -> bool:
-    """Send the packet to this host; False where the kernel drops it (net/netfilter/nf_nat_redirect.c).
+def translate(target: Redirect | Translate | Extended, skb: Skb, hook: str) -> bool:
+    """Apply a target of nat; False where the kernel drops the packet.
 
     Raises:
-        Unforeseeable: the kernel picks one of several ports.
+        Unforeseeable: the kernel picks one of several addresses or ports.
     """
+    if isinstance(target, Redirect):
+        return _redirect(target, skb, hook)
+    if isinstance(target, Extended):
+        _masquerade(target, skb)
+    elif target.name == "DNAT":
+        _destination(target, skb)
+    else:
+        _source(target, skb)
+    return True
+
+
+def hand_over(target: Tproxy, skb: Skb) -> Endpoint:
+    """To the socket that listens there (net/netfilter/xt_TPROXY.c), which is taken to exist."""
+    if skb.mark is not None:
+        skb.mark = (skb.mark & ~target.mask & FULL_MASK) ^ target.mark
+    address = target.address
+    if int(address) == 0:
+        address = skb.routing.primary(skb.incoming, skb.family) or skb.destination_address
+    return Endpoint(address, target.port or skb.destination_port)
+
+
+def _redirect(target: Redirect, skb: Skb, hook: str) -> bool:
+    """To this host; False where the incoming interface has no address (net/netfilter/nf_nat_redirect.c)."""
     address = LOOPBACK[skb.family] if hook == "OUTPUT" else _of_incoming_interface(skb)
     if address is None:
         return False
@@ -39,23 +60,19 @@ def redirect(target: Redirect, skb: Skb, hook: str) -> bool:
 
 def _of_incoming_interface(skb: Skb) -> IPAddress | None:
     """The interface's first address; for IPv6 the first of the destination's scope."""
-    held = skb.routing.addresses(skb.incoming, skb.family)
+    addresses = skb.routing.addresses(skb.incoming, skb.family)
     if skb.family == 4:
-        return held[0] if held else None
+        return addresses[0] if addresses else None
     destination = skb.destination_address
-    for address in held:
+    for address in addresses:
         if address.is_link_local == destination.is_link_local:
             return address
     # Every interface has a link-local address, whether or not the description of the host lists it.
     return destination if destination.is_link_local else None
 
 
-def destination(target: Translate, skb: Skb) -> None:
-    """Apply DNAT.
-
-    Raises:
-        Unforeseeable: the kernel picks one of several addresses or ports.
-    """
+def _destination(target: Translate, skb: Skb) -> None:
+    """DNAT."""
     address = skb.destination_address
     if target.addresses is not None:
         address, last = target.addresses
@@ -64,8 +81,8 @@ def destination(target: Translate, skb: Skb) -> None:
     _send_to(skb, address, _destination_port(skb, target))
 
 
-def source(target: Translate, skb: Skb) -> None:
-    """Apply SNAT."""
+def _source(target: Translate, skb: Skb) -> None:
+    """SNAT."""
     address = skb.source
     if target.addresses is not None:
         first, last = target.addresses
@@ -73,8 +90,8 @@ def source(target: Translate, skb: Skb) -> None:
     _come_from(skb, address, _source_port(skb, target))
 
 
-def masquerade(target: Extended, skb: Skb) -> None:
-    """Apply MASQUERADE: the outgoing interface's address; any option is about the port."""
+def _masquerade(target: Extended, skb: Skb) -> None:
+    """MASQUERADE: the outgoing interface's address; any option is about the port."""
     address = None if skb.outgoing == "lo" else skb.routing.primary(skb.outgoing, skb.family)
     port = None if target.options else skb.source_port
     _come_from(skb, None if address is None else int(address), port)

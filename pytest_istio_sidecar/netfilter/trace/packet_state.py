@@ -7,13 +7,11 @@ Does not know rules. Invariant: what is not known is None, and `source` and
 
 from __future__ import annotations
 
-import ipaddress
 from collections.abc import Callable
 
-from pytest_istio_sidecar.netfilter.packet import Packet
+from pytest_istio_sidecar.netfilter.packet import IPAddress, Packet
 from pytest_istio_sidecar.netfilter.routing import Routing
 
-IPAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
 Truth = bool | None
 """Whether a condition holds; None: it cannot be told."""
 

@@ -1,8 +1,8 @@
 """What becomes of a packet, and why: the public tracer.
 
-Knows the kernel's order of tables and hooks, and what to answer where a match
-cannot be told: both ways are followed, and only what all ways agree on is an
-answer. Does not know Istio. Invariant: pure, and `UNKNOWN` always has reasons.
+Knows what to answer where a match cannot be told: both answers are followed,
+and only what all traversals agree on is an answer. Does not know Istio.
+Invariant: pure, and `UNKNOWN` always has reasons.
 Semantics: docs/semantics.md, 1.3 and 8.
 """
 
@@ -11,34 +11,29 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from itertools import permutations
 from typing import TypeVar
 
 from pytest_istio_sidecar.markup import html_table
+from pytest_istio_sidecar.netfilter.hooks import Legs, legs, orders
 from pytest_istio_sidecar.netfilter.matches import Hidden
-from pytest_istio_sidecar.netfilter.model import PodRules, Rule, Rules, Ruleset, rulesets_of
+from pytest_istio_sidecar.netfilter.model import PodRules, Rule, Rules, Ruleset
 from pytest_istio_sidecar.netfilter.packet import Endpoint, Fate, Host, Packet
 from pytest_istio_sidecar.netfilter.routing import Routing
-from pytest_istio_sidecar.netfilter.targets import (
-    Extended,
-    Goto,
-    Jump,
-    Redirect,
-    SetMark,
-    Target,
-    Translate,
-    Verdict,
-)
-from pytest_istio_sidecar.netfilter.trace.hooks import Passage
+from pytest_istio_sidecar.netfilter.trace.hooks import Traversal
 from pytest_istio_sidecar.netfilter.trace.match import why_unknown
 from pytest_istio_sidecar.netfilter.trace.nat import Unforeseeable
 from pytest_istio_sidecar.netfilter.trace.packet_state import Skb
-from pytest_istio_sidecar.netfilter.trace.table import CompiledRule, CompiledRuleset, Entry, compile_ruleset
+from pytest_istio_sidecar.netfilter.trace.table import (
+    CompiledChain,
+    CompiledRule,
+    CompiledRuleset,
+    Entry,
+    compile_ruleset,
+)
 
-K = TypeVar("K")
 V = TypeVar("V")
 
-WAYS = 4096
+COMBINATIONS = 4096
 """Combinations of matches that cannot be told, beyond which the answer is UNKNOWN."""
 
 REMEMBERED = 64
@@ -61,7 +56,7 @@ class Step:
 
 @dataclass(frozen=True, kw_only=True)
 class Trace:
-    """A packet's way through the rules.
+    """A packet's traversal of the rules.
 
     Attributes:
         fate: what becomes of it.
@@ -97,7 +92,7 @@ class Trace:
         )
 
     def _repr_html_(self) -> str:
-        """The way as a table, for notebooks."""
+        """The traversal as a table, for notebooks."""
         decisive = {
             number
             for number, step in enumerate(self.steps)
@@ -132,49 +127,38 @@ def trace(rules: Rules, packet: Packet, *, host: Host | None = None) -> Trace:
         UsageProblem: chains jump in a circle.
     """
     host = host or _DEFAULT_HOST
-    rulesets = rulesets_of(rules, packet.family)
-    if not rulesets and isinstance(rules, PodRules):
+    possible = orders(rules, packet.family)
+    if not possible[0] and isinstance(rules, PodRules):
         return _unknown(rules, packet, host, (f"no IPv{packet.family} rules were read",))
     routing = _routing(host)
-    if len(rulesets) > 1:
-        # A back end without a rule has no say, whether it is asked first or last.
-        rulesets = tuple(filter(has_a_say, rulesets)) or rulesets[:1]
-    compiled = [_compiled(ruleset) for ruleset in rulesets]
-    if len(compiled) < 2 or not isinstance(rules, PodRules) or rules.order_known:
-        return _agreed(rules, packet, host, routing, compiled)
-    traces = [_agreed(rules, packet, host, routing, order) for order in permutations(compiled)]
+    if len(possible) == 1:
+        return _agreed(rules, packet, host, routing, _legs(possible[0]))
+    traces = [_agreed(rules, packet, host, routing, _legs(order)) for order in possible]
     first = traces[0]
     if all((other.fate, other.destination) == (first.fate, first.destination) for other in traces):
         return first if len({other.mark for other in traces}) == 1 else replace(first, mark=None)
-    reasons = _reasons_of_order(rulesets, traces)
+    reasons = _reasons_of_order(possible, traces)
     return replace(first, fate=Fate.UNKNOWN, destination=_own(packet), mark=None, reasons=reasons)
 
 
-def has_a_say(ruleset: Ruleset) -> bool:
-    """Whether packets may fare otherwise than without it."""
-    return any(chain.rules or chain.policy == "DROP" for table in ruleset.tables for chain in table.chains)
-
-
-def _agreed(
-    rules: Rules, packet: Packet, host: Host, routing: Routing, order: Sequence[CompiledRuleset]
-) -> Trace:
-    """What all ways through unknown matches agree on; shown is the way on which none of them holds."""
+def _agreed(rules: Rules, packet: Packet, host: Host, routing: Routing, legs: Legs[CompiledChain]) -> Trace:
+    """What holds whatever unknown matches answer; shown is the traversal on which none of them holds."""
     answers = _Answers()
-    shown = _pass(packet, routing, order, answers)
-    ways = 1
+    shown = _traversed(packet, routing, legs, answers)
+    combinations = 1
     mark = shown.mark
     fate = shown.fate
     while fate is not Fate.UNKNOWN and answers.change():
-        ways += 1
-        other = _pass(packet, routing, order, answers)
-        if (other.fate, other.destination) != (fate, shown.destination) or ways > WAYS:
+        combinations += 1
+        other = _traversed(packet, routing, legs, answers)
+        if (other.fate, other.destination) != (fate, shown.destination) or combinations > COMBINATIONS:
             fate = Fate.UNKNOWN
         if other.mark != mark:
             mark = None
     if fate is Fate.UNKNOWN:
         reasons = answers.reasons
-        if ways > WAYS:
-            reasons[f"more than {WAYS} combinations of matches would have to be tried"] = None
+        if combinations > COMBINATIONS:
+            reasons[f"more than {COMBINATIONS} combinations of matches would have to be tried"] = None
         return _unknown(rules, packet, host, reasons, shown.journal, answers.first)
     return Trace(
         packet=packet,
@@ -188,15 +172,15 @@ def _agreed(
     )
 
 
-def _pass(packet: Packet, routing: Routing, order: Sequence[CompiledRuleset], answers: _Answers) -> Passage:
+def _traversed(packet: Packet, routing: Routing, legs: Legs[CompiledChain], answers: _Answers) -> Traversal:
     answers.start()
-    passage = Passage(packet, routing, order, answers)
+    traversal = Traversal(packet, routing, legs, answers)
     try:
-        passage.run()
+        traversal.run()
     except Unforeseeable as why:
         answers.reasons[str(why)] = None
-        passage.fate = Fate.UNKNOWN
-    return passage
+        traversal.fate = Fate.UNKNOWN
+    return traversal
 
 
 class _Answers:
@@ -234,23 +218,23 @@ def _reason(compiled: CompiledRule, skb: Skb) -> str:
     where = f"rule {rule.number} of {rule.chain}" + (f" ({rule.location})" if rule.location else "")
     unknown = [m for m, test in zip(rule.matches, compiled.tests, strict=True) if test(skb) is None]
     hidden = [_hidden(match) for match in unknown if isinstance(match, Hidden)]
-    told = [f"its listing does not show {', '.join(hidden)}"] if hidden else []
-    told += [why_unknown(m, skb, faulty=compiled.faulty) for m in unknown if not isinstance(m, Hidden)]
-    return f"{where}: {'; '.join(told)}: {rule.text}"
+    causes = [f"its listing does not show {', '.join(hidden)}"] if hidden else []
+    causes += [why_unknown(m, skb, faulty=compiled.faulty) for m in unknown if not isinstance(m, Hidden)]
+    return f"{where}: {'; '.join(causes)}: {rule.text}"
 
 
 def _hidden(match: Hidden) -> str:
     return f"{match.field} (only {match.shown!r})" if match.shown else match.field
 
 
-def _reasons_of_order(rulesets: Sequence[Ruleset], traces: Sequence[Trace]) -> tuple[str, ...]:
-    unknown = [reason for way in traces for reason in way.reasons]
+def _reasons_of_order(possible: Sequence[Sequence[Ruleset]], traces: Sequence[Trace]) -> tuple[str, ...]:
+    unknown = [reason for trace in traces for reason in trace.reasons]
     outcomes = "; ".join(
-        f"with {' before '.join(order)} {way.fate} to {way.destination}"
-        for order, way in zip(permutations(map(_name, rulesets)), traces, strict=True)
+        f"with {' before '.join(map(_name, order))} {trace.fate} to {trace.destination}"
+        for order, trace in zip(possible, traces, strict=True)
     )
-    told = f"which back end the kernel asks first cannot be read from a listing, and decides here: {outcomes}"
-    return tuple(dict.fromkeys([told, *unknown]))
+    undecided = "which back end the kernel asks first cannot be read from a listing, and decides here"
+    return tuple(dict.fromkeys([f"{undecided}: {outcomes}", *unknown]))
 
 
 def _name(ruleset: Ruleset) -> str:
@@ -282,56 +266,43 @@ def _own(packet: Packet) -> Endpoint:
     return Endpoint(packet.destination, packet.destination_port)  # type: ignore[arg-type]
 
 
-_VERBS: dict[str, str] = {"ACCEPT": "accept", "DROP": "drop", "RETURN": "return", "QUEUE": "queue"}
-
-
 def _outcome(entry: Entry) -> str:
     if entry.matched is None:
         return "unknown"
     if not entry.matched:
         return "no match"
-    return f"match{_effect(entry.rule.target)}" if entry.rule is not None else "policy"
-
-
-def _effect(target: Target | None) -> str:
-    match target:
-        case None:
-            return ""
-        case Verdict(name=name):
-            return f", {_VERBS.get(name, name)}"
-        case Jump():
-            return ", jump"
-        case Goto():
-            return ", goto"
-        case Redirect():
-            return ", redirect"
-        case SetMark():
-            return ", mark"
-        case Translate(name=name) | Extended(name=name):
-            return f", {name}"
-        case _:
-            return ", TPROXY"
+    if entry.rule is None:
+        return "policy"
+    return "match" if entry.rule.target is None else f"match, {entry.rule.target.verb}"
 
 
 _DEFAULT_HOST = Host()
-_ROUTINGS: dict[int, tuple[Host, Routing]] = {}
-_COMPILED: dict[int, tuple[Ruleset, CompiledRuleset]] = {}
+_ROUTINGS: dict[tuple[int, ...], tuple[object, Routing]] = {}
+_COMPILED: dict[tuple[int, ...], tuple[object, CompiledRuleset]] = {}
+_LEGS: dict[tuple[int, ...], tuple[object, Legs[CompiledChain]]] = {}
 
 
 def _routing(host: Host) -> Routing:
-    known = _ROUTINGS.get(id(host))
-    return known[1] if known is not None else _remember(_ROUTINGS, host, Routing(host))
+    known = _ROUTINGS.get((id(host),))
+    return known[1] if known is not None else _remember(_ROUTINGS, (host,), Routing(host))
+
+
+def _legs(order: tuple[Ruleset, ...]) -> Legs[CompiledChain]:
+    """By identity: hashing ten thousand rules for each packet would take longer than tracing it."""
+    known = _LEGS.get(tuple(map(id, order)))
+    if known is not None:
+        return known[1]
+    return _remember(_LEGS, order, legs(chain for ruleset in order for chain in _compiled(ruleset)))
 
 
 def _compiled(ruleset: Ruleset) -> CompiledRuleset:
-    """By identity: hashing ten thousand rules for each packet would take longer than tracing it."""
-    known = _COMPILED.get(id(ruleset))
-    return known[1] if known is not None else _remember(_COMPILED, ruleset, compile_ruleset(ruleset))
+    known = _COMPILED.get((id(ruleset),))
+    return known[1] if known is not None else _remember(_COMPILED, (ruleset,), compile_ruleset(ruleset))
 
 
-def _remember(memory: dict[int, tuple[K, V]], key: K, value: V) -> V:
+def _remember(memory: dict[tuple[int, ...], tuple[object, V]], key: tuple[object, ...], value: V) -> V:
     """Keep the last few; an entry holds its key, so that no other object can take its identity."""
     if len(memory) >= REMEMBERED:
         memory.pop(next(iter(memory)), None)
-    memory[id(key)] = (key, value)
+    memory[tuple(map(id, key))] = (key, value)
     return value

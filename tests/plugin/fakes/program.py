@@ -2,8 +2,9 @@
 
 What it is asked goes to calls.log; the clusters it has "made" are files. FAKE_FAULTS names what
 shall go wrong, `COMMAND:FAULT` with a comma between: `create:hang`, `load:fail`, `install:fail`.
-`begun` files say that a command has begun, so that a test can strike in the middle of it. `answers` has what
-commands in the pod print, each in a file of its words.
+`create:slow` says what kind says, and takes its time. `begun` files say that a command has begun, so that
+a test can strike in the middle of it. `answers` has what commands in the pod print, each in a file of its
+words.
 """
 
 import json
@@ -15,6 +16,13 @@ from pathlib import Path
 HOME = Path(os.environ["FAKE_HOME"])
 PROGRAM, WORDS = Path(sys.argv[0]).name, sys.argv[1:]
 FAULTS = dict(fault.split(":") for fault in os.environ.get("FAKE_FAULTS", "").split(",") if fault)
+KIND_SAYS = (
+    'Creating cluster "one" ...',
+    " • Ensuring node image (kindest/node:v1.19.16) 🖼  ...",
+    " ✓ Ensuring node image (kindest/node:v1.19.16) 🖼",
+    " • Preparing nodes 📦  ...",
+)
+"""pkg/cluster/internal/create/create.go and actions, on a pipe."""
 
 
 def option(name):
@@ -27,6 +35,10 @@ def begin(command):
     if fault == "hang":
         print(f"{command}: the last words", file=sys.stderr, flush=True)
         time.sleep(120)
+    if fault == "slow":
+        for said in KIND_SAYS:
+            print(said, file=sys.stderr, flush=True)
+            time.sleep(0.25)
     if fault == "exist":
         print('ERROR: node(s) already exist for a cluster with the name "one"', file=sys.stderr)
         sys.exit(1)

@@ -75,6 +75,11 @@ def test_a_kind_older_than_the_one_the_node_image_is_for_is_doubtful(programs) -
     assert "older than 0.31.0" in found.advice
 
 
+@pytest.mark.parametrize("version", ["1.8.3", "1.30.3"])
+def test_the_registry_that_the_nodes_pull_from_is_told(programs, version) -> None:
+    assert line("images", version).found.startswith("docker.io/istio,")
+
+
 def test_an_istioctl_of_another_release_is_doubtful(programs) -> None:
     programs("istioctl", "1.9.0")
     assert "--istio-version=1.9.0" in line("istioctl").advice
@@ -122,6 +127,11 @@ def test_the_matrix_is_what_github_actions_takes(capsys) -> None:
     told = json.loads(capsys.readouterr().out)
     assert told["include"][0]["istio"] == "1.8.3"
     assert told["include"][0]["node_image"].startswith("kindest/node:v1.19.16@sha256:")
+
+
+def test_every_pair_of_the_matrix_has_the_registry_of_its_images(capsys) -> None:
+    main(["matrix", "--json"])
+    assert {pair["hub"] for pair in json.loads(capsys.readouterr().out)["include"]} == {"docker.io/istio"}
 
 
 def test_the_matrix_has_checksums_where_a_source_gives_them_and_nothing_elsewhere(capsys) -> None:

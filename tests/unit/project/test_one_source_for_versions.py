@@ -9,7 +9,8 @@ import pytest
 import yaml
 
 from pytest_istio_sidecar.istio.rules import ERAS
-from pytest_istio_sidecar.istio.versions import clusters, known_versions
+from pytest_istio_sidecar.istio.versions import clusters, default_hub, known_versions
+from pytest_istio_sidecar.plugin.options import OPTIONS
 from pytest_istio_sidecar.plugin.settings import DEFAULT_VERSION
 
 CHECKOUT = Path(__file__).parents[3]
@@ -41,6 +42,19 @@ def test_no_digest_of_a_node_image_stands_anywhere_else(path: Path) -> None:
 def test_every_node_image_that_is_named_is_one_of_the_pairs(path: Path) -> None:
     named_here = re.findall(r"kindest/node:v(\d[\d.]*\d)", path.read_text(encoding="utf-8"))
     assert set(named_here) <= {pair.kubernetes for pair in clusters()}
+
+
+@pytest.mark.parametrize("path", EVERYTHING, ids=named)
+def test_images_of_istio_are_named_at_the_registry_that_they_come_from(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    assert set(re.findall(r"[\w./-]+(?=/(?:pilot|proxyv2):)", text)) <= {default_hub()}
+    # Both close in December 2026.
+    assert not re.findall(r"gcr\.io/istio-release|registry\.istio\.io", text)
+
+
+def test_the_option_names_the_registry_of_versions_toml() -> None:
+    (help_of_hub,) = [option.help for option in OPTIONS if option.name == "--istio-hub"]
+    assert f"(default: {default_hub()}, " in help_of_hub
 
 
 @pytest.mark.parametrize("path", PAGES, ids=named)

@@ -215,7 +215,19 @@ def test_a_manifest_without_deployment_is_refused() -> None:
     ],
 )
 def test_each_release_is_installed_by_its_own_command(version: str, begin: list[str], profile: str) -> None:
-    assert install_command(version, [], None) == [*begin, "--set", f"profile={profile}"]
+    argv = install_command(version, [], None)
+    assert argv == [*begin, "--set", f"profile={profile}", "--set", "hub=docker.io/istio"]
+
+
+@pytest.mark.parametrize("version", ["1.5.10", "1.8.3", "1.30.3", "1.31.0-rc.0"])
+def test_images_come_from_docker_hub_whatever_the_releases_own_default(version: str) -> None:
+    assert "hub=docker.io/istio" in install_command(version, ["components.pilot.hub=mine", "tag=1"], None)
+
+
+@pytest.mark.parametrize("key", ["hub", "values.global.hub", "unvalidatedValues.global.hub", " hub "])
+def test_a_registry_among_the_users_values_is_the_only_one_that_istioctl_is_told(key: str) -> None:
+    argv = install_command("1.30.3", ["a.b=c", f"{key}=registry.example/istio"], None)
+    assert [word for word in argv if "hub" in word] == [f"{key}=registry.example/istio"]
 
 
 def test_the_users_values_come_last_and_their_profile_replaces_ours() -> None:

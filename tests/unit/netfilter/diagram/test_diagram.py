@@ -2,11 +2,12 @@
 
 from itertools import product
 
+from diagram_points import answers_at, volume
 from hypothesis import given
 from hypothesis import strategies as st
 
 from pytest_istio_sidecar.netfilter.diagram.diagram import FALL, HOLDS, LEAF, Diagrams, answers_within
-from pytest_istio_sidecar.netfilter.diagram.paths import answers_at, paths, paths_within, volume
+from pytest_istio_sidecar.netfilter.diagram.paths import paths, paths_within
 from pytest_istio_sidecar.netfilter.diagram.simplify import simplify
 
 TOPS = (2, 3, 2)

@@ -3,11 +3,12 @@
 from random import Random
 
 import pytest
+from diagram_points import volume
 from table_oracle import FIELDS, Domain, cube_volumes, formula, random_table
 
 from pytest_istio_sidecar import Fate, Host, parse_iptables_save
 from pytest_istio_sidecar.netfilter.diagram.diagram import FALL, LEAF
-from pytest_istio_sidecar.netfilter.diagram.paths import branches, volume
+from pytest_istio_sidecar.netfilter.diagram.paths import branches
 from pytest_istio_sidecar.netfilter.space.space import Space, agreed
 
 HOST = Host(

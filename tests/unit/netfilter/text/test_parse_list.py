@@ -29,8 +29,8 @@ from pytest_istio_sidecar.netfilter.matches import (
     Transport,
 )
 from pytest_istio_sidecar.netfilter.model import HOOKS, Backend, Rule, Ruleset
-from pytest_istio_sidecar.netfilter.targets import Extended, Goto, Jump, Redirect, Verdict
-from pytest_istio_sidecar.netfilter.text.listing_targets import TARGETS, VERDICTS
+from pytest_istio_sidecar.netfilter.targets import VERDICTS, Extended, Goto, Jump, Redirect, Verdict
+from pytest_istio_sidecar.netfilter.text.listing_targets import TARGETS
 from pytest_istio_sidecar.netfilter.text.parse_list import parse_iptables_list
 from pytest_istio_sidecar.netfilter.text.parse_save import parse_iptables_save
 
