@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from pytest_istio_sidecar.environments import progress as module
+from pytest_istio_sidecar.machine import progress as module
 from pytest_istio_sidecar.machine.progress import Progress, ProgressDisplay
 
 CREATING = "creating the kind cluster istio-sidecar-1-8-3-5f3a from kindest/node:v1.19.16"
