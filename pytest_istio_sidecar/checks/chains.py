@@ -78,26 +78,26 @@ def check_jump(
 
 
 def check_inbound_exclusions(
-    rules: Rules, ports_excluded: Collection[int], *, host: Host | None = None, family: Family = 4
+    nat: Rules, ports: Collection[int], *, host: Host | None = None, family: Family = 4
 ) -> list[Finding]:
     """Whether exactly these TCP ports reach the pod without being redirected, of all 65,536.
 
     Raises:
         Undecided: the rules do not show it for some port.
     """
-    if not rulesets_of(rules, family):
-        raise Undecided(messages.NO_RULES_READ(packet="inbound tcp", family=family, pod=of_pod(rules)))
-    wanted = set(ports_excluded)
-    space = _space(rules, "PREROUTING", host, family)
-    captured, passing = _parted(space, rules, "tcp", lambda outcome: outcome.fate in CAPTURED)
+    if not rulesets_of(nat, family):
+        raise Undecided(messages.NO_RULES_READ(packet="inbound tcp", family=family, pod=of_pod(nat)))
+    wanted = set(ports)
+    space = _space(nat, "PREROUTING", host, family)
+    captured, passing = _parted(space, nat, "tcp", lambda outcome: outcome.fate in CAPTURED)
     also = _ports_of(captured)
     findings = [
-        _not_excluded(rules, decided(rules, _packet_to(captured, port), host), port)
+        _not_excluded(nat, decided(nat, _packet_to(captured, port), host), port)
         for port in sorted(wanted)
         if any(low <= port <= high for low, high in also)
     ]
     for low, high in _without(_ports_of(passing), wanted):
-        findings.append(_excluded(rules, decided(rules, _packet_to(passing, low), host), low, high, wanted))
+        findings.append(_excluded(nat, decided(nat, _packet_to(passing, low), host), low, high, wanted))
     return findings
 
 

@@ -18,7 +18,7 @@ from pytest_istio_sidecar.netfilter.trace.trace import Trace
 
 
 def check_redirected(
-    rules: Rules, packet: Packet, to: int | None = None, *, host: Host | None = None
+    nat: Rules, packet: Packet, to: int | None = None, *, host: Host | None = None
 ) -> list[Finding]:
     """Whether the packet is sent to the local port `to`.
 
@@ -31,7 +31,7 @@ def check_redirected(
     """
     if to is None:
         to = INBOUND if packet.hook == "PREROUTING" else OUTBOUND
-    way = decided(rules, packet, host)
+    way = decided(nat, packet, host)
     port = way.destination.port
     if way.fate in CAPTURED and port == to:
         return []
@@ -39,39 +39,43 @@ def check_redirected(
     return [
         Finding(
             kind=Kind.REDIRECT if wrong_port or way.fate is Fate.DROPPED else Kind.BYPASS,
-            failure=messages.WRONG_PORT(packet=describe(packet), port=port, wanted=to, pod=of_pod(rules))
+            failure=messages.WRONG_PORT(packet=describe(packet), port=port, wanted=to, pod=of_pod(nat))
             if wrong_port
-            else _reaches(way, of_pod(rules)),
+            else _reaches(way, of_pod(nat)),
             wanted=f"REDIRECT to :{to}{_purpose(to)}",
             got=_got(way),
             trace=way,
-            cause=cause_of(way, rules),
-            assumptions=assumptions(rules, packet.family),
+            cause=cause_of(way, nat),
+            assumptions=assumptions(nat, packet.family),
         )
     ]
 
 
-def check_bypasses(rules: Rules, packet: Packet, *, host: Host | None = None) -> list[Finding]:
+def check_not_redirected(nat: Rules, packet: Packet, *, host: Host | None = None) -> list[Finding]:
     """Whether the packet keeps its destination: it must meet no proxy.
 
     Raises:
         Undecided: the rules do not show what becomes of it.
     """
-    way = decided(rules, packet, host)
+    way = decided(nat, packet, host)
     if way.fate is Fate.UNCHANGED:
         return []
     verb = "is dropped" if way.fate is Fate.DROPPED else f"is sent to :{way.destination.port}"
     return [
         Finding(
             kind=Kind.REDIRECT,
-            failure=messages.NOT_UNTOUCHED(packet=describe(packet), outcome=verb, pod=of_pod(rules)),
+            failure=messages.NOT_UNTOUCHED(packet=describe(packet), outcome=verb, pod=of_pod(nat)),
             wanted="destination unchanged",
             got=_got(way),
             trace=way,
-            cause=cause_of(way, rules),
-            assumptions=assumptions(rules, packet.family),
+            cause=cause_of(way, nat),
+            assumptions=assumptions(nat, packet.family),
         )
     ]
+
+
+check_bypasses = check_not_redirected
+"""The name of `check_not_redirected` before; goes with 1.0."""
 
 
 def _reaches(way: Trace, pod: str) -> Failure:

@@ -13,7 +13,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from pytest_istio_sidecar.cli.command import Commands, Status, add_command
+from pytest_istio_sidecar.cli.command import Commands, Status, add_command, row
 
 
 def add(commands: Commands) -> None:
@@ -85,14 +85,14 @@ def run(options: argparse.Namespace) -> Status:
     pod = environment.pod()
     capture = capture_of(rules, pod.host, environment.istio_version or DEFAULT_VERSION, pod.options)
     let_by = exceptions_of(capture).items()
-    told = [
+    shown = [
         *facts.items(),
         *map(tuple, capture["lines"]),
-        *((label, "; ".join(held)) for label, held in let_by),
+        *((label, "; ".join(exceptions)) for label, exceptions in let_by),
     ]
     ports = ", ".join(f"{listener.address}:{listener.port}" for listener in listeners)
-    for label, text in [*told, ("listeners", ports), ("written", str(options.into))]:
-        print(f"{label:<16}{text}")
+    for label, text in [*shown, ("listeners", ports), ("written", str(options.into))]:
+        print(row((16,), label, text))
     for note in rules.notes:
-        print(f"{'note':<16}{note}", file=sys.stderr)
+        print(row((16,), "note", note), file=sys.stderr)
     return Status.HOLDS

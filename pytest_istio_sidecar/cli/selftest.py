@@ -63,10 +63,10 @@ def run(options: argparse.Namespace) -> Status:
     pod = EmbeddedEnvironment.start(rules=PodRulesText(backend=Backend.LEGACY, ipv4=None))
     try:
         host = pod.pod().host
-        told = IstioOptions(enable_ipv6=host.primary(host.external(), 6) is not None)
+        given = IstioOptions(enable_ipv6=host.primary(host.external(), 6) is not None)
         scores = []
         for version in versions:
-            scores.append(_score(pod, host, version, told, options.mutants))
+            scores.append(_score(pod, host, version, given, options.mutants))
             if not options.json:
                 print(render_score(scores[-1]), flush=True)
     finally:
@@ -80,19 +80,19 @@ def run(options: argparse.Namespace) -> Status:
 
 
 def _score(
-    pod: EmbeddedEnvironment, host: Host, version: str, told: IstioOptions, at_most: int | None
+    pod: EmbeddedEnvironment, host: Host, version: str, given: IstioOptions, at_most: int | None
 ) -> Score:
     from pytest_istio_sidecar.selftest.kernel import ask_kernel, can_be_sent
     from pytest_istio_sidecar.selftest.score import Score, default_rules, judge_mutants, mutants_of
 
-    made = mutants_of(version, told, at_most)
+    made = mutants_of(version, given, at_most)
     judged = []
-    for held in judge_mutants(
-        version, made, lambda asked: ask_kernel(pod, asked), options=told, host=host, can_be_sent=can_be_sent
+    for mutant in judge_mutants(
+        version, made, lambda asked: ask_kernel(pod, asked), options=given, host=host, can_be_sent=can_be_sent
     ):
-        judged.append(held)
+        judged.append(mutant)
         _show(version, len(judged), made)
-    return Score(version=version, original=default_rules(version, told), judged=tuple(judged))
+    return Score(version=version, original=default_rules(version, given), judged=tuple(judged))
 
 
 def _show(version: str, done: int, made: Sequence[Mutant]) -> None:

@@ -11,8 +11,7 @@ _RULES_OF_RELEASE = "give another value: istio-init of a pod with this one fails
 
 # Options.
 NOT_A_TRUTH = Message("IS301", "{option} is True or False, not {value!r}", help=IN_THE_TEXT)
-NO_MODE_OF_CAPTURE = Message("IS302", "inbound_interception_mode is {known}, not {value!r}", help=IN_THE_TEXT)
-NO_MODE = Message("IS303", "mode is init or cni, not {value!r}", help=IN_THE_TEXT)
+NO_SUCH_WORD = Message("IS302", "{option} is {known}, not {text!r}", help=IN_THE_TEXT)
 NO_INTERFACE = Message(
     "IS304",
     "{option}: {text!r} is no interface's name",
@@ -20,16 +19,13 @@ NO_INTERFACE = Message(
 )
 EXCLUDES_ALL = Message(
     "IS305",
-    "outbound_ip_ranges_exclude cannot be *: Istio refuses it "
-    '("invalid value for OUTBOUND_IP_RANGES_EXCLUDE")',
+    '{option} cannot be *: Istio refuses it ("invalid value for {variable}")',
     help="name ranges; to redirect nothing outbound, leave outbound_ip_ranges_include empty",
 )
-TOO_MANY_GROUPS = Message(
-    "IS306", "owner_groups_include has {count} groups; Istio takes {most}", help=IN_THE_TEXT
-)
+TOO_MANY_GROUPS = Message("IS306", "{option} has {count} groups; Istio takes {most}", help=IN_THE_TEXT)
 NO_LOOPBACK = Message(
     "IS307",
-    "host_ipv4_loopback_cidr is a range of IPv4 loopback addresses of /8 to /32, not {value!r}",
+    "{option} is a range of IPv4 loopback addresses of /8 to /32, not {text!r}",
     help=IN_THE_TEXT,
 )
 NO_SERVER = Message("IS308", "{option}: {server!r} is no IPv{family} address", help=IN_THE_TEXT)

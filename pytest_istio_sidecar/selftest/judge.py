@@ -20,7 +20,7 @@ from pytest_istio_sidecar.checks.chains import (
 )
 from pytest_istio_sidecar.checks.comparison.expectation import check_matches_istio
 from pytest_istio_sidecar.checks.finding import Finding, Kind, violations
-from pytest_istio_sidecar.checks.packets import check_bypasses, check_redirected
+from pytest_istio_sidecar.checks.packets import check_not_redirected, check_redirected
 from pytest_istio_sidecar.istio import ports
 from pytest_istio_sidecar.istio.options import IstioOptions
 from pytest_istio_sidecar.istio.rules import expected_ruleset
@@ -77,7 +77,7 @@ def _questions(expected: Ruleset, host: Host) -> Iterator[Question]:
     excluded = {port for port in EXCLUDED if trace(expected, inbound(port)).fate is Fate.UNCHANGED}
     yield lambda rules: check_inbound_exclusions(rules, excluded, host=host)
     for packet in _left_alone(excluded, host):
-        yield lambda rules, packet=packet: check_bypasses(rules, packet, host=host)  # type: ignore[misc]
+        yield lambda rules, packet=packet: check_not_redirected(rules, packet, host=host)  # type: ignore[misc]
     for packet, port in _captured(host):
         yield lambda rules, packet=packet, port=port: check_redirected(  # type: ignore[misc]
             rules, packet, port, host=host

@@ -19,7 +19,8 @@ from pytest_istio_sidecar.checks.finding import Finding, Kind, Severity
 from pytest_istio_sidecar.checks.tracing import of_pod
 from pytest_istio_sidecar.errors import Undecided, UsageProblem
 from pytest_istio_sidecar.istio.messages import OPTIONS_TWICE
-from pytest_istio_sidecar.istio.options import IstioOptions, OptionFields
+from pytest_istio_sidecar.istio.option_table import OptionFields
+from pytest_istio_sidecar.istio.options import IstioOptions
 from pytest_istio_sidecar.istio.rules import ERAS, expected_ruleset, shown_by_image
 from pytest_istio_sidecar.istio.search import explain, nearest, same_in
 from pytest_istio_sidecar.istio.tables import PREFIX, other_mode
@@ -142,7 +143,7 @@ def drift(rules: Rules, version: str, options: IstioOptions, *, host: Host | Non
         return f"as Istio {_span(releases)} installs them"
     if found.apart >= before.apart:
         return ""
-    words = " and ".join(found.told(before.options))
+    words = " and ".join(found.changes_from(before.options))
     if found.apart == 0:
         return f"as with {words}"
     expected = expected_of(rules, version, found.options)
