@@ -8,10 +8,9 @@ accepted values named.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import pytest
 
@@ -30,8 +29,7 @@ _DEFAULT_CLUSTER = "pytest-kind"
 Choice = TypeVar("Choice", bound=StrEnum)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Settings:
+class Settings(NamedTuple):  # made at every start of pytest: a dataclass takes four times as long
     """The options of this run, checked; None where neither given nor defaulted."""
 
     environment: EnvironmentName

@@ -1,7 +1,7 @@
 """Everything that the suite asks of a pod's rules, in one call.
 
 Knows which checks the suite makes of rules, and with which packets. Does not know pytest:
-`tests/plugin/test_suite_asks_what_judge_asks.py` holds the calls made here and the suite's to be the same.
+`tests/slow/plugin/test_suite_asks_what_judge_asks.py` holds these calls and the suite's to be the same.
 Invariant: rules that fail a test of the suite have a violation here; what a release's own rules do not
 hold to is not asked.
 """
