@@ -35,7 +35,7 @@ if TYPE_CHECKING:
         bypasses as bypasses,
         check_only_bypasses as check_only_bypasses,
     )
-    from pytest_istio_sidecar.checks.bypass.found import FoundBypass as FoundBypass
+    from pytest_istio_sidecar.checks.bypass.found_bypass import FoundBypass as FoundBypass
     from pytest_istio_sidecar.checks.bypass.reviewed import (
         ReviewedBypass as ReviewedBypass,
         check_reviewed_bypasses as check_reviewed_bypasses,
@@ -51,13 +51,15 @@ if TYPE_CHECKING:
     from pytest_istio_sidecar.checks.comparison.expectation import check_matches_istio as check_matches_istio
     from pytest_istio_sidecar.checks.finding import Finding as Finding, Severity as Severity
     from pytest_istio_sidecar.checks.listeners import check_listener as check_listener
+    from pytest_istio_sidecar.checks.listeners import (
+        check_rules_reach_listeners as check_rules_reach_listeners,
+    )
     from pytest_istio_sidecar.checks.packets import (
         check_bypasses as check_bypasses,
         check_not_redirected as check_not_redirected,
         check_redirected as check_redirected,
     )
     from pytest_istio_sidecar.checks.policy_routes import check_policy_routes as check_policy_routes
-    from pytest_istio_sidecar.checks.reach import check_rules_reach_listeners as check_rules_reach_listeners
     from pytest_istio_sidecar.checks.replicas import check_replicas as check_replicas
     from pytest_istio_sidecar.checks.traffic import (
         check_intercepted as check_intercepted,

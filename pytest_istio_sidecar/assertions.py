@@ -17,10 +17,9 @@ from pytest_istio_sidecar.checks.bypass.reviewed import ReviewedBypass, check_re
 from pytest_istio_sidecar.checks.chains import check_inbound_exclusions, check_jump, check_redirect_target
 from pytest_istio_sidecar.checks.comparison.expectation import check_matches_istio
 from pytest_istio_sidecar.checks.finding import Finding, Kind, violations
-from pytest_istio_sidecar.checks.listeners import check_listener
+from pytest_istio_sidecar.checks.listeners import check_listener, check_rules_reach_listeners
 from pytest_istio_sidecar.checks.packets import check_not_redirected, check_redirected
 from pytest_istio_sidecar.checks.policy_routes import check_policy_routes
-from pytest_istio_sidecar.checks.reach import check_rules_reach_listeners
 from pytest_istio_sidecar.checks.replicas import check_replicas
 from pytest_istio_sidecar.checks.traffic import check_intercepted, check_not_intercepted
 from pytest_istio_sidecar.errors import (
@@ -46,7 +45,7 @@ _ERRORS: dict[Kind, type[VerdictAgainst]] = {
 
 
 def asserting(
-    check: Callable[_Parameters, list[Finding]],
+    check: Callable[_Parameters, Sequence[Finding]],
 ) -> Callable[[Callable[[], None]], Callable[_Parameters, None]]:
     """Make an assertion of a check: it takes what the check takes, and raises what that finds.
 

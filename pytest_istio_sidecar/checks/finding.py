@@ -10,14 +10,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import TYPE_CHECKING
 
 from pytest_istio_sidecar.failure import Failure
 from pytest_istio_sidecar.netfilter.model import Rule
 from pytest_istio_sidecar.netfilter.trace.trace import Trace
-
-if TYPE_CHECKING:
-    from pytest_istio_sidecar.checks.comparison.comparison import Comparison
 
 
 class Severity(StrEnum):
@@ -44,9 +40,8 @@ class Finding:
     Attributes:
         failure: what is wrong, from `messages`: its summary has the packet or rule and what becomes of it.
         wanted, got: the two sides, in a few words each.
-        trace: the way of the packet that shows it, where a packet does.
+        trace: of the packet that shows it, where a packet does.
         rule: the rule it is about, where it is about one.
-        comparison: with the rules expected, where it is about all of them.
         facts: more labelled evidence, in the order to show it.
         cause: why, in one sentence, where the evidence tells.
         assumptions: what was taken from an expectation because the listing does not show it.
@@ -59,7 +54,6 @@ class Finding:
     got: str = ""
     trace: Trace | None = None
     rule: Rule | None = None
-    comparison: Comparison | None = None
     facts: tuple[tuple[str, str], ...] = ()
     cause: str = ""
     assumptions: tuple[str, ...] = ()

@@ -7,9 +7,9 @@ Invariant: a packet whose fate is unknown raises `Undecided`; it is never a find
 from __future__ import annotations
 
 from pytest_istio_sidecar.checks import messages
-from pytest_istio_sidecar.checks.comparison.cause import cause_of
 from pytest_istio_sidecar.checks.finding import Finding, Kind
-from pytest_istio_sidecar.checks.tracing import CAPTURED, assumptions, decided, describe, of_pod
+from pytest_istio_sidecar.checks.tracing import CAPTURED, assumptions, cause_of, decided, of_pod
+from pytest_istio_sidecar.checks.wording import describe
 from pytest_istio_sidecar.failure import Failure
 from pytest_istio_sidecar.istio.ports import INBOUND, OUTBOUND, PURPOSE
 from pytest_istio_sidecar.netfilter.model import Rules
@@ -31,21 +31,21 @@ def check_redirected(
     """
     if to is None:
         to = INBOUND if packet.hook == "PREROUTING" else OUTBOUND
-    way = decided(nat, packet, host)
-    port = way.destination.port
-    if way.fate in CAPTURED and port == to:
+    trace = decided(nat, packet, host)
+    port = trace.destination.port
+    if trace.fate in CAPTURED and port == to:
         return []
-    wrong_port = way.fate in CAPTURED
+    wrong_port = trace.fate in CAPTURED
     return [
         Finding(
-            kind=Kind.REDIRECT if wrong_port or way.fate is Fate.DROPPED else Kind.BYPASS,
+            kind=Kind.REDIRECT if wrong_port or trace.fate is Fate.DROPPED else Kind.BYPASS,
             failure=messages.WRONG_PORT(packet=describe(packet), port=port, wanted=to, pod=of_pod(nat))
             if wrong_port
-            else _reaches(way, of_pod(nat)),
+            else _reaches(trace, of_pod(nat)),
             wanted=f"REDIRECT to :{to}{_purpose(to)}",
-            got=_got(way),
-            trace=way,
-            cause=cause_of(way, nat),
+            got=_got(trace),
+            trace=trace,
+            cause=cause_of(trace, nat),
             assumptions=assumptions(nat, packet.family),
         )
     ]
@@ -57,18 +57,18 @@ def check_not_redirected(nat: Rules, packet: Packet, *, host: Host | None = None
     Raises:
         Undecided: the rules do not show what becomes of it.
     """
-    way = decided(nat, packet, host)
-    if way.fate is Fate.UNCHANGED:
+    trace = decided(nat, packet, host)
+    if trace.fate is Fate.UNCHANGED:
         return []
-    verb = "is dropped" if way.fate is Fate.DROPPED else f"is sent to :{way.destination.port}"
+    verb = "is dropped" if trace.fate is Fate.DROPPED else f"is sent to :{trace.destination.port}"
     return [
         Finding(
             kind=Kind.REDIRECT,
             failure=messages.NOT_UNTOUCHED(packet=describe(packet), outcome=verb, pod=of_pod(nat)),
             wanted="destination unchanged",
-            got=_got(way),
-            trace=way,
-            cause=cause_of(way, nat),
+            got=_got(trace),
+            trace=trace,
+            cause=cause_of(trace, nat),
             assumptions=assumptions(nat, packet.family),
         )
     ]
@@ -78,21 +78,21 @@ check_bypasses = check_not_redirected
 """The name of `check_not_redirected` before; goes with 1.0."""
 
 
-def _reaches(way: Trace, pod: str) -> Failure:
-    packet = describe(way.packet)
-    if way.fate is Fate.DROPPED:
+def _reaches(trace: Trace, pod: str) -> Failure:
+    packet = describe(trace.packet)
+    if trace.fate is Fate.DROPPED:
         return messages.DROPPED(packet=packet, pod=pod)
-    if way.packet.hook == "PREROUTING":
+    if trace.packet.hook == "PREROUTING":
         return messages.REACHED_PAST_ENVOY(packet=packet, pod=pod)
     return messages.LEFT_PAST_ENVOY(packet=packet, pod=pod)
 
 
-def _got(way: Trace) -> str:
-    if way.fate is Fate.UNCHANGED:
-        return f"destination unchanged, {way.destination}"
-    if way.fate is Fate.DROPPED:
+def _got(trace: Trace) -> str:
+    if trace.fate is Fate.UNCHANGED:
+        return f"destination unchanged, {trace.destination}"
+    if trace.fate is Fate.DROPPED:
         return "the kernel drops it"
-    return f"{way.fate} to {way.destination}{_purpose(way.destination.port)}"
+    return f"{trace.fate} to {trace.destination}{_purpose(trace.destination.port)}"
 
 
 def _purpose(port: int | None) -> str:

@@ -41,27 +41,26 @@ def add(commands: Commands) -> None:
 
 def run(options: argparse.Namespace) -> Status:
     """Read, write, and say where."""
-    from pytest_istio_sidecar.environments.choices import ReaderName
-    from pytest_istio_sidecar.environments.cluster.existing import ExistingPlan
+    from pytest_istio_sidecar.environments.choices import DEFAULT_VERSION, ExistingChoices, ReaderName
+    from pytest_istio_sidecar.environments.cluster.existing import ExistingEnvironment
     from pytest_istio_sidecar.environments.shared import keep
     from pytest_istio_sidecar.machine.progress import Progress
-    from pytest_istio_sidecar.plugin.settings import DEFAULT_VERSION
     from pytest_istio_sidecar.reports.document import exceptions_of
     from pytest_istio_sidecar.reports.summary import capture_of
 
-    plan = ExistingPlan(
+    choices = ExistingChoices(
         kubeconfig=options.kubeconfig,
         context=options.context,
         namespace=options.namespace,
         workloads=(options.workload,),
-        version=None,
         reader=ReaderName(options.reader),
-        traffic=False,
-        make_privileged=False,
         timeout=60.0,
     )
     with tempfile.TemporaryDirectory() as folder:
-        environment = plan.start(state=Path(folder, "state.json"), owner=os.getpid(), progress=Progress())
+        state = Path(folder, "state.json")
+        environment = ExistingEnvironment.bring_up(
+            choices, state=state, owner=os.getpid(), progress=Progress()
+        )
     rules = environment.read_rules(options.into)
     listeners = environment.read_listeners()
     options.into.mkdir(parents=True, exist_ok=True)

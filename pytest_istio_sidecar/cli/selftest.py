@@ -50,11 +50,11 @@ def add(commands: Commands) -> None:
 
 def run(options: argparse.Namespace) -> Status:
     """Measure, and print the score."""
+    from pytest_istio_sidecar.environments.choices import DEFAULT_VERSION
     from pytest_istio_sidecar.environments.embedded.environment import EmbeddedEnvironment, PodRulesText
     from pytest_istio_sidecar.istio.options import IstioOptions
     from pytest_istio_sidecar.istio.rules import expected_ruleset
     from pytest_istio_sidecar.netfilter.model import Backend
-    from pytest_istio_sidecar.plugin.settings import DEFAULT_VERSION
     from pytest_istio_sidecar.selftest.report import conclusion, render_score, score_fields
 
     versions = list(dict.fromkeys(options.istio_version or [DEFAULT_VERSION]))

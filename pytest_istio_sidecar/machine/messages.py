@@ -27,6 +27,19 @@ NOT_DOWNLOADED = Message(
     fix="install {program}, or name it with {option}; behind a mirror: {mirror}=URL; "
     "without a cluster: --istio-environment=embedded",
 )
+STATE_NOT_READ = Message(
+    "IS821", "{file} cannot be read: {problem}", help="run it again: it is of another run"
+)
+STATE_NO_JSON = Message("IS822", "{file} is no JSON: {problem}", help="run it again: it is of another run")
+STATE_NO_OBJECT = Message(
+    "IS823", "{state} is {value}, and should be an object", help="run it again: it is of another run"
+)
+STATE_WITHOUT = Message("IS824", "{state} has no {key!r}", help="run it again: it is of another run")
+STATE_OF_OTHER_TYPE = Message(
+    "IS825",
+    "{key!r} of {state} is {value}, and should be of type {type}",
+    help="run it again: it is of another run",
+)
 PLACE_NOT_PRIVATE = Message(
     "IS811",
     "{place} belongs to another user or is open to others; nothing is kept there",

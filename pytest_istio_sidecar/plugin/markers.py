@@ -53,5 +53,7 @@ def specifier_of(marker: pytest.Mark, node: pytest.Item) -> SpecifierSet:
                 return SpecifierSet(text)
             except InvalidSpecifier:
                 pass
-    told = ", ".join([*map(repr, marker.args), *(f"{key}={value!r}" for key, value in marker.kwargs.items())])
-    raise pytest.UsageError(str(messages.NO_SPECIFIER(test=node.nodeid, marker=MARKER, arguments=told)))
+    given = ", ".join(
+        [*map(repr, marker.args), *(f"{key}={value!r}" for key, value in marker.kwargs.items())]
+    )
+    raise pytest.UsageError(str(messages.NO_SPECIFIER(test=node.nodeid, marker=MARKER, arguments=given)))

@@ -15,21 +15,13 @@ TABLE_WITHOUT_FILE = Message(
     "--istio-table is for --istio-environment=file; the environment is {environment}",
     help=IN_THE_TEXT,
 )
-NO_VERSION = Message(
-    "IS903", "--istio-version={version}: expected a release such as {known}", help=IN_THE_TEXT
-)
-NOT_KEY_VALUE = Message("IS904", "--istio-set={value}: expected KEY=VALUE", help=IN_THE_TEXT)
-NO_OPTION = Message("IS905", "--istio-option={option}: expected NAME=VALUE", help=IN_THE_TEXT)
+OPTION_UNUSABLE = Message("IS903", "{option}={text}: {problem}", help=IN_THE_TEXT)
 OPTION_OF_POD = Message(
     "IS906",
     "--istio-option is for the environments embedded and file; in {environment} the pod tells it",
     help="leave it out: the pod's own options are read",
 )
 NO_REPORT = Message("IS907", "--istio-report={name}: expected a file ending in {known}", help=IN_THE_TEXT)
-NO_SUCH_FILE = Message(
-    "IS908", "{option}={value}: there is no such file", help="a relative path starts where pytest was started"
-)
-NO_CHOICE = Message("IS909", "{option}={value}: expected one of {known}", help=IN_THE_TEXT)
 PLUGINS_DIFFER = Message(
     "IS910",
     "{ours}={value} and pytest-kind's {theirs}={other} say something different",
@@ -39,9 +31,6 @@ KEEP_DIFFERS = Message(
     "IS911",
     "--istio-keep={keep} and pytest-kind's --keep-cluster say something different",
     help="give one of them",
-)
-NO_SECONDS = Message(
-    "IS912", "{option}={text}: expected seconds, more than 0 and at most 86400", help=IN_THE_TEXT
 )
 NO_SPECIFIER = Message(
     "IS913",

@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from pytest_istio_sidecar.machine.progress import ProgressDisplay
     from pytest_istio_sidecar.machine.signals import EndingSignals
 
-Record = Mapping[str, object]
 _PROGRESS = "progress.jsonl"
 
 

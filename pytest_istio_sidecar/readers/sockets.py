@@ -28,12 +28,12 @@ def read_sockets(runner: Runner, *, timeout: float, pod: str = "") -> tuple[Sock
         EnvironmentProblem: they could not be read.
         ParseError: a file has something else.
     """
-    found: list[Socket] = []
+    sockets: list[Socket] = []
     for protocol, path in _FILES:
         result = runner.run(["cat", path], timeout=timeout)
         if path.endswith("6") and _ABSENT in result.stderr:
             continue
         if not result.succeeded:
             raise EnvironmentProblem(messages.SOCKETS_NOT_READ(pod=pod or "the pod", facts=result.facts()))
-        found += parse_sockets(protocol, result.stdout)
-    return tuple(found)
+        sockets += parse_sockets(protocol, result.stdout)
+    return tuple(sockets)

@@ -18,9 +18,9 @@ from markdown_blocks import CHECKOUT, PAGES, tokens_of
 import pytest_istio_sidecar
 from pytest_istio_sidecar.catalogue import CATALOGUE
 from pytest_istio_sidecar.cli import _COMMANDS, main
-from pytest_istio_sidecar.environments.choices import ReportForm
 from pytest_istio_sidecar.netfilter.text.diagnosis import KNOWN, diagnose
 from pytest_istio_sidecar.plugin.options import OPTIONS
+from pytest_istio_sidecar.reports.form import ReportForm
 
 LINKED = (*PAGES, "ARCHITECTURE.md", "CONTRIBUTING.md", "changelog.d/README.md", "tests/cluster/README.md")
 

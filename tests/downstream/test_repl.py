@@ -20,5 +20,5 @@ def test_an_assertion_tells_its_verdict_without_pytest():
     )
     assert typed.stdout == "False\n"
     assert typed.returncode == 1
-    assert "BypassError: inbound tcp/22 " in typed.stderr
+    assert "BypassError: inbound tcp 22 " in typed.stderr
     assert "<- decides" in typed.stderr

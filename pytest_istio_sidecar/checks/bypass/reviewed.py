@@ -103,14 +103,14 @@ def check_reviewed_bypasses(
     template = expected_ruleset(version, options=plain)
     number = number_of(version)
     asked = " and ".join(as_a_pod_asks(in_effect(number, plain), in_effect(number, options)))
-    found = bypasses(opened, envoy_ports=proxy, expected=template, host=host).unexpected
+    opened_classes = bypasses(opened, envoy_ports=proxy, expected=template, host=host).unexpected
     notices = [
         Finding(
             severity=Severity.NOTICE,
             kind=Kind.BYPASS,
-            failure=messages.ASKED_FOR(packet=held.text, options=asked),
+            failure=messages.ASKED_FOR(packet=each.text, options=asked),
         )
-        for held in found
+        for each in opened_classes
     ]
     if reviewed is None:
         return notices

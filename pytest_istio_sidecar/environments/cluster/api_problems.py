@@ -221,10 +221,10 @@ def unreachable(host: str, said: str, *, kubeconfig: str) -> ApiUnreachable | Ap
 
 def _status_object(body: str) -> Mapping[str, object]:
     try:
-        answer = json.loads(body)
+        status = json.loads(body)
     except ValueError:
         return {}
-    return answer if isinstance(answer, dict) else {}
+    return status if isinstance(status, dict) else {}
 
 
 def _seconds(headers: Mapping[str, str]) -> float | None:

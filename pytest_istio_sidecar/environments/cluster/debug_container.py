@@ -76,8 +76,8 @@ def add_debug_container(api: KubernetesApi, pod: Json, *, timeout: float) -> str
 
 
 def _state(api: KubernetesApi, path: str, name: str) -> tuple[bool | None, str]:
-    for held in api.get(path).get("status", {}).get("ephemeralContainerStatuses", []):
-        if held["name"] == name:
-            state = held.get("state", {})
+    for status in api.get(path).get("status", {}).get("ephemeralContainerStatuses", []):
+        if status["name"] == name:
+            state = status.get("state", {})
             return (True if "running" in state else None), str(state)
     return None, "not started"

@@ -8,6 +8,7 @@ from __future__ import annotations
 from pytest_istio_sidecar.failure import IN_THE_TEXT, Message
 
 _OTHER_READER = "--istio-reader=exec with a privileged sidecar (--istio-make-privileged), or node"
+_NODE = "change it at its source, or read from the node: --istio-reader=node"
 _AGAIN = "run it again; the first error says what happened"
 
 # The API.
@@ -171,7 +172,7 @@ OTHER_CLUSTER = Message(
 )
 CHANGES_UNREADABLE = Message(
     "IS745",
-    "what a run has changed is written down in a way that cannot be read: {problem!r}",
+    "what a run has changed is written down in a way that cannot be read: {problem}",
     fix="see in the file which workload it names, and put its istio-proxy back by hand",
 )
 NOT_PUT_BACK = Message(
@@ -183,4 +184,24 @@ CHANGES_LEFT = Message(
     "IS746",
     "{problems}",
     help="`istio-sidecar clean` tries again, when what the server says is put right",
+)
+NOT_MADE_PRIVILEGED = Message(
+    "IS747",
+    "{workload} in namespace {namespace} cannot be made privileged: {reason}",
+    cause="an admission controller refuses the edit",
+    help=_NODE,
+)
+TAKEN_BACK = Message(
+    "IS748",
+    "{workload} was edited, but {what} does not show it: istio-proxy is not privileged",
+    cause="a mutating webhook or a controller takes the edit back (a policy, GitOps, an operator)",
+    fix=_NODE,
+)
+CHANGED_BY_OTHERS = Message(
+    "IS749",
+    "{workload} was changed by others {times} times while it was edited",
+    help="see which controller changes it; read from the node: --istio-reader=node",
+)
+NOTHING_INJECTED = Message(
+    "IS750", "{pod} has no istio-proxy: nothing was injected into it", help="is the namespace labelled?"
 )

@@ -9,13 +9,18 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from pytest_istio_sidecar.environments.cluster.api import ApiProblem, Json, KubernetesApi
-from pytest_istio_sidecar.environments.cluster.workload import container_statuses, describe_pods
+from pytest_istio_sidecar.environments.cluster.workload import (
+    Workload,
+    container_statuses,
+    describe_pods,
+    pods_of,
+    settled,
+)
+from pytest_istio_sidecar.errors import EnvironmentProblem
 from pytest_istio_sidecar.failure import Advice, Fact, advise
 
 _EVENTS = 5
 _LOG_LINES = 12
-
-
 _STUCK = (
     Advice(
         r"ImagePullBackOff|ErrImagePull|ErrImageNeverPull|InvalidImageName",
@@ -33,6 +38,28 @@ _STUCK = (
 )
 
 
+def wait_until_settled(api: KubernetesApi, workload: Workload, *, timeout: float) -> list[Json]:
+    """Wait until the newest pods are Ready and older ones gone.
+
+    Raises:
+        EnvironmentProblem: not in time; the message shows the pods and what happened to them.
+    """
+    try:
+        return api.wait(
+            f"{workload} in namespace {workload.namespace} to be Ready, and its old pods gone",
+            lambda: settled(api, workload),
+            timeout=timeout,
+        )
+    except EnvironmentProblem as problem:
+        facts, advice = why_not_ready(
+            api,
+            namespace=workload.namespace,
+            names=[workload.name],
+            pods=lambda: pods_of(api, workload),
+        )
+        raise EnvironmentProblem(problem.failure.and_facts(facts).advised(advice)) from None
+
+
 def why_not_ready(
     api: KubernetesApi, *, namespace: str, names: Sequence[str], pods: Callable[[], Iterable[Json]]
 ) -> tuple[list[Fact], Advice | None]:
@@ -43,12 +70,12 @@ def why_not_ready(
         pods: asks for those that should be Ready.
     """
     try:
-        found = list(pods())
+        unready = list(pods())
     except ApiProblem as problem:
         return [("pods", f"(they could not be asked for: {problem.said or problem})")], None
     events = api.events(namespace, names)[-_EVENTS:]
-    facts = [("event", "\n".join(events)), *last_words(api, found)]
-    return facts, explain_pods(describe_pods(found))
+    facts = [("event", "\n".join(events)), *last_words(api, unready)]
+    return facts, explain_pods(describe_pods(unready))
 
 
 def last_words(api: KubernetesApi, pods: Iterable[Json]) -> list[Fact]:
@@ -68,11 +95,11 @@ def last_words(api: KubernetesApi, pods: Iterable[Json]) -> list[Fact]:
 def _failed(pods: Iterable[Json]) -> Iterator[tuple[Json, str]]:
     """Containers that have ended with a failure, and do not run well since."""
     for pod in pods:
-        for held in container_statuses(pod):
-            states = [held.get("state", {}), held.get("lastState", {})]
+        for status in container_statuses(pod):
+            states = [status.get("state", {}), status.get("lastState", {})]
             failed = any(state.get("terminated", {}).get("exitCode") for state in states)
-            if failed and not held.get("ready"):
-                yield pod, held["name"]
+            if failed and not status.get("ready"):
+                yield pod, status["name"]
 
 
 def _log(api: KubernetesApi, pod: Json, container: str) -> list[str]:

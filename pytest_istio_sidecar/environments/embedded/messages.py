@@ -85,7 +85,4 @@ NO_ANSWER = Message(
 BROKEN = Message("IS647", "the embedded pod is broken: {programs} ended", help=_AGAIN)
 STATE_UNREADABLE = Message("IS648", "{state} describes no embedded pod: {problem}", help=_AGAIN)
 HAS_ENDED = Message("IS649", "the embedded pod that {state} describes has ended", help=_AGAIN)
-RULES_NOT_LOADED = Message(
-    "IS650", "the rules could not be loaded into {pod}", help="iptables-restore says why, below"
-)
 PROGRAM_FAILED = Message("IS651", "a program in {pod} failed", help="its words stand below")

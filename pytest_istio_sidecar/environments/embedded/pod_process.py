@@ -56,14 +56,14 @@ class PodRunner:
 
     def run(self, argv: Sequence[str], *, timeout: float, text: str = "") -> CommandResult:
         """Run one command; `text` is its standard input."""
-        told = self.control({"operation": "run", "argv": list(argv), "input": text, "timeout": timeout})
-        status = told["exit_status"]
+        answer = self.control({"operation": "run", "argv": list(argv), "input": text, "timeout": timeout})
+        status = answer["exit_status"]
         return CommandResult(
             argv=tuple(argv),
             exit_status=status if isinstance(status, int) else None,
-            stdout=str(told["stdout"]),
-            stderr=str(told["stderr"]),
-            seconds=float(str(told["seconds"])),
+            stdout=str(answer["stdout"]),
+            stderr=str(answer["stderr"]),
+            seconds=float(str(answer["seconds"])),
         )
 
     def control(self, request: Mapping[str, object]) -> Mapping[str, object]:
@@ -77,16 +77,16 @@ class PodRunner:
             with self.connect(patience) as connection, connection.makefile("rwb") as stream:
                 stream.write(json.dumps(request).encode() + b"\n")
                 stream.flush()
-                told: dict[str, object] = json.loads(stream.readline())
+                answer: dict[str, object] = json.loads(stream.readline())
         except (OSError, ValueError) as problem:
             words = self._last_words("pod")
             cause = "" if words else "it was stopped, or the process it was started for has ended"
             raise EnvironmentProblem(messages.NO_ANSWER(problem=problem, cause=cause, facts=words)) from None
-        ended = told["ended"]
+        ended = answer["ended"]
         if isinstance(ended, list) and ended:
             words = [word for text in ended for word in self._last_words(str(text).partition(" ")[0])]
             raise EnvironmentProblem(messages.BROKEN(programs=", ".join(ended), facts=words))
-        return told
+        return answer
 
     def _last_words(self, name: str) -> list[Fact]:
         """The end of what a program of the pod has written; nothing where it wrote nothing."""
@@ -195,13 +195,13 @@ def _wait_until_ready(status: socket.socket, directory: Path, timeout: float) ->
             raise EnvironmentProblem(_why_it_ended(directory, bool(parts)))
         *lines, heard = (heard + chunk).split(b"\n")
         for line in lines:
-            told = json.loads(line)
-            if "problem" in told:
-                problem = told["problem"]
-                raise EnvironmentProblem(messages.NOT_MADE(problem=problem).advised(advise(problem, _ADVICE)))
-            if "ready" in told:
+            fact = json.loads(line)
+            if "problem" in fact:
+                failure = messages.NOT_MADE(problem=fact["problem"])
+                raise EnvironmentProblem(failure.advised(advise(fact["problem"], _ADVICE)))
+            if "ready" in fact:
                 return parts
-            parts[told["part"]] = float(told["seconds"])
+            parts[fact["part"]] = float(fact["seconds"])
 
 
 def _why_it_ended(directory: Path, began: bool) -> Failure:

@@ -7,8 +7,6 @@ from __future__ import annotations
 
 from pytest_istio_sidecar.failure import Message
 
-_NODE = "change it at its source, or read from the node: --istio-reader=node"
-
 KUBECTL_FAILED = Message("IS751", "kubectl failed on the cluster {cluster}", help="its own words say why")
 KIND_FAILED = Message(
     "IS752",
@@ -55,24 +53,4 @@ MANIFEST_WITHOUT_DEPLOYMENT = Message(
     "IS771",
     "the manifest has no Deployment to read the sidecar of",
     help="the manifest of this package was changed: install it again",
-)
-NOT_MADE_PRIVILEGED = Message(
-    "IS772",
-    "{workload} in namespace {namespace} cannot be made privileged: {reason}",
-    cause="an admission controller refuses the edit",
-    help=_NODE,
-)
-TAKEN_BACK = Message(
-    "IS773",
-    "{workload} was edited, but {what} does not show it: istio-proxy is not privileged",
-    cause="a mutating webhook or a controller takes the edit back (a policy, GitOps, an operator)",
-    fix=_NODE,
-)
-CHANGED_BY_OTHERS = Message(
-    "IS774",
-    "{workload} was changed by others {times} times while it was edited",
-    help="see which controller changes it; read from the node: --istio-reader=node",
-)
-NOTHING_INJECTED = Message(
-    "IS775", "{pod} has no istio-proxy: nothing was injected into it", help="is the namespace labelled?"
 )

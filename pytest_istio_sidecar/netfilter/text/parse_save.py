@@ -276,7 +276,7 @@ class _Text:
             if len(given) >= 2:
                 return (given[0], given[1]), given[2:], target
         if len(given) < 2:
-            raise ValueError("this is no line of iptables-save")
+            raise ValueError(messages.NO_LINE())
         return (given[0], given[1]), given[2:], None
 
     def _tail(self, rest: str) -> tuple[list[str], Target | None]:

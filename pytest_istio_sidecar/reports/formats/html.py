@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 
+from pytest_istio_sidecar.checks.bypass.rows import HEADS, POLICY, rows_of
 from pytest_istio_sidecar.markup import Markup, join, tag
 from pytest_istio_sidecar.reports.document import Report, Test, against, first_line
 from pytest_istio_sidecar.reports.formats.svg import render_way_svg
@@ -142,7 +143,7 @@ def _is_beside(section: Section, way: Way) -> bool:
 
 
 def _way(way: Way, lists: Sequence[Section]) -> Markup:
-    texts = [
+    columns = [
         join(
             tag("h3", _sentence(section["heading"])),
             tag("ul", *(tag("li", _entry(text)) for text in section["entries"]), class_="list"),
@@ -150,7 +151,7 @@ def _way(way: Way, lists: Sequence[Section]) -> Markup:
         for section in lists
     ]
     picture = _wide(f"Picture: {way['title']}", render_way_svg(way))
-    return tag("div", picture, *([tag("div", *texts)] if texts else []), class_="drawn")
+    return tag("div", picture, *([tag("div", *columns)] if columns else []), class_="drawn")
 
 
 def _entry(text: str) -> Markup:
@@ -158,39 +159,27 @@ def _entry(text: str) -> Markup:
 
 
 def _bypasses(capture: Capture) -> Markup:
-    classes = capture["bypasses"]
-    if classes is None:
+    if capture["bypasses"] is None:
         return tag("p", f"Cannot be told: {'; '.join(capture['problems'])}")
     rows = [
-        (tag("code", bypass["text"]), _rules(bypass["rules"]), _meant(kind, bypass["by_design"]))
-        for kind in ("inbound", "outbound", "conditional")
-        for bypass in classes.get(kind, [])
+        (tag("code", row.packets), _rules(row.rules), tag("span", row.by_design, **_MEANT[row.by_design]))
+        for row in rows_of(capture["bypasses"])
     ]
     unseen = tag("ul", *(tag("li", sentence) for sentence in capture["unseen"]))
     return join(
-        _table("Bypasses", ("Packets", "Let by", "By design"), _once(rows))
-        if rows
-        else tag("p", "Nothing does."),
+        _table("Bypasses", HEADS, rows) if rows else tag("p", "Nothing does."),
         tag("h3", "What rules cannot show"),
         unseen,
     )
 
 
+_MEANT: dict[str, dict[str, str]] = {"yes": {}, "no": {"class_": "no"}, "cannot be told": {"class_": "may"}}
+
+
 def _rules(rules: Sequence[str]) -> Markup:
     if not rules:
-        return tag("span", "the chain's policy")
+        return tag("span", POLICY)
     return join(*(part for rule in rules for part in (tag("code", rule), tag("br"))))
-
-
-def _once(rows: Iterable[tuple[Markup, ...]]) -> list[tuple[Markup, ...]]:
-    """Classes that read the same differ in what their text leaves out."""
-    return list({row[0]: row for row in reversed(list(rows))}.values())[::-1]
-
-
-def _meant(kind: str, by_design: object) -> Markup:
-    if kind == "conditional":
-        return tag("span", "cannot be told", class_="may")
-    return tag("span", "yes") if by_design else tag("span", "no", class_="no")
 
 
 def _difference(capture: Capture) -> Markup:
@@ -200,7 +189,11 @@ def _difference(capture: Capture) -> Markup:
     if compared["equal_text"]:
         return tag("p", "The same, rule for rule.")
     effects = [
-        (tag("code", effect["text"]), tag("span", effect["expected"]), tag("span", effect["observed"]))
+        (
+            tag("code", effect["text"]),
+            Markup(tag("span", effect["expected"])),
+            tag("span", effect["observed"]),
+        )
         for effect in compared["effects"]
     ]
     return join(

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 
-from pytest_istio_sidecar.environments.choices import ReportForm
 from pytest_istio_sidecar.reports.document import Report
+from pytest_istio_sidecar.reports.form import ReportForm
 from pytest_istio_sidecar.reports.formats.html import render_page
 from pytest_istio_sidecar.reports.formats.markdown import render_markdown
 from pytest_istio_sidecar.reports.formats.sarif import render_sarif

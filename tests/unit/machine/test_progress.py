@@ -282,18 +282,6 @@ def test_a_phase_that_fails_is_told_as_failed(tmp_path: Path) -> None:
     assert "\nistio-sidecar: failed after 0.0 s  installing Istio\n" in shown(tmp_path, fails)
 
 
-def test_the_last_lines_of_the_running_phase_are_kept() -> None:
-    progress = Progress()
-    with progress.phase("one"):
-        progress.line("of the first")
-    with progress.phase("two"):
-        for number in range(20):
-            progress.line(f"line {number}")
-        assert progress.last_lines[-1] == "line 19"
-        assert len(progress.last_lines) < 20
-        assert "of the first" not in progress.last_lines
-
-
 def test_the_time_of_each_phase_is_kept() -> None:
     progress = Progress()
     two_phases(progress)
