@@ -18,9 +18,22 @@ reached: the plugin reports them as ERROR, apart from failures, never as a pass.
 
 from __future__ import annotations
 
+from pytest_istio_sidecar.failure import Failure
+
 
 class IstioSidecarError(Exception):
-    """Root of the tree; catching it catches everything this package raises on purpose."""
+    """Root of the tree; catching it catches everything this package raises on purpose.
+
+    Attributes:
+        failure: the message in its parts; as text the exception is that, laid out.
+    """
+
+    def __init__(self, failure: Failure | str) -> None:
+        self.failure = failure if isinstance(failure, Failure) else Failure(summary=failure)
+        super().__init__(str(self.failure))
+
+    def __str__(self) -> str:
+        return str(self.failure)
 
 
 class ParseError(IstioSidecarError):
@@ -32,34 +45,27 @@ class ParseError(IstioSidecarError):
         text: that line, cut to 200 characters; empty when the text is.
         reason: what is wrong, in one sentence.
         diagnosis: what usually causes it and what helps; empty when nothing is known.
+        failure: the message in its parts, without place and line.
     """
 
     def __init__(
-        self,
-        reason: str,
-        *,
-        source: str | None = None,
-        line: int = 0,
-        text: str = "",
-        diagnosis: str = "",
+        self, failure: Failure | str, *, source: str | None = None, line: int = 0, text: str = ""
     ) -> None:
-        self.reason = reason
+        super().__init__(failure)
+        self.reason = self.failure.summary
         self.source = source
         self.line = line
         self.text = text[:200]
-        self.diagnosis = diagnosis
-        super().__init__(reason)
 
     def __str__(self) -> str:
-        where = self.source or "<text>"
-        if self.line:
-            where = f"{where}:{self.line}"
-        shown = [f"{where}: {self.reason}"]
-        if self.text:
-            shown.append(f"  text     {self.text!r}")
-        if self.diagnosis:
-            shown.append(f"  cause    {self.diagnosis}")
-        return "\n".join(shown)
+        where = f"{self.source or '<text>'}:{self.line}" if self.line else self.source or "<text>"
+        shown = [("text", repr(self.text))] if self.text else []
+        placed = self.failure._replace(summary=f"{where}: {self.reason}", facts=(*shown, *self.failure.facts))
+        return str(placed)
+
+    @property
+    def diagnosis(self) -> str:
+        return "; ".join(filter(None, (self.failure.cause, self.failure.fix)))
 
 
 class UsageProblem(IstioSidecarError):
@@ -106,5 +112,5 @@ class NotIntercepted(VerdictAgainst):
 
 # Tracebacks name them as users import them.
 for _error in tuple(vars().values()):
-    if isinstance(_error, type):
+    if isinstance(_error, type) and issubclass(_error, IstioSidecarError):
         _error.__module__ = "pytest_istio_sidecar"

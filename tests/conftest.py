@@ -35,7 +35,7 @@ def machine_problem() -> str | None:
     except EnvironmentProblem as problem:
         return str(problem)
     trial = subprocess.run([*command, "true"], capture_output=True, text=True, timeout=10, check=False)
-    return namespaces.explain_failed_unshare(trial.stderr) if trial.returncode else None
+    return str(namespaces.explain_failed_unshare(trial.stderr)) if trial.returncode else None
 
 
 @pytest.fixture(scope="session")

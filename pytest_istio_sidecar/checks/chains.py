@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Hashable, Iterator, Sequence
 from dataclasses import replace
 
+from pytest_istio_sidecar.checks import messages
 from pytest_istio_sidecar.checks.finding import Finding, Kind, Severity
 from pytest_istio_sidecar.checks.tracing import CAPTURED, assumptions, cause_of, decided, of_pod
 from pytest_istio_sidecar.checks.wording import describe
@@ -57,14 +58,18 @@ def check_jump(
     if not missed:
         return []
     first = decided(nat, _most_ordinary(missed), host)
-    everything = not coming
-    which = f"no {protocol} packet" if everything else f"not every {protocol} packet"
     return [
         Finding(
             kind=Kind.BYPASS,
-            summary=f"{which} comes from {source} to {target}"
-            + ("" if everything else f": {describe(first.packet)} does not")
-            + of_pod(nat),
+            failure=messages.NONE_COMES(protocol=protocol, source=source, target=target, pod=of_pod(nat))
+            if not coming
+            else messages.NOT_ALL_COME(
+                protocol=protocol,
+                source=source,
+                target=target,
+                packet=describe(first.packet),
+                pod=of_pod(nat),
+            ),
             wanted=f"{source} sends every {protocol} packet to {target}",
             got=_what_instead(chain, jumps, target),
             trace=first,
@@ -83,7 +88,7 @@ def check_inbound_exclusions(
         Undecided: the rules do not show it for some port.
     """
     if not rulesets_of(nat, family):
-        raise Undecided(f"inbound tcp: no IPv{family} rules were read{of_pod(nat)}")
+        raise Undecided(messages.NO_RULES_READ(packet="inbound tcp", family=family, pod=of_pod(nat)))
     wanted = set(ports)
     captured, passing = _parted(nat, "PREROUTING", family, "tcp", host, lambda end: end.fate in CAPTURED)
     also = _ports_of(captured)
@@ -121,7 +126,7 @@ def check_redirect_target(nat: Table, chain: str, port: int, *, host: Host | Non
     return [
         Finding(
             kind=Kind.REDIRECT,
-            summary=f"{chain} does not redirect tcp to :{port}{of_pod(nat)}",
+            failure=messages.NO_REDIRECT(chain=chain, port=port, pod=of_pod(nat)),
             wanted=f"every tcp packet in {chain} is redirected to :{port}",
             got=_effect(decided(alone, _most_ordinary(others), host)),
             trace=shown,
@@ -148,7 +153,7 @@ def check_dead_rules(nat: Table, *, host: Host | None = None) -> list[Finding]:
             Finding(
                 severity=Severity.NOTICE,
                 kind=Kind.RULES,
-                summary=f"{rule.chain} rule {rule.number} is dead{of_pod(nat)}: {why}",
+                failure=messages.DEAD_RULE(chain=rule.chain, number=rule.number, pod=of_pod(nat), reason=why),
                 rule=rule,
                 facts=(("rule", rule.text),),
             )
@@ -182,7 +187,7 @@ def _parted(
         read = rules if source is None else source
         (packet, *_) = parts[None][0].witnesses
         decided(read, packet, host)
-        raise Undecided(f"{describe(packet)}: the rules read do not tell what becomes of it{of_pod(read)}")
+        raise Undecided(messages.NOT_TOLD(packet=describe(packet), pod=of_pod(read)))
     return parts.get(True, []), parts.get(False, [])
 
 
@@ -233,7 +238,7 @@ def _hook_of(source: str) -> Hook:
     for hook in _HOOKS:
         if source == hook:
             return hook
-    raise UsageProblem(f"packets enter nat at PREROUTING or OUTPUT, not at {source}")
+    raise UsageProblem(messages.NO_ENTRY_TO_NAT(chain=source))
 
 
 def _ending_at(nat: Table, chain: str) -> Table:
@@ -280,7 +285,7 @@ def _absent(nat: Table, chain: str, *, wanted: str) -> Finding:
     names = ", ".join(other.name for other in nat.chains) or "none"
     return Finding(
         kind=Kind.RULES,
-        summary=f"the {nat.name} table has no chain {chain}{of_pod(nat)}",
+        failure=messages.NO_CHAIN(table=nat.name, chain=chain, pod=of_pod(nat)),
         wanted=wanted,
         got=f"chains: {names}",
         cause=""
@@ -292,8 +297,9 @@ def _absent(nat: Table, chain: str, *, wanted: str) -> Finding:
 def _not_excluded(rules: Rules, trace: Trace, port: int) -> Finding:
     return Finding(
         kind=Kind.REDIRECT,
-        summary=f"inbound tcp {port} ({ports.PURPOSE.get(port, 'excluded port')}) is captured, "
-        f"but should be excluded{of_pod(rules)}",
+        failure=messages.NOT_EXCLUDED(
+            port=port, purpose=ports.PURPOSE.get(port, "excluded port"), pod=of_pod(rules)
+        ),
         wanted=f"tcp {port} reaches the pod unchanged",
         got=f"{trace.fate} to {trace.destination}",
         trace=trace,
@@ -306,10 +312,12 @@ def _excluded(rules: Rules, trace: Trace, low: int, high: int, wanted: set[int])
     span = f"tcp {low}" if low == high else f"tcp {low}-{high}"
     listed = ", ".join(map(str, sorted(wanted))) or "none"
     dropped = trace.fate is Fate.DROPPED
-    what = "is dropped" if dropped else "reaches the application without Envoy"
+    packet, pod = f"inbound {span}", of_pod(rules)
     return Finding(
         kind=Kind.REDIRECT if dropped else Kind.BYPASS,
-        summary=f"inbound {span} {what}{of_pod(rules)}",
+        failure=messages.DROPPED(packet=packet, pod=pod)
+        if dropped
+        else messages.REACHED_PAST_ENVOY(packet=packet, pod=pod),
         wanted=f"only {listed} excluded" if wanted else "no port excluded",
         got=f"also {span}: destination unchanged" if not dropped else "the kernel drops it",
         trace=trace,

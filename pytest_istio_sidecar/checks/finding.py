@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 
+from pytest_istio_sidecar.failure import Failure
 from pytest_istio_sidecar.netfilter.model import Rule
 from pytest_istio_sidecar.netfilter.trace.trace import Trace
 
@@ -37,7 +38,7 @@ class Finding:
     """One thing that is not as it should be, or is worth knowing.
 
     Attributes:
-        summary: one sentence, with the packet or rule and what becomes of it.
+        failure: what is wrong, from `messages`: its summary has the packet or rule and what becomes of it.
         wanted, got: the two sides, in a few words each.
         trace: of the packet that shows it, where a packet does.
         rule: the rule it is about, where it is about one.
@@ -48,7 +49,7 @@ class Finding:
 
     severity: Severity = Severity.VIOLATION
     kind: Kind
-    summary: str
+    failure: Failure
     wanted: str = ""
     got: str = ""
     trace: Trace | None = None
@@ -56,6 +57,16 @@ class Finding:
     facts: tuple[tuple[str, str], ...] = ()
     cause: str = ""
     assumptions: tuple[str, ...] = ()
+
+    @property
+    def summary(self) -> str:
+        """One sentence that stands on its own."""
+        return self.failure.summary
+
+    @property
+    def code(self) -> str:
+        """Of the message: short and stable."""
+        return self.failure.code
 
 
 def violations(findings: Iterable[Finding]) -> list[Finding]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Collection, Iterator, Sequence
 
+from pytest_istio_sidecar.checks import messages
 from pytest_istio_sidecar.checks.finding import Finding, Kind, Severity
 from pytest_istio_sidecar.checks.tracing import (
     addressed_families,
@@ -20,6 +21,7 @@ from pytest_istio_sidecar.checks.tracing import (
     of_pod,
 )
 from pytest_istio_sidecar.checks.wording import describe
+from pytest_istio_sidecar.failure import Failure
 from pytest_istio_sidecar.istio import ports
 from pytest_istio_sidecar.istio.listeners import Direction, Listener
 from pytest_istio_sidecar.netfilter.model import Rules
@@ -46,13 +48,15 @@ def check_listener(
     if here and (direction is None or any(listener.direction == direction for listener in here)):
         return []
     if here:
-        what = f"listens on :{port} for {here[0].direction or 'unsaid'} traffic, not {direction}"
+        failure = messages.OTHER_DIRECTION(
+            port=port, direction=here[0].direction or "unsaid", wanted=direction
+        )
     else:
-        what = f"does not listen on :{port}"
+        failure = messages.NOT_LISTENING(port=port)
     return [
         Finding(
             kind=Kind.LISTENER,
-            summary=f"Envoy {what}",
+            failure=failure,
             wanted=wanted + purpose,
             got=_bound(listeners),
         )
@@ -97,8 +101,12 @@ def check_rules_reach_listeners(
         if problem is not None and problem not in findings:
             findings[problem] = Finding(
                 kind=Kind.LISTENER,
-                summary=f"{describe(trace.packet)} is sent to {trace.destination}, "
-                f"where {problem}{of_pod(rules)}",
+                failure=messages.NOT_TAKEN(
+                    packet=describe(trace.packet),
+                    destination=trace.destination,
+                    reason=problem,
+                    pod=of_pod(rules),
+                ),
                 wanted=f"a listener of Envoy for {_direction(trace, host) or 'such'} traffic "
                 f"at {trace.destination}",
                 got=_bound(listeners),
@@ -156,8 +164,7 @@ def _unfed(listeners: Sequence[Listener], fed: set[int], rules: Rules) -> Iterat
             yield Finding(
                 severity=Severity.NOTICE,
                 kind=Kind.LISTENER,
-                summary=f"no rule sends traffic to Envoy's {listener.direction} listener "
-                f"on :{listener.port}{of_pod(rules)}",
+                failure=messages.UNFED(direction=listener.direction, port=listener.port, pod=of_pod(rules)),
             )
 
 
@@ -175,8 +182,9 @@ def _served_though_excluded(listeners: Sequence[Listener], rules: Rules, host: H
                 yield Finding(
                     severity=Severity.NOTICE,
                     kind=Kind.LISTENER,
-                    summary=f"{describe(trace.packet)} is not redirected, and comes to Envoy all the same: "
-                    f"it listens on {port}{of_pod(rules)}",
+                    failure=messages.SERVED_ALL_THE_SAME(
+                        packet=describe(trace.packet), port=port, pod=of_pod(rules)
+                    ),
                     trace=trace,
                 )
 
@@ -203,25 +211,25 @@ def _unanswered(rules: Rules, sockets: Collection[Socket], host: Host) -> Iterat
         trace = decided(rules, inbound(ports.AGENT, family=family, destination=own), host)
         left_out = trace.fate is Fate.UNCHANGED and trace.deciding_rule is not None
         if left_out and not _listens(sockets, "tcp", Endpoint(own, ports.AGENT)):
-            what = f"{describe(trace.packet)} is left to the agent, which does not listen there"
-            yield _notice(what, trace, "tcp", rules, sockets)
+            failure = messages.AGENT_SILENT(packet=describe(trace.packet), pod=of_pod(rules))
+            yield _notice(failure, trace, "tcp", sockets)
     for protocol in _TRANSPORTS:
         for trace in captured(rules, host, protocol, destination_port=ports.DOMAIN):
             if not ports.is_dns(trace.packet.destination_port, trace.destination.port):
                 continue
             if trace.packet.family in addressed and not _listens(sockets, protocol, trace.destination):
-                what = f"DNS by {protocol} is sent to {trace.destination}, where nothing listens"
-                yield _notice(what, trace, protocol, rules, sockets)
+                failure = messages.DNS_UNANSWERED(
+                    protocol=protocol, destination=trace.destination, pod=of_pod(rules)
+                )
+                yield _notice(failure, trace, protocol, sockets)
                 break
 
 
-def _notice(
-    what: str, trace: Trace, protocol: TransportName, rules: Rules, sockets: Collection[Socket]
-) -> Finding:
+def _notice(failure: Failure, trace: Trace, protocol: TransportName, sockets: Collection[Socket]) -> Finding:
     return Finding(
         severity=Severity.NOTICE,
         kind=Kind.LISTENER,
-        summary=f"{what}{of_pod(rules)}",
+        failure=failure,
         wanted=f"a {protocol} socket at {trace.destination}",
         got=_sockets(sockets, protocol),
         trace=trace,

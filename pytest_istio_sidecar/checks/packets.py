@@ -6,9 +6,11 @@ Invariant: a packet whose fate is unknown raises `Undecided`; it is never a find
 
 from __future__ import annotations
 
+from pytest_istio_sidecar.checks import messages
 from pytest_istio_sidecar.checks.finding import Finding, Kind
 from pytest_istio_sidecar.checks.tracing import CAPTURED, assumptions, cause_of, decided, of_pod
 from pytest_istio_sidecar.checks.wording import describe
+from pytest_istio_sidecar.failure import Failure
 from pytest_istio_sidecar.istio.ports import INBOUND, OUTBOUND, PURPOSE
 from pytest_istio_sidecar.netfilter.model import Rules
 from pytest_istio_sidecar.netfilter.packet import Fate, Host, Packet
@@ -34,11 +36,12 @@ def check_redirected(
     if trace.fate in CAPTURED and port == to:
         return []
     wrong_port = trace.fate in CAPTURED
-    what = f"is sent to :{port} instead of :{to}" if wrong_port else _reaches(trace)
     return [
         Finding(
             kind=Kind.REDIRECT if wrong_port or trace.fate is Fate.DROPPED else Kind.BYPASS,
-            summary=f"{describe(packet)} {what}{of_pod(nat)}",
+            failure=messages.WRONG_PORT(packet=describe(packet), port=port, wanted=to, pod=of_pod(nat))
+            if wrong_port
+            else _reaches(trace, of_pod(nat)),
             wanted=f"REDIRECT to :{to}{_purpose(to)}",
             got=_got(trace),
             trace=trace,
@@ -61,7 +64,7 @@ def check_not_redirected(nat: Rules, packet: Packet, *, host: Host | None = None
     return [
         Finding(
             kind=Kind.REDIRECT,
-            summary=f"{describe(packet)} {verb}, but should pass untouched{of_pod(nat)}",
+            failure=messages.NOT_UNTOUCHED(packet=describe(packet), outcome=verb, pod=of_pod(nat)),
             wanted="destination unchanged",
             got=_got(trace),
             trace=trace,
@@ -75,12 +78,13 @@ check_bypasses = check_not_redirected
 """The name of `check_not_redirected` before; goes with 1.0."""
 
 
-def _reaches(trace: Trace) -> str:
+def _reaches(trace: Trace, pod: str) -> Failure:
+    packet = describe(trace.packet)
     if trace.fate is Fate.DROPPED:
-        return "is dropped"
+        return messages.DROPPED(packet=packet, pod=pod)
     if trace.packet.hook == "PREROUTING":
-        return "reaches the application without Envoy"
-    return "leaves the application without Envoy"
+        return messages.REACHED_PAST_ENVOY(packet=packet, pod=pod)
+    return messages.LEFT_PAST_ENVOY(packet=packet, pod=pod)
 
 
 def _got(trace: Trace) -> str:

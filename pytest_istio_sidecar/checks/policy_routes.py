@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from pytest_istio_sidecar.checks import messages
 from pytest_istio_sidecar.checks.finding import Finding, Kind
 from pytest_istio_sidecar.checks.tracing import of_pod
 from pytest_istio_sidecar.istio.policy_route import PolicyRoute, PolicyRouting, Routings
@@ -74,8 +75,7 @@ def _missing(
     lines += [] if route.table in routing.local else [add_route]
     yield Finding(
         kind=Kind.REDIRECT,
-        summary=f"TPROXY marks IPv{family} packets with {mark:#x}, and no policy route keeps them in the pod"
-        f"{of_pod(rules)}",
+        failure=messages.NO_POLICY_ROUTE(family=family, mark=mark, pod=of_pod(rules)),
         wanted=f"ip rule: fwmark {mark:#x} lookup {route.table}; there: local default dev lo",
         got=got,
         rule=rule,

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping
 
+from pytest_istio_sidecar.checks import messages
 from pytest_istio_sidecar.checks.finding import Finding, Kind
 from pytest_istio_sidecar.netfilter.model import PodRules
 
@@ -24,7 +25,7 @@ def check_replicas(rules: PodRules, others: Mapping[str, PodRules]) -> list[Find
     return [
         Finding(
             kind=Kind.RULES,
-            summary=f"{name} has other rules than {rules.pod}",
+            failure=messages.REPLICA_DIFFERS(replica=name, pod=rules.pod),
             wanted=f"the rules of {rules.pod}",
             got=_counted(other),
             facts=tuple(_differences(rules, other)),

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from functools import cache
 
+from pytest_istio_sidecar.checks import messages
 from pytest_istio_sidecar.checks.wording import describe
 from pytest_istio_sidecar.errors import Undecided
 from pytest_istio_sidecar.istio.rules import ERAS, expected_ruleset
@@ -34,12 +35,15 @@ def decided(rules: Rules, packet: Packet, host: Host | None) -> Trace:
         Undecided: it is not, or nothing was read for the packet's family.
     """
     if not rulesets_of(rules, packet.family):
-        raise Undecided(f"{describe(packet)}: no IPv{packet.family} rules were read{of_pod(rules)}")
+        raise Undecided(
+            messages.NO_RULES_READ(packet=describe(packet), family=packet.family, pod=of_pod(rules))
+        )
     traced = trace(rules, packet, host=host)
     if traced.fate is Fate.UNKNOWN:
-        reasons = "\n".join(f"  because  {reason}" for reason in traced.reasons[:3])
         raise Undecided(
-            f"{describe(packet)}: the rules read do not tell what becomes of it{of_pod(rules)}\n{reasons}"
+            messages.NOT_TOLD(
+                packet=describe(packet), pod=of_pod(rules), facts=[("because", "\n".join(traced.reasons[:3]))]
+            )
         )
     return traced
 

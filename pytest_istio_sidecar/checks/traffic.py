@@ -6,8 +6,10 @@ Invariant: an observation that does not tell raises `Undecided`.
 
 from __future__ import annotations
 
+from pytest_istio_sidecar.checks import messages
 from pytest_istio_sidecar.checks.finding import Finding, Kind
 from pytest_istio_sidecar.errors import Undecided
+from pytest_istio_sidecar.failure import Failure
 from pytest_istio_sidecar.istio.observation import Observation
 
 
@@ -25,11 +27,15 @@ def check_intercepted(observation: Observation, *, direction: str | None = None)
     if captured is not None and direction in (None, captured):
         return []
     by = f"by Envoy's {direction} listener" if direction else "by Envoy"
-    what = f"was captured by the {captured} listener" if captured else _not_seen(observation)
+    failure = (
+        messages.OTHER_LISTENER(request=_request(observation), direction=captured, pod=_pod(observation))
+        if captured
+        else _not_seen(observation)
+    )
     return [
         Finding(
             kind=Kind.TRAFFIC,
-            summary=f"{_request(observation)} {what}{_pod(observation)}",
+            failure=failure,
             wanted=f"captured {by}",
             got=f"captured by the {captured} listener" if captured else "Envoy did not capture it",
             facts=observation.facts(),
@@ -51,7 +57,9 @@ def check_not_intercepted(observation: Observation) -> list[Finding]:
         return [
             Finding(
                 kind=Kind.REDIRECT,
-                summary=f"{_request(observation)} was {taker}{_pod(observation)}",
+                failure=messages.CAPTURED(
+                    request=_request(observation), outcome=taker, pod=_pod(observation)
+                ),
                 wanted="answered by its own destination, unseen by Envoy",
                 got=taker,
                 facts=observation.facts(),
@@ -59,8 +67,9 @@ def check_not_intercepted(observation: Observation) -> list[Finding]:
         ]
     if observation.answered_by is None:
         raise Undecided(
-            f"{_request(observation)} was answered by nobody{_pod(observation)}, so it proves nothing\n"
-            f"{_lines(observation)}"
+            messages.NOBODY_ANSWERED(
+                request=_request(observation), pod=_pod(observation), facts=observation.facts()
+            )
         )
     return []
 
@@ -68,8 +77,9 @@ def check_not_intercepted(observation: Observation) -> list[Finding]:
 def _require_decision(observation: Observation) -> None:
     if not observation.decided:
         raise Undecided(
-            f"{_request(observation)}: nothing shows whether Envoy saw it{_pod(observation)}\n"
-            f"{_lines(observation)}"
+            messages.NOTHING_SHOWS(
+                request=_request(observation), pod=_pod(observation), facts=observation.facts()
+            )
         )
 
 
@@ -78,15 +88,12 @@ def _request(observation: Observation) -> str:
     return f"{observation.kind} request to {observation.destination}{sender}"
 
 
-def _not_seen(observation: Observation) -> str:
+def _not_seen(observation: Observation) -> Failure:
+    request, pod = _request(observation), _pod(observation)
     if observation.answered_by is None:
-        return "was not seen by Envoy, and nobody answered it"
-    return f"was answered by {observation.answered_by} without Envoy"
+        return messages.SEEN_BY_NOBODY(request=request, pod=pod)
+    return messages.WITHOUT_ENVOY(request=request, peer=observation.answered_by, pod=pod)
 
 
 def _pod(observation: Observation) -> str:
     return f" ({observation.pod})" if observation.pod else ""
-
-
-def _lines(observation: Observation) -> str:
-    return "\n".join(f"  {label:<9}{value}" for label, value in observation.facts())

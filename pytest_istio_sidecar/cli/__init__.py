@@ -21,6 +21,7 @@ from pytest_istio_sidecar.cli import (
     doctor,
     expected,
     matrix,
+    messages,
     read,
     selftest,
     trace,
@@ -36,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = build_parser()
     options, others = parser.parse_known_args(arguments)
     if others and options.command is not check.run:
-        parser.error(f"unknown arguments: {' '.join(others)}")
+        parser.error(str(messages.UNKNOWN_ARGUMENTS(arguments=" ".join(others))))
     options.others = others
     for stream in (sys.stdout, sys.stderr):
         # A comment of a rule may hold what the stream cannot show; it is escaped, and ends nothing.

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from enum import IntEnum
 from typing import TYPE_CHECKING, TypeAlias
 
+from pytest_istio_sidecar.cli import messages
 from pytest_istio_sidecar.errors import UsageProblem
 
 if TYPE_CHECKING:
@@ -87,7 +88,7 @@ def host_of(interfaces: Sequence[str]) -> Host:
     for text in interfaces:
         name, separator, address = text.partition("=")
         if not separator or not name:
-            raise UsageProblem(f"--interface {text}: write it as eth0=192.0.2.10/24")
+            raise UsageProblem(messages.INTERFACE_FORM(text=text))
         addresses.setdefault(name, []).append(address)
     return Host(interfaces=addresses)
 
@@ -101,7 +102,7 @@ def options_of(options: argparse.Namespace) -> IstioOptions:
     from pytest_istio_sidecar.istio.options import IstioOptions
 
     if options.option and not options.istio_version:
-        raise UsageProblem("--option is what a release is told: give --istio-version too")
+        raise UsageProblem(messages.OPTION_OF_RELEASE())
     return IstioOptions.from_pairs(options.option)
 
 

@@ -6,6 +6,7 @@ import argparse
 import json
 from typing import TYPE_CHECKING
 
+from pytest_istio_sidecar.cli import messages
 from pytest_istio_sidecar.cli.command import (
     Commands,
     Status,
@@ -49,7 +50,7 @@ def run(options: argparse.Namespace) -> Status:
     from pytest_istio_sidecar.environments.file import read_listings
 
     if options.guess and (options.option or options.exact):
-        raise UsageProblem("--guess looks for the options itself; leave --option and --exact out")
+        raise UsageProblem(messages.GUESS_ALONE())
     rules = read_listings(options.rules)
     host = host_of(options.interface)
     return _guess(options, rules, host) if options.guess else _compare(options, rules, host)

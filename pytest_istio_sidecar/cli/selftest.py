@@ -10,6 +10,7 @@ import json
 import sys
 from typing import TYPE_CHECKING
 
+from pytest_istio_sidecar.cli import messages
 from pytest_istio_sidecar.cli.command import Commands, Status, add_command
 
 if TYPE_CHECKING:
@@ -105,5 +106,5 @@ def _show(version: str, done: int, made: Sequence[Mutant]) -> None:
 
 def _count(text: str) -> int:
     if not text.isdecimal() or int(text) == 0:
-        raise argparse.ArgumentTypeError(f"{text!r}: expected a number, at least 1")
+        raise argparse.ArgumentTypeError(str(messages.NO_COUNT(text=text)))
     return int(text)

@@ -12,11 +12,11 @@ import json
 import re
 import shutil
 import sys
-import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
+from pytest_istio_sidecar.cli import messages
 from pytest_istio_sidecar.cli.command import (
     Commands,
     Status,
@@ -27,6 +27,7 @@ from pytest_istio_sidecar.cli.command import (
     options_of,
 )
 from pytest_istio_sidecar.errors import UsageProblem
+from pytest_istio_sidecar.failure import wrapped
 
 if TYPE_CHECKING:
     from pytest_istio_sidecar.istio.options import IstioOptions
@@ -118,20 +119,14 @@ def run(options: argparse.Namespace) -> Status:
 
 def _wrapped(sentence: str) -> str:
     indent = " " * (len(sentence) - len(sentence.lstrip()))
-    return textwrap.fill(
-        sentence,
-        shutil.get_terminal_size().columns,
-        subsequent_indent=f"{indent}  ",
-        break_long_words=False,
-        break_on_hyphens=False,
-    )
+    return "\n".join(wrapped(sentence, shutil.get_terminal_size().columns, indent=f"{indent}  "))
 
 
 def _refuse_what_differs(options: argparse.Namespace) -> None:
     if options.packets == "-" and "-" in [spec.rpartition(":")[2] for spec in options.rules]:
-        raise UsageProblem("standard input can be the rules or the packets, not both")
+        raise UsageProblem(messages.INPUT_FOR_TWO())
     if options.packets and (options.svg or options.source):
-        raise UsageProblem("--svg and --source are for one packet, and --packets may give many")
+        raise UsageProblem(messages.ONE_PACKET())
 
 
 def _completed(rules: PodRules, version: str | None, asked: IstioOptions) -> PodRules:
@@ -152,15 +147,15 @@ def _draw(trace: Trace, path: Path) -> None:
     try:
         path.write_text(f"{picture}\n", encoding="utf-8")
     except OSError as problem:
-        raise UsageProblem(f"--svg {path}: {problem.strerror}") from None
+        raise UsageProblem(messages.NOT_DRAWN(path=path, problem=problem.strerror)) from None
 
 
 def _require_family(rules: PodRules, packet: Packet) -> None:
     if not rules.of_family(packet.family):
-        prefix = "ip6:" if packet.family == 6 else ""
         raise UsageProblem(
-            f"the packet is IPv{packet.family}, but no listing given is; "
-            f"name one as {prefix}FILE" + ("" if packet.family == 6 else " without ip6: in front")
+            messages.NO_LISTING_OF_FAMILY(
+                family=packet.family, form="ip6:FILE" if packet.family == 6 else "FILE without ip6: in front"
+            )
         )
 
 
@@ -177,14 +172,12 @@ def _inbound(options: argparse.Namespace, host: Host) -> Packet:
     from pytest_istio_sidecar.netfilter.packet import inbound
 
     if options.uid is not None or options.gid is not None:
-        raise UsageProblem("--uid and --gid are for --outbound: a packet from elsewhere has no socket here")
+        raise UsageProblem(messages.NO_SOCKET_OF_OTHERS())
     protocol, port = _protocol_and_port(options.inbound)
     interface = host.external()
     own = host.primary(interface, options.family)
     if own is None:
-        raise UsageProblem(
-            f"interface {interface} has no IPv{options.family} address; give one by --interface"
-        )
+        raise UsageProblem(messages.INTERFACE_WITHOUT_ADDRESS(interface=interface, family=options.family))
     return inbound(
         port,  # type: ignore[arg-type]
         protocol=protocol,
@@ -211,9 +204,7 @@ def _outbound(options: argparse.Namespace, host: Host) -> Packet:
         destination if destination.is_loopback else host.primary(host.external(), destination.version)
     )
     if source is None:
-        raise UsageProblem(
-            f"the pod has no IPv{destination.version} address to send from; give one by --interface"
-        )
+        raise UsageProblem(messages.POD_WITHOUT_ADDRESS(family=destination.version))
     return outbound(
         destination,
         port,  # type: ignore[arg-type]
@@ -226,7 +217,7 @@ def _outbound(options: argparse.Namespace, host: Host) -> Packet:
 
 def _identity(text: str) -> int | str:
     if text != _NOBODY and not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"{text!r}: expected a number or {_NOBODY}")
+        raise argparse.ArgumentTypeError(str(messages.NO_IDENTITY(text=text, nobody=_NOBODY)))
     return text if text == _NOBODY else int(text)
 
 
@@ -238,9 +229,7 @@ def _protocol_and_port(text: str) -> tuple[int, int | None]:
         protocols, ports = parse_flow(_single(text))
         return _one(protocols), None if ports is None else _one(ports)
     except ValueError as problem:
-        raise UsageProblem(
-            f"--inbound {text}: {problem}; write it as 80, https, udp/53, icmp or proto/47"
-        ) from None
+        raise UsageProblem(messages.NO_INBOUND(text=text, problem=problem)) from None
 
 
 def _destination(text: str) -> tuple[int, IPAddress, int | None]:
@@ -254,9 +243,7 @@ def _destination(text: str) -> tuple[int, IPAddress, int | None]:
         address, port = _address_and_port(target or "", port_needed=protocol in WITH_PORTS)
         return protocol, address, None if port is None else _one(parse_ports(port))
     except ValueError as problem:
-        raise UsageProblem(
-            f"--outbound {text}: {problem}; write it as 10.1.2.3:443 or [2001:db8::1]:443"
-        ) from None
+        raise UsageProblem(messages.NO_OUTBOUND(text=text, problem=problem)) from None
 
 
 def _address_and_port(target: str, *, port_needed: bool) -> tuple[IPAddress, str | None]:
@@ -285,14 +272,14 @@ def _packets_from(name: str) -> Iterator[Packet]:
     try:
         lines = sys.stdin if name == "-" else Path(name).read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as problem:
-        raise UsageProblem(f"--packets {name}: {problem}") from None
+        raise UsageProblem(messages.PACKETS_NOT_READ(name=name, problem=problem)) from None
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
         try:
             yield _packet(line)
         except (ValueError, TypeError, UsageProblem) as problem:
-            raise UsageProblem(f"--packets {name}, line {number}: {problem}") from None
+            raise UsageProblem(messages.NO_PACKET(name=name, number=number, problem=problem)) from None
 
 
 def _packet(line: str) -> Packet:
@@ -300,7 +287,7 @@ def _packet(line: str) -> Packet:
 
     fields = json.loads(line)
     if not isinstance(fields, dict):
-        raise UsageProblem("expected a JSON object with Packet's fields")
+        raise UsageProblem(messages.NOT_AN_OBJECT())
     return Packet(**fields)
 
 

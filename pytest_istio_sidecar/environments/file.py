@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NoReturn, Self
 
+from pytest_istio_sidecar.environments import messages
 from pytest_istio_sidecar.environments.base import Environment, NotServed, SidecarPod
 from pytest_istio_sidecar.environments.choices import RunChoices
 from pytest_istio_sidecar.errors import ParseError, UsageProblem
@@ -72,15 +73,15 @@ class FileEnvironment(Environment):
 
     def runner(self, thing: str) -> NoReturn:
         """Refuse: raises NotServed."""
-        raise NotServed(f"the file environment has listings only, no pod to ask for its {thing}")
+        raise NotServed(messages.NOT_SERVED(missing=f"no pod to ask for its {thing}"))
 
     def admin(self) -> NoReturn:
         """Refuse: raises NotServed."""
-        raise NotServed("the file environment has listings only, no Envoy to ask for its listeners")
+        raise NotServed(messages.NOT_SERVED(missing="no Envoy to ask for its listeners"))
 
     def traffic(self, kind: RequestKind, family: Family) -> NoReturn:  # noqa: ARG002 - none of any
         """Refuse: raises NotServed."""
-        raise NotServed(f"the file environment has listings only, nothing to send a {kind} request through")
+        raise NotServed(messages.NOT_SERVED(missing=f"nothing to send a {kind} request through"))
 
     def pod(self) -> SidecarPod:
         """A stand-in with the default host: a listing does not tell the pod's addresses."""
@@ -108,9 +109,9 @@ def read_and_keep(specifications: Sequence[str], folder: Path | None) -> tuple[P
         folder: where they are kept: rules that came through a pipe are placed there. None: nowhere.
     """
     if len(set(specifications)) < len(specifications):
-        raise UsageProblem("a listing is named twice")
+        raise UsageProblem(messages.LISTING_TWICE())
     if sum(_file_of(specification)[2] == "-" for specification in specifications) > 1:
-        raise UsageProblem("standard input can be one listing only")
+        raise UsageProblem(messages.INPUT_TWICE())
     texts: dict[str, str] = {}
     listings: dict[tuple[Family, Backend | None], list[Ruleset]] = {}
     for specification in specifications:
@@ -118,9 +119,7 @@ def read_and_keep(specifications: Sequence[str], folder: Path | None) -> tuple[P
         same = listings.setdefault((ruleset.family, ruleset.backend), [])
         if any(table.name in other for other in same for table in ruleset.tables):
             raise UsageProblem(
-                f"two listings are of the same family (IPv{ruleset.family}) and back end "
-                f"({ruleset.backend or 'not said'}): "
-                "put 'legacy:' or 'nft:', and 'ip6:' for ip6tables, in front of the file's name"
+                messages.SAME_FAMILY(family=ruleset.family, backend=ruleset.backend or "not said")
             )
         same.append(ruleset)
     return PodRules(rulesets=tuple(map(joined, listings.values()))), texts
@@ -138,7 +137,7 @@ def _file_of(specification: str) -> tuple[Family, Backend | None, str]:
             backend, name = known, name.removeprefix(f"{prefix}:")
             break
     if not name:
-        raise UsageProblem(f"{specification!r} names no file; write it as [ip6:][legacy:|nft:]FILE")
+        raise UsageProblem(messages.NO_FILE(text=specification))
     return family, backend, name
 
 
@@ -161,7 +160,7 @@ def _read(specification: str, texts: dict[str, str], folder: Path | None) -> Rul
     if backend is None or ruleset.backend is backend:
         return ruleset
     if ruleset.backend is not None:
-        raise UsageProblem(f"{source} was written by {ruleset.backend}, but is given as {backend}")
+        raise UsageProblem(messages.OTHER_WRITER(source=source, writer=ruleset.backend, backend=backend))
     return replace(ruleset, backend=backend)
 
 
@@ -175,22 +174,21 @@ def _text(name: str, source: str) -> tuple[str, bool]:
             path = Path(name)
             again = stat.S_ISREG(path.stat().st_mode)
             if not again and not stat.S_ISFIFO(path.stat().st_mode):
-                raise UsageProblem(f"{name} is not a file")
+                raise UsageProblem(messages.NOT_A_FILE(file=name))
             with path.open("rb") as file:
                 content = file.read(LIMIT + 1)
     except (OSError, ValueError) as problem:
         reason = getattr(problem, "strerror", None) or problem
-        raise UsageProblem(f"cannot read {source}: {reason}") from None
+        raise UsageProblem(messages.FILE_NOT_READ(source=source, problem=reason)) from None
     if len(content) > LIMIT:
-        raise ParseError(f"longer than {LIMIT // 2**20} MiB: no listing of a pod's rules", source=source)
+        raise ParseError(messages.FILE_TOO_LONG(limit=LIMIT // 2**20), source=source)
     try:
         return content.decode(), again
     except UnicodeDecodeError as problem:
         line = content.count(b"\n", 0, problem.start) + 1
         raise ParseError(
-            "not text in UTF-8",
+            messages.NOT_UTF8(),
             source=source,
             line=line,
             text=repr(content[problem.start : problem.start + 20]),
-            diagnosis="a listing is what iptables-save or iptables -L prints, not an archive or a binary",
         ) from None

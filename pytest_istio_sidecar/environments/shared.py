@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
+from pytest_istio_sidecar.environments import messages
 from pytest_istio_sidecar.environments.base import Environment
 from pytest_istio_sidecar.environments.choices import Choices, EnvironmentName
 from pytest_istio_sidecar.errors import EnvironmentProblem
@@ -78,10 +79,7 @@ def read_rules(environment: Environment, folder: Path, place: Path) -> PodRules:
     pod = environment.pod().name
     mode = other_mode(rules)
     if mode:
-        raise EnvironmentProblem(
-            f"{pod} has no sidecar's iptables rules\n\n  cause    {mode}\n"
-            "  note     no rule of this pod was checked"
-        )
+        raise EnvironmentProblem(messages.NO_SIDECAR_RULES(pod=pod, cause=mode))
     of_pod = tuple(replace(ruleset, pod=pod) for ruleset in rules.rulesets)
     return replace(rules, pod=pod, rulesets=of_pod)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from functools import cache
 
 from pytest_istio_sidecar.errors import UsageProblem
+from pytest_istio_sidecar.istio import messages
 from pytest_istio_sidecar.netfilter.matches import Match
 from pytest_istio_sidecar.netfilter.model import TABLES, Backend, Chain, Family, Rule, Ruleset, Table
 from pytest_istio_sidecar.netfilter.targets import Jump, Target
@@ -70,10 +71,7 @@ class RuleBuilder:
             for number, text in enumerate(texts.get(name, ()), 1):
                 matches, target = _parse(text, self.family)
                 if isinstance(target, Jump) and target.chain not in texts:
-                    raise UsageProblem(
-                        f"iptables-restore refuses `-A {name} {text}`: no rule is in {target.chain}, "
-                        "so istio-init does not make that chain"
-                    )
+                    raise UsageProblem(messages.CHAIN_NOT_MADE(chain=name, rule=text, target=target.chain))
                 rules.append(Rule(chain=name, matches=matches, target=target, number=number))
             policy = "ACCEPT" if name in TABLES[table] else None
             chains.append(Chain(name=name, rules=tuple(rules), policy=policy))
@@ -85,5 +83,5 @@ def _parse(text: str, family: Family) -> tuple[tuple[Match, ...], Target | None]
     try:
         matches, target, _ = parse_rule(words(text), family, _CHAINS)
     except ValueError as problem:
-        raise UsageProblem(f"iptables-restore refuses `{text}`: {problem}") from None
+        raise UsageProblem(messages.RULE_REFUSED(rule=text, problem=problem)) from None
     return matches, target

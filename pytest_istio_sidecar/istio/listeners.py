@@ -17,6 +17,7 @@ from functools import cache
 from typing import Literal
 
 from pytest_istio_sidecar.errors import ParseError
+from pytest_istio_sidecar.istio import messages
 from pytest_istio_sidecar.netfilter.packet import Endpoint, IPAddress
 
 Direction = Literal["inbound", "outbound"]
@@ -170,13 +171,10 @@ def _document(text: str, source: str) -> object:
 
 def _no_answer(text: str, source: str) -> ParseError:
     first = text.strip().splitlines()[:1]
-    return ParseError(
-        "not the JSON object that Envoy's admin interface answers",
-        source=f"Envoy {source}",
-        line=1 if first else 0,
-        text=first[0] if first else "",
-        diagnosis="" if first else "the answer is empty: Envoy's admin port did not answer",
-    )
+    source = f"Envoy {source}"
+    if not first:
+        return ParseError(messages.ENVOY_SAID_NOTHING(), source=source)
+    return ParseError(messages.NO_ENVOY_ANSWER(), source=source, line=1, text=first[0])
 
 
 def _camel_case(name: str) -> str:

@@ -11,6 +11,8 @@ from collections.abc import Callable, Sequence
 from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 
 from pytest_istio_sidecar.errors import UsageProblem
+from pytest_istio_sidecar.failure import Failure
+from pytest_istio_sidecar.istio import messages
 
 Network = IPv4Network | IPv6Network
 Kind = Callable[[str, object], str | bool | None]
@@ -37,7 +39,7 @@ _RANGE = re.compile(r"(\d{1,5})(?::(\d{1,5}))?")
 def truth(name: str, value: object) -> bool | None:
     """True or False; None where it is left to the release, or to who installs the rules."""
     if not isinstance(value, bool | None):
-        raise UsageProblem(f"{name} is True or False, not {value!r}")
+        raise UsageProblem(messages.NOT_A_TRUTH(option=name, value=value))
     return value
 
 
@@ -57,9 +59,7 @@ def _text(check: _Check, *, several: bool = False, or_all: bool = False) -> Kind
         elif isinstance(value, Sequence | set | frozenset) and not isinstance(value, bytes):
             text = ",".join(str(part) for part in (sorted(value) if isinstance(value, set) else value))
         else:
-            raise UsageProblem(
-                f'{name} is text as Istio writes it ("80,8080"), a number or a list, not {value!r}'
-            )
+            raise UsageProblem(messages.NO_OPTION_TEXT(option=name, value=value))
         if not (or_all and text == ALL):
             for part in split(text) if several else (text,):
                 check(name, part)
@@ -74,13 +74,13 @@ def one_of(*words: str) -> Kind:
     def check(name: str, text: str) -> None:
         if text not in words:
             listed = (" or " if len(words) == 2 else ", ").join(words)
-            raise UsageProblem(f"{name} is {listed}, not {text!r}")
+            raise UsageProblem(messages.NO_SUCH_WORD(option=name, known=listed, text=text))
 
     return _text(check)
 
 
-def _is(what: str, fits: Callable[[str], object], /) -> _Check:
-    """A check by a test, which may raise ValueError; `what` says what a text is that does not pass it."""
+def _is(failing: Callable[[str, str], Failure], fits: Callable[[str], object], /) -> _Check:
+    """A check by a test, which may raise ValueError; `failing` makes the message of an option and a text."""
 
     def check(name: str, text: str) -> None:
         try:
@@ -88,38 +88,43 @@ def _is(what: str, fits: Callable[[str], object], /) -> _Check:
         except ValueError:
             passed = False
         if not passed:
-            raise UsageProblem(f"{name}: {text!r} is {what}")
+            failure = failing(name, text)
+            raise UsageProblem(failure)
 
     return check
 
 
 def _number(most: int) -> _Check:
-    return _is(f"no number up to {most}", lambda text: 0 <= int(text, 0) <= most)
+    return _is(
+        lambda option, text: messages.NO_OPTION_NUMBER(option=option, text=text, most=most),
+        lambda text: 0 <= int(text, 0) <= most,
+    )
 
 
 def _address(version: int) -> _Check:
-    return _is(f"no IPv{version} address", lambda text: ip_address(text).version == version)
+    return _is(
+        lambda option, text: messages.NO_SERVER(option=option, server=text, family=version),
+        lambda text: ip_address(text).version == version,
+    )
 
 
 def _port(name: str, text: str) -> None:
     match = _RANGE.fullmatch(text)
     if match is None or any(int(part) > 65535 for part in match.groups() if part):
-        raise UsageProblem(f"{name}: {text!r} is no port")
+        raise UsageProblem(messages.NO_PORT(option=name, text=text))
     if match[2] and int(match[1]) > int(match[2]):
-        raise UsageProblem(
-            f"{name}: {text!r} ends before it begins; iptables-restore refuses every rule then"
-        )
+        raise UsageProblem(messages.PORTS_REVERSED(option=name, text=text))
 
 
 def _loopback_range(name: str, text: str) -> None:
     network = cidr(text)
     if network is None or network.version != 4 or not network.is_loopback or network.prefixlen < 8:
-        raise UsageProblem(f"{name} is a range of IPv4 loopback addresses of /8 to /32, not {text!r}")
+        raise UsageProblem(messages.NO_LOOPBACK(option=name, text=text))
 
 
 def _not_all(name: str, text: str) -> None:
     if text == ALL:
-        raise UsageProblem(f'{name} cannot be *: Istio refuses it ("invalid value for {name.upper()}")')
+        raise UsageProblem(messages.EXCLUDES_ALL(option=name, variable=name.upper()))
 
 
 def _owner_groups(name: str, text: str) -> None:
@@ -128,7 +133,7 @@ def _owner_groups(name: str, text: str) -> None:
 
 def _captured_groups(name: str, text: str) -> None:
     if len(split(text)) > _MOST_GROUPS:
-        raise UsageProblem(f"{name} has {len(split(text))} groups; Istio takes {_MOST_GROUPS}")
+        raise UsageProblem(messages.TOO_MANY_GROUPS(option=name, count=len(split(text)), most=_MOST_GROUPS))
     _owner_groups(name, text)
 
 
@@ -176,10 +181,7 @@ def group_ids(text: str, *, option: str = "owner groups") -> tuple[str, ...]:
         elif re.fullmatch(r"\d{1,10}", group) and int(group) < 2**32 - 1:
             numbers.append(str(int(group)))
         else:
-            raise UsageProblem(
-                f"{option}: the proxy's image has no group {group}; iptables-restore refuses every rule "
-                f'then (Bad value for "--gid-owner" option: "{group}")'
-            )
+            raise UsageProblem(messages.NO_GROUP(option=option, group=group))
     return tuple(numbers)
 
 
@@ -192,7 +194,11 @@ ranges = _text(_not_all)
 ranges_or_all = _text(lambda _name, _text: None)
 loopback_range = _text(_loopback_range)
 interfaces = _text(
-    _is("no interface's name", lambda text: len(text) <= 15 and re.fullmatch(r"[^\s/]+", text)), several=True
+    _is(
+        lambda option, text: messages.NO_INTERFACE(option=option, text=text),
+        lambda text: len(text) <= 15 and re.fullmatch(r"[^\s/]+", text),
+    ),
+    several=True,
 )
 mark = _text(_number(2**32 - 1))
 routing_table = _text(_number(2**32 - 1))

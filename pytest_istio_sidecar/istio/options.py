@@ -12,6 +12,7 @@ from dataclasses import replace
 from typing import Any, Self
 
 from pytest_istio_sidecar.errors import UsageProblem
+from pytest_istio_sidecar.istio import messages
 from pytest_istio_sidecar.istio.option_table import OPTIONS, OptionValues
 from pytest_istio_sidecar.istio.pod_options import fields_of_arguments, fields_of_pod
 
@@ -43,7 +44,9 @@ class IstioOptions(OptionValues):
             if name not in _DEFAULTS:
                 near = difflib.get_close_matches(name, _DEFAULTS, n=1)
                 hint = f"; {near[0]}?" if near else ""
-                raise UsageProblem(f"Istio has no option {name}{hint} There are {', '.join(_DEFAULTS)}")
+                raise UsageProblem(
+                    messages.NO_SUCH_OPTION(option=name, hint=hint, known=", ".join(_DEFAULTS))
+                )
         return cls(**given)
 
     @classmethod
@@ -57,7 +60,7 @@ class IstioOptions(OptionValues):
         for text in pairs:
             name, equals, value = text.partition("=")
             if not equals:
-                raise UsageProblem(f"{text!r} is no option; write it as NAME=VALUE")
+                raise UsageProblem(messages.NOT_NAME_VALUE(text=text))
             given[name.strip()] = {"true": True, "false": False}.get(value, value)
         return cls.of(given)
 

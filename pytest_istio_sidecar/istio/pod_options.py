@@ -12,8 +12,8 @@ from ipaddress import ip_address
 from typing import Any
 
 from pytest_istio_sidecar.errors import UsageProblem
+from pytest_istio_sidecar.istio import messages, ports
 from pytest_istio_sidecar.istio import option_kinds as kinds
-from pytest_istio_sidecar.istio import ports
 from pytest_istio_sidecar.istio.option_table import OPTIONS
 
 _PROGRAM = "istio-iptables"
@@ -65,11 +65,11 @@ def fields_of_arguments(arguments: Sequence[str], environment: Mapping[str, str]
         elif flag in _OTHER_TEXT or option is not None:
             if not equals:
                 if not rest:
-                    raise UsageProblem(f"{_PROGRAM} {flag} lacks its value")
+                    raise UsageProblem(messages.FLAG_WITHOUT_VALUE(program=_PROGRAM, flag=flag))
                 value = rest.pop(0)
             answer = value
         else:
-            raise UsageProblem(f"{_PROGRAM} has no flag {flag}")
+            raise UsageProblem(messages.NO_FLAG(program=_PROGRAM, flag=flag))
         if option is not None:
             chosen[option.name] = answer
     if "proxy_uid" in chosen:
@@ -85,7 +85,7 @@ def fields_of_pod(pod: Mapping[str, Any]) -> dict[str, Any]:
     """
     spec = pod.get("spec")
     if pod.get("kind", "Pod") != "Pod" or not isinstance(spec, Mapping) or "containers" not in spec:
-        raise UsageProblem(f"this is no pod as the API server returns it: kind {pod.get('kind')!r}")
+        raise UsageProblem(messages.NO_POD(kind=pod.get("kind")))
     starting = spec.get("initContainers") or []
     for container in starting:
         words = [*(container.get("command") or ()), *map(str, container.get("args") or ())]
@@ -103,7 +103,7 @@ def fields_of_pod(pod: Mapping[str, Any]) -> dict[str, Any]:
     else:
         sidecar = _sidecar([*starting, *spec["containers"]])
         if sidecar is None:
-            raise UsageProblem(f"pod {_name(pod)} has no istio-proxy container: it is not injected")
+            raise UsageProblem(messages.NOT_INJECTED(pod=_name(pod)))
         mode = _annotations(pod).get("sidecar.istio.io/interceptionMode") or _environment(sidecar).get(
             "ISTIO_META_INTERCEPTION_MODE"
         )
@@ -199,7 +199,7 @@ def _truth(name: str, value: str) -> bool:
         return True
     if value in _FALSE:
         return False
-    raise UsageProblem(f"{name}: {value!r} is neither true nor false")
+    raise UsageProblem(messages.TRUTH_UNKNOWN(name=name, value=value))
 
 
 def _environment(container: Mapping[str, Any]) -> dict[str, str]:

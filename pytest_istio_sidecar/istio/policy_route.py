@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from pytest_istio_sidecar.errors import ParseError
+from pytest_istio_sidecar.istio import messages
 from pytest_istio_sidecar.istio.options import IstioOptions
 from pytest_istio_sidecar.istio.release import ONE_LAYOUT_SINCE
 from pytest_istio_sidecar.istio.versions import number_of
@@ -96,7 +97,7 @@ def parse_policy_routing(rules: str, routes: str) -> PolicyRouting:
     for line in rules.splitlines():
         rule = _RULE.fullmatch(line.strip())
         if rule is None:
-            raise ParseError(f"ip rule printed what is no rule: {line!r}")
+            raise ParseError(messages.NO_ROUTING_RULE(line=line))
         _, selector, table = rule.groups()
         marked = _MARKED.fullmatch(selector)
         if selector == "from all" and table == "main":

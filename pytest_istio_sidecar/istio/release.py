@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from pytest_istio_sidecar.errors import UsageProblem
-from pytest_istio_sidecar.istio import ports
+from pytest_istio_sidecar.istio import messages, ports
 from pytest_istio_sidecar.istio.builder import RuleBuilder
 from pytest_istio_sidecar.istio.option_kinds import ALL, group_ids, split
 from pytest_istio_sidecar.istio.option_table import OPTIONS, OptionValues
@@ -105,10 +105,7 @@ class Installation:
         keeps_empty_ones = self.number < (1, 5, 8) or (1, 6, 0) <= self.number < (1, 6, 5)
         if text and keeps_empty_ones and not all(text.split(",")):
             release = ".".join(map(str, self.number))
-            raise UsageProblem(
-                f"{name}: {text!r} has an empty member; istio-iptables of {release} hands it on, "
-                "and iptables-restore refuses every rule"
-            )
+            raise UsageProblem(messages.EMPTY_MEMBER(option=name, text=text, release=release))
         return split(text)
 
     def append(self, table: str, chain: str, rule: str) -> None:

@@ -14,7 +14,7 @@ from __future__ import annotations
 from typing import Unpack
 
 from pytest_istio_sidecar.errors import UsageProblem
-from pytest_istio_sidecar.istio import dns_capture, ports, tproxy
+from pytest_istio_sidecar.istio import dns_capture, messages, ports, tproxy
 from pytest_istio_sidecar.istio.builder import RuleBuilder
 from pytest_istio_sidecar.istio.option_kinds import ALL, cidr, is_loopback, split, unmapped
 from pytest_istio_sidecar.istio.option_table import OptionFields
@@ -76,9 +76,9 @@ def expected_ruleset(
             that Istio refuses.
     """
     if options is not None and given:
-        raise UsageProblem("give options, or single ones by name, not both")
+        raise UsageProblem(messages.OPTIONS_TWICE())
     if family not in (4, 6):
-        raise UsageProblem(f"family is 4 or 6, not {family!r}")
+        raise UsageProblem(messages.NO_FAMILY(family=family))
     number = _number(version)
     asked_for = IstioOptions.of(given) if options is None else options
     builder = RuleBuilder(family)
@@ -109,7 +109,7 @@ def shown_by_image(version: str) -> Backend:
 def _number(version: str) -> Number:
     number = number_of(version)
     if number < (1, 5, 0):
-        raise UsageProblem(f"the rules of Istio {version} are not described; the oldest described is 1.5.0")
+        raise UsageProblem(messages.RELEASE_TOO_OLD(version=version))
     return number
 
 
@@ -274,7 +274,7 @@ def _ranges(installation: Installation, name: str) -> list[str]:
             network = unmapped(network)
         if network is None:
             if installation.number >= BAD_RANGES_UNTIL:
-                raise UsageProblem(f"{name}: {text!r} is no range in CIDR; Istio refuses it since 1.27")
+                raise UsageProblem(messages.NO_RANGE(option=name, text=text))
         elif network.version == installation.family:
             networks.append(str(network))
     return networks

@@ -6,6 +6,7 @@ Knows how Istio's chains are named. Does not know what they should hold.
 from __future__ import annotations
 
 from pytest_istio_sidecar.errors import Undecided
+from pytest_istio_sidecar.istio import messages
 from pytest_istio_sidecar.netfilter.model import Family, PodRules, Table
 
 PREFIX = "ISTIO_"
@@ -23,7 +24,7 @@ def istio_nat(rules: PodRules, family: Family) -> Table:
     """
     tables = [ruleset.nat for ruleset in rules.of_family(family)]
     if not tables:
-        raise Undecided(f"no IPv{family} rules were read, so there is no nat table to judge")
+        raise Undecided(messages.NO_NAT_TABLE(family=family))
     for table in tables:
         if any(chain.name.startswith(PREFIX) for chain in table.chains):
             return table

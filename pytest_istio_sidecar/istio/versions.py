@@ -16,6 +16,7 @@ from importlib.resources import files
 from typing import Any
 
 from pytest_istio_sidecar.errors import UsageProblem
+from pytest_istio_sidecar.istio import messages
 
 Number = tuple[int, int, int]
 _RELEASE = re.compile(r"(\d+)\.(\d+)(?:\.(\d+))?((?:[-+][\w.-]+)?)")
@@ -53,7 +54,7 @@ def number_of(version: object) -> Number:
     # A number is refused too: 1.20 out of a YAML file is 1.2 by then.
     match = _RELEASE.fullmatch(version) if isinstance(version, str) else None
     if match is None:
-        raise UsageProblem(f"{version!r} is not a release of Istio; write it as 1.8.3")
+        raise UsageProblem(messages.NO_RELEASE(version=version))
     return int(match[1]), int(match[2]), int(match[3] or 0)
 
 

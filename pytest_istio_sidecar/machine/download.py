@@ -24,6 +24,7 @@ from typing import BinaryIO, TypeVar
 
 from pytest_istio_sidecar.errors import EnvironmentProblem
 from pytest_istio_sidecar.istio.versions import checksum, number_of
+from pytest_istio_sidecar.machine import messages
 from pytest_istio_sidecar.machine.progress import Progress
 
 T = TypeVar("T")
@@ -96,7 +97,7 @@ def find_or_download(
     if path is not None:
         return path
     if given is not None:
-        raise EnvironmentProblem(f"{option}={given} is no program")
+        raise EnvironmentProblem(messages.NO_PROGRAM(option=option, program=given))
     return str(download(release_of(name, version), option=option, progress=progress, timeout=timeout))
 
 
@@ -133,7 +134,7 @@ def _download(release: Release, place: Path, option: str, progress: Progress, ti
         )
         digest = re.search(r"\b[0-9a-fA-F]{64}\b", text)
         if digest is None:
-            raise EnvironmentProblem(f"{release.checksum_url} has no SHA-256 in it: {text[:80]!r}")
+            raise EnvironmentProblem(messages.NO_CHECKSUM(url=release.checksum_url, text=text[:80]))
         wanted = digest[0].lower()
         progress.line(f"SHA-256 {wanted[:12]}… as the release publishes it: {release.checksum_url}")
     with tempfile.TemporaryDirectory(dir=place.parent) as folder:
@@ -141,9 +142,9 @@ def _download(release: Release, place: Path, option: str, progress: Progress, ti
         got = _fetch(release, release.url, lambda answer: _store(answer, file), option, timeout)
         if got != wanted:
             raise EnvironmentProblem(
-                f"{release.url} is not what its release says it is\n\n"
-                f"  wanted   SHA-256 {wanted}\n  got      SHA-256 {got}\n\n"
-                "  note     nothing of it was kept"
+                messages.OTHER_CHECKSUM(
+                    url=release.url, facts=[("wanted", f"SHA-256 {wanted}"), ("got", f"SHA-256 {got}")]
+                )
             )
         program = _unpacked(release, file) if release.archived else file
         program.chmod(0o755)
@@ -157,9 +158,7 @@ def _store(answer: BinaryIO, file: Path) -> str:
         while chunk := answer.read(_CHUNK):
             size += len(chunk)
             if size > _LIMIT:
-                raise EnvironmentProblem(
-                    f"the answer goes on after {_LIMIT // 2**20} MiB, which no program does"
-                )
+                raise EnvironmentProblem(messages.ANSWER_WITHOUT_END(limit=_LIMIT // 2**20))
             digest.update(chunk)
             target.write(chunk)
     return digest.hexdigest()
@@ -175,7 +174,9 @@ def _unpacked(release: Release, archive: Path) -> Path:
             with tar.extractfile(member) as source, program.open("wb") as target:  # type: ignore[union-attr]
                 shutil.copyfileobj(source, target)
     except (tarfile.TarError, StopIteration, OSError) as problem:
-        raise EnvironmentProblem(f"{release.url} has no {release.name} in it ({problem!r})") from None
+        raise EnvironmentProblem(
+            messages.NOT_IN_ARCHIVE(url=release.url, program=release.name, problem=problem)
+        ) from None
     return program
 
 
@@ -185,9 +186,7 @@ def _fetch(release: Release, url: str, read: Callable[[BinaryIO], T], option: st
     with contextlib.suppress(KeyError):
         source = re.sub(r"^https://[^/]+", os.environ[MIRROR].rstrip("/"), url)
     if not source.startswith(("https://", "http://")):
-        raise EnvironmentProblem(
-            f"{MIRROR}={os.environ.get(MIRROR)}: expected an address that begins with https://"
-        )
+        raise EnvironmentProblem(messages.NO_MIRROR(variable=MIRROR, value=os.environ.get(MIRROR)))
     try:
         with urllib.request.urlopen(source, timeout=timeout) as answer:  # noqa: S310 - checked above
             return read(answer)
@@ -195,8 +194,11 @@ def _fetch(release: Release, url: str, read: Callable[[BinaryIO], T], option: st
         if isinstance(problem, urllib.error.HTTPError):
             problem.close()
         raise EnvironmentProblem(
-            f"there is no {release.name} on the PATH, and {release.version} could not be downloaded\n\n"
-            f"  asked    {source}\n  got      {problem}\n\n"
-            f"  fix      install {release.name}, or name it with {option}; behind a mirror: {MIRROR}=URL; "
-            "without a cluster: --istio-environment=embedded"
+            messages.NOT_DOWNLOADED(
+                program=release.name,
+                version=release.version,
+                option=option,
+                mirror=MIRROR,
+                facts=[("asked", source), ("got", str(problem))],
+            )
         ) from None

@@ -17,6 +17,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from pytest_istio_sidecar.errors import EnvironmentProblem
+from pytest_istio_sidecar.machine import messages
 from pytest_istio_sidecar.machine.process import PROCESS, ProcessIdentity
 from pytest_istio_sidecar.machine.state_file import (
     UNFINISHED,
@@ -49,10 +50,7 @@ def leases_directory() -> Path:
         place = Path("/tmp") / f"istio-sidecar-{os.getuid()}"  # noqa: S108 - checked below
     place.mkdir(mode=0o700, exist_ok=True)
     if not _is_private(place):
-        raise EnvironmentProblem(
-            f"{place} belongs to another user or is open to others; nothing is kept there\n"
-            f"  fix      remove it, or: chmod 700 {place}"
-        )
+        raise EnvironmentProblem(messages.PLACE_NOT_PRIVATE(place=place))
     return place
 
 
@@ -89,7 +87,7 @@ class Lease:
         """
         identity = ProcessIdentity.of(owner)
         if identity is None:
-            raise EnvironmentProblem(f"process {owner}, for which the {kind} environment is, has ended")
+            raise EnvironmentProblem(messages.OWNER_HAS_ENDED(pid=owner, kind=kind))
         directory = leases_directory() / (name or f"{kind}-{os.urandom(4).hex()}")
         return cls(kind=kind, owner=identity, directory=directory, created=time.time())
 
@@ -150,7 +148,7 @@ def _claiming() -> Iterator[None]:
             except BlockingIOError:
                 if time.monotonic() > deadline:
                     raise EnvironmentProblem(
-                        f"another process holds {leases_directory()} for more than {_CLAIM_SECONDS:.0f} s"
+                        messages.LEASES_TAKEN(folder=leases_directory(), seconds=_CLAIM_SECONDS)
                     ) from None
             time.sleep(0.05)
         yield

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pytest_istio_sidecar.errors import EnvironmentProblem
+from pytest_istio_sidecar.machine import messages
 
 SYSTEM_PATH = "/usr/local/sbin:/usr/sbin:/sbin:/usr/local/bin:/usr/bin:/bin"
 """Where iptables and its like live, which Debian leaves out of an ordinary user's PATH."""
@@ -84,7 +85,7 @@ class ProcessIdentity:
                     return
         finally:
             os.close(descriptor)
-        raise EnvironmentProblem(f"process {self.pid} did not end {patience:g} s after it was killed")
+        raise EnvironmentProblem(messages.NOT_ENDED(pid=self.pid, seconds=patience))
 
 
 def find_program(name: str) -> str | None:

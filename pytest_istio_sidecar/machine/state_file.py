@@ -14,6 +14,7 @@ from types import UnionType
 from typing import Any
 
 from pytest_istio_sidecar.errors import EnvironmentProblem
+from pytest_istio_sidecar.machine import messages
 
 Json = dict[str, Any]
 """An object of JSON."""
@@ -45,9 +46,9 @@ def read_state(file: Path, shape: Shape) -> Json:
     try:
         facts = json.loads(file.read_text(encoding="utf-8"))
     except OSError as problem:
-        raise StateUnreadable(f"{file} cannot be read: {problem.strerror}") from None
+        raise StateUnreadable(messages.STATE_NOT_READ(file=file, problem=problem.strerror)) from None
     except ValueError as problem:
-        raise StateUnreadable(f"{file} is no JSON: {problem}") from None
+        raise StateUnreadable(messages.STATE_NO_JSON(file=file, problem=problem)) from None
     return require(facts, shape, of=str(file))
 
 
@@ -61,16 +62,16 @@ def require(facts: object, shape: Shape, *, of: str) -> Json:
         StateUnreadable: one is not there, or of another type.
     """
     if not isinstance(facts, dict):
-        raise StateUnreadable(f"{of} is {_written(facts)}, and should be an object")
+        raise StateUnreadable(messages.STATE_NO_OBJECT(state=of, value=_written(facts)))
     for name, wanted in shape.items():
         if name not in facts:
-            raise StateUnreadable(f"{of} has no {name!r}")
+            raise StateUnreadable(messages.STATE_WITHOUT(state=of, key=name))
         if isinstance(wanted, Mapping):
             require(facts[name], wanted, of=f"{name!r} of {of}")
         elif not isinstance(facts[name], wanted):
             expected = getattr(wanted, "__name__", str(wanted))
             raise StateUnreadable(
-                f"{name!r} of {of} is {_written(facts[name])}, and should be of type {expected}"
+                messages.STATE_OF_OTHER_TYPE(key=name, state=of, value=_written(facts[name]), type=expected)
             )
     return facts
 

@@ -13,6 +13,7 @@ from enum import StrEnum
 from typing import Literal
 
 from pytest_istio_sidecar.errors import UsageProblem
+from pytest_istio_sidecar.netfilter import messages
 from pytest_istio_sidecar.netfilter.matches import Hidden, Match
 from pytest_istio_sidecar.netfilter.targets import Target
 
@@ -116,7 +117,7 @@ class Table:
             if chain.name == name:
                 return chain
         names = ", ".join(chain.name for chain in self.chains) or "no chain at all"
-        raise UsageProblem(f"table {self.name} has no chain {name}; it has {names}")
+        raise UsageProblem(messages.NO_SUCH_CHAIN(table=self.name, chain=name, chains=names))
 
     def __contains__(self, name: object) -> bool:
         return any(chain.name == name for chain in self.chains)

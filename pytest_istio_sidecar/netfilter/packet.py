@@ -17,6 +17,7 @@ from types import MappingProxyType
 from typing import Literal
 
 from pytest_istio_sidecar.errors import UsageProblem
+from pytest_istio_sidecar.netfilter import messages
 from pytest_istio_sidecar.netfilter.matches import FULL_MASK, PROTOCOLS
 
 IPAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
@@ -86,7 +87,7 @@ class Host:
                 for name, texts in self.interfaces.items()
             }
         except ValueError as problem:
-            raise UsageProblem(f"interface address: {problem}; write it as 192.0.2.10/24") from None
+            raise UsageProblem(messages.NO_INTERFACE_ADDRESS(problem=problem)) from None
 
     def is_local(self, address: IPAddress) -> bool:
         """Whether the host itself answers to the address. All of 127.0.0.0/8 is, when lo has it."""
@@ -147,12 +148,12 @@ class Packet:
     def __post_init__(self) -> None:
         assign = object.__setattr__
         if self.hook not in ("PREROUTING", "OUTPUT"):
-            raise UsageProblem(f"hook {self.hook!r}: a packet enters at PREROUTING or OUTPUT")
+            raise UsageProblem(messages.NO_HOOK(hook=self.hook))
         assign(self, "protocol", _protocol_number(self.protocol))
         for name in ("source", "destination"):
             assign(self, name, _address(name, getattr(self, name)))
         if self.source.version != self.destination.version:  # type: ignore[union-attr]
-            raise UsageProblem(f"source {self.source} and destination {self.destination} differ in family")
+            raise UsageProblem(messages.FAMILIES_DIFFER(source=self.source, destination=self.destination))
         for name, highest in (
             ("source_port", 0xFFFF),
             ("destination_port", 0xFFFF),
@@ -162,9 +163,9 @@ class Packet:
         ):
             value = getattr(self, name)
             if value is not None and not (type(value) is int and 0 <= value <= highest):
-                raise UsageProblem(f"{name} {value!r}: expected a whole number from 0 to {highest}")
+                raise UsageProblem(messages.NO_NUMBER(field=name, value=value, highest=highest))
         if self.state not in STATES:
-            raise UsageProblem(f"state {self.state!r}: expected one of {', '.join(STATES)}")
+            raise UsageProblem(messages.NO_STATE(state=self.state, known=", ".join(STATES)))
 
     @property
     def family(self) -> Literal[4, 6]:
@@ -219,10 +220,10 @@ def _protocol_number(protocol: int | str) -> int:
     if isinstance(protocol, str):
         known = PROTOCOLS.get(protocol.lower(), int(protocol) if protocol.isdecimal() else None)
         if known is None:
-            raise UsageProblem(f"protocol {protocol!r}: expected a number or one of {', '.join(PROTOCOLS)}")
+            raise UsageProblem(messages.NO_PROTOCOL_NAME(protocol=protocol, known=", ".join(PROTOCOLS)))
         protocol = known
     if type(protocol) is not int or not 0 < protocol <= 255:
-        raise UsageProblem(f"protocol {protocol!r}: expected 1 to 255")
+        raise UsageProblem(messages.NO_PROTOCOL_NUMBER(protocol=protocol))
     return protocol
 
 
@@ -234,4 +235,4 @@ def _address(name: str, value: object) -> IPAddress:
             return ipaddress.ip_address(value)
         except ValueError:
             pass
-    raise UsageProblem(f"{name} {value!r} is not an address; write it as 192.0.2.10 or 2001:db8::1")
+    raise UsageProblem(messages.NO_ADDRESS(field=name, value=value))

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 from pytest_istio_sidecar.errors import ParseError
+from pytest_istio_sidecar.netfilter import messages
 from pytest_istio_sidecar.netfilter.packet import Endpoint, IPAddress
 
 TransportName = Literal["tcp", "udp"]
@@ -59,12 +60,12 @@ def parse_sockets(protocol: TransportName, listing: str) -> tuple[Socket, ...]:
     """
     heading, *lines = listing.splitlines() or [""]
     if "local_address" not in heading:
-        raise ParseError(f"/proc/net/{protocol} printed what is no list of sockets: {heading!r}")
+        raise ParseError(messages.NO_SOCKETS(protocol=protocol, heading=heading))
     sockets = []
     for line in lines:
         written = _LINE.fullmatch(line)
         if written is None:
-            raise ParseError(f"/proc/net/{protocol} printed what is no socket: {line!r}")
+            raise ParseError(messages.NO_SOCKET(protocol=protocol, line=line))
         address, port, _, state = written.groups()
         if state == _WAITING[protocol]:
             sockets.append(Socket(protocol=protocol, address=_address(address), port=int(port, 16)))

@@ -45,6 +45,8 @@ def specifier_of(marker: pytest.Mark, node: pytest.Item) -> SpecifierSet:
     """
     from packaging.specifiers import InvalidSpecifier, SpecifierSet
 
+    from pytest_istio_sidecar.plugin import messages
+
     match marker.args, marker.kwargs:
         case (str(text),), {**others} if text.strip() and not others:
             try:
@@ -54,6 +56,4 @@ def specifier_of(marker: pytest.Mark, node: pytest.Item) -> SpecifierSet:
     given = ", ".join(
         [*map(repr, marker.args), *(f"{key}={value!r}" for key, value in marker.kwargs.items())]
     )
-    raise pytest.UsageError(
-        f"{node.nodeid}: @pytest.mark.{MARKER}({given}): expected one specifier such as '>=1.8,<1.13'"
-    )
+    raise pytest.UsageError(str(messages.NO_SPECIFIER(test=node.nodeid, marker=MARKER, arguments=given)))

@@ -14,6 +14,7 @@ import pytest
 
 from pytest_istio_sidecar.environments.choices import Choices, EnvironmentName, Keep
 from pytest_istio_sidecar.environments.option import Option, key_of
+from pytest_istio_sidecar.plugin import messages
 from pytest_istio_sidecar.plugin.options import FIELDS, OPTIONS
 
 _DEFAULT_CLUSTER = "pytest-kind"
@@ -40,9 +41,7 @@ class Settings(Choices):
         if not config.getoption("keep_cluster", default=False):
             return chosen
         if config.getoption("istio_keep") and chosen.keep is not Keep.ALWAYS:
-            raise pytest.UsageError(
-                f"--istio-keep={chosen.keep} and pytest-kind's --keep-cluster say something different"
-            )
+            raise pytest.UsageError(str(messages.KEEP_DIFFERS(keep=chosen.keep)))
         return chosen.replace(keep=Keep.ALWAYS)
 
 
@@ -59,9 +58,7 @@ def report_paths(config: pytest.Config) -> tuple[Path, ...]:
 
     for name in names:
         if Path(name).suffix not in tuple(ReportForm):
-            raise pytest.UsageError(
-                f"--istio-report={name}: expected a file ending in {', '.join(ReportForm)}"
-            )
+            raise pytest.UsageError(str(messages.NO_REPORT(name=name, known=", ".join(ReportForm))))
     return tuple(config.invocation_params.dir / name for name in names)
 
 
@@ -88,7 +85,9 @@ def _value(config: pytest.Config, option: Option, given: list[str]) -> object:
         try:
             checked.append(option.check(text, folder))
         except ValueError as problem:
-            raise pytest.UsageError(f"{option.name}={text}: {problem}") from None
+            raise pytest.UsageError(
+                str(messages.OPTION_UNUSABLE(option=option.name, text=text, problem=problem))
+            ) from None
     return tuple(checked) if option.repeat else checked[0]
 
 
@@ -104,7 +103,7 @@ def _given(config: pytest.Config, option: Option) -> list[str]:
         return ours
     if ours and ours != [theirs]:
         raise pytest.UsageError(
-            f"{option.name}={ours[0]} and pytest-kind's {option.theirs}={theirs} say something different"
+            str(messages.PLUGINS_DIFFER(ours=option.name, value=ours[0], theirs=option.theirs, other=theirs))
         )
     return [str(theirs)]
 
@@ -120,12 +119,8 @@ def _ours(config: pytest.Config, option: Option) -> list[str]:
 def _refuse_what_excludes(chosen: Settings) -> None:
     environment = chosen.environment
     if environment is EnvironmentName.FILE and not chosen.tables:
-        raise pytest.UsageError("--istio-environment=file needs a listing: --istio-table FILE")
+        raise pytest.UsageError(str(messages.TABLE_MISSING()))
     if chosen.tables and environment is not EnvironmentName.FILE:
-        raise pytest.UsageError(
-            f"--istio-table is for --istio-environment=file; the environment is {environment}"
-        )
+        raise pytest.UsageError(str(messages.TABLE_WITHOUT_FILE(environment=environment)))
     if chosen.options and environment not in (EnvironmentName.EMBEDDED, EnvironmentName.FILE):
-        raise pytest.UsageError(
-            f"--istio-option is for the environments embedded and file; in {environment} the pod tells it"
-        )
+        raise pytest.UsageError(str(messages.OPTION_OF_POD(environment=environment)))

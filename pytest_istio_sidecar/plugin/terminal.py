@@ -6,9 +6,10 @@ Invariant: printed by the owner of the run only, above pytest's own last line.
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
+
+from pytest_istio_sidecar.failure import wrapped
 
 if TYPE_CHECKING:
     import pytest
@@ -38,13 +39,13 @@ def summarise(reporter: pytest.TerminalReporter, report: Report, problems: Seque
     width = max(reporter._tw.fullwidth, 60)  # noqa: SLF001 - no public way to the width
     answer = report["answer"]
     colon = ":" if answer["verdict"] == "holds" and (answer["inbound"] or answer["outbound"]) else ""
-    for line in _wrapped(answer["text"] + colon, width):
+    for line in wrapped(answer["text"] + colon, width):
         reporter.write_line(line, bold=True, **_MARKUP[answer["verdict"]])
     lines = list(_lines(report))
     indent = max(len(label) for label, _ in lines) + 2
     previous = ""
     for label, text in lines:
-        for line in _wrapped(text, width - indent):
+        for line in wrapped(text, width - indent):
             reporter.write_line(f"{'' if label == previous else label:<{indent}}{line}")
             previous = label
     for problem in problems:
@@ -76,7 +77,3 @@ def _lines(report: Report) -> Iterator[tuple[str, str]]:
     yield from (("notice", text) for text in report["notices"])
     if report["evidence"]:
         yield "evidence", report["evidence"]
-
-
-def _wrapped(text: str, width: int) -> list[str]:
-    return textwrap.wrap(text, width, break_long_words=False, break_on_hyphens=False)

@@ -10,6 +10,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from pytest_istio_sidecar.failure import Fact
+
 NOT_FOUND = 127
 """Exit status of a command that is not there, as a shell gives it (POSIX, 2.8.2)."""
 
@@ -45,13 +47,11 @@ class CommandResult:
         """Name of the file that keeps what it said; who became root for it makes no difference."""
         return "_".join(word.strip("-") for word in self.argv if word != "sudo") + ".txt"
 
-    def facts(self) -> list[str]:
-        """Labelled lines for a message: what ran, how it ended, what it said."""
+    def facts(self) -> list[Fact]:
+        """For a message: what ran, how it ended, what it said."""
         ended = "no end" if self.exit_status is None else f"exit {self.exit_status}"
-        lines = [f"  ran      {' '.join(self.argv)}   {ended} after {self.seconds:.1f} s"]
-        said = self.stderr.strip().splitlines()
-        lines += [f"  stderr   {line}" for line in said[:5]] or ["  stderr   (nothing)"]
-        return lines
+        said = "\n".join(self.stderr.strip().splitlines()[:5]) or "(nothing)"
+        return [("ran", f"{' '.join(self.argv)}   {ended} after {self.seconds:.1f} s"), ("stderr", said)]
 
 
 def kept(results: Iterable[CommandResult]) -> dict[str, str]:

@@ -12,26 +12,27 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from pytest_istio_sidecar.errors import EnvironmentProblem
+from pytest_istio_sidecar.failure import Advice, advise
+from pytest_istio_sidecar.readers import messages
 from pytest_istio_sidecar.readers.command import NOT_FOUND, CommandResult
 
 _SUDO_REFUSALS = (
-    (
+    Advice(
         '"no new privileges" flag is set',
         "the container does not allow privilege escalation: it is not privileged, or this is the old pod",
         "make istio-proxy privileged (--istio-make-privileged), or read from the node: --istio-reader=node",
     ),
-    (
+    Advice(
         "a password is required",
         "the image's sudoers file does not let this user",
         "read from the node, or with a debug container: --istio-reader=node or debug",
     ),
-    (
+    Advice(
         "sudo: unable to",
         "sudo cannot work in this container",
         "read from the node, or with a debug container: --istio-reader=node or debug",
     ),
 )
-"""A piece of what sudo says, its cause, and what helps."""
 
 
 class Exec(Protocol):
@@ -77,9 +78,7 @@ class ExecRunner:
             )
         why = _refusal(result)
         if why is not None:
-            raise CannotBecomeRoot(
-                "\n".join([f"cannot become root in {self.where}", "", *result.facts(), "", *why])
-            )
+            raise CannotBecomeRoot(messages.NOT_ROOT(place=self.where, facts=result.facts()).advised(why))
         return result
 
 
@@ -91,32 +90,18 @@ def become_root(run: Exec, *, where: str, timeout: float) -> ExecRunner:
     """
     who = run(["id", "-u"], timeout=timeout)
     if who.missing:
-        raise CannotBecomeRoot(
-            f"no command can be run in {where}: there is no `id` in its image\n\n"
-            "  cause    a distroless image has no shell, no sudo and no iptables to ask\n"
-            "  fix      read from the node, or with a debug container: --istio-reader=node or debug"
-        )
+        raise CannotBecomeRoot(messages.NOTHING_TO_ASK_WITH(place=where))
     if who.stdout.strip() == "0":
         return ExecRunner(exec=run, prefix=(), where=where)
     runner = ExecRunner(exec=run, prefix=("sudo",), where=where)
     trial = run(["sudo", "-n", "true"], timeout=timeout)
     if trial.missing:
-        raise CannotBecomeRoot(
-            f"cannot become root in {where}: there is no sudo in its image, and its user is "
-            f"{who.stdout.strip()}\n\n"
-            "  fix      read from the node, or with a debug container: --istio-reader=node or debug"
-        )
+        raise CannotBecomeRoot(messages.NO_SUDO(place=where, user=who.stdout.strip()))
     why = _refusal(trial)
     if why is not None or not trial.succeeded:
-        lines = why or ["  cause    sudo did not say"]
-        raise CannotBecomeRoot("\n".join([f"cannot become root in {where}", "", *trial.facts(), "", *lines]))
+        raise CannotBecomeRoot(messages.NOT_ROOT(place=where, facts=trial.facts()).advised(why))
     return runner
 
 
-def _refusal(result: CommandResult) -> list[str] | None:
-    if result.succeeded:
-        return None
-    for text, cause, fix in _SUDO_REFUSALS:
-        if text in result.stderr:
-            return [f"  cause    {cause}", f"  fix      {fix}"]
-    return None
+def _refusal(result: CommandResult) -> Advice | None:
+    return None if result.succeeded else advise(result.stderr, _SUDO_REFUSALS)

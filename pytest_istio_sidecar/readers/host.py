@@ -14,6 +14,7 @@ import json
 
 from pytest_istio_sidecar.errors import EnvironmentProblem
 from pytest_istio_sidecar.netfilter.packet import Host
+from pytest_istio_sidecar.readers import messages
 from pytest_istio_sidecar.readers.command import Runner
 
 
@@ -31,6 +32,7 @@ def read_host(runner: Runner, *, timeout: float, pod: str = "") -> Host:
             if link["addr_info"] or "UP" in link["flags"]
         }
     except (ValueError, KeyError, TypeError):  # a failed command has printed no JSON
-        facts = "\n".join(result.facts())
-        raise EnvironmentProblem(f"cannot read the addresses of {pod or 'the pod'}\n\n{facts}") from None
+        raise EnvironmentProblem(
+            messages.ADDRESSES_NOT_READ(pod=pod or "the pod", facts=result.facts())
+        ) from None
     return Host(interfaces=interfaces)

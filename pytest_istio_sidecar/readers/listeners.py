@@ -12,8 +12,10 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from pytest_istio_sidecar.errors import EnvironmentProblem
+from pytest_istio_sidecar.failure import Fact
 from pytest_istio_sidecar.istio import ports
 from pytest_istio_sidecar.istio.listeners import Listener, parse_listeners
+from pytest_istio_sidecar.readers import messages
 from pytest_istio_sidecar.readers.command import CommandResult, Runner
 from pytest_istio_sidecar.readers.exec import Exec
 
@@ -75,49 +77,42 @@ def read_listeners(asks: Mapping[str, Ask], *, pod: str = "") -> ListenersReadin
         EnvironmentProblem: Envoy did not answer by any of them.
         ParseError: it answered something else.
     """
-    failed: list[str] = []
+    failed: list[Fact] = []
     for how, ask in asks.items():
         results: list[CommandResult] = []
         for path in ("/listeners?format=json", "/config_dump"):
             said = _ask(ask, path, results)
             if said:
-                failed.append(f"  {how:<14}{said[0]}")
-                failed += [f"  {'':<14}{line}" for line in said[1:]]
+                failed.append((how, said))
                 break
         else:
             listeners = parse_listeners(results[0].stdout, results[1].stdout)
             return ListenersReading(listeners=listeners, commands=tuple(results), how=how)
     raise EnvironmentProblem(
-        "\n".join(
-            [
-                f"cannot read Envoy's listeners of {pod or 'the pod'}",
-                "",
-                f"  {'asked':<14}http://127.0.0.1:{ports.ADMIN}{path}",
-                *failed,
-                "",
-                f"  {'cause':<14}{_cause(failed)}",
-                f"  {'note':<14}no listener of this pod was checked",
-            ]
+        messages.LISTENERS_NOT_READ(
+            pod=pod or "the pod",
+            cause=_cause(failed),
+            facts=[("asked", f"http://127.0.0.1:{ports.ADMIN}{path}"), *failed],
         )
     )
 
 
-def _ask(ask: Ask, path: str, results: list[CommandResult]) -> list[str]:
-    """Ask once; what prevented an answer, in lines."""
+def _ask(ask: Ask, path: str, results: list[CommandResult]) -> str:
+    """Ask once; what prevented an answer, "" where nothing did."""
     try:
         result = ask(path)
     except EnvironmentProblem as problem:
-        first, *rest = str(problem).splitlines()
-        return [first, *(line.strip() for line in rest if line.startswith("  missing"))]
+        missing = [f"missing  {value}" for label, value in problem.failure.facts if label == "missing"]
+        return "\n".join([problem.failure.summary.partition("\n")[0], *missing])
     results.append(result)
     if result.succeeded:
-        return []
+        return ""
     said = (result.stderr or result.stdout).strip().splitlines()[-1:]
-    return [f"{result.argv[0]}: {said[0] if said else 'nothing'}"]
+    return f"{result.argv[0]}: {said[0] if said else 'nothing'}"
 
 
-def _cause(failed: Sequence[str]) -> str:
-    if any("missing  verb" in line for line in failed):
+def _cause(failed: Sequence[Fact]) -> str:
+    if any("missing  verb" in said for _, said in failed):
         return (
             "a right is missing: manifests/rbac-read.yaml has that for exec, rbac-port-forward.yaml the other"
         )

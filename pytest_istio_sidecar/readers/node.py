@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from pytest_istio_sidecar.errors import EnvironmentProblem
+from pytest_istio_sidecar.readers import messages
 from pytest_istio_sidecar.readers.command import NOT_FOUND, CommandResult
 from pytest_istio_sidecar.readers.exec import Exec
 
@@ -40,7 +41,7 @@ class NodeRunner:
         if f"nsenter: failed to execute {argv[0]}" in result.stderr:
             return replace(result, exit_status=NOT_FOUND)
         if "nsenter: cannot open" in result.stderr or "nsenter: reassociate" in result.stderr:
-            raise NodeUnreadable("\n".join(["the pod's process has ended meanwhile", "", *result.facts()]))
+            raise NodeUnreadable(messages.POD_HAS_ENDED(facts=result.facts()))
         return result
 
 
@@ -58,8 +59,7 @@ def enter_pod(run: Exec, *, container_id: str, pod: str, timeout: float) -> Node
     try:
         pid = int(json.loads(result.stdout)["info"]["pid"])
     except (ValueError, KeyError, TypeError):
-        facts = "\n".join(result.facts())
-        raise NodeUnreadable(f"crictl on the node does not tell the process of {pod}\n\n{facts}") from None
+        raise NodeUnreadable(messages.PROCESS_NOT_TOLD(pod=pod, facts=result.facts())) from None
     if pid <= 0:
-        raise NodeUnreadable(f"the container {bare[:12]} of {pod} has no process: it is not running")
+        raise NodeUnreadable(messages.CONTAINER_NOT_RUNNING(container=bare[:12], pod=pod))
     return NodeRunner(exec=run, pid=pid)

@@ -8,6 +8,7 @@ from __future__ import annotations
 from pytest_istio_sidecar.errors import EnvironmentProblem
 from pytest_istio_sidecar.istio.policy_route import PolicyRouting, Routings, parse_policy_routing
 from pytest_istio_sidecar.netfilter.model import Family
+from pytest_istio_sidecar.readers import messages
 from pytest_istio_sidecar.readers.command import Runner
 
 _IP: tuple[tuple[Family, list[str]], ...] = ((4, ["ip", "-4"]), (6, ["ip", "-6"]))
@@ -29,7 +30,8 @@ def read_policy_routes(runner: Runner, *, timeout: float, pod: str = "") -> Rout
         routes = runner.run([*ip, "route", "show", "table", "all"], timeout=timeout)
         for result in (rules, routes):
             if not result.succeeded:
-                facts = "\n".join(result.facts())
-                raise EnvironmentProblem(f"cannot read the policy routes of {pod or 'the pod'}\n\n{facts}")
+                raise EnvironmentProblem(
+                    messages.POLICY_ROUTES_NOT_READ(pod=pod or "the pod", facts=result.facts())
+                )
         routings[family] = parse_policy_routing(rules.stdout, routes.stdout)
     return routings

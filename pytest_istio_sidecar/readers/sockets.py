@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from pytest_istio_sidecar.errors import EnvironmentProblem
 from pytest_istio_sidecar.netfilter.sockets import Socket, TransportName, parse_sockets
+from pytest_istio_sidecar.readers import messages
 from pytest_istio_sidecar.readers.command import Runner
 
 _FILES: tuple[tuple[TransportName, str], ...] = (
@@ -33,7 +34,6 @@ def read_sockets(runner: Runner, *, timeout: float, pod: str = "") -> tuple[Sock
         if path.endswith("6") and _ABSENT in result.stderr:
             continue
         if not result.succeeded:
-            facts = "\n".join(result.facts())
-            raise EnvironmentProblem(f"cannot read the sockets of {pod or 'the pod'}\n\n{facts}")
+            raise EnvironmentProblem(messages.SOCKETS_NOT_READ(pod=pod or "the pod", facts=result.facts()))
         sockets += parse_sockets(protocol, result.stdout)
     return tuple(sockets)

@@ -16,9 +16,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pytest_istio_sidecar.errors import EnvironmentProblem, ParseError
+from pytest_istio_sidecar.failure import Advice, advise
 from pytest_istio_sidecar.netfilter.model import Backend, Family, PodRules, Ruleset, joined
 from pytest_istio_sidecar.netfilter.text.parse_list import parse_iptables_list
 from pytest_istio_sidecar.netfilter.text.parse_save import parse_iptables_save
+from pytest_istio_sidecar.readers import messages
 from pytest_istio_sidecar.readers.command import CommandResult, Runner
 
 _PREFIXES: Mapping[Family, str] = {4: "iptables", 6: "ip6tables"}
@@ -30,36 +32,40 @@ _TRUSTED_SINCE = (1, 8, 8)
 """Older iptables-nft drop conditions that a newer one wrote, silently (netfilter commit c034cf31)."""
 _IPTABLES_OWN = re.compile(r"(ip|ip6) (raw|mangle|nat|filter|security)")
 
-_CAUSES = (
-    ("you must be root", "the command ran without CAP_NET_ADMIN and CAP_NET_RAW", "read as root"),
-    ("Permission denied", "the command ran without CAP_NET_ADMIN and CAP_NET_RAW", "read as root"),
-    (
+_KNOWN = (
+    Advice("you must be root", "the command ran without CAP_NET_ADMIN and CAP_NET_RAW", "read as root"),
+    Advice("Permission denied", "the command ran without CAP_NET_ADMIN and CAP_NET_RAW", "read as root"),
+    Advice(
         "Table does not exist",
         "this kernel has no such table: its module is not loaded, and a pod cannot load one",
         "on the node: sudo modprobe --all ip_tables iptable_nat iptable_mangle iptable_raw",
     ),
-    (
+    Advice(
         "Could not fetch rule set generation id",
         "the kernel does not let this container at nf_tables: it has no CAP_NET_ADMIN",
         "make istio-proxy privileged, or read from the node",
     ),
-    (
+    Advice(
         "Another app is currently holding the xtables lock",
         "another program changes or lists the rules at this moment",
         "run it again; if it stays so, look for a process that holds /run/xtables.lock",
     ),
-    (
+    Advice(
         "can't open lock file",
         "the lock /run/xtables.lock cannot be written here",
         "XTABLES_LOCKFILE=/dev/null (iptables 1.8.6 and newer)",
     ),
-    (
+    Advice(
         "is incompatible, use 'nft' tool",
         "the table holds rules that iptables did not write",
         "nft list ruleset shows them",
     ),
 )
-"""A piece of what iptables says, its usual cause, and what helps."""
+_INCOMPLETE = Advice(
+    "",
+    "no rule was found, and not every back end has its command in the pod",
+    "install iptables 1.8 there, or read from the node",
+)
 
 
 class TablesUnreadable(EnvironmentProblem):
@@ -123,12 +129,7 @@ def read_tables(
         native_tables = _native_tables(native)
         notes += _not_checked(native, native_tables)
     if unread and not any(True for ruleset in rulesets for _ in ruleset.rules()):
-        raise _unreadable(
-            pod,
-            [result for result in commands if result.missing],
-            "no rule was found, and not every back end has its command in the pod",
-            "install iptables 1.8 there, or read from the node",
-        )
+        raise _unreadable(pod, [result for result in commands if result.missing], _INCOMPLETE)
     rules = PodRules(rulesets=tuple(rulesets), pod=pod, notes=tuple(notes), native_tables=native_tables)
     return TablesReading(rules=rules, commands=tuple(commands))
 
@@ -137,13 +138,13 @@ def _ruleset(
     result: CommandResult, family: Family, backend: Backend, *, pod: str, folder: Path | None
 ) -> Ruleset:
     if not result.succeeded or "is incompatible, use 'nft' tool" in result.stdout:
-        raise _unreadable(pod, [result], *_cause(result))
+        raise _unreadable(pod, [result], advise(result.stderr + result.stdout, _KNOWN))
     if not result.stdout.strip():
         return Ruleset(family=family, backend=backend, source=_place(result, folder), pod=pod)
     ruleset = _parsed(parse_iptables_save, result, family, folder)
     if ruleset.backend not in (None, backend):
         raise ParseError(
-            f"the listing says it is of {ruleset.backend}, not {backend}", source=" ".join(result.argv)
+            messages.OTHER_BACK_END(said=ruleset.backend, backend=backend), source=" ".join(result.argv)
         )
     return replace(ruleset, backend=backend, pod=pod)
 
@@ -179,25 +180,15 @@ def _listed(
         if "does not exist" in result.stderr and result.exit_status == _NO_TABLE:
             continue
         if not result.succeeded:
-            raise _unreadable(pod, [result], *_cause(result))
+            raise _unreadable(pod, [result], advise(result.stderr + result.stdout, _KNOWN))
         rulesets.append(_parsed(parse_iptables_list, result, family, folder))
     whole = joined(rulesets) if rulesets else Ruleset(family=family, source=_place(listings[0], folder))
     return replace(whole, backend=backend, pod=pod)
 
 
-def _cause(result: CommandResult) -> tuple[str, str]:
-    """The usual cause of what a command said, and what helps."""
-    said = result.stderr + result.stdout
-    unknown = "the command did not say", "run it in the pod by hand"
-    return next(((cause, fix) for text, cause, fix in _CAUSES if text in said), unknown)
-
-
-def _unreadable(pod: str, results: list[CommandResult], cause: str, fix: str) -> TablesUnreadable:
-    lines = [f"cannot read the iptables tables of {pod or 'the pod'}", ""]
-    for result in results:
-        lines += result.facts()
-    lines += ["", f"  cause    {cause}", f"  fix      {fix}", "  note     no rule of this pod was checked"]
-    return TablesUnreadable("\n".join(lines))
+def _unreadable(pod: str, results: list[CommandResult], advice: Advice | None) -> TablesUnreadable:
+    facts = [fact for result in results for fact in result.facts()]
+    return TablesUnreadable(messages.TABLES_NOT_READ(pod=pod or "the pod", facts=facts).advised(advice))
 
 
 def _default_backend(version: CommandResult) -> Backend:

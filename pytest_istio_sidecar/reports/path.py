@@ -12,11 +12,9 @@ from collections.abc import Iterable
 from itertools import groupby
 from typing import TypedDict
 
+from pytest_istio_sidecar.failure import WIDTH
 from pytest_istio_sidecar.netfilter.model import HOOKS, Rule
 from pytest_istio_sidecar.netfilter.trace.trace import Step, Trace
-
-WIDTH = 96
-"""Columns of a message at most, except for a rule or path that is longer."""
 
 
 class PathLine(TypedDict):

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from functools import lru_cache
 
+from pytest_istio_sidecar.checks import messages
 from pytest_istio_sidecar.checks.chains import (
     check_dead_rules,
     check_inbound_exclusions,
@@ -92,7 +93,7 @@ def _woken(rules: PodRules, dead: frozenset[Rule | None], host: Host) -> list[Fi
         return []
     still = {finding.rule for finding in check_dead_rules(nat, host=host)}
     return [
-        Finding(kind=Kind.RULES, summary=f"{rule.text} matches packets, but should match none", rule=rule)
+        Finding(kind=Kind.RULES, failure=messages.RULE_WOKEN(rule=rule.text), rule=rule)
         for rule in nat.chain("ISTIO_OUTPUT")
         if rule in dead and rule not in still
     ]

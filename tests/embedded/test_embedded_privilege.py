@@ -141,7 +141,7 @@ def test_root_without_the_capability_is_told_which_it_lacks(able_machine, runtim
 def test_a_kernel_that_forbids_user_namespaces_is_told_with_its_sysctl(monkeypatch, setting, value, command):
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
     monkeypatch.setattr(namespaces, "_setting", lambda name: value if name == setting else None)
-    said = namespaces.explain_failed_unshare("unshare: unshare failed: Operation not permitted")
+    said = str(namespaces.explain_failed_unshare("unshare: unshare failed: Operation not permitted"))
     assert f"sudo sysctl kernel.{command}" in said
     assert "\n" not in said
 
@@ -149,7 +149,9 @@ def test_a_kernel_that_forbids_user_namespaces_is_told_with_its_sysctl(monkeypat
 def test_a_newuidmap_without_its_setuid_bit_is_told(monkeypatch):
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
     monkeypatch.setattr(namespaces, "_setting", lambda name: None)
-    said = namespaces.explain_failed_unshare("newuidmap: write to uid_map failed: Operation not permitted\n")
+    said = str(
+        namespaces.explain_failed_unshare("newuidmap: write to uid_map failed: Operation not permitted\n")
+    )
     assert "need their setuid bit" in said
 
 

@@ -15,6 +15,7 @@ import re
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
+from pytest_istio_sidecar.checks import messages
 from pytest_istio_sidecar.checks.wording import CLAUSES, HOOKS, Direction, top_of, written
 from pytest_istio_sidecar.errors import UsageProblem
 from pytest_istio_sidecar.netfilter.intervals import Interval, joined, outside
@@ -77,14 +78,14 @@ class Bypass:
         for name, value in values.items():
             listed = value if isinstance(value, str) else ",".join(map(str, _each(value)))
             if not listed:
-                raise UsageProblem(f"{name!r} has no value: leave it out, or name one")
+                raise UsageProblem(messages.FIELD_EMPTY(field=name))
             if name in PROTOCOLS:
                 clauses.insert(1, f"{name} {listed}")
             elif name in CLAUSES:
                 clauses.append(f"{CLAUSES[name]} {listed}")  # type: ignore[index]
             else:
                 known = ", ".join([*CLAUSES, "tcp", "udp"])
-                raise UsageProblem(f"{name!r} is no field of a bypass; known are {known} and other protocols")
+                raise UsageProblem(messages.NO_FIELD(field=name, known=known))
         return cls.parse(" ".join(clauses))
 
     @classmethod
@@ -230,12 +231,12 @@ class _Parser:
 
     def _take(self, wanted: str) -> str:
         if not self.words:
-            raise UsageProblem(f"{self.text!r} is no bypass: {wanted} is missing; write it as {_EXAMPLES}")
+            raise UsageProblem(messages.BYPASS_SHORT(text=self.text, wanted=wanted, examples=_EXAMPLES))
         return self.words.pop(0)
 
     def _problem(self, word: str, wanted: str, form: str = "") -> UsageProblem:
         return UsageProblem(
-            f"{self.text!r} is no bypass: {word!r} where {wanted} should be{form}; write it as {_EXAMPLES}"
+            messages.NO_BYPASS(text=self.text, word=word, wanted=wanted, form=form, examples=_EXAMPLES)
         )
 
 

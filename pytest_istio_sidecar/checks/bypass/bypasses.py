@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Collection, Hashable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 
+from pytest_istio_sidecar.checks import messages
 from pytest_istio_sidecar.checks.bypass.bypass import Bypass
 from pytest_istio_sidecar.checks.bypass.found_bypass import FoundBypass, Passing, told_apart
 from pytest_istio_sidecar.checks.bypass.rows import HEADS, rows_of
@@ -17,8 +18,8 @@ from pytest_istio_sidecar.checks.finding import Finding, Kind
 from pytest_istio_sidecar.checks.tracing import CAPTURED, assumptions, cause_of, of_pod
 from pytest_istio_sidecar.checks.wording import HOOKS, Direction
 from pytest_istio_sidecar.errors import Undecided
-from pytest_istio_sidecar.html_table import html_table
 from pytest_istio_sidecar.istio.ports import INBOUND, OUTBOUND
+from pytest_istio_sidecar.markup import html_table
 from pytest_istio_sidecar.netfilter.model import Backend, Family, PodRules, Rules, Table, rulesets_of
 from pytest_istio_sidecar.netfilter.packet import Fate, Host
 from pytest_istio_sidecar.netfilter.space.partition import Outcome, Partition, fates, no_collection
@@ -138,9 +139,12 @@ def check_only_bypasses(
             if bypass.by_design:
                 continue
             if not bypass.certain:
-                reasons = "\n".join(f"  because  {reason}" for reason in bypass.conditions[:3])
                 raise Undecided(
-                    f"{bypass.text}: the rules read do not tell whether it gets by{of_pod(rules)}\n{reasons}"
+                    messages.BYPASS_NOT_TOLD(
+                        packet=bypass.text,
+                        pod=of_pod(rules),
+                        facts=[("because", "\n".join(bypass.conditions[:3]))],
+                    )
                 )
             findings.append(_not_allowed(bypass, rules))
     return findings
@@ -166,13 +170,15 @@ def _as_bypass(allowed: Bypass | FoundBypass | str) -> Bypass:
 
 
 def _not_allowed(bypass: FoundBypass, rules: Rules) -> Finding:
-    verb = "reaches" if bypass.direction == "inbound" else "leaves"
-    what = f"{bypass.text} {verb} the application without Envoy"
+    message = messages.REACHED_PAST_ENVOY if bypass.direction == "inbound" else messages.LEFT_PAST_ENVOY
+    failure = message(packet=bypass.text, pod=of_pod(rules))
     if bypass.trace.fate in CAPTURED:
-        what = f"{bypass.bypass} is sent to {bypass.trace.destination}, which is not Envoy"
+        failure = messages.SENT_ELSEWHERE(
+            packet=bypass.bypass, destination=bypass.trace.destination, pod=of_pod(rules)
+        )
     return Finding(
         kind=Kind.BYPASS,
-        summary=f"{what}{of_pod(rules)}",
+        failure=failure,
         wanted="only the allowed bypasses",
         got=f"also {bypass.text}",
         trace=bypass.trace,

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
 
+from pytest_istio_sidecar.checks import messages
 from pytest_istio_sidecar.checks.bypass.bypass import Bypass
 from pytest_istio_sidecar.checks.bypass.bypasses import bypasses, check_only_bypasses
 from pytest_istio_sidecar.checks.finding import Finding, Kind, Severity
@@ -23,11 +24,6 @@ from pytest_istio_sidecar.istio.release import in_effect
 from pytest_istio_sidecar.istio.rules import expected_ruleset
 from pytest_istio_sidecar.istio.versions import number_of
 from pytest_istio_sidecar.netfilter.packet import Host
-
-_FORM = """[[bypass]]
-what = "inbound tcp 8443"
-why = "scraped in clear text by the platform's monitoring"
-until = 2027-01-31"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,25 +50,25 @@ def parse_reviewed_bypasses(text: str, *, source: str = "<text>") -> tuple[Revie
     try:
         document = tomllib.loads(text)
     except tomllib.TOMLDecodeError as problem:
-        raise UsageProblem(f"{source}: {problem}") from None
+        raise UsageProblem(messages.LIST_NOT_READ(place=source, problem=problem)) from None
     entries = document.get("bypass")
     if not isinstance(entries, list) or set(document) != {"bypass"}:
-        raise UsageProblem(f"{source} is no list of reviewed bypasses; write each as\n{_FORM}")
+        raise UsageProblem(messages.NO_LIST(source=source))
     return tuple(_entry(entry, f"{source}, bypass {number}") for number, entry in enumerate(entries, 1))
 
 
 def _entry(entry: object, where: str) -> ReviewedBypass:
     wanted = {"what": str, "why": str, "until": date}
     if not isinstance(entry, dict) or set(entry) != set(wanted):
-        raise UsageProblem(f"{where} needs what, why and until, and nothing else; write it as\n{_FORM}")
+        raise UsageProblem(messages.NO_ENTRY(place=where))
     for name, kind in wanted.items():
         if not isinstance(entry[name], kind) or not entry[name]:
-            raise UsageProblem(f"{where}: {name} is {entry[name]!r}; write it as\n{_FORM}")
+            raise UsageProblem(messages.ENTRY_VALUE(place=where, key=name, value=entry[name]))
     until = entry["until"]
     try:
         what = Bypass.parse(entry["what"])
     except UsageProblem as problem:
-        raise UsageProblem(f"{where}: {problem}") from None
+        raise UsageProblem(messages.LIST_NOT_READ(place=where, problem=problem)) from None
     return ReviewedBypass(
         what=what, why=entry["why"], until=until.date() if isinstance(until, datetime) else until
     )
@@ -112,7 +108,7 @@ def check_reviewed_bypasses(
         Finding(
             severity=Severity.NOTICE,
             kind=Kind.BYPASS,
-            summary=f"{each.text} gets by without Envoy, as the pod asks for it ({asked})",
+            failure=messages.ASKED_FOR(packet=each.text, options=asked),
         )
         for each in opened_classes
     ]
@@ -131,7 +127,7 @@ def check_reviewed_bypasses(
         *(
             Finding(
                 kind=Kind.BYPASS,
-                summary=f"{finding.got.removeprefix('also ')} gets by without Envoy, and is not reviewed",
+                failure=messages.NOT_REVIEWED(packet=finding.got.removeprefix("also ")),
                 wanted="every bypass that the pod's options open is on the project's list, and in date",
                 got=asked,
                 trace=finding.trace,

@@ -10,10 +10,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
+from pytest_istio_sidecar.checks import messages
 from pytest_istio_sidecar.checks.comparison.alignment import AlignedChain, Change, Line, align
 from pytest_istio_sidecar.checks.comparison.effects import Effect, effects_of
 from pytest_istio_sidecar.checks.comparison.foreign import ForeignRules, foreign_rules
 from pytest_istio_sidecar.errors import Undecided, UsageProblem
+from pytest_istio_sidecar.failure import Failure
 from pytest_istio_sidecar.istio.tables import PREFIX
 from pytest_istio_sidecar.netfilter.model import Family, PodRules, Rule, Rules, Ruleset, rulesets_of
 from pytest_istio_sidecar.netfilter.packet import Host, Packet
@@ -63,7 +65,7 @@ class Comparison:
     foreign: tuple[ForeignRules, ...] = ()
     assumptions: tuple[str, ...] = ()
     _effects: tuple[Effect, ...] = field(default=(), repr=False)
-    _undecided: str = field(default="", repr=False)
+    _undecided: Failure | None = field(default=None, repr=False)
 
     @property
     def differences(self) -> tuple[Difference, ...]:
@@ -115,15 +117,15 @@ def compare(observed: Rules, expected: Rules, *, host: Host | None = None) -> Co
     host = host or Host()
     families: list[Family] = [family for family in (4, 6) if rulesets_of(expected, family)]
     if not families:
-        raise UsageProblem("nothing to compare with: no ruleset is expected")
+        raise UsageProblem(messages.NOTHING_EXPECTED())
     chains: list[AlignedChain] = []
     effects: list[Effect] = []
     foreign: list[ForeignRules] = []
-    undecided = ""
+    undecided: Failure | None = None
     for family in families:
         rulesets = rulesets_of(observed, family)
         if not rulesets:
-            raise Undecided(f"no IPv{family} rules were read, so they cannot be compared")
+            raise Undecided(messages.NOTHING_READ(family=family))
         wanted = _one(rulesets_of(expected, family))
         aligned = list(_aligned(rulesets, wanted))
         if any(chain.differs for chain in aligned):
@@ -132,7 +134,7 @@ def compare(observed: Rules, expected: Rules, *, host: Host | None = None) -> Co
                 aligned = list(_with_unreached(aligned, observed, wanted, host))
                 foreign += foreign_rules(observed, aligned, family=family, host=host)
             except Undecided as problem:
-                undecided = undecided or str(problem)
+                undecided = undecided or problem.failure
         chains += aligned
     return Comparison(
         chains=tuple(chains),
@@ -150,7 +152,7 @@ def compare(observed: Rules, expected: Rules, *, host: Host | None = None) -> Co
 
 def _one(rulesets: Sequence[Ruleset]) -> Ruleset:
     if len(rulesets) > 1:
-        raise UsageProblem("rules of one back end are expected, not of several")
+        raise UsageProblem(messages.SEVERAL_EXPECTED())
     return rulesets[0]
 
 

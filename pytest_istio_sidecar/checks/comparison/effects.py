@@ -10,7 +10,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from pytest_istio_sidecar.checks.tracing import decided
+from pytest_istio_sidecar.checks import messages
+from pytest_istio_sidecar.checks.tracing import decided, of_pod
 from pytest_istio_sidecar.checks.wording import describe, in_words, packet_fields
 from pytest_istio_sidecar.errors import Undecided
 from pytest_istio_sidecar.netfilter.matches import Extension
@@ -119,10 +120,10 @@ def _refuse_doubt(
         for rules, outcome in ((observed, difference.observed), (expected, difference.expected)):
             if outcome.fate is Fate.UNKNOWN:
                 decided(rules, difference.witness, host)
-                raise Undecided(f"{describe(difference.witness)}: the rules do not tell what becomes of it")
+                raise Undecided(messages.NOT_TOLD(packet=describe(difference.witness), pod=of_pod(rules)))
     for packet in _in_doubt(expected, hook, host, family, state):
         decided(expected, packet, host)
-        raise Undecided(f"{describe(packet)}: neither side tells what becomes of it")
+        raise Undecided(messages.NEITHER_TELLS(packet=describe(packet)))
 
 
 def _in_doubt(rules: Rules, hook: Hook, host: Host, family: Family, state: str) -> Iterator[Packet]:

@@ -11,12 +11,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Unpack
 
+from pytest_istio_sidecar.checks import messages
 from pytest_istio_sidecar.checks.comparison.alignment import Change
 from pytest_istio_sidecar.checks.comparison.comparison import Comparison, compare
 from pytest_istio_sidecar.checks.comparison.foreign import REPEATED
 from pytest_istio_sidecar.checks.finding import Finding, Kind, Severity
 from pytest_istio_sidecar.checks.tracing import of_pod
 from pytest_istio_sidecar.errors import Undecided, UsageProblem
+from pytest_istio_sidecar.istio.messages import OPTIONS_TWICE
 from pytest_istio_sidecar.istio.option_table import OptionFields
 from pytest_istio_sidecar.istio.options import IstioOptions
 from pytest_istio_sidecar.istio.rules import ERAS, expected_ruleset, shown_by_image
@@ -67,10 +69,10 @@ def check_matches_istio(
         UsageProblem: as `expected_ruleset`.
     """
     if options is not None and given:
-        raise UsageProblem("give options, or single ones by name, not both")
+        raise UsageProblem(OPTIONS_TWICE())
     asked_for = IstioOptions.of(given) if options is None else options
     if isinstance(rules, PodRules) and (mode := other_mode(rules)):
-        raise Undecided(f"these rules cannot be compared with istio-init's: {mode}")
+        raise Undecided(messages.OTHER_MODE(mode=mode))
     expected = expected_of(rules, version, asked_for)
     observed = completed(rules, expected)
     comparison = compare(observed, expected, host=host)
@@ -81,8 +83,14 @@ def check_matches_istio(
         ComparisonFinding(
             severity=Severity.VIOLATION if effects or exact else Severity.NOTICE,
             kind=Kind.RULES,
-            summary=f"{_chains(comparison)}{of_pod(rules)} {_verb(comparison)} not Istio {version}'s: "
-            f"{counted(comparison)}{'' if effects else '; no packet is affected'}",
+            failure=messages.NOT_ISTIOS(
+                chains=_chains(comparison),
+                pod=of_pod(rules),
+                verb=_verb(comparison),
+                version=version,
+                differences=counted(comparison),
+                effect="" if effects else "; no packet is affected",
+            ),
             comparison=comparison,
             facts=tuple(_facts(comparison, observed, expected, version)),
             cause=_second_run(comparison, expected) or drift(observed, version, asked_for, host=host),
@@ -182,7 +190,7 @@ def guess(rules: Rules, *, host: Host | None = None) -> tuple[Guess, ...]:
     rulesets = istio_rulesets(rules)
     if not rulesets:
         mode = other_mode(rules) if isinstance(rules, PodRules) else ""
-        raise Undecided(mode or "no chain of Istio's is in these rules: there is no release to guess")
+        raise Undecided(messages.OTHER_MODE(mode=mode) if mode else messages.NO_ISTIO_CHAIN())
     guesses: list[Guess] = []
     for explanation in nearest(rulesets)[:_GUESSES]:
         expected = PodRules(

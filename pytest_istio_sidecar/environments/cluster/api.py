@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import urlencode, urlsplit
 
+from pytest_istio_sidecar.environments.cluster import messages
 from pytest_istio_sidecar.environments.cluster.api_problems import (
     ApiProblem,
     ApiUnreachable,
@@ -30,6 +31,7 @@ from pytest_istio_sidecar.environments.cluster.api_problems import (
     unreachable,
 )
 from pytest_istio_sidecar.errors import EnvironmentProblem
+from pytest_istio_sidecar.failure import Failure
 from pytest_istio_sidecar.machine.state_file import Json
 from pytest_istio_sidecar.readers.command import NOT_FOUND, CommandResult
 
@@ -105,7 +107,7 @@ class KubernetesApi:
             answer = json.loads(text)
             if isinstance(answer, dict):
                 return answer
-        raise ApiProblem(f"{method} {path} was answered with no JSON: {text[:200]!r}", said=text[:200])
+        raise ApiProblem(messages.NO_JSON(method=method, path=path, text=text[:200]), said=text[:200])
 
     def text(self, path: str, query: Mapping[str, str], *, timeout: float = REQUEST_SECONDS) -> str:
         """GET what is plain text: a container's log.
@@ -191,8 +193,9 @@ class KubernetesApi:
             except config.ConfigException as problem:
                 named = f"context {self.context} of " if self.context else ""
                 raise EnvironmentProblem(
-                    f"{named}{file or 'the kubeconfig file'} cannot be used: {problem}\n\n"
-                    "  fix      name one: --istio-kubeconfig, or KUBECONFIG in the environment"
+                    messages.KUBECONFIG_UNUSABLE(
+                        kubeconfig=f"{named}{file or 'the kubeconfig file'}", problem=problem
+                    )
                 ) from None
             self._local.client = client
         return client
@@ -216,9 +219,12 @@ class KubernetesApi:
         path = f"/api/v1/namespaces/{namespace}/pods/{pod}/exec?{urlencode(query)}"
         where = f"{namespace}/{pod} (container {container})"
 
+        def failing(reason: str) -> Failure:
+            return messages.COMMAND_NOT_RUN(place=where, reason=reason)
+
         def attempt(seconds: float) -> CommandResult:
             begin = time.monotonic()
-            socket = self.open_websocket(path, f"no command could be run in {where}", seconds)
+            socket = self.open_websocket(path, failing, seconds)
             try:
                 channels, status_object = _listen(socket, begin + seconds, where)
             finally:
@@ -236,13 +242,13 @@ class KubernetesApi:
 
         return self.persist(attempt, timeout)
 
-    def open_websocket(self, path: str, failing: str, seconds: float) -> Any:
+    def open_websocket(self, path: str, failing: Callable[[str], Failure], seconds: float) -> Any:
         """A websocket to the API server; the client's own opens one without a deadline.
 
         No redirect is followed: websocket-client would repeat the token to wherever it leads.
 
         Args:
-            failing: what a refusal means, as a sentence begins with it.
+            failing: makes the message of a refusal, of its reason.
 
         Raises:
             ApiProblem: it was refused, or nobody answered.
@@ -291,8 +297,8 @@ class KubernetesApi:
             body=(body or b"").decode(errors="replace"),
             headers=headers,
         )
-        first, _, rest = str(refused).partition("\n")
-        refused.args = (f"{failing}: {refused.said or first}\n{rest}",)
+        failure = failing(refused.said or refused.failure.summary)
+        refused.failure = failure.with_evidence_of(refused.failure)
         raise refused
 
     def wait(self, what: str, probe: Callable[[], tuple[T | None, str]], *, timeout: float) -> T:
@@ -311,7 +317,9 @@ class KubernetesApi:
             if answer is not None:
                 return answer
             if time.monotonic() - begin > timeout:
-                raise EnvironmentProblem(f"waited {timeout:.0f} s for {what}\n\n  last seen {seen}")
+                raise EnvironmentProblem(
+                    messages.WAITED(seconds=timeout, what=what, facts=[("last seen", seen)])
+                )
             time.sleep(_PAUSE_SECONDS)
 
     def events(self, namespace: str, names: Sequence[str]) -> list[str]:
@@ -370,7 +378,7 @@ def _listen(socket: Any, deadline: float, where: str) -> tuple[dict[int, str], J
 
 
 def _broke(where: str, said: str) -> ApiUnreachable:
-    return ApiUnreachable(f"the connection to {where} broke while a command ran: {said}", passing=True)
+    return ApiUnreachable(messages.COMMAND_BROKE(place=where, said=said), passing=True)
 
 
 def _exit_status(status: Json, stderr: str, where: str) -> tuple[int, str]:
@@ -385,4 +393,4 @@ def _exit_status(status: Json, stderr: str, where: str) -> tuple[int, str]:
             return int(cause["message"]), stderr
     # The runtime could not start it just now (runc on a busy node: "read init-p: connection reset by peer").
     passing = any(text in message for text in ("connection reset by peer", "temporarily unavailable"))
-    raise ApiProblem(f"no command could be run in {where}: {message}", said=message, passing=passing)
+    raise ApiProblem(messages.COMMAND_NOT_RUN(place=where, reason=message), said=message, passing=passing)

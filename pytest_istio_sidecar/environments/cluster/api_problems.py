@@ -12,7 +12,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from urllib.parse import unquote, urljoin, urlsplit
 
+from pytest_istio_sidecar.environments.cluster import messages
 from pytest_istio_sidecar.errors import EnvironmentProblem
+from pytest_istio_sidecar.failure import Fact, Failure
 
 
 class ApiProblem(EnvironmentProblem):
@@ -28,7 +30,7 @@ class ApiProblem(EnvironmentProblem):
 
     def __init__(
         self,
-        message: str,
+        failure: Failure | str,
         *,
         status: int = 0,
         reason: str = "",
@@ -41,7 +43,7 @@ class ApiProblem(EnvironmentProblem):
         self.said = said
         self.passing = passing
         self.retry_after = retry_after
-        super().__init__(message)
+        super().__init__(failure)
 
 
 class ApiRefused(ApiProblem):
@@ -133,20 +135,14 @@ def refusal(
     said = str(answer.get("message") or " ".join(body.split())[:500] or "nothing")
     reason = str(answer.get("reason") or "")
     path = urlsplit(url).path
-    facts = ["", f"  asked    {method} {url.partition('?')[0]}", f"  got      {status} {reason}".rstrip()]
+    facts = [("asked", f"{method} {url.partition('?')[0]}"), ("got", f"{status} {reason}".rstrip())]
     if status == 403:
         return _forbidden(method, path, said, facts)
-    lines = [f"the API server refused {method} {path}: {said}", *facts]
     if status == 401:
-        lines[0] = f"the API server does not take the credentials of this kubeconfig: {said}"
-        lines += [
-            "",
-            "  cause    its token or certificate has expired, or is of another cluster",
-            "  fix      log in again or export it again; it was read a second time before giving up",
-        ]
-        return TokenExpired("\n".join(lines), status=status, reason=reason, said=said)
+        failure = messages.CREDENTIALS_REFUSED(said=said, facts=facts)
+        return TokenExpired(failure, status=status, reason=reason, said=said)
     return ApiProblem(
-        "\n".join(lines),
+        messages.REFUSED(method=method, path=path, said=said, facts=facts),
         status=status,
         reason=reason,
         said=said,
@@ -159,18 +155,12 @@ def refusal(
 def _redirected(method: str, url: str, status: int, headers: Mapping[str, str]) -> ApiRedirected:
     location = _header(headers, "location")
     target = _server_of(url, location) if location else "no address"
-    said = f"the API server at {_server_of(url)} redirects to {target}, and no redirect is followed"
-    lines = [
-        said,
-        "",
-        f"  asked    {method} {urlsplit(url).path}",
-        f"  got      {status}, a redirect",
-        "",
-        "  cause    what answers there is no API server but a proxy, a gateway or a page to log in",
-        "  fix      name the API server itself as `server` in the kubeconfig, and with https://",
-        "  note     the kubeconfig's credentials went to the first of the two and nowhere else",
-    ]
-    return ApiRedirected("\n".join(lines), status=status, said=said)
+    failure = messages.REDIRECTED(
+        server=_server_of(url),
+        target=target,
+        facts=[("asked", f"{method} {urlsplit(url).path}"), ("got", f"{status}, a redirect")],
+    )
+    return ApiRedirected(failure, status=status, said=failure.summary)
 
 
 def _server_of(url: str, location: str = "") -> str:
@@ -186,17 +176,11 @@ def _server_of(url: str, location: str = "") -> str:
     return named[:_LONGEST_SERVER] if host else "no host"
 
 
-def _forbidden(method: str, path: str, said: str, facts: list[str]) -> ApiProblem:
+def _forbidden(method: str, path: str, said: str, facts: list[Fact]) -> ApiProblem:
     match = _FORBIDDEN.search(said)
     if match is None and "forbidden:" in said:
-        lines = [
-            f"the cluster does not admit what was asked: {said}",
-            *facts,
-            "",
-            "  cause    admission refuses the object: Pod Security, a policy or a webhook of the cluster",
-            "  fix      a namespace that pod-security.kubernetes.io/enforce lets have it, or an exception",
-        ]
-        return AdmissionRefused("\n".join(lines), status=403, reason="Forbidden", said=said)
+        failure = messages.NOT_ADMITTED(said=said, facts=facts)
+        return AdmissionRefused(failure, status=403, reason="Forbidden", said=said)
     user, rule = "the kubeconfig's user", needed_rule(method, path)
     if match is not None:
         user = match["user"]
@@ -209,41 +193,30 @@ def _forbidden(method: str, path: str, said: str, facts: list[str]) -> ApiProble
     where = f"namespace {rule.namespace}" if rule.namespace else "(cluster-wide)"
     role = f"a Role in the namespace {rule.namespace}" if rule.namespace else "a ClusterRole"
     missing = f'verb {rule.verb}, apiGroup "{rule.group}", resource {rule.resource}, {where}'
-    lines = [
-        f"{user} may not {rule.verb} {rule.resource}, {where}",
-        *facts,
-        "",
-        f"  missing  {missing}",
-        f"  fix      add to {role} that is bound to that user:",
-        *(f"             {line}" for line in rule.lines()),
-        "           manifests/rbac-*.yaml have all that each way of reading needs",
-    ]
-    return ApiRefused(
-        "\n".join(lines), status=403, reason="Forbidden", said=said, passing=user == ADMINISTRATOR
+    failure = messages.RIGHT_MISSING(
+        user=user,
+        verb=rule.verb,
+        resource=rule.resource,
+        scope=where,
+        role=role,
+        rule="\n".join(f"  {line}" for line in rule.lines()),
+        facts=[*facts, ("missing", missing)],
     )
+    return ApiRefused(failure, status=403, reason="Forbidden", said=said, passing=user == ADMINISTRATOR)
 
 
 def unreachable(host: str, said: str, *, kubeconfig: str) -> ApiUnreachable | ApiUntrusted:
     """Make a problem of a connection that failed; what the failure says tells which."""
-    facts = f"  got      {said}\n  config   {kubeconfig}\n\n"
+    facts = [("got", said), ("config", kubeconfig)]
     lower = said.lower()
     if "certificate" in lower or "tlsv1 alert" in lower or "wrong version number" in lower:
-        return ApiUntrusted(
-            f"no trust between this machine and the API server at {host}\n\n{facts}"
-            "  cause    the kubeconfig is of another cluster, or of an earlier one at this address\n"
-            "  fix      export it again (kind export kubeconfig), or correct its certificate-authority"
-        )
+        return ApiUntrusted(messages.UNTRUSTED(host=host, facts=facts))
     cause = (
         "nothing listens there: the cluster or its node is stopped, or was made anew on another port"
         if "refused" in lower
         else "there is no way to that address, the server is restarting, or the connection broke"
     )
-    return ApiUnreachable(
-        f"the API server at {host} cannot be reached\n\n{facts}"
-        f"  cause    {cause}\n"
-        "  fix      `kubectl version` with the same kubeconfig must answer first",
-        passing=True,
-    )
+    return ApiUnreachable(messages.UNREACHABLE(host=host, cause=cause, facts=facts), passing=True)
 
 
 def _status_object(body: str) -> Mapping[str, object]:

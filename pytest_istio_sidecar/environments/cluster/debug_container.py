@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 
+from pytest_istio_sidecar.environments.cluster import messages
 from pytest_istio_sidecar.environments.cluster.api import (
     STRATEGIC_MERGE_PATCH,
     ApiProblem,
@@ -18,8 +19,14 @@ from pytest_istio_sidecar.environments.cluster.api import (
 from pytest_istio_sidecar.environments.cluster.api_problems import ApiRefused
 from pytest_istio_sidecar.environments.cluster.workload import container_of
 from pytest_istio_sidecar.errors import EnvironmentProblem
+from pytest_istio_sidecar.failure import Advice
 
 _LIFETIME_SECONDS = 1800
+_OLD = Advice(
+    "",
+    "the cluster is older than Kubernetes 1.23, which was the first to have them",
+    "--istio-reader=exec with a privileged sidecar (--istio-make-privileged), or node",
+)
 
 
 def add_debug_container(api: KubernetesApi, pod: Json, *, timeout: float) -> str:
@@ -32,7 +39,7 @@ def add_debug_container(api: KubernetesApi, pod: Json, *, timeout: float) -> str
     where = f"{metadata['namespace']}/{metadata['name']}"
     sidecar = container_of(pod)
     if sidecar is None:
-        raise EnvironmentProblem(f"{where} has no sidecar whose image a debug container could use")
+        raise EnvironmentProblem(messages.NO_IMAGE_TO_DEBUG(pod=where))
     name = f"istio-sidecar-{os.urandom(2).hex()}"
     container = {
         "name": name,
@@ -56,17 +63,12 @@ def add_debug_container(api: KubernetesApi, pod: Json, *, timeout: float) -> str
             content_type=STRATEGIC_MERGE_PATCH,
         )
     except ApiRefused as problem:
-        raise EnvironmentProblem(f"no debug container could be put into {where}: {problem}") from None
+        failure = messages.NO_DEBUG_CONTAINER(pod=where, reason=problem.failure.summary)
+        raise EnvironmentProblem(failure.with_evidence_of(problem.failure)) from None
     except ApiProblem as problem:
-        advice = ""
-        if problem.status in (404, 405):
-            advice = (
-                "\n\n  cause    the cluster is older than Kubernetes 1.23, which was the first to have them\n"
-                "  fix      --istio-reader=exec with a privileged sidecar (--istio-make-privileged), or node"
-            )
-        raise EnvironmentProblem(
-            f"no debug container could be put into {where}: {problem.said or problem}{advice}"
-        ) from None
+        failure = messages.NO_DEBUG_CONTAINER(pod=where, reason=problem.said or problem.failure.summary)
+        old = problem.status in (404, 405)
+        raise EnvironmentProblem(failure.advised(_OLD if old else None)) from None
     api.wait(
         f"the debug container {name} of {where} to run", lambda: _state(api, path, name), timeout=timeout
     )

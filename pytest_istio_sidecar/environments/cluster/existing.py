@@ -18,6 +18,7 @@ import yaml
 
 from pytest_istio_sidecar.environments.base import Environment
 from pytest_istio_sidecar.environments.choices import ExistingChoices, ReaderName
+from pytest_istio_sidecar.environments.cluster import messages
 from pytest_istio_sidecar.environments.cluster.api import ApiProblem, Json, KubernetesApi
 from pytest_istio_sidecar.environments.cluster.pod import ClusterPod
 from pytest_istio_sidecar.environments.cluster.privileged import (
@@ -33,6 +34,7 @@ from pytest_istio_sidecar.environments.cluster.workload import (
     Workload,
     container_of,
     describe_pods,
+    has_containers,
     is_ready,
     istio_version_of,
     ready_pods,
@@ -115,7 +117,7 @@ class ExistingEnvironment(ClusterPod, Environment):
     @classmethod
     def attach(cls, state: Path) -> Self:
         if "pods" not in read_state(state, {}):
-            raise EnvironmentProblem("the pods of this run were not found: see the first error")
+            raise EnvironmentProblem(messages.PODS_NOT_FOUND())
         written = read_state(state, _STATE)
         kubeconfig = written["kubeconfig"]
         api = KubernetesApi(
@@ -156,25 +158,25 @@ def _pods(api: KubernetesApi, workload: Workload, version: str | None) -> list[J
     except ApiProblem as problem:
         if problem.status == 404:
             raise EnvironmentProblem(
-                f"there is no {workload} in namespace {workload.namespace}"
-                + (f" (context {api.context})" if api.context else "")
+                messages.NO_WORKLOAD(
+                    workload=workload,
+                    namespace=workload.namespace,
+                    context=f" (context {api.context})" if api.context else "",
+                )
             ) from None
         raise
     if not pods:
-        raise EnvironmentProblem(f"no Ready pod of {workload} in namespace {workload.namespace}: {seen}")
+        raise EnvironmentProblem(
+            messages.NO_READY_POD(workload=workload, namespace=workload.namespace, seen=seen)
+        )
     for pod in pods:
         name = f"{pod['metadata']['namespace']}/{pod['metadata']['name']}"
         if container_of(pod) is None:
-            raise EnvironmentProblem(
-                f"{name} has no container {SIDECAR}: no sidecar was injected\n\n"
-                f"  has      {', '.join(container['name'] for container in pod['spec']['containers'])}\n"
-                "  fix      label the namespace istio-injection=enabled and restart the workload"
-            )
+            raise EnvironmentProblem(messages.NO_SIDECAR(pod=name, facts=has_containers(pod)))
         release = istio_version_of(pod)
         if version is not None and release != version:
             raise EnvironmentProblem(
-                f"the sidecar of {name} is of Istio {release or 'an unknown release'}, "
-                f"and --istio-version={version} is asked for"
+                messages.OTHER_RELEASE(pod=name, found=release or "an unknown release", version=version)
             )
     return pods
 
@@ -182,14 +184,11 @@ def _pods(api: KubernetesApi, workload: Workload, version: str | None) -> list[J
 def _require_editable(deployment: Json, pod: Json, workload: Workload) -> None:
     """Refuse an edit that could not reach the sidecar, before anything is changed."""
     if workload.kind != "deployment":
-        raise EnvironmentProblem(f"--istio-make-privileged edits Deployments, and {workload} is none")
+        raise EnvironmentProblem(messages.NO_DEPLOYMENT(workload=workload))
     version = istio_version_of(pod)
     injected = place_of(deployment["spec"]["template"]["spec"]) is None
     if injected and version is not None and number_of(version) < MERGING_SINCE:
-        raise EnvironmentProblem(
-            f"{workload} cannot be made privileged: Istio {version} merges no container of yours\n\n"
-            "  fix      --set values.global.proxy.privileged=true at istioctl install, or --istio-reader=node"
-        )
+        raise EnvironmentProblem(messages.NOTHING_MERGED(workload=workload, version=version))
 
 
 def _client(api: KubernetesApi, changes: Changes, choices: ExistingChoices) -> Json:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from pytest_istio_sidecar.environments.base import NotServed, PodAccess
 from pytest_istio_sidecar.environments.choices import ReaderName
+from pytest_istio_sidecar.environments.cluster import messages
 from pytest_istio_sidecar.environments.cluster.api import Json, KubernetesApi
 from pytest_istio_sidecar.environments.cluster.debug_container import add_debug_container
 from pytest_istio_sidecar.environments.cluster.port_forward import get_from_pod
@@ -22,6 +23,7 @@ from pytest_istio_sidecar.environments.cluster.workload import (
     SIDECAR,
     container_id,
     container_of,
+    has_containers,
     owner_of,
     reread,
 )
@@ -108,9 +110,9 @@ class ClusterPod(PodAccess):
         """Of the client pod to this one, or of this pod to the client or itself."""
         address = ipaddress.ip_address(self._pod["status"]["podIP"])
         if family != address.version:
-            raise NotServed(f"requests to {self.pod_name} go to its first address, which is not IPv{family}")
+            raise NotServed(messages.OTHER_ADDRESS(pod=self.pod_name, family=family))
         if self._client is None:
-            raise NotServed("no requests are sent to this pod; --istio-traffic allows them")
+            raise NotServed(messages.NO_TRAFFIC())
         directions: dict[int, Direction] = {
             listener.port: listener.direction
             for listener in self.read_listeners()
@@ -155,11 +157,7 @@ class ClusterPod(PodAccess):
 
     def _choose(self) -> tuple[Runner, str]:
         if self._pod["spec"].get("hostNetwork"):
-            raise EnvironmentProblem(
-                f"{self.pod_name} has its node's network (hostNetwork: true)\n\n"
-                "  cause    Istio injects nothing into such a pod; what could be read are the node's rules\n"
-                "  note     no rule of this pod was checked: it has none of its own"
-            )
+            raise EnvironmentProblem(messages.HOST_NETWORK(pod=self.pod_name))
         if self._wanted is ReaderName.NODE:
             return self._from_node()
         if self._wanted is ReaderName.DEBUG:
@@ -168,16 +166,16 @@ class ClusterPod(PodAccess):
             runner = become_root(self._exec(container), where=where, timeout=COMMAND_SECONDS)
             return runner, f"debug (ephemeral container {container}, which stays in the pod's list)"
         if self._wanted not in (ReaderName.AUTO, ReaderName.EXEC):
-            raise EnvironmentProblem(f"--istio-reader={self._wanted} reads no pod of a cluster")
+            raise EnvironmentProblem(messages.NO_READER(reader=self._wanted))
         if container_of(self._pod) is None:
-            raise EnvironmentProblem(f"{self.pod_name} has no container {SIDECAR}: no sidecar was injected")
+            raise EnvironmentProblem(messages.NO_SIDECAR(pod=self.pod_name, facts=has_containers(self._pod)))
         where = f"{self.pod_name} (container {SIDECAR})"
         try:
             runner = become_root(self._exec(SIDECAR), where=where, timeout=COMMAND_SECONDS)
         except CannotBecomeRoot as problem:
             if self._wanted is ReaderName.AUTO and self._node_containers:
                 runner_on_node, how = self._from_node()
-                return runner_on_node, f"{how}, as exec {str(problem).splitlines()[0]}"
+                return runner_on_node, f"{how}, as exec {problem.failure.summary}"
             raise
         how = "sudo" if runner.prefix else "root"
         return runner, f"exec ({how} in {SIDECAR})"
@@ -185,11 +183,7 @@ class ClusterPod(PodAccess):
     def _from_node(self) -> tuple[Runner, str]:
         node = self._pod["spec"]["nodeName"]
         if not self._node_containers:
-            raise EnvironmentProblem(
-                f"the node {node} of {self.pod_name} is no container of this machine's engine, "
-                "so nothing can be run on it\n\n"
-                "  fix      --istio-reader=exec (privileged sidecar) or --istio-reader=debug"
-            )
+            raise EnvironmentProblem(messages.NODE_NOT_HERE(node=node, pod=self.pod_name))
 
         def on_node(argv: Sequence[str], *, timeout: float) -> CommandResult:
             return run_command(["docker", "exec", node, *argv], timeout=timeout)

@@ -14,8 +14,10 @@ import io
 import time
 from typing import TYPE_CHECKING, Any
 
+from pytest_istio_sidecar.environments.cluster import messages
 from pytest_istio_sidecar.environments.cluster.api import KubernetesApi, websocket_error
 from pytest_istio_sidecar.environments.cluster.api_problems import ApiUnreachable
+from pytest_istio_sidecar.failure import Failure
 from pytest_istio_sidecar.readers.command import CommandResult
 
 if TYPE_CHECKING:
@@ -42,8 +44,10 @@ def get_from_pod(
     """
     argv = ("port-forward", str(port), "GET", path)
     where = f"{namespace}/{pod}"
-    failing = f"port {port} of {where} could not be reached by port-forward"
     resource = f"/api/v1/namespaces/{namespace}/pods/{pod}/portforward?ports={port}"
+
+    def failing(reason: str) -> Failure:
+        return messages.NOT_FORWARDED(port=port, pod=where, reason=reason)
 
     def attempt(seconds: float) -> CommandResult:
         begin = time.monotonic()
@@ -64,7 +68,7 @@ def get_from_pod(
         except (http.client.HTTPException, OSError, websocket_error()) as problem:
             if not stream.refused:
                 raise ApiUnreachable(
-                    f"the connection to port {port} of {where} broke: {problem}", passing=True
+                    messages.FORWARD_BROKE(port=port, pod=where, problem=problem), passing=True
                 ) from None
             said = stream.refused
         finally:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from pytest_istio_sidecar.environments.cluster import messages
 from pytest_istio_sidecar.environments.cluster.api import (
     JSON_PATCH,
     STRATEGIC_MERGE_PATCH,
@@ -69,18 +70,20 @@ def make_privileged(
             # request"; that the Deployment has changed meanwhile does not.
             if problem.status == 409 or (problem.status == 422 and _has_changed(api, workload, deployment)):
                 continue
-            why = f"{problem.said}\n\n  cause    an admission controller refuses the edit"
+            failure = messages.NOT_MADE_PRIVILEGED(
+                workload=workload, namespace=workload.namespace, reason=problem.said
+            )
             if isinstance(problem, ApiRefused):
-                why = str(problem)
-            raise EditRefused(
-                f"{workload} in namespace {workload.namespace} cannot be made privileged: {why}"
-            ) from None
+                failure = messages.NOT_MADE_PRIVILEGED(
+                    workload=workload, namespace=workload.namespace, reason=problem.failure.summary
+                ).with_evidence_of(problem.failure)
+            raise EditRefused(failure) from None
         container = container_of({"spec": edited["spec"]["template"]["spec"]})
         if not is_privileged(container):
-            raise EditRefused(_reverted(workload, "the Deployment"))
+            raise EditRefused(messages.TAKEN_BACK(workload=workload, what="the Deployment"))
         before = container_of({"spec": deployment["spec"]["template"]["spec"]})
         return dict((before or {}).get("securityContext") or {})
-    raise EditRefused(f"{workload} was changed by others {_TRIES} times while it was edited")
+    raise EditRefused(messages.CHANGED_BY_OTHERS(workload=workload, times=_TRIES))
 
 
 def _patch(deployment: Json) -> tuple[object, str]:
@@ -138,11 +141,12 @@ def wait_until_privileged(api: KubernetesApi, workload: Workload, *, timeout: fl
         container = container_of(pod)
         if container is None:
             raise EditRefused(
-                f"{pod['metadata']['namespace']}/{pod['metadata']['name']} has no {SIDECAR}: "
-                "nothing was injected into it"
+                messages.NOTHING_INJECTED(pod=f"{pod['metadata']['namespace']}/{pod['metadata']['name']}")
             )
         if not is_privileged(container):
-            raise EditRefused(_reverted(workload, f"the pod {pod['metadata']['name']}"))
+            raise EditRefused(
+                messages.TAKEN_BACK(workload=workload, what=f"the pod {pod['metadata']['name']}")
+            )
     return pods[0]
 
 
@@ -150,11 +154,3 @@ def is_privileged(container: Json | None) -> bool:
     """Whether a container has the lab's two fields."""
     context = (container or {}).get("securityContext") or {}
     return all(context.get(field) is value for field, value in PRIVILEGED.items())
-
-
-def _reverted(workload: Workload, what: str) -> str:
-    return (
-        f"{workload} was edited, but {what} does not show it: {SIDECAR} is not privileged\n\n"
-        "  cause    a mutating webhook or a controller takes the edit back (a policy, GitOps, an operator)\n"
-        "  fix      change it at its source, or read from the node: --istio-reader=node"
-    )

@@ -6,7 +6,6 @@ what could not be asked is told as such, and never keeps the first message from 
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from pytest_istio_sidecar.environments.cluster.api import ApiProblem, Json, KubernetesApi
@@ -18,9 +17,25 @@ from pytest_istio_sidecar.environments.cluster.workload import (
     settled,
 )
 from pytest_istio_sidecar.errors import EnvironmentProblem
+from pytest_istio_sidecar.failure import Advice, Fact, advise
 
 _EVENTS = 5
 _LOG_LINES = 12
+_STUCK = (
+    Advice(
+        r"ImagePullBackOff|ErrImagePull|ErrImageNeverPull|InvalidImageName",
+        "the node cannot pull that image; one that it has is used where the pod's policy lets it, and "
+        "Istio 1.8 and older inject imagePullPolicy: Always by default",
+        "--istio-load-image=IMAGE --istio-set=values.global.imagePullPolicy=IfNotPresent,\n"
+        "or a registry that can be reached: --istio-hub",
+    ),
+    Advice(
+        r"istio-(init|validation) in (CrashLoopBackOff|Error)",
+        "istio-init cannot write its rules: a module is missing, or they are there",
+        "its log says which; on the node: sudo modprobe --all\n"
+        "ip_tables iptable_nat iptable_mangle xt_REDIRECT xt_owner xt_multiport",
+    ),
+)
 
 
 def wait_until_settled(api: KubernetesApi, workload: Workload, *, timeout: float) -> list[Json]:
@@ -36,19 +51,19 @@ def wait_until_settled(api: KubernetesApi, workload: Workload, *, timeout: float
             timeout=timeout,
         )
     except EnvironmentProblem as problem:
-        why = why_not_ready(
+        facts, advice = why_not_ready(
             api,
             namespace=workload.namespace,
             names=[workload.name],
             pods=lambda: pods_of(api, workload),
         )
-        raise EnvironmentProblem(f"{problem}\n{why}".rstrip()) from None
+        raise EnvironmentProblem(problem.failure.and_facts(facts).advised(advice)) from None
 
 
 def why_not_ready(
     api: KubernetesApi, *, namespace: str, names: Sequence[str], pods: Callable[[], Iterable[Json]]
-) -> str:
-    """Lines of a message: events, last words of failed containers, cause and fix; "" where none is known.
+) -> tuple[list[Fact], Advice | None]:
+    """For a message: events and the last words of failed containers; and advice, None where none is known.
 
     Args:
         names: of objects whose events count, or what these begin with.
@@ -57,22 +72,24 @@ def why_not_ready(
     try:
         unready = list(pods())
     except ApiProblem as problem:
-        return f"  pods     (they could not be asked for: {problem.said or problem})"
-    events = [f"  event    {line}" for line in api.events(namespace, names)[-_EVENTS:]]
-    return "\n".join([*events, *last_words(api, unready)]) + explain_pods(describe_pods(unready))
+        return [("pods", f"(they could not be asked for: {problem.said or problem})")], None
+    events = api.events(namespace, names)[-_EVENTS:]
+    facts = [("event", "\n".join(events)), *last_words(api, unready)]
+    return facts, explain_pods(describe_pods(unready))
 
 
-def last_words(api: KubernetesApi, pods: Iterable[Json]) -> list[str]:
-    """The last lines that failed containers have logged, as lines of a message; of replicas, the first's."""
-    lines: list[str] = []
+def last_words(api: KubernetesApi, pods: Iterable[Json]) -> list[Fact]:
+    """The last lines that failed containers have logged, a fact each; of replicas, the first's."""
+    facts: list[Fact] = []
     shown = set()
     for pod, container in _failed(pods):
         if container in shown:
             continue
         shown.add(container)
-        lines.append(f"  log      of {container} in {pod['metadata']['name']}:")
-        lines += [f"             {line}" for line in _log(api, pod, container)]
-    return lines
+        lines = [f"of {container} in {pod['metadata']['name']}:"]
+        lines += [f"  {line}" for line in _log(api, pod, container)]
+        facts.append(("log", "\n".join(lines)))
+    return facts
 
 
 def _failed(pods: Iterable[Json]) -> Iterator[tuple[Json, str]]:
@@ -97,19 +114,6 @@ def _log(api: KubernetesApi, pod: Json, container: str) -> list[str]:
     return said.splitlines()[-_LOG_LINES:] or ["(nothing)"]
 
 
-def explain_pods(described: str) -> str:
-    """Cause and fix, as lines of a message, of what pods are said to be stuck in; "" where none is known."""
-    if re.search(r"ImagePullBackOff|ErrImagePull|ErrImageNeverPull|InvalidImageName", described):
-        return (
-            "\n\n  cause    the node cannot pull that image; one that it has is used where the pod's policy\n"
-            "           lets it, and Istio 1.8 and older inject imagePullPolicy: Always by default\n"
-            "  fix      --istio-load-image=IMAGE --istio-set=values.global.imagePullPolicy=IfNotPresent,\n"
-            "           or a registry that can be reached: --istio-hub"
-        )
-    if re.search(r"istio-(init|validation) in (CrashLoopBackOff|Error)", described):
-        return (
-            "\n\n  cause    istio-init cannot write its rules: a module is missing, or they are there\n"
-            "  fix      its log says which; on the node: sudo modprobe --all\n"
-            "           ip_tables iptable_nat iptable_mangle xt_REDIRECT xt_owner xt_multiport"
-        )
-    return ""
+def explain_pods(described: str) -> Advice | None:
+    """Cause and fix of what pods are said to be stuck in; None where none is known."""
+    return advise(described, _STUCK)

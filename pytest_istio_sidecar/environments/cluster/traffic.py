@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
+from pytest_istio_sidecar.environments.cluster import messages
 from pytest_istio_sidecar.errors import EnvironmentProblem
 from pytest_istio_sidecar.istio import ports
 from pytest_istio_sidecar.istio.listeners import Direction
@@ -136,17 +137,7 @@ class ClusterTraffic(Traffic):
         while True:
             result = self.runner.run(["cat", _CONNTRACK], timeout=_COMMAND_SECONDS)
             if not result.succeeded:
-                raise EnvironmentProblem(
-                    "\n".join(
-                        [
-                            f"the connections of {self.pod} cannot be read, so no request can be judged",
-                            "",
-                            *result.facts(),
-                            "",
-                            "  cause    the kernel shows no connections here (CONFIG_NF_CONNTRACK_PROCFS)",
-                        ]
-                    )
-                )
+                raise EnvironmentProblem(messages.CONNECTIONS_NOT_READ(pod=self.pod, facts=result.facts()))
             tracked = _find(result.stdout, local, destination, self.listeners)
             if tracked is not None or time.monotonic() > deadline:
                 return tracked
@@ -194,4 +185,4 @@ def _find(
 
 
 def _not_sent(result: CommandResult, where: str) -> EnvironmentProblem:
-    return EnvironmentProblem("\n".join([f"no request could be sent from {where}", "", *result.facts()]))
+    return EnvironmentProblem(messages.NOT_SENT(pod=where, facts=result.facts()))

@@ -13,6 +13,7 @@ import os
 import time
 from pathlib import Path
 
+from pytest_istio_sidecar.environments.cluster import messages
 from pytest_istio_sidecar.environments.cluster.api import JSON_PATCH, ApiProblem, Json, KubernetesApi
 from pytest_istio_sidecar.environments.cluster.privileged import ADDED, PRIVILEGED, place_of
 from pytest_istio_sidecar.environments.cluster.workload import SIDECAR, container_of
@@ -95,7 +96,9 @@ class Changes:
                 self._changes.remove(change)
                 self._write()
         if problems:
-            raise EnvironmentProblem("\n".join([*done, *problems]))
+            raise EnvironmentProblem(
+                messages.CHANGES_LEFT(problems="\n".join(problems), facts=[("done", "\n".join(done))])
+            )
         self._lease.release()
         return done
 
@@ -129,18 +132,13 @@ class Changes:
             written = read_state(lease.directory / _FILE, _SHAPE)
             edits = [_read(change) for change in written["changes"]]
         except StateUnreadable as problem:
-            raise EnvironmentProblem(
-                f"what a run has changed is written down in a way that cannot be read: {problem}\n"
-                f"  fix      see in the file which workload it names, and put its {SIDECAR} back by hand"
-            ) from None
+            raise EnvironmentProblem(messages.CHANGES_UNREADABLE(problem=problem)) from None
         kubeconfig, server = written["kubeconfig"], written["server"]
         api = KubernetesApi(
             kubeconfig=None if kubeconfig is None else Path(kubeconfig), context=written["context"]
         )
         if api.server != server:
-            raise EnvironmentProblem(
-                f"the changes were made in the cluster at {server}; its kubeconfig leads to {api.server} now"
-            )
+            raise EnvironmentProblem(messages.OTHER_CLUSTER(made=server, now=api.server))
         changes = cls(lease, api)
         changes._changes = edits
         return changes
@@ -168,10 +166,11 @@ def take_back_of_ended_runs() -> tuple[list[str], list[str]]:
         try:
             done += take_back(lease)
         except EnvironmentProblem as problem:
-            failed.append(
-                f"{problem}\n  note     a run's changes there are not put back yet; they are written down in "
+            note = (
+                f"a run's changes there are not put back yet; they are written down in "
                 f"{lease.directory / _FILE}; where that cluster is gone for good, remove {lease.path}"
             )
+            failed.append(str(problem.failure._replace(note=note)))
     return done, failed
 
 
@@ -264,7 +263,7 @@ def _put_back(api: KubernetesApi, edit: Json) -> list[str]:
         # The edit itself made one generation; the others are somebody else's.
         others = edit["generation"] is not None and metadata.get("generation", 0) > edit["generation"] + 1
         return [f"put {name} back" + ("; what somebody else has changed in it since stays" if others else "")]
-    raise EnvironmentProblem(f"{name} could not be put back: {said}")
+    raise EnvironmentProblem(messages.NOT_PUT_BACK(name=name, said=said))
 
 
 def _name_of(path: str) -> str:

@@ -12,8 +12,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from urllib.parse import quote
 
+from pytest_istio_sidecar.environments.cluster import messages
 from pytest_istio_sidecar.environments.cluster.api import ApiProblem, Json, KubernetesApi
 from pytest_istio_sidecar.errors import EnvironmentProblem, UsageProblem
+from pytest_istio_sidecar.failure import Fact
 
 SIDECAR = "istio-proxy"
 NO_POD = "no pod"
@@ -49,9 +51,7 @@ class Workload:
         kind = _SHORT.get(kind, kind if kind in _KINDS else kind.removesuffix("s")) if slash else "deployment"
         if kind not in _KINDS or not (name or kind):
             known = ", ".join(_KINDS)
-            raise UsageProblem(
-                f"{text!r} names no workload: expected KIND/NAME with KIND one of {known}, or LABEL=VALUE"
-            )
+            raise UsageProblem(messages.NO_WORKLOAD_NAME(text=text, known=known))
         return cls(namespace=namespace, kind=kind, name=name if slash else text)
 
     def __str__(self) -> str:
@@ -92,10 +92,7 @@ def settled(api: KubernetesApi, workload: Workload) -> tuple[list[Json] | None, 
     if failure and "failed calling webhook" in failure:
         return None, failure
     if failure:
-        raise EnvironmentProblem(
-            f"the pods of {workload} are refused: {failure}\n\n"
-            "  cause    an admission controller (Pod Security, a policy, a webhook) refuses this pod"
-        )
+        raise EnvironmentProblem(messages.PODS_REFUSED(workload=workload, reason=failure))
     # An evicted pod stays in the list, ended, until somebody deletes it.
     everything = [pod for pod in pods_of(api, workload) if not _has_ended(pod)]
     newest = _of_newest(api, workload, everything)
@@ -202,6 +199,11 @@ def container_statuses(pod: Json) -> list[Json]:
     return [*status.get("initContainerStatuses", []), *status.get("containerStatuses", [])]
 
 
+def has_containers(pod: Json) -> list[Fact]:
+    """For a message: the containers that a pod has."""
+    return [("has", ", ".join(container["name"] for container in pod["spec"]["containers"]))]
+
+
 def container_of(pod: Json, name: str = SIDECAR) -> Json | None:
     """A container by name, also where it is a native sidecar: an init container that goes on running."""
     spec = pod["spec"]
@@ -263,8 +265,5 @@ def reread(api: KubernetesApi, pod: Json) -> Json:
             raise
         now = None
     if now is None or now["metadata"]["uid"] != metadata["uid"] or now["metadata"].get("deletionTimestamp"):
-        raise EnvironmentProblem(
-            f"{metadata['namespace']}/{metadata['name']} has gone while it was read: "
-            "evicted, deleted or replaced"
-        )
+        raise EnvironmentProblem(messages.POD_HAS_GONE(pod=f"{metadata['namespace']}/{metadata['name']}"))
     return now

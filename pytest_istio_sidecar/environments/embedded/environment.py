@@ -18,7 +18,7 @@ from pathlib import Path
 
 from pytest_istio_sidecar.environments.base import Environment
 from pytest_istio_sidecar.environments.choices import RunChoices
-from pytest_istio_sidecar.environments.embedded import envoy
+from pytest_istio_sidecar.environments.embedded import envoy, messages
 from pytest_istio_sidecar.environments.embedded.envoy_configuration import Sidecar, bootstrap
 from pytest_istio_sidecar.environments.embedded.namespaces import (
     POD_ADDRESSES,
@@ -193,10 +193,10 @@ class EmbeddedEnvironment(Environment):
         try:
             written = read_state(state, _STATE)
         except StateUnreadable as problem:
-            raise EnvironmentProblem(f"{state} describes no embedded pod: {problem}") from None
+            raise EnvironmentProblem(messages.STATE_UNREADABLE(state=state, problem=problem)) from None
         supervisor = ProcessIdentity.read(written["supervisor"])
         if not supervisor.alive:
-            raise EnvironmentProblem(f"the embedded pod that {state} describes has ended")
+            raise EnvironmentProblem(messages.HAS_ENDED(state=state))
         return cls(Path(written["directory"]), written["facts"], supervisor)
 
     def describe(self) -> Mapping[str, str]:
@@ -224,8 +224,7 @@ class EmbeddedEnvironment(Environment):
         """
         result = self._runner.run(argv, timeout=timeout, text=text)
         if not result.succeeded:
-            facts = "\n".join(result.facts())
-            raise EnvironmentProblem(f"a program in {POD_NAME} failed\n\n{facts}")
+            raise EnvironmentProblem(messages.PROGRAM_FAILED(pod=POD_NAME, facts=result.facts()))
         return result.stdout
 
     def evidence(self) -> Mapping[str, str]:

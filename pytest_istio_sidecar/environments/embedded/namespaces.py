@@ -13,7 +13,9 @@ import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 
+from pytest_istio_sidecar.environments.embedded import messages
 from pytest_istio_sidecar.errors import EnvironmentProblem
+from pytest_istio_sidecar.failure import Failure
 from pytest_istio_sidecar.machine.process import find_program
 from pytest_istio_sidecar.netfilter.model import Family
 
@@ -76,9 +78,7 @@ def require_program(name: str) -> str:
     path = find_program(name)
     if path is None:
         package = _PACKAGES.get(name, name)
-        raise EnvironmentProblem(
-            f"an embedded pod needs {name}, which is not on this machine: sudo apt-get install {package}"
-        )
+        raise EnvironmentProblem(messages.PROGRAM_MISSING(program=name, package=package))
     return path
 
 
@@ -99,10 +99,7 @@ def unshare_command() -> list[str]:
     require_program("newuidmap")
     _require_subordinate_ids()
     if _setting("user/max_user_namespaces") == "0":
-        raise EnvironmentProblem(
-            "this machine allows ordinary users no user namespaces: "
-            "sudo sysctl user.max_user_namespaces=10000, or run as root"
-        )
+        raise EnvironmentProblem(messages.NO_USER_NAMESPACES())
     # A refusal has to be known before --map-auto, whose helper then waits for ever (unshare of
     # util-linux 2.38), and holds open what it got from us.
     trial = subprocess.run(
@@ -131,36 +128,21 @@ def _require_subordinate_ids() -> None:
         except OSError:
             owners = set()
         if not owners & {name, str(uid)}:
-            raise EnvironmentProblem(
-                f"user {name} has no subordinate ids in {file}, which the pod's users are made of: "
-                f"sudo usermod {option} 100000-165535 {name}"
-            )
+            raise EnvironmentProblem(messages.NO_SUBORDINATE_IDS(user=name, file=file, option=option))
 
 
-def explain_failed_unshare(stderr: str) -> str:
+def explain_failed_unshare(stderr: str) -> Failure:
     """Why `unshare` made no namespaces, in one sentence with what helps."""
     said = stderr.strip().splitlines()[-1] if stderr.strip() else "nothing"
     if os.geteuid() == 0:
-        return (
-            f"root may not make namespaces here (unshare said: {said}): a container needs "
-            "CAP_SYS_ADMIN and CAP_NET_ADMIN for it, e.g. docker run --privileged"
-        )
+        return messages.ROOT_MAY_NOT(said=said)
     if _setting("kernel/apparmor_restrict_unprivileged_userns") == "1":
-        return (
-            "AppArmor keeps ordinary users from namespaces here: "
-            "sudo sysctl kernel.apparmor_restrict_unprivileged_userns=0, or run as root"
-        )
+        return messages.APPARMOR()
     if _setting("kernel/unprivileged_userns_clone") == "0":
-        return (
-            "this kernel keeps ordinary users from namespaces: "
-            "sudo sysctl kernel.unprivileged_userns_clone=1, or run as root"
-        )
+        return messages.KERNEL_FORBIDS()
     if "uidmap:" in said or "gidmap:" in said:
-        return (
-            f"no users can be mapped here ({said}): newuidmap and newgidmap need their setuid bit, which "
-            "no_new_privs and nosuid mounts take away; run as root"
-        )
-    return f"an ordinary user may not make namespaces here (unshare said: {said}): run as root"
+        return messages.NO_USERS_MAPPED(said=said)
+    return messages.USER_MAY_NOT(said=said)
 
 
 def _setting(name: str) -> str | None:

@@ -17,10 +17,11 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from pytest_istio_sidecar.environments.embedded import init
+from pytest_istio_sidecar.environments.embedded import init, messages
 from pytest_istio_sidecar.environments.embedded.namespaces import explain_failed_unshare
 from pytest_istio_sidecar.environments.embedded.specification import Specification
 from pytest_istio_sidecar.errors import EnvironmentProblem
+from pytest_istio_sidecar.failure import Advice, Fact, Failure, advise
 from pytest_istio_sidecar.machine.lease import Lease, write_supervisor
 from pytest_istio_sidecar.machine.process import ProcessIdentity
 from pytest_istio_sidecar.readers.command import CommandResult
@@ -29,23 +30,22 @@ COMMAND_SECONDS = 10.0
 """For a command in the pod; they take milliseconds."""
 
 _ADVICE = (
-    (
+    Advice(
         "unable to initialize table",
         "the kernel has not loaded that table, and loads it for nobody but the machine's root",
         "sudo modprobe -a iptable_nat ip6table_nat",
     ),
-    (
+    Advice(
         "Could not fetch rule set generation id",
         "the kernel has no nf_tables, or does not let this user at it",
         "sudo modprobe nf_tables",
     ),
-    (
+    Advice(
         "setresuid failed: Invalid argument",
         "this user namespace has no user 1000 or 1337",
         "run as the machine's root, or give the container a whole range of user ids",
     ),
 )
-"""A piece of what a program says, its usual cause, and what helps."""
 
 
 class PodRunner:
@@ -79,25 +79,22 @@ class PodRunner:
                 stream.flush()
                 answer: dict[str, object] = json.loads(stream.readline())
         except (OSError, ValueError) as problem:
-            lines = [f"the embedded pod does not answer: {problem}", *self._last_words("pod")]
-            if len(lines) == 1:
-                lines.append("  cause    it was stopped, or the process it was started for has ended")
-            raise EnvironmentProblem("\n".join(lines)) from None
+            words = self._last_words("pod")
+            cause = "" if words else "it was stopped, or the process it was started for has ended"
+            raise EnvironmentProblem(messages.NO_ANSWER(problem=problem, cause=cause, facts=words)) from None
         ended = answer["ended"]
         if isinstance(ended, list) and ended:
-            lines = [f"the embedded pod is broken: {', '.join(ended)} ended"]
-            for text in ended:
-                lines += self._last_words(str(text).partition(" ")[0])
-            raise EnvironmentProblem("\n".join(lines))
+            words = [word for text in ended for word in self._last_words(str(text).partition(" ")[0])]
+            raise EnvironmentProblem(messages.BROKEN(programs=", ".join(ended), facts=words))
         return answer
 
-    def _last_words(self, name: str) -> list[str]:
-        """The end of what a program of the pod has written, labelled."""
+    def _last_words(self, name: str) -> list[Fact]:
+        """The end of what a program of the pod has written; nothing where it wrote nothing."""
         try:
             said = (self._directory / f"{name}.err").read_text(errors="backslashreplace").splitlines()
         except OSError:
             said = []
-        return [f"  {name:<8} {line}" for line in said[-3:]]
+        return [(name, "\n".join(said[-3:]))] if said else []
 
     def connect(self, patience: float) -> socket.socket:
         """Open the pod's control socket, by its directory: a socket's path holds 107 bytes only."""
@@ -136,7 +133,7 @@ def bring_up_pod(
     file.write_text(json.dumps(specification))
     owner = lease.owner.open()
     if owner is None:
-        raise EnvironmentProblem(f"process {lease.owner.pid}, for which the pod is, has ended")
+        raise EnvironmentProblem(messages.POD_OWNER_ENDED(pid=lease.owner.pid))
     ours, theirs = socket.socketpair()
     child = None
     try:
@@ -191,9 +188,7 @@ def _wait_until_ready(status: socket.socket, directory: Path, timeout: float) ->
             chunk = status.recv(65536)
         except TimeoutError:
             last = ", ".join(parts) or "nothing"
-            raise EnvironmentProblem(
-                f"the embedded pod was not ready after {timeout:g} s; done by then: {last}"
-            ) from None
+            raise EnvironmentProblem(messages.NOT_READY(seconds=timeout, parts=last)) from None
         except ConnectionResetError:
             chunk = b""
         if not chunk:
@@ -202,26 +197,18 @@ def _wait_until_ready(status: socket.socket, directory: Path, timeout: float) ->
         for line in lines:
             fact = json.loads(line)
             if "problem" in fact:
-                raise EnvironmentProblem(_with_advice(fact["problem"]))
+                failure = messages.NOT_MADE(problem=fact["problem"])
+                raise EnvironmentProblem(failure.advised(advise(fact["problem"], _ADVICE)))
             if "ready" in fact:
                 return parts
             parts[fact["part"]] = float(fact["seconds"])
 
 
-def _with_advice(problem: str) -> str:
-    """A problem of the pod's first process, with what helps where that is known."""
-    for said, cause, fix in _ADVICE:
-        if said in problem:
-            return f"{problem}\n\n  cause    {cause}\n  fix      {fix}"
-    return problem
-
-
-def _why_it_ended(directory: Path, began: bool) -> str:
+def _why_it_ended(directory: Path, began: bool) -> Failure:
     errors = (directory / "pod.err").read_text(errors="backslashreplace")
     if not began and "Traceback" not in errors and "failed to execute" not in errors:
         return explain_failed_unshare(errors)
-    tail = "\n".join(f"  stderr   {line}" for line in errors.splitlines()[-5:])
-    return f"the embedded pod ended while it was brought up\n\n{tail}"
+    return messages.ENDED_EARLY(facts=[("stderr", "\n".join(errors.splitlines()[-5:]))])
 
 
 def _supervisor(directory: Path) -> ProcessIdentity:
@@ -230,7 +217,7 @@ def _supervisor(directory: Path) -> ProcessIdentity:
         credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
     identity = ProcessIdentity.of(struct.unpack("3i", credentials)[0])
     if identity is None:
-        raise EnvironmentProblem("the embedded pod ended as soon as it was ready")
+        raise EnvironmentProblem(messages.ENDED_AT_ONCE())
     return identity
 
 

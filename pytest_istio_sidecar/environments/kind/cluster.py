@@ -10,13 +10,16 @@ deadline and both streams kept, and nothing is put into the working directory.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from pytest_istio_sidecar.environments.cluster.api_program import run_api_program
+from pytest_istio_sidecar.environments.kind import messages
 from pytest_istio_sidecar.errors import EnvironmentProblem
+from pytest_istio_sidecar.failure import Advice, Failure, advise
 from pytest_istio_sidecar.machine.command import run_command
 from pytest_istio_sidecar.machine.progress import Progress
 from pytest_istio_sidecar.readers.command import CommandResult
@@ -143,7 +146,7 @@ class Cluster:
             [self.kubectl, f"--kubeconfig={self.kubeconfig}", *argv], timeout=timeout, text=text
         )
         if not result.succeeded:
-            raise KindFailed(_explain(result, f"kubectl failed on the cluster {self.name}"))
+            raise KindFailed(_explain(result, messages.KUBECTL_FAILED(cluster=self.name)))
         return result
 
     def ask(self, argv: Sequence[str], *, timeout: float, doing: str) -> CommandResult:
@@ -154,32 +157,32 @@ class Cluster:
         """
         result = run_command([self.kind, *argv], timeout=timeout, on_line=self._progress.line)
         if not result.succeeded:
-            raise KindFailed(_explain(result, f"kind could not {doing} the cluster {self.name}"))
+            raise KindFailed(_explain(result, messages.KIND_FAILED(doing=doing, cluster=self.name)))
         return result
 
 
-_CAUSES = (
-    (
+_KNOWN = (
+    Advice(
         "Cannot connect to the Docker daemon",
         "no container engine answers",
         "start Docker (sudo systemctl start docker), or use --istio-environment=embedded",
     ),
-    (
+    Advice(
         "executable file not found",
         "there is no container engine on the PATH",
         "install Docker, or use --istio-environment=embedded",
     ),
-    (
+    Advice(
         "permission denied while trying to connect",
         "this user may not use Docker",
         "sudo usermod -aG docker $USER",
     ),
-    (
-        ALREADY_THERE,
+    Advice(
+        re.escape(ALREADY_THERE),
         "a cluster of this name is there already",
         "--istio-reuse, or another --cluster-name",
     ),
-    (
+    Advice(
         "too many open files",
         "the inotify limits are too low",
         "sudo sysctl fs.inotify.max_user_instances=512",
@@ -187,14 +190,11 @@ _CAUSES = (
 )
 
 
-def _explain(result: CommandResult, sentence: str) -> str:
-    said = result.stderr + result.stdout
-    lines = [sentence, "", f"  ran      {' '.join(result.argv)}"]
+def _explain(result: CommandResult, failure: Failure) -> Failure:
     ended = "ended at its deadline" if result.exit_status is None else f"exit {result.exit_status}"
-    lines.append(f"  got      {ended} after {result.seconds:.1f} s")
-    lines += [f"  stderr   {line}" for line in result.stderr.strip().splitlines()[-8:]]
-    for text, cause, fix in _CAUSES:
-        if text in said:
-            lines += ["", f"  cause    {cause}", f"  fix      {fix}"]
-            break
-    return "\n".join(lines)
+    facts = [
+        ("ran", " ".join(result.argv)),
+        ("got", f"{ended} after {result.seconds:.1f} s"),
+        ("stderr", "\n".join(result.stderr.strip().splitlines()[-8:])),
+    ]
+    return failure.and_facts(facts).advised(advise(result.stderr + result.stdout, _KNOWN))

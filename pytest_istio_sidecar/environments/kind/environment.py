@@ -25,6 +25,7 @@ from pytest_istio_sidecar.environments.cluster.privileged import (
 )
 from pytest_istio_sidecar.environments.cluster.stuck_pods import wait_until_settled
 from pytest_istio_sidecar.environments.cluster.workload import SIDECAR, Workload, is_ready
+from pytest_istio_sidecar.environments.kind import messages
 from pytest_istio_sidecar.environments.kind.cluster import Cluster, KindFailed
 from pytest_istio_sidecar.environments.kind.httpbin import deploy, deployment_of, make_namespace
 from pytest_istio_sidecar.environments.kind.istioctl import install, istioctl_of
@@ -138,7 +139,7 @@ class KindEnvironment(ClusterPod, Environment):
     @classmethod
     def attach(cls, state: Path) -> Self:
         if "pod" not in read_state(state, {}):
-            raise EnvironmentProblem("the kind cluster of this run was not brought up: see the first error")
+            raise EnvironmentProblem(messages.NOT_BROUGHT_UP())
         written = read_state(state, _STATE)
         api = KubernetesApi(kubeconfig=Path(written["kubeconfig"]))
         pod, client = (api.get(f"/api/v1/namespaces/{written[key]}") for key in ("pod", "client"))
@@ -208,10 +209,7 @@ def _cluster(choices: KindChoices, owner: int, state: Path, progress: Progress) 
     lease = Lease.of(CLUSTER, owner, name=f"{CLUSTER}-{name}")
     earlier = lease.claim()
     if earlier is not None and not earlier.stale:
-        raise EnvironmentProblem(
-            f"the kind cluster {name} is in use by process {earlier.owner.pid}\n\n"
-            "  fix      wait for its end, or choose another name: --cluster-name"
-        )
+        raise EnvironmentProblem(messages.IN_USE(cluster=name, pid=earlier.owner.pid))
     image = choices.node_image or cluster_pair(choices.version).node_image
     cluster = Cluster(
         name,
@@ -260,9 +258,10 @@ def _is_there(cluster: Cluster, choices: KindChoices, earlier: Lease | None) -> 
     there = cluster.exists()
     if there and not choices.reuse:
         raise EnvironmentProblem(
-            f"there is a kind cluster {cluster.name} already\n\n"
-            "  fix      use it: --istio-reuse; or choose another name: --cluster-name"
-            + ("; or delete it: istio-sidecar clean" if earlier is not None else "")
+            messages.ALREADY_THERE(
+                cluster=cluster.name,
+                delete="; or delete it: istio-sidecar clean" if earlier is not None else "",
+            )
         )
     return there
 

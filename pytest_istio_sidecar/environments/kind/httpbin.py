@@ -11,6 +11,7 @@ import yaml
 
 from pytest_istio_sidecar.environments.choices import Injection
 from pytest_istio_sidecar.environments.cluster.api import STRATEGIC_MERGE_PATCH, ApiProblem, KubernetesApi
+from pytest_istio_sidecar.environments.kind import messages
 from pytest_istio_sidecar.environments.kind.istioctl import Istioctl, wait_for_injection
 from pytest_istio_sidecar.errors import EnvironmentProblem
 
@@ -61,4 +62,4 @@ def deployment_of(manifest: str) -> str:
     for document in yaml.safe_load_all(manifest):
         if isinstance(document, dict) and document.get("kind") == "Deployment":
             return str(document["metadata"]["name"])
-    raise EnvironmentProblem("the manifest has no Deployment to read the sidecar of")
+    raise EnvironmentProblem(messages.MANIFEST_WITHOUT_DEPLOYMENT())

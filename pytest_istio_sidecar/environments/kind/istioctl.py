@@ -16,7 +16,9 @@ from pytest_istio_sidecar.environments.cluster.api import ApiProblem, Json, Kube
 from pytest_istio_sidecar.environments.cluster.api_program import run_api_program
 from pytest_istio_sidecar.environments.cluster.stuck_pods import why_not_ready
 from pytest_istio_sidecar.environments.cluster.workload import SIDECAR, container_of, describe_pods
+from pytest_istio_sidecar.environments.kind import messages
 from pytest_istio_sidecar.errors import EnvironmentProblem
+from pytest_istio_sidecar.failure import Advice, Fact, Failure
 from pytest_istio_sidecar.istio.versions import default_hub
 from pytest_istio_sidecar.machine.command import run_command
 from pytest_istio_sidecar.machine.progress import Progress
@@ -68,9 +70,7 @@ class Istioctl:
             text=manifest,
         )
         if not result.succeeded:
-            raise IstioNotInstalled(
-                "\n".join(["istioctl kube-inject put no sidecar into the manifest", "", *result.facts()])
-            )
+            raise IstioNotInstalled(messages.NO_SIDECAR_IN_MANIFEST(facts=result.facts()))
         return result.stdout
 
 
@@ -83,12 +83,9 @@ def istioctl_of(path: str, version: str, kubeconfig: Path) -> Istioctl:
     result = run_command([path, "version", "--remote=false"], timeout=_QUESTION_SECONDS)
     release = re.search(r"\d+\.\d+(\.\d+)?(-[\w.-]+)?", result.stdout)
     if not result.succeeded or release is None:
-        raise EnvironmentProblem("\n".join([f"{path} does not tell its version", "", *result.facts()]))
+        raise EnvironmentProblem(messages.VERSION_NOT_TOLD(program=path, facts=result.facts()))
     if release[0] != version:
-        raise EnvironmentProblem(
-            f"{path} is of Istio {release[0]}, and Istio {version} is asked for\n\n"
-            f"  fix      --istio-version={release[0]}, or --istio-istioctl with that of {version}"
-        )
+        raise EnvironmentProblem(messages.OTHER_ISTIOCTL(program=path, found=release[0], version=version))
     return Istioctl(path=path, version=version, kubeconfig=kubeconfig)
 
 
@@ -123,19 +120,17 @@ def install(
     version = istioctl.version
     there = installed_version(api)
     if there is not None and there != version:
-        raise IstioNotInstalled(
-            f"Istio {there} is installed in this cluster, and Istio {version} is asked for\n\n"
-            f"  fix      --istio-version={there}, or a cluster without it"
-        )
+        raise IstioNotInstalled(messages.OTHER_ISTIO(found=there, version=version))
     if there is None:
         argv = install_command(version, values, hub)
         result = istioctl.run(argv, timeout=timeout, progress=progress)
         if not result.succeeded:
-            raise IstioNotInstalled(_explain(api, result, f"istioctl could not install Istio {version}"))
+            raise IstioNotInstalled(_explain(api, result, messages.NOT_INSTALLED(version=version)))
     try:
         api.wait(f"istiod {version} to be ready", lambda: _control_plane(api), timeout=timeout)
     except EnvironmentProblem as problem:
-        raise IstioNotInstalled(f"{problem}\n{_why_not_ready(api)}".rstrip()) from None
+        facts, advice = _why_not_ready(api)
+        raise IstioNotInstalled(problem.failure.and_facts(facts).advised(advice)) from None
 
 
 def install_command(version: str, values: Sequence[str], hub: str | None) -> list[str]:
@@ -204,28 +199,24 @@ def _control_plane(api: KubernetesApi) -> tuple[Json | None, str]:
     return None, seen if items else "no Deployment istiod"
 
 
-def _explain(api: KubernetesApi, result: CommandResult, sentence: str) -> str:
+def _explain(api: KubernetesApi, result: CommandResult, failure: Failure) -> Failure:
     ended = "ended at its deadline" if result.exit_status is None else f"exit {result.exit_status}"
-    lines = [
-        sentence,
-        "",
-        f"  ran      {' '.join(result.argv)}",
-        f"  got      {ended} after {result.seconds:.1f} s",
+    facts = [
+        ("ran", " ".join(result.argv)),
+        ("got", f"{ended} after {result.seconds:.1f} s"),
+        ("said", "\n".join((result.stdout + result.stderr).strip().splitlines()[-10:])),
     ]
-    said = (result.stdout + result.stderr).strip().splitlines()[-10:]
-    lines += [f"  said     {line}" for line in said]
     try:
-        lines.append(f"  pods     {describe_pods(_pods(api))}")
+        facts.append(("pods", describe_pods(_pods(api))))
     except ApiProblem as problem:
-        lines.append(f"  pods     {problem.said or problem}")
-    else:
-        lines += _why_not_ready(api).splitlines()
-    return "\n".join(lines)
+        return failure.and_facts([*facts, ("pods", problem.said or str(problem))])
+    more, advice = _why_not_ready(api)
+    return failure.and_facts([*facts, *more]).advised(advice)
 
 
 def _pods(api: KubernetesApi) -> list[Json]:
     return list(api.get(f"/api/v1/namespaces/{NAMESPACE}/pods")["items"])
 
 
-def _why_not_ready(api: KubernetesApi) -> str:
+def _why_not_ready(api: KubernetesApi) -> tuple[list[Fact], Advice | None]:
     return why_not_ready(api, namespace=NAMESPACE, names=["istio"], pods=lambda: _pods(api))

@@ -12,6 +12,7 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from pytest_istio_sidecar.errors import UsageProblem
+from pytest_istio_sidecar.netfilter import messages
 from pytest_istio_sidecar.netfilter.actions import (
     Action,
     action_of,
@@ -93,7 +94,7 @@ class CompiledRuleset:
                 del path[name]
                 done.append(name)
             elif following in path:
-                raise UsageProblem(f"table {table}: chains jump in a circle through {following}")
+                raise UsageProblem(messages.CIRCLE(table=table, chain=following))
             elif following not in done:
                 path[following] = self._callees(table, following)
         return done[::-1]
@@ -200,7 +201,7 @@ class CompiledRuleset:
         known = self._called.get(key)
         if known is None:
             if key[:3] in self._inside:
-                raise UsageProblem(f"table {table}: chains jump in a circle through {name}")
+                raise UsageProblem(messages.CIRCLE(table=table, chain=name))
             self._inside.append(key[:3])
             node = self._from(table, name, 0, skb)
             self._inside.pop()

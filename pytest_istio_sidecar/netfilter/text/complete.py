@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from pytest_istio_sidecar.errors import UsageProblem
+from pytest_istio_sidecar.netfilter import messages
 from pytest_istio_sidecar.netfilter.matches import (
     Address,
     Hidden,
@@ -85,9 +86,7 @@ def complete(ruleset: Ruleset, expected: Ruleset) -> Ruleset:
     if not any(rule.hidden for rule in ruleset.rules()):
         return ruleset
     if ruleset.family != expected.family:
-        raise UsageProblem(
-            f"rules expected of IPv{expected.family} cannot complete a listing of IPv{ruleset.family}"
-        )
+        raise UsageProblem(messages.OTHER_FAMILY(expected=expected.family, listed=ruleset.family))
     assumed: list[tuple[Rule, str]] = []
     origin = f"{expected.source}'s rules" if expected.source else "the expected rules"
     tables = tuple(

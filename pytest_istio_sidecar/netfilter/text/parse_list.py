@@ -16,6 +16,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 from pytest_istio_sidecar.errors import ParseError
+from pytest_istio_sidecar.failure import Failure
+from pytest_istio_sidecar.netfilter import messages
 from pytest_istio_sidecar.netfilter.call_graph import first_circle
 from pytest_istio_sidecar.netfilter.model import HOOKS, TABLES, Backend, Chain, Family, Rule, Ruleset, Table
 from pytest_istio_sidecar.netfilter.targets import Goto, Jump
@@ -56,9 +58,7 @@ def parse_iptables_list(text: str, *, family: Family = 4, source: str | None = N
         ParseError: any text that is not one such listing, the empty one included.
     """
     if len(text) > _MAX_TEXT:
-        raise ParseError(
-            f"the text has {len(text):,} characters; more than {_MAX_TEXT:,} are not read", source=source
-        )
+        raise ParseError(messages.TEXT_TOO_LONG(length=len(text), limit=_MAX_TEXT), source=source)
     return _Listing(text.removeprefix("\ufeff"), family, source).read()
 
 
@@ -97,19 +97,14 @@ class _Listing:
         headers = (_CHAIN.fullmatch(line) for line in self.lines if line.startswith("Chain "))
         self.spaced = frozenset(header["name"] for header in headers if header and " " in header["name"])
 
-    def error(self, reason: str) -> ParseError:
-        return ParseError(
-            reason,
-            source=self.source,
-            line=self.number,
-            text=self.line,
-            diagnosis=diagnose(self.line),
-        )
+    def error(self, failure: Failure) -> ParseError:
+        failure = failure.advised(diagnose(self.line))
+        return ParseError(failure, source=self.source, line=self.number, text=self.line)
 
-    def error_at(self, rule: Rule, reason: str) -> ParseError:
+    def error_at(self, rule: Rule, failure: Failure) -> ParseError:
         self.number = int(rule.location.rpartition(":")[2])
         self.line = self.lines[self.number - 1]
-        return self.error(reason)
+        return self.error(failure)
 
     def read(self) -> Ruleset:
         backend: Backend | None = None
@@ -120,24 +115,21 @@ class _Listing:
             elif chain is not None and chain.columns is None:
                 chain.columns = parse_columns(line)
                 if chain.columns is None:
-                    raise self.error(
-                        f"after the first line of chain {chain.name} its columns should be named"
-                    )
+                    raise self.error(messages.COLUMNS_NOT_NAMED(chain=chain.name))
             elif header := _CHAIN.fullmatch(line):
                 chain = self._open_chain(header)
             elif chain is None or chain.columns is None:
-                raise self.error("this is no listing of iptables -L, which starts with `Chain NAME (...)`")
+                raise self.error(messages.NO_LISTING())
             else:
                 chain.rules.append(self._rule(chain, chain.columns, line))
         self.number, self.line = 0, ""
         if chain is None:
             raise ParseError(
-                "the text is empty; a listing names at least one chain, even without rules",
+                messages.LIST_EMPTY(),
                 source=self.source,
-                diagnosis="the command printed nothing: it failed, or its standard output went elsewhere",
             )
         if chain.columns is None:
-            raise self.error(f"the text breaks off after the first line of chain {chain.name}")
+            raise self.error(messages.BREAKS_OFF(chain=chain.name))
         chains = {name: read.whole() for name, read in self.chains.items()}
         self._check_jumps(chains)
         table = Table(name=infer_table(chains) or _usual(chains), chains=tuple(chains.values()))
@@ -147,17 +139,14 @@ class _Listing:
         for number, line in enumerate(self.lines, 1):
             self.number, self.line = number, line
             if len(line) > _MAX_LINE:
-                raise self.error(f"the line has {len(line):,} characters; iptables -L prints none so long")
+                raise self.error(messages.LINE_TOO_LONG(length=len(line), program="iptables -L"))
             if line.strip():
                 yield line
 
     def _open_chain(self, header: re.Match[str]) -> _Chain:
         name = header["name"]
         if name in self.chains:
-            raise self.error(
-                f"chain {name} is listed twice: this is more than one table, or one table more than once; "
-                "give each listing on its own"
-            )
+            raise self.error(messages.LISTED_TWICE(chain=name))
         self.chains[name] = _Chain(
             name=name,
             policy=header["policy"],
@@ -177,7 +166,7 @@ class _Listing:
                 spaced=self.spaced,
             )
         except ValueError as problem:
-            raise self.error(str(problem)) from None
+            raise self.error(messages.RULE_NOT_READ(reason=problem)) from None
         return replace(rule, location=f"{self.source or '<text>'}:{self.number}")
 
     def _check_jumps(self, chains: Mapping[str, Chain]) -> None:
@@ -188,13 +177,11 @@ class _Listing:
         alone = len(chains) == 1
         for rule in (rule for chain in chains.values() for rule in chain):
             if not alone and isinstance(rule.target, Jump | Goto) and rule.target.chain not in chains:
-                raise self.error_at(
-                    rule, f"chain {rule.target.chain} is not in the text: part of the listing is missing"
-                )
+                raise self.error_at(rule, messages.CHAIN_NOT_LISTED(chain=rule.target.chain))
         circle = first_circle(chains)
         if circle is not None:
             names, rule = circle
-            raise self.error_at(rule, f"chains jump in a circle, which no kernel holds: {' -> '.join(names)}")
+            raise self.error_at(rule, messages.CIRCLE_LISTED(chains=" -> ".join(names), start=names[0]))
 
 
 def _usual(chains: Mapping[str, Chain]) -> str:

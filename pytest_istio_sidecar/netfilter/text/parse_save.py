@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from typing import NoReturn
 
 from pytest_istio_sidecar.errors import ParseError
+from pytest_istio_sidecar.failure import Failure
+from pytest_istio_sidecar.netfilter import messages
 from pytest_istio_sidecar.netfilter.call_graph import first_circle
 from pytest_istio_sidecar.netfilter.model import Backend, Chain, Family, Rule, Ruleset, Table
 from pytest_istio_sidecar.netfilter.targets import Extended, Goto, Jump, Target
@@ -36,9 +38,6 @@ _ODD = 64
 """Each costs time at every rule; only iptables-nft 1.8.4 and 1.8.7 take such names at all."""
 _SHOWN = 200
 """Characters of a reason, which may quote the text."""
-_CUT_OFF = "the command was stopped, or its output not wholly stored; save it again"
-_HEADLESS = "the beginning of the text is missing; save it again"
-_SEVERAL = "it is more than one listing; give that of each family, back end and -S table on its own"
 _UNNAMED = ""
 """Stands for the table that `iptables -S` does not name."""
 
@@ -96,18 +95,14 @@ class _Text:
         self.at = 0
         """The line that is being read; where quotes take in more, their first."""
 
-    def refuse(self, reason: str, *, line: int | None = None, diagnosis: str = "") -> NoReturn:
+    def refuse(self, failure: Failure, *, line: int | None = None) -> NoReturn:
         number = self.at if line is None else line
         text = self.lines[number - 1] if number else ""
         # In a text that began as a listing, words of a comment would be taken for a message.
-        known = diagnose(text) or ("" if self.recognised else diagnose(self.text))
-        raise ParseError(
-            reason if len(reason) <= _SHOWN else f"{reason[:_SHOWN]}...",
-            source=self.source,
-            line=number,
-            text=text,
-            diagnosis=known or diagnosis,
-        ) from None
+        known = diagnose(text) or (None if self.recognised else diagnose(self.text))
+        if len(failure.summary) > _SHOWN:
+            failure = failure._replace(summary=f"{failure.summary[:_SHOWN]}...")
+        raise ParseError(failure.advised(known), source=self.source, line=number, text=text) from None
 
     def read(self) -> Ruleset:
         self._refuse_what_is_no_text()
@@ -118,7 +113,7 @@ class _Text:
             self.at = self.number
             first = line[:1]
             if len(line) > LINE:
-                self.refuse(f"the line has {len(line):,} characters; iptables-save writes none so long")
+                self.refuse(messages.LINE_TOO_LONG(length=len(line), program="iptables-save"))
             if first in ("-", "["):
                 self._read_command(line)
             elif first == ":":
@@ -129,40 +124,33 @@ class _Text:
                 self._read_comment(line)
             elif line.rstrip() == "COMMIT":
                 if not self.table:
-                    self.refuse("COMMIT without a table", diagnosis=_HEADLESS)
+                    self.refuse(messages.COMMIT_ALONE())
                 self.table = None
             elif line.strip():
-                self.refuse("this is no line of iptables-save")
+                self.refuse(messages.NO_LINE())
         if self.table:
-            self.refuse(
-                f"table {self.table} has no COMMIT: the text is cut off", line=self.begun, diagnosis=_CUT_OFF
-            )
+            self.refuse(messages.CUT_OFF(table=self.table), line=self.begun)
         if not self.recognised:
             raise ParseError(
-                "there is no table, chain or rule in it",
+                messages.NO_TABLE_IN_IT().advised(diagnose(self.text)),
                 source=self.source,
                 text=self.text.strip(),
-                diagnosis=diagnose(self.text),
             )
         return self._ruleset()
 
     def _refuse_what_is_no_text(self) -> None:
         text = self.text
         if len(text) > LIMIT:
-            raise ParseError(
-                f"the text has {len(text):,} characters; more than {LIMIT:,} are not read", source=self.source
-            )
+            raise ParseError(messages.TEXT_TOO_LONG(length=len(text), limit=LIMIT), source=self.source)
         if not text or text.isspace():
             raise ParseError(
-                "the text is empty",
+                messages.TEXT_EMPTY(),
                 source=self.source,
-                diagnosis="the command printed nothing: it failed, or this back end holds no table; "
-                "read its standard error and exit status",
             )
         nul = text.find("\0")
         if nul >= 0:
             raise ParseError(
-                "this is binary data, not text",
+                messages.BINARY(),
                 source=self.source,
                 line=text.count("\n", 0, nul) + 1,
                 text=text[max(0, nul - 20) : nul + 20],
@@ -178,7 +166,7 @@ class _Text:
             newer = bool(nf_tables) or "nft" in program or program.startswith("xtables")
             backend = Backend.NF_TABLES if newer else Backend.LEGACY
             if self.backend not in (None, backend):
-                self.refuse("the text holds listings of both back ends", diagnosis=_SEVERAL)
+                self.refuse(messages.BOTH_BACK_ENDS())
             self.backend, self.writer = backend, version
             if program.startswith("ip6") or program.endswith("6"):
                 self._of_family(6)
@@ -187,24 +175,22 @@ class _Text:
         elif line.startswith(CHAIN_NOT_HERE):
             self.elsewhere.add(line.removeprefix(CHAIN_NOT_HERE).strip())
         elif "is incompatible, use 'nft' tool" in line:
-            self.refuse("iptables cannot show this table, so the listing is not whole")
+            self.refuse(messages.NOT_WHOLE())
 
     def _of_family(self, family: Family) -> None:
         if self.recognised and family != self.family:
-            self.refuse("the text holds listings of both families", diagnosis=_SEVERAL)
+            self.refuse(messages.BOTH_FAMILIES())
         if self.asked_for == 6 and family == 4:
-            self.refuse("the text is of iptables, but was to be read as one of ip6tables")
+            self.refuse(messages.NOT_IP6TABLES())
         self.family = family
 
     def _begin_table(self, name: str) -> None:
         if self.table is not None:
-            self.refuse(
-                f"table {self.table} has no COMMIT before this line" if self.table else "a table in -S"
-            )
+            self.refuse(messages.COMMIT_MISSING(table=self.table) if self.table else messages.TABLE_IN_S())
         if not re.fullmatch(r"[\w-]{1,32}", name):
-            self.refuse("this is no table's name")
+            self.refuse(messages.NO_TABLE_NAME())
         if name in self.tables:
-            self.refuse(f"table {name} stands twice", diagnosis=_SEVERAL)
+            self.refuse(messages.TABLE_TWICE(table=name))
         self.chains = self.tables[name] = {}
         self.odd = []
         self.table, self.begun, self.recognised = name, self.at, True
@@ -212,24 +198,24 @@ class _Text:
     def _read_chain(self, line: str) -> None:
         written = _CHAIN.fullmatch(line.rstrip("\r"))
         if written is None:
-            self.refuse("a chain's line lacks its name or policy")
+            self.refuse(messages.CHAIN_LINE_SHORT())
         if not self.table:
-            self.refuse("a chain outside of a table", diagnosis=_HEADLESS)
+            self.refuse(messages.CHAIN_OUTSIDE())
         chain = self._declare(written[1], None if written[2] == "-" else written[2])
         if written[3]:
             chain.packets, chain.bytes = int(written[3]), int(written[4])
 
     def _declare(self, name: str, policy: str | None) -> _Chain:
         if policy not in (None, "ACCEPT", "DROP", "QUEUE"):
-            self.refuse(f"{policy} is no policy")
+            self.refuse(messages.NO_POLICY(policy=policy))
         if not _NAME.fullmatch(name):
-            self.refuse(f"{name!r} is no chain's name")
+            self.refuse(messages.NO_CHAIN_NAME(name=name))
         if name in self.chains:
-            self.refuse(f"chain {name} stands twice", diagnosis=_SEVERAL)
+            self.refuse(messages.CHAIN_TWICE(chain=name))
         if name[0] == '"' or " " in name or "\t" in name:
             self.odd.append(name)
             if len(self.odd) > _ODD:
-                self.refuse(f"more than {_ODD} chains have a name with a blank or a leading quote")
+                self.refuse(messages.ODD_NAMES(limit=_ODD))
         self.recognised = True
         chain = self.chains[name] = _Chain(policy=policy)
         return chain
@@ -239,12 +225,12 @@ class _Text:
         if line[0] == "[":
             written = _PREFIX.match(line)
             if written is None:
-                self.refuse("this is no line of iptables-save")
+                self.refuse(messages.NO_LINE())
             counters = int(written[1]), int(written[2])
             line = line[written.end() :]
         if self.table is None:
             if self.tables:
-                self.refuse("a rule outside of a table")
+                self.refuse(messages.RULE_OUTSIDE())
             self.chains = self.tables[_UNNAMED] = {}
             self.table = _UNNAMED
         try:
@@ -262,13 +248,13 @@ class _Text:
                         strict_number(given[3], 20),
                     )
                 elif len(given) > 1:
-                    self.refuse("a policy is followed by what is none of its counters")
+                    self.refuse(messages.POLICY_COUNTERS())
             elif command in ("-A", "-N", "-P"):
-                self.refuse(f"{command} lacks a word, or has one too many")
+                self.refuse(messages.WORDS_OF_COMMAND(command=command))
             else:
-                self.refuse(f"{chain[0]} stands in no listing; only -A, -N and -P do")
+                self.refuse(messages.COMMAND_NOT_LISTED(command=chain[0]))
         except ValueError as problem:
-            self.refuse(str(problem))
+            self.refuse(messages.RULE_NOT_READ(reason=problem))
 
     def _words(self, line: str) -> tuple[tuple[str, str], list[str], Target | None]:
         """Command and chain, then the other words; and the target where its name is an odd one.
@@ -290,7 +276,7 @@ class _Text:
             if len(given) >= 2:
                 return (given[0], given[1]), given[2:], target
         if len(given) < 2:
-            raise ValueError("this is no line of iptables-save")
+            raise ValueError(messages.NO_LINE())
         return (given[0], given[1]), given[2:], None
 
     def _tail(self, rest: str) -> tuple[list[str], Target | None]:
@@ -323,7 +309,7 @@ class _Text:
     ) -> None:
         chain = self.chains.get(name)
         if chain is None:
-            self.refuse(f"chain {name} is not declared before its rule", diagnosis=_HEADLESS)
+            self.refuse(messages.CHAIN_NOT_DECLARED(chain=name))
         matches, own, own_counters = parse_rule(given, self.family, self.chains)
         if target is not None and own is not None:
             raise ValueError("it has two targets")
@@ -374,22 +360,18 @@ class _Text:
         if len(shown) > 8:
             shown = (*shown[:4], "...", *shown[-3:])
         raise ParseError(
-            f"chains jump in a circle: {' -> '.join(shown)}",
+            messages.CIRCLE_LISTED(chains=" -> ".join(shown), start=names[0]),
             source=self.source,
             line=int(rule.location.rpartition(":")[2]),
             text=rule.text,
-            diagnosis=f"packets reach it from {names[0]}; the kernel refuses such rules, "
-            "so this is no listing of what it holds",
         )
 
     def _name_of(self, chains: dict[str, Chain]) -> str:
         name = infer_table(chains)
         if name is None:
             raise ParseError(
-                "the table is not named, and these chains may be of several",
+                messages.TABLE_NOT_NAMED(),
                 source=self.source,
                 text=", ".join(chains),
-                diagnosis="iptables -S prints no table's name, and -S CHAIN not all its chains; "
-                "use iptables-save -t nat, or iptables -t nat -S without a chain",
             )
         return name

@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 from pytest_istio_sidecar.errors import UsageProblem
+from pytest_istio_sidecar.netfilter import messages
 from pytest_istio_sidecar.netfilter.actions import Action, action_of, effect_of
 from pytest_istio_sidecar.netfilter.hooks import FIRST, BaseChain, base_chains
 from pytest_istio_sidecar.netfilter.model import Backend, Rule, Ruleset, Table
@@ -127,7 +128,7 @@ def traverse(
         if action is Action.JUMP or action is Action.GOTO:
             hops += 1
             if hops > HOPS:
-                raise UsageProblem(f"table {table}: chains jump in a circle through {chain.name}")
+                raise UsageProblem(messages.CIRCLE(table=table, chain=chain.name))
             if action is Action.JUMP:
                 stack.append((chain, index))
             chain, index = compiled.argument, 0  # type: ignore[assignment]

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TypeVar
 
-from pytest_istio_sidecar.html_table import html_table
+from pytest_istio_sidecar.markup import html_table
 from pytest_istio_sidecar.netfilter.hooks import Legs, legs, orders
 from pytest_istio_sidecar.netfilter.matches import Hidden
 from pytest_istio_sidecar.netfilter.model import PodRules, Rule, Rules, Ruleset

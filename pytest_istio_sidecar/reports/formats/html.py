@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 
 from pytest_istio_sidecar.checks.bypass.rows import HEADS, POLICY, rows_of
+from pytest_istio_sidecar.markup import Markup, join, tag
 from pytest_istio_sidecar.reports.document import Report, Test, against, first_line
-from pytest_istio_sidecar.reports.formats.markup import Markup, join, tag
 from pytest_istio_sidecar.reports.formats.svg import render_way_svg
 from pytest_istio_sidecar.reports.summary import Capture, Section
 from pytest_istio_sidecar.reports.way import Way

@@ -8,12 +8,12 @@ follows the reader's choice of light or dark, and cuts no rule short.
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 
-from pytest_istio_sidecar.reports.formats.markup import Markup, join, tag
+from pytest_istio_sidecar.failure import wrapped
+from pytest_istio_sidecar.markup import Markup, join, tag
 from pytest_istio_sidecar.reports.path import PathLine
 from pytest_istio_sidecar.reports.way import Way
 
@@ -136,7 +136,7 @@ def render_way_svg(way: Way, *, beside: Beside = ()) -> Markup:
         class_="way",
         viewBox=f"0 0 {width} {height}",
         role="img",
-        aria_label=_told(way),
+        aria_label=_in_words(way),
     )
 
 
@@ -195,7 +195,7 @@ def _lists(sheet: _Sheet, beside: Beside, *, y: int, room: int) -> int:
     return y
 
 
-def _told(way: Way) -> str:
+def _in_words(way: Way) -> str:
     """The drawing in words, for who does not see it."""
     rules = "; ".join(f"{row['where']} {row['numbers']} {row['text']}".strip() for row in way["path"])
     return f"{way['title']}. From {way['sender']}. {rules}. End: {way['end']}."
@@ -203,4 +203,4 @@ def _told(way: Way) -> str:
 
 def _wrapped(words: str, width: int) -> list[str]:
     room = int(width / _LETTER)
-    return textwrap.wrap(words, room, subsequent_indent="   ", break_on_hyphens=False) or [""]
+    return wrapped(words, room, indent="   ", whole_words=False) or [""]

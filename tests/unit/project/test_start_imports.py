@@ -10,6 +10,7 @@ import pytest
 OWN = {
     "pytest_istio_sidecar",
     "pytest_istio_sidecar.errors",
+    "pytest_istio_sidecar.failure",
     "pytest_istio_sidecar.plugin.fixtures",
     "pytest_istio_sidecar.environments",
     "pytest_istio_sidecar.environments.choices",
@@ -21,6 +22,7 @@ OWN = {
     "pytest_istio_sidecar.plugin.settings",
     "pytest_istio_sidecar.plugin.terminal",
     "pytest_istio_sidecar.plugin.markers",
+    "pytest_istio_sidecar.plugin.messages",
     "pytest_istio_sidecar.plugin.workers",
 }
 

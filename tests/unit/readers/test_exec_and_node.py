@@ -47,7 +47,7 @@ def test_a_container_without_privilege_is_told_to_be_edited_or_read_from_the_nod
         become_root(inside, where="demo/a (container istio-proxy)", timeout=5)
     message = str(raised.value)
     assert message.startswith("cannot become root in demo/a (container istio-proxy)\n")
-    assert "it is not privileged, or this is the old pod" in message
+    assert "it is not privileged, or this is the old pod" in " ".join(message.split())
     assert "--istio-reader=node" in message
 
 

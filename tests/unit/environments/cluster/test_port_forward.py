@@ -126,9 +126,9 @@ def test_where_no_way_is_answered_each_is_told_with_what_it_met():
         )
     assert str(raised.value) == (
         "cannot read Envoy's listeners of demo/p\n\n"
-        "  asked         http://127.0.0.1:15000/listeners?format=json\n"
-        "  exec          no command could be run in demo/p: there is none\n"
-        "  port-forward  curl: dial: connection refused\n\n"
-        "  cause         Envoy is not running, or its admin port is not 15000\n"
-        "  note          no listener of this pod was checked"
+        "  asked        http://127.0.0.1:15000/listeners?format=json\n"
+        "  exec         no command could be run in demo/p: there is none\n"
+        "  port-forward curl: dial: connection refused\n\n"
+        "  cause        Envoy is not running, or its admin port is not 15000\n"
+        "  note         no listener of this pod was checked"
     )

@@ -6,6 +6,7 @@ Knows how a tag is written. Does not know any document. Invariant: text that is 
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterable, Sequence
 from html import escape
 
 _VOID = frozenset({"meta", "rect", "path", "br"})
@@ -33,3 +34,26 @@ def join(*children: str) -> Markup:
     return Markup(
         "".join(child if isinstance(child, Markup) else escape(child, quote=False) for child in children)
     )
+
+
+def html_table(
+    title: str,
+    heads: Sequence[str],
+    rows: Iterable[Sequence[str]],
+    *,
+    marked: Collection[int] = (),
+    notes: Iterable[str] = (),
+) -> Markup:
+    """A titled table, for notebooks that ask a value for `_repr_html_`; its colours are the notebook's own.
+
+    Args:
+        marked: numbers of the rows that stand out, from 0.
+        notes: sentences below the table.
+    """
+    head = tag("tr", *(tag("th", text, scope="col") for text in heads))
+    body = (
+        tag("tr", *(tag("td", tag("mark" if number in marked else "span", cell)) for cell in row))
+        for number, row in enumerate(rows)
+    )
+    below = [part for note in notes for part in (tag("br"), note)][1:]
+    return tag("div", tag("b", title), tag("table", tag("thead", head), tag("tbody", *body)), *below)

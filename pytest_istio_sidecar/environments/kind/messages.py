@@ -1,0 +1,56 @@
+"""What is said of kind clusters, Istio's installation and the lab's edit: IS75 to IS79.
+
+Knows the words. Does not know when they are said.
+"""
+
+from __future__ import annotations
+
+from pytest_istio_sidecar.failure import Message
+
+KUBECTL_FAILED = Message("IS751", "kubectl failed on the cluster {cluster}", help="its own words say why")
+KIND_FAILED = Message(
+    "IS752",
+    "kind could not {doing} the cluster {cluster}",
+    help="its own words say why; istio-sidecar doctor",
+)
+IN_USE = Message(
+    "IS753",
+    "the kind cluster {cluster} is in use by process {pid}",
+    fix="wait for its end, or choose another name: --cluster-name",
+)
+ALREADY_THERE = Message(
+    "IS754",
+    "there is a kind cluster {cluster} already",
+    fix="use it: --istio-reuse; or choose another name: --cluster-name{delete}",
+)
+NOT_BROUGHT_UP = Message(
+    "IS755", "the kind cluster of this run was not brought up: see the first error", help="the first error"
+)
+NO_SIDECAR_IN_MANIFEST = Message(
+    "IS761",
+    "istioctl kube-inject put no sidecar into the manifest",
+    help="istioctl's own words say why; --istio-injection=webhook injects in the cluster",
+)
+VERSION_NOT_TOLD = Message(
+    "IS762", "{program} does not tell its version", help="name an istioctl: --istio-istioctl"
+)
+OTHER_ISTIOCTL = Message(
+    "IS763",
+    "{program} is of Istio {found}, and Istio {version} is asked for",
+    fix="--istio-version={found}, or --istio-istioctl with that of {version}",
+)
+OTHER_ISTIO = Message(
+    "IS764",
+    "Istio {found} is installed in this cluster, and Istio {version} is asked for",
+    fix="--istio-version={found}, or a cluster without it",
+)
+NOT_INSTALLED = Message(
+    "IS765",
+    "istioctl could not install Istio {version}",
+    help="its own words say why; a slow one: --istio-timeout",
+)
+MANIFEST_WITHOUT_DEPLOYMENT = Message(
+    "IS771",
+    "the manifest has no Deployment to read the sidecar of",
+    help="the manifest of this package was changed: install it again",
+)

@@ -1,0 +1,50 @@
+"""What is said of listings in files, and of rules that are no sidecar's: IS60.
+
+Knows the words. Does not know when they are said.
+"""
+
+from __future__ import annotations
+
+from pytest_istio_sidecar.failure import IN_THE_TEXT, Message
+
+NOT_SERVED = Message(
+    "IS601",
+    "the file environment has listings only, {missing}",
+    help="use an environment with a pod: embedded, kind or existing",
+)
+LISTING_TWICE = Message("IS602", "a listing is named twice", help="name each once")
+INPUT_TWICE = Message("IS603", "standard input can be one listing only", help="name files for the others")
+SAME_FAMILY = Message(
+    "IS604",
+    "two listings are of the same family (IPv{family}) and back end ({backend}): "
+    "put 'legacy:' or 'nft:', and 'ip6:' for ip6tables, in front of the file's name",
+    help=IN_THE_TEXT,
+)
+NO_FILE = Message("IS605", "{text!r} names no file; write it as [ip6:][legacy:|nft:]FILE", help=IN_THE_TEXT)
+OTHER_WRITER = Message(
+    "IS606",
+    "{source} was written by {writer}, but is given as {backend}",
+    help="leave out what stands in front of the file's name, or name the other file",
+)
+NOT_A_FILE = Message("IS607", "{file} is not a file", help="name the file with the listing")
+FILE_NOT_READ = Message(
+    "IS608", "cannot read {source}: {problem}", help="name a file that this user may read"
+)
+FILE_TOO_LONG = Message(
+    "IS609",
+    "longer than {limit} MiB: no listing of a pod's rules",
+    help="look at what the file is",
+)
+NOT_UTF8 = Message(
+    "IS610",
+    "not text in UTF-8",
+    cause="a listing is what iptables-save or iptables -L prints, not an archive or a binary",
+    help="save the listing again, as the command prints it",
+)
+NO_SIDECAR_RULES = Message(
+    "IS611",
+    "{pod} has no sidecar's iptables rules",
+    cause="{cause}",
+    note="no rule of this pod was checked",
+    help="what captures the pod's traffic instead is not judged",
+)
