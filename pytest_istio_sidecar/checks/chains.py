@@ -199,8 +199,7 @@ def _judged(answers: Collection[Hashable], meant: Callable[[Outcome], bool]) -> 
 
 
 def _ports_of(parts: Sequence[Part]) -> tuple[Interval, ...]:
-    every = ((0, _PORTS),)
-    spans = (span for part in parts for span in part.product.get("destination_port", every))
+    spans = (span for part in parts for span in part.values("destination_port"))
     return joined(span for span in spans if not isinstance(span, str))
 
 

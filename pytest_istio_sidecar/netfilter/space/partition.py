@@ -85,11 +85,11 @@ class Part:
         answer: what the partition answers for them.
     """
 
-    def __init__(self, cube: Cube, answer: Hashable, node: Node) -> None:
+    def __init__(self, cube: Cube, answer: Hashable, node: Node, *, exact: bool = False) -> None:
         self.answer = answer
         self._cube = cube
-        self._node = node
-        """What the partition answers for every packet, or `IMPOSSIBLE`."""
+        self._node = node  # what the partition answers for every packet, or `IMPOSSIBLE`
+        self._exact = exact  # whether the host can see all packets of the product
 
     @property
     def hook(self) -> Hook:
@@ -119,7 +119,7 @@ class Part:
         fields, box = self._cube.fields, self._cube.box
         given = ("uid", "gid", "mark") if fields.hook == "PREROUTING" else ()
         return {
-            field.name: self._values(field.name)
+            field.name: self.values(field.name)
             for field in fields
             if field.name not in given and not field.is_free(box)
         }
@@ -192,11 +192,13 @@ class Part:
     @cached_property
     def _seen(self) -> tuple[Cube, ...]:
         """The first packets that the host can see: a product may have impossible ones beside them."""
+        if self._exact:
+            return (self._cube,)
         here = paths_within(self._node, self._cube.box)
         kept = (Cube(self._cube.fields, box, self.state) for box, answers in here if answers == {self.answer})
         return tuple(islice(kept, _SEEN))
 
-    def _values(self, name: FieldName) -> Values:
+    def values(self, name: FieldName) -> Values:
         fields, box = self._cube.fields, self._cube.box
         if fields[name].parts:
             return tuple(str(text) for text in self.where[name])
@@ -288,7 +290,7 @@ class Partition:
 
     def _parts(self, node: Node) -> dict[Hashable, list[Part]]:
         return {
-            answer: [Part(cube, answer, self._node) for cube in cubes]
+            answer: [Part(cube, answer, self._node, exact=node is self._node) for cube in cubes]
             for (answer,), cubes in self._space.cubes(node).items()
             if answer != IMPOSSIBLE
         }

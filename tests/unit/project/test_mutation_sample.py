@@ -73,7 +73,8 @@ def test_the_folder_that_mirrors_a_module_is_tried_first_and_every_folder_in_the
     assert list(script.stages(f"{script.PACKAGE}/netfilter/trace/match.py")) == [
         ("tests/unit/netfilter",),
         ("tests/unit", "tests/plugin", "--ignore=tests/unit/netfilter"),
-        ("tests", "--ignore=tests/unit", "--ignore=tests/plugin"),
+        *((folder,) for folder in script.LATER),
+        ("tests", *(f"--ignore={folder}" for folder in ("tests/unit", "tests/plugin", *script.LATER))),
     ]
     assert next(script.stages(f"{script.PACKAGE}/plugin/hooks.py")) == ("tests/plugin",)
     assert next(script.stages(f"{script.PACKAGE}/errors.py")) == ("tests/unit", "tests/plugin")
