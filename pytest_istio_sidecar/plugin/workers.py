@@ -13,7 +13,7 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -204,9 +204,13 @@ class ProgressSettling:
     def pytest_testnodedown(self) -> None:
         settle_progress(self._config)
 
-    @pytest.hookimpl(tryfirst=True)
-    def pytest_sessionfinish(self) -> None:
+    @pytest.hookimpl(wrapper=True, trylast=True)
+    def pytest_sessionfinish(self) -> Generator[None]:
         settle_progress(self._config)
+        yield
+        settle_progress(
+            self._config
+        )  # xdist has ended its workers: what they told last, before pytest's last words
 
 
 class WorkerSetup:
