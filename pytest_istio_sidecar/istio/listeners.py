@@ -183,7 +183,7 @@ def _camel_case(name: str) -> str:
 
 
 def _field(parent: _Json, name: str) -> object:
-    return next((parent[key] for key in spellings(name) if key in parent), None)
+    return next((parent[key] for key in spellings(name) if parent.get(key) is not None), None)
 
 
 def _objects(parent: _Json, name: str) -> Iterator[_Json]:

@@ -26,8 +26,14 @@ from pytest_istio_sidecar.readers.command import CommandResult
 
 NAMESPACE = "istio-system"
 _QUESTION_SECONDS = 60.0
-_HUBS = ("hub", "values.global.hub", "unvalidatedValues.global.hub")
-"""Keys by which `--set` names the registry of every image (istio/istio, operator/pkg/render/manifest.go)."""
+_NAMES_HUB = re.compile(
+    r"""\s* (?: (?:spec\.)? (?:(?:values|unvalidatedValues)\.global\.)? hub \s* =
+             | (?:spec|values|unvalidatedValues) [\w.]* \s* = .* \b hub ["']? \s* :
+             | profile \s* = .* (?: / | \.ya?ml \s* $ ) )""",
+    re.VERBOSE,
+)
+"""A value of `--set` that names the registry of every image (istio/istio, operator/pkg/render/manifest.go),
+by a key or within an object; or a file of the user's, which may."""
 
 
 class IstioNotInstalled(EnvironmentProblem):
@@ -141,11 +147,11 @@ def install_command(version: str, values: Sequence[str], hub: str | None) -> lis
     old = tuple(map(int, re.findall(r"\d+", version)[:2])) < (1, 6)
     argv = ["manifest", "apply"] if old else ["install", "-y"]
     profile = "default" if old else "minimal"
-    if not any(value.startswith("profile=") for value in values):
+    if not any(value.partition("=")[0].strip() == "profile" for value in values):
         argv += ["--set", f"profile={profile}"]
     if hub is not None:
         argv += ["--set", f"hub={hub}", "--set", f"tag={version}"]
-    elif not any(value.partition("=")[0].strip() in _HUBS for value in values):
+    elif not any(map(_NAMES_HUB.match, values)):
         argv += ["--set", f"hub={default_hub()}"]
     for value in values:
         argv += ["--set", value]

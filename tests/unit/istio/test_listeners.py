@@ -8,7 +8,7 @@ import pytest
 
 from pytest_istio_sidecar import assert_listener, assert_rules_reach_listeners, expected_ruleset
 from pytest_istio_sidecar.errors import ParseError
-from pytest_istio_sidecar.istio.listeners import parse_listeners
+from pytest_istio_sidecar.istio.listeners import _field, parse_listeners
 from pytest_istio_sidecar.machine.redaction import configuration_as_evidence
 
 RECORDED = Path(__file__).parents[2] / "data" / "envoy"
@@ -228,3 +228,12 @@ def test_a_field_of_another_shape_is_passed_over(field, value):
     (listener,) = parse_listeners(_listeners(_status("x", "0.0.0.0", 15001)), dump)
     assert listener.port == 15001
     assert configuration_as_evidence(dump)
+
+
+def test_a_field_that_is_null_in_one_spelling_is_read_in_the_other():
+    listener = {
+        "name": "virtualOutbound",
+        "use_original_dst": None,
+        "hidden_envoy_deprecated_use_original_dst": True,
+    }
+    assert _field(listener, "use_original_dst") is True

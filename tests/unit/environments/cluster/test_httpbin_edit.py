@@ -230,6 +230,25 @@ def test_a_registry_among_the_users_values_is_the_only_one_that_istioctl_is_told
     assert [word for word in argv if "hub" in word] == [f"{key}=registry.example/istio"]
 
 
+@pytest.mark.parametrize(
+    "value",
+    [
+        "spec.hub=mine",
+        "values.global={hub: mine}",
+        'values={"global":{"hub":"mine"}}',
+        "profile=/home/me/profile.yaml",
+        "profile = mine.yml",
+    ],
+)
+def test_no_registry_is_set_beside_an_object_or_a_file_that_may_name_one(value: str) -> None:
+    assert "hub=docker.io/istio" not in install_command("1.30.3", [value], None)
+
+
+@pytest.mark.parametrize("value", ["profile=demo", "values.pilot.env.hub_size=3", "values.a={github: b}"])
+def test_values_about_something_else_leave_the_registry_to_be_set(value: str) -> None:
+    assert "hub=docker.io/istio" in install_command("1.30.3", [value], None)
+
+
 def test_the_users_values_come_last_and_their_profile_replaces_ours() -> None:
     argv = install_command("1.8.3", ["profile=demo", "a.b=c"], "registry.example/istio")
     assert argv == [
