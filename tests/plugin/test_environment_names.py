@@ -20,7 +20,8 @@ def test_a_cluster_that_cannot_be_made_stops_the_run_and_names_what_needs_none(
     result.stdout.fnmatch_lines(
         [
             "*there is no kind on the PATH, and 0.17.0 could not be downloaded*",
-            "*install kind, *; without a cluster: --istio-environment=embedded*",
+            "*install kind, *",
+            "*without a cluster: --istio-environment=embedded*",
         ]
     )
     assert result.parseoutcomes().keys() <= {"error", "errors", "skipped"}
