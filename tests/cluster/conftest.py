@@ -16,41 +16,69 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from filelock import FileLock
 from ground import (
     CHECKOUT,
     DOUBLE,
     HTTPBIN,
     KUBERNETES,
     LAB_VERSION,
+    RUN,
     Cluster,
     Lab,
     Testbed,
     kind_cluster,
+    new_name,
     write_istioctl,
 )
 
 
-@pytest.fixture(scope="session")
-def testbed() -> Iterator[Testbed]:
+def program_of_the_testbed() -> Path:
     given = os.environ.get("ISTIO_SIDECAR_TESTBED_DIRECTORY")
-    directory = Path(given) if given else CHECKOUT.parent / "shared" / "testbed"
-    if not (directory / "testbed").is_file():
+    return (Path(given) if given else CHECKOUT.parent / "shared" / "testbed") / "testbed"
+
+
+ENGINE_RAN = pytest.StashKey[bool]()
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    if not hasattr(session.config, "workerinput"):
+        session.config.stash[ENGINE_RAN] = _succeeds(["docker", "info"])
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Whoever started the engine stops it, once no worker needs it; what a killed worker left, goes."""
+    program = program_of_the_testbed()
+    if hasattr(session.config, "workerinput") or not program.is_file() or not _succeeds(["docker", "info"]):
+        return
+    if not session.config.stash.get(ENGINE_RAN, True):
+        subprocess.run([program, "down"], check=False, timeout=120)
+        return
+    nodes = _containers(f"-{RUN}-")
+    if nodes:
+        subprocess.run(["docker", "rm", "--force", "--volumes", *nodes], check=False, timeout=120)
+
+
+@pytest.fixture(scope="session")
+def testbed(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Testbed:
+    program = program_of_the_testbed()
+    if not program.is_file():
         pytest.skip(
-            f"there is no test bed at {directory}; ISTIO_SIDECAR_TESTBED_DIRECTORY names another place"
+            f"there is no test bed at {program.parent}; ISTIO_SIDECAR_TESTBED_DIRECTORY names another place"
         )
-    program = directory / "testbed"
-    was_running = _succeeds(["docker", "info"])
-    try:
-        # Where everything is there it takes no time, and kubectl becomes that of this release.
-        subprocess.run([program, "up", KUBERNETES], check=True, timeout=3600)
-        told = subprocess.run([program, "env"], check=True, capture_output=True, text=True, timeout=30).stdout
-        # one line: export PATH=…:$PATH
-        place = told.partition("PATH=")[2].partition(":$PATH")[0]
-        environment = {**os.environ, "PATH": f"{place}:{os.environ['PATH']}"}
-        yield Testbed(directory=directory, environment=environment)
-    finally:
-        if not was_running:
-            subprocess.run([program, "down"], check=False, timeout=120)
+    ours = tmp_path_factory.getbasetemp()
+    shared = ours if worker_id == "master" else ours.parent
+    with FileLock(shared / "testbed.lock"):
+        if not (shared / "testbed-is-up").exists():
+            # Where everything is there it takes no time, and kubectl becomes that of this release.
+            subprocess.run([program, "up", KUBERNETES], check=True, timeout=3600)
+            (shared / "testbed-is-up").touch()
+    answer = subprocess.run([program, "env"], check=True, capture_output=True, text=True, timeout=30).stdout
+    # one line: export PATH=…:$PATH
+    place = answer.partition("PATH=")[2].partition(":$PATH")[0]
+    environment = {**os.environ, "PATH": f"{place}:{os.environ['PATH']}"}
+    return Testbed(directory=program.parent, environment=environment)
 
 
 def _succeeds(argv: Sequence[str]) -> bool:
@@ -58,6 +86,12 @@ def _succeeds(argv: Sequence[str]) -> bool:
         return subprocess.run(argv, capture_output=True, timeout=60, check=False).returncode == 0
     except FileNotFoundError:
         return False
+
+
+def _containers(part: str) -> list[str]:
+    """The engine's containers with a part in their names."""
+    argv = ["docker", "ps", "--all", "--quiet", f"--filter=name={part}"]
+    return subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False).stdout.split()
 
 
 @pytest.fixture(scope="session")
@@ -147,7 +181,7 @@ def lab(testbed: Testbed, make_lab: Callable[..., Lab]) -> Iterator[Callable[...
     names: list[str] = []
 
     def make(**arguments: Any) -> Lab:
-        names.append(f"lab-{uuid.uuid4().hex[:6]}")
+        names.append(new_name("lab"))
         return make_lab(names[-1], **arguments)
 
     try:

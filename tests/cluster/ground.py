@@ -26,6 +26,8 @@ KUBERNETES = os.environ.get("ISTIO_SIDECAR_KUBERNETES", "1.20.15")
 MINOR = int(KUBERNETES.split(".")[1])
 LAB_VERSION = "1.8.3" if MINOR < 22 else "1.27.3"
 """The lab's Istio; up to 1.9 its webhook and CRDs are v1beta1, which Kubernetes has not had since 1.22."""
+RUN = os.environ.setdefault("ISTIO_SIDECAR_CLUSTER_TEST", uuid.uuid4().hex[:6])
+"""In the name of every cluster of this run, those that its workers make too."""
 
 until_1_21 = pytest.mark.skipif(
     MINOR >= 22, reason=f"needs Kubernetes up to 1.21 (Istio 1.8 and older), and this is {KUBERNETES}"
@@ -123,10 +125,15 @@ def write_istioctl(folder: Path, version: str, fault: str = "", delay: float = 4
     return program
 
 
+def new_name(kind: str) -> str:
+    """A name for a cluster of this run that no other has."""
+    return f"{kind}-{RUN}-{uuid.uuid4().hex[:4]}"
+
+
 @contextlib.contextmanager
 def kind_cluster(testbed: Testbed, directory: Path) -> Iterator[Cluster]:
     """A cluster that is deleted whatever happens."""
-    name = f"double-{uuid.uuid4().hex[:6]}"
+    name = new_name("double")
     kubeconfig = directory / f"{name}.kubeconfig"
     argv = ("kind", "create", "cluster", "--name", name, "--kubeconfig", kubeconfig)
     try:

@@ -28,6 +28,7 @@ from ground import (
     Outcome,
     Testbed,
     from_1_33,
+    new_name,
     until_1_21,
     write_istioctl,
 )
@@ -158,7 +159,7 @@ def mesh(
         istioctl=program,
         version=LAB_VERSION,
         images=images,
-        name=f"mesh-{uuid.uuid4().hex[:6]}",
+        name=new_name("mesh"),
     )
     try:
         done = lab.run("test_one.py", "--istio-keep=always")
