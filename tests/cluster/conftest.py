@@ -134,8 +134,8 @@ users: [{name: somebody, user: {token: not-a-token}}]
 """
 
 
-@pytest.fixture
-def production(tmp_path: Path) -> Iterator[str]:
+@pytest.fixture(scope="module")
+def production() -> Iterator[str]:
     """A kubeconfig whose current context is someone's production, which is never asked anything."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         yield PRODUCTION.replace("PORT", str(server.getsockname()[1]))
@@ -144,12 +144,11 @@ def production(tmp_path: Path) -> Iterator[str]:
             server.accept()
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def make_lab(
     testbed: Testbed,
     istio_images: Callable[[str], tuple[str, ...]],
-    istioctl: Callable[..., Path],
-    tmp_path: Path,
+    tmp_path_factory: pytest.TempPathFactory,
     production: str,
 ) -> Iterator[Callable[..., Lab]]:
     """Makes labs on clusters of any name; what becomes of the clusters is for who names them."""
@@ -161,43 +160,60 @@ def make_lab(
         fault: str = "",
         delay: float = 4,
         options: tuple[str, ...] = (),
+        images: tuple[str, ...] | None = None,
     ) -> Lab:
-        directory = tmp_path / f"lab-{len(made)}"
-        (directory / "runtime").mkdir(mode=0o700, parents=True)
+        directory = tmp_path_factory.mktemp("lab")
+        (directory / "runtime").mkdir(mode=0o700)
         (directory / "production.kubeconfig").write_text(production)
-        images = (*istio_images(version), HTTPBIN)
-        program = istioctl(version, fault, delay)
-        arguments = {"directory": directory, "istioctl": program, "version": version, "options": options}
-        made.append(Lab(testbed=testbed, images=images, name=name, **arguments))
-        return made[-1]
+        lab = Lab(
+            testbed=testbed,
+            directory=directory,
+            istioctl=write_istioctl(directory, version, fault, delay),
+            version=version,
+            images=(*istio_images(version), HTTPBIN) if images is None else images,
+            name=name,
+            options=options,
+        )
+        made.append(lab)
+        return lab
 
     yield make
     assert all(one.production.read_text() == production for one in made)
 
 
 @pytest.fixture
-def lab(testbed: Testbed, make_lab: Callable[..., Lab]) -> Iterator[Callable[..., Lab]]:
+def lab(make_lab: Callable[..., Lab]) -> Iterator[Callable[..., Lab]]:
     """Makes labs that have their clusters made; whatever their runs leave, their clusters go."""
-    names: list[str] = []
+    made: list[Lab] = []
 
     def make(**arguments: Any) -> Lab:
-        names.append(new_name("lab"))
-        return make_lab(names[-1], **arguments)
+        made.append(make_lab(new_name("lab"), **arguments))
+        return made[-1]
 
     try:
         yield make
     finally:
-        for name in names:
-            testbed.run("kind", "delete", "cluster", "--name", name, check=False)
+        for one in made:
+            one.delete()
 
 
 @pytest.fixture
-def standing_lab(cluster: Cluster, make_lab: Callable[..., Lab]) -> Callable[..., Lab]:
-    """Makes a lab in the tests' one cluster, emptied first: its runs reuse the cluster, and leave it."""
+def standing_lab(
+    cluster: Cluster, make_lab: Callable[..., Lab], istio_images: Callable[[str], tuple[str, ...]]
+) -> Callable[..., Lab]:
+    """Makes a lab in the tests' one cluster, emptied first: its runs reuse the cluster, and leave it.
 
-    def make(**arguments: Any) -> Lab:
+    Its node has the images, and sidecars that go drain for one second instead of five.
+    """
+
+    def make(version: str = LAB_VERSION, **arguments: Any) -> Lab:
         cluster.empty()
-        options = ("--istio-reuse", f"--istio-namespace=lab-{uuid.uuid4().hex[:6]}")
-        return make_lab(cluster.name, options=options, **arguments)
+        cluster.load(istio_images(version))
+        options = (
+            "--istio-reuse",
+            f"--istio-namespace=lab-{uuid.uuid4().hex[:6]}",
+            "--istio-set=meshConfig.defaultConfig.terminationDrainDuration=1s",
+        )
+        return make_lab(cluster.name, version=version, options=options, images=(), **arguments)
 
     return make
