@@ -46,7 +46,7 @@ def rows() -> Iterator[Row]:
         begin = time.process_time()
         asked = by_kernel(kernel)
         theirs = time.process_time() - begin
-    told = by_space(ruleset)
+    outcomes = by_space(ruleset)
     work = f"where {PORTS:,} ports lead, from a neighbour and {len(UIDS)} uids"
     yield Row(
         work=work,
@@ -56,7 +56,7 @@ def rows() -> Iterator[Row]:
         target="≥ 20 × as fast",
         holds=theirs / ours >= 20,
     )
-    differing = sum(_place(told[uid][port], port) != answer for (uid, port), answer in asked.items())
+    differing = sum(_place(outcomes[uid][port], port) != answer for (uid, port), answer in asked.items())
     yield Row(
         work=f"{work}: disagreements of {len(asked):,}",
         measured=str(differing),
@@ -67,25 +67,25 @@ def rows() -> Iterator[Row]:
 
 def by_space(ruleset: Ruleset) -> dict[int | None, list[Outcome]]:
     """By sender the outcome of each port, from one diagram for each hook."""
-    found = {}
+    by_sender = {}
     for hook, senders in (("PREROUTING", (None,)), ("OUTPUT", UIDS)):
         space = Space([ruleset], hook, host=HOST, family=4)
         node = space.outcomes()
         level = space.fields["destination_port"].level
         for uid in senders:
-            held: list[Outcome] = [Outcome(Fate.UNKNOWN)] * PORTS
+            of_port: list[Outcome] = [Outcome(Fate.UNKNOWN)] * PORTS
             for box, answers in paths_within(node, _box(space, packet(uid, 0, 0))):
                 (outcome,) = answers
                 assert isinstance(outcome, Outcome)
                 for low, high in box.get(level, ((0, PORTS - 1),)):
-                    held[low : high + 1] = [outcome] * (high - low + 1)
-            found[uid] = held
-    return found
+                    of_port[low : high + 1] = [outcome] * (high - low + 1)
+            by_sender[uid] = of_port
+    return by_sender
 
 
 def by_kernel(kernel: Kernel) -> dict[tuple[int | None, int], Place]:
     """By sender and port, by sending a packet and looking its connection up."""
-    found: dict[tuple[int | None, int], Place] = {}
+    places: dict[tuple[int | None, int], Place] = {}
     for uid in SENDERS:
         for first in range(0, PORTS, CHUNK):
             sent = [packet(uid, first + place, FIRST_SOURCE_PORT + place) for place in range(CHUNK)]
@@ -94,9 +94,9 @@ def by_kernel(kernel: Kernel) -> dict[tuple[int | None, int], Place]:
                 kernel.send(one)
             answers = connections()
             for one in sent:
-                held = answers.get(key_of(one))
-                found[uid, one.destination_port or 0] = None if held is None else held[:2]
-    return found
+                answer = answers.get(key_of(one))
+                places[uid, one.destination_port or 0] = None if answer is None else answer[:2]
+    return places
 
 
 def packet(uid: int | None, port: int, source_port: int) -> Packet:

@@ -84,8 +84,8 @@ def by_hand(options: list[str], folder: Path) -> tuple[float, dict[str, float]]:
         total = time.monotonic() - begin
     finally:
         run(["kind", "delete", "cluster", "--name", "by-hand"], folder)
-    told = [(name, float(at)) for at, name in re.findall(r"^phase ([\d.]+) (\w+)$", output, re.MULTILINE)]
-    return total, {name: after - at for (name, at), (_, after) in pairwise(told)}
+    begun = [(name, float(at)) for at, name in re.findall(r"^phase ([\d.]+) (\w+)$", output, re.MULTILINE)]
+    return total, {name: after - at for (name, at), (_, after) in pairwise(begun)}
 
 
 def by_plugin(options: list[str], folder: Path) -> tuple[float, dict[str, float]]:

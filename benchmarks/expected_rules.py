@@ -35,14 +35,14 @@ def main() -> None:
     """Print the number of rulesets, and the CPU time of all of them."""
     seconds = []
     for _ in range(RUNS):
-        told = subprocess.run(
+        done = subprocess.run(
             [sys.executable, "-c", ONE_RUN, str(TESTS)],
             capture_output=True,
             text=True,
             timeout=120,
             check=True,
         )
-        count, took = told.stdout.split()
+        count, took = done.stdout.split()
         seconds.append(float(took))
     print(f"{count} rulesets: median {statistics.median(seconds):.2f} s of CPU, worst {max(seconds):.2f} s")
 

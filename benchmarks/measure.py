@@ -26,7 +26,8 @@ class Row:
         work: what is done.
         measured: the figure, with its unit.
         against: the peer and its figure; "" where the target is a bound.
-        ratio: how many times the peer's time ours is of; None where there is no peer.
+        ratio: to the peer, as the target's words say: so many times as fast, or so many times the time
+            (without a target the first); None where there is no peer.
         target: what is asked, in words; "" where nothing is: the figure is told all the same.
         holds: whether the target is met.
     """
@@ -43,9 +44,9 @@ def seconds(work: Callable[[], object]) -> float:
     """CPU time of one call; what it returns, and what others left, is gone before the clock starts."""
     gc.collect()
     begin = time.process_time()
-    held = work()
+    result = work()
     spent = time.process_time() - begin
-    del held
+    del result
     return spent
 
 
@@ -73,6 +74,11 @@ class Pair:
     ours: float
     theirs: float
     ratio: float
+
+    @property
+    def times_theirs(self) -> float:
+        """Ours as so many times the other's time."""
+        return 1 / self.ratio
 
 
 def milliseconds(taken: float) -> str:

@@ -15,9 +15,12 @@ from pathlib import Path
 HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE), str(HERE.parent / "tests" / "kernel")]
 
+import trace  # noqa: E402
+
 import all_ports  # noqa: E402
 import bypasses  # noqa: E402
 import parse  # noqa: E402
+import plugin_import  # noqa: E402
 from kernel_testbed import why_impossible  # noqa: E402
 from measure import machine  # noqa: E402
 from table import in_words  # noqa: E402
@@ -30,7 +33,7 @@ def main() -> int:
         print(f"bench: {why}", file=sys.stderr)
         return 3
     rows = []
-    for program in (parse, bypasses, all_ports):
+    for program in (parse, trace, bypasses, all_ports, plugin_import):
         for row in program.rows():
             print(f"bench: {row.work}: {row.measured}", file=sys.stderr, flush=True)
             rows.append(row)

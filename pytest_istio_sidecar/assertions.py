@@ -1,4 +1,4 @@
-"""The assertion helpers: each asks its `check_*` twin and raises what it found.
+"""The assertion helpers: each asks its `check_*` twin and raises what that finds.
 
 Knows which exception a finding becomes. Does not know how a verdict is reached
 (`checks`) or worded (`reports`). They work anywhere, in a test or a REPL.
@@ -6,21 +6,20 @@ Knows which exception a finding becomes. Does not know how a verdict is reached
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, date, datetime
-from typing import Unpack
+from functools import update_wrapper
+from inspect import signature
+from typing import ParamSpec
 
-from pytest_istio_sidecar.checks.bypass.bypass import Bypass
 from pytest_istio_sidecar.checks.bypass.bypasses import check_only_bypasses
-from pytest_istio_sidecar.checks.bypass.found import FoundBypass
 from pytest_istio_sidecar.checks.bypass.reviewed import ReviewedBypass, check_reviewed_bypasses
 from pytest_istio_sidecar.checks.chains import check_inbound_exclusions, check_jump, check_redirect_target
 from pytest_istio_sidecar.checks.comparison.expectation import check_matches_istio
 from pytest_istio_sidecar.checks.finding import Finding, Kind, violations
-from pytest_istio_sidecar.checks.listeners import check_listener
-from pytest_istio_sidecar.checks.packets import check_bypasses, check_redirected
+from pytest_istio_sidecar.checks.listeners import check_listener, check_rules_reach_listeners
+from pytest_istio_sidecar.checks.packets import check_not_redirected, check_redirected
 from pytest_istio_sidecar.checks.policy_routes import check_policy_routes
-from pytest_istio_sidecar.checks.reach import check_rules_reach_listeners
 from pytest_istio_sidecar.checks.replicas import check_replicas
 from pytest_istio_sidecar.checks.traffic import check_intercepted, check_not_intercepted
 from pytest_istio_sidecar.errors import (
@@ -31,15 +30,11 @@ from pytest_istio_sidecar.errors import (
     RuleSetMismatch,
     VerdictAgainst,
 )
-from pytest_istio_sidecar.istio.listeners import Listener
-from pytest_istio_sidecar.istio.observation import Observation
-from pytest_istio_sidecar.istio.options import IstioOptions, OptionFields
-from pytest_istio_sidecar.istio.policy_route import Routings
-from pytest_istio_sidecar.netfilter.model import Family, PodRules, Rules, Table
-from pytest_istio_sidecar.netfilter.packet import Host, Packet
-from pytest_istio_sidecar.netfilter.sockets import Socket
+from pytest_istio_sidecar.istio.options import IstioOptions
+from pytest_istio_sidecar.netfilter.packet import Host
 from pytest_istio_sidecar.reports.message import render_findings
 
+_Parameters = ParamSpec("_Parameters")
 _ERRORS: dict[Kind, type[VerdictAgainst]] = {
     Kind.BYPASS: BypassError,
     Kind.REDIRECT: RedirectError,
@@ -49,9 +44,29 @@ _ERRORS: dict[Kind, type[VerdictAgainst]] = {
 }
 
 
-def assert_jump(
-    nat: Table, source: str, target: str, *, protocol: str = "tcp", host: Host | None = None
-) -> None:
+def asserting(
+    check: Callable[_Parameters, Sequence[Finding]],
+) -> Callable[[Callable[[], None]], Callable[_Parameters, None]]:
+    """Make an assertion of a check: it takes what the check takes, and raises what that finds.
+
+    The decorated function, which has no body, gives the name and the text.
+    """
+
+    def decorate(described: Callable[[], None]) -> Callable[_Parameters, None]:
+        def assertion(*arguments: _Parameters.args, **named: _Parameters.kwargs) -> None:
+            _raise(check(*arguments, **named))
+
+        update_wrapper(assertion, described)
+        assertion.__annotations__ = {**check.__annotations__, "return": None}
+        shape = signature(check).replace(return_annotation=None)
+        vars(assertion).update(__wrapped__=check, __signature__=shape)
+        return assertion
+
+    return decorate
+
+
+@asserting(check_jump)
+def assert_jump() -> None:
     """Assert that every packet of a protocol entering chain `source` goes on into `target`.
 
     Raises:
@@ -59,12 +74,10 @@ def assert_jump(
         RuleSetMismatch: there is no such chain.
         Undecided: the rules do not show it.
     """
-    _raise(check_jump(nat, source, target, protocol=protocol, host=host))
 
 
-def assert_inbound_exclusions(
-    nat: Rules, ports: Collection[int], *, host: Host | None = None, family: Family = 4
-) -> None:
+@asserting(check_inbound_exclusions)
+def assert_inbound_exclusions() -> None:
     """Assert that exactly these TCP ports are not redirected, by effect over all 65,536.
 
     Raises:
@@ -72,10 +85,10 @@ def assert_inbound_exclusions(
         RedirectError: one of these ports is.
         Undecided: the rules do not show it.
     """
-    _raise(check_inbound_exclusions(nat, ports, host=host, family=family))
 
 
-def assert_redirect_target(nat: Table, chain: str, port: int, *, host: Host | None = None) -> None:
+@asserting(check_redirect_target)
+def assert_redirect_target() -> None:
     """Assert that every TCP packet entering `chain` is redirected to the local `port`.
 
     Raises:
@@ -83,10 +96,10 @@ def assert_redirect_target(nat: Table, chain: str, port: int, *, host: Host | No
         RuleSetMismatch: there is no such chain.
         Undecided: the rules do not show it.
     """
-    _raise(check_redirect_target(nat, chain, port, host=host))
 
 
-def assert_redirected(nat: Rules, packet: Packet, to: int | None = None, *, host: Host | None = None) -> None:
+@asserting(check_redirected)
+def assert_redirected() -> None:
     """Assert that a packet is redirected to the local port `to`.
 
     Args:
@@ -98,35 +111,33 @@ def assert_redirected(nat: Rules, packet: Packet, to: int | None = None, *, host
         RedirectError: it goes to another port, or is dropped.
         Undecided: the rules do not show it.
     """
-    _raise(check_redirected(nat, packet, to, host=host))
 
 
-def assert_bypasses(nat: Rules, packet: Packet, *, host: Host | None = None) -> None:
+@asserting(check_not_redirected)
+def assert_not_redirected() -> None:
     """Assert that a packet keeps its destination.
 
     Raises:
         RedirectError: it is redirected or dropped.
         Undecided: the rules do not show it.
     """
-    _raise(check_bypasses(nat, packet, host=host))
 
 
-def assert_listener(listeners: Sequence[Listener], port: int, *, direction: str | None = None) -> None:
+assert_bypasses = assert_not_redirected
+"""The name of `assert_not_redirected` before; goes with 1.0."""
+
+
+@asserting(check_listener)
+def assert_listener() -> None:
     """Assert that Envoy listens on a port, for traffic of a direction ("inbound" or "outbound").
 
     Raises:
         ListenerMismatch: it does not.
     """
-    _raise(check_listener(listeners, port, direction=direction))
 
 
-def assert_rules_reach_listeners(
-    rules: Rules,
-    listeners: Sequence[Listener],
-    *,
-    host: Host | None = None,
-    sockets: Collection[Socket] | None = None,
-) -> None:
+@asserting(check_rules_reach_listeners)
+def assert_rules_reach_listeners() -> None:
     """Assert that every TCP packet the rules capture comes to a listener of Envoy that can take it.
 
     Args:
@@ -137,10 +148,10 @@ def assert_rules_reach_listeners(
         ListenerMismatch: some packet does not.
         Undecided: the rules do not show it.
     """
-    _raise(check_rules_reach_listeners(rules, listeners, host=host, sockets=sockets))
 
 
-def assert_policy_routes(rules: Rules, routes: Routings) -> None:
+@asserting(check_policy_routes)
+def assert_policy_routes() -> None:
     """Assert that what a TPROXY rule marks stays in the pod by a policy route, wherever it is sent.
 
     Args:
@@ -149,18 +160,10 @@ def assert_policy_routes(rules: Rules, routes: Routings) -> None:
     Raises:
         RedirectError: a mark has none; the message has the commands that make it.
     """
-    _raise(check_policy_routes(rules, routes))
 
 
-def assert_matches_istio(
-    rules: Rules,
-    version: str,
-    exact: bool = False,
-    *,
-    options: IstioOptions | None = None,
-    host: Host | None = None,
-    **given: Unpack[OptionFields],
-) -> None:
+@asserting(check_matches_istio)
+def assert_matches_istio() -> None:
     """Assert that rules do to every packet what those of a release with these options do.
 
     Args:
@@ -172,7 +175,6 @@ def assert_matches_istio(
         Undecided: the rules do not show it.
         UsageProblem: no such release or option.
     """
-    _raise(check_matches_istio(rules, version, exact, options=options, host=host, **given))
 
 
 def assert_reviewed_bypasses(
@@ -196,23 +198,17 @@ def assert_reviewed_bypasses(
     _raise(check_reviewed_bypasses(version, options, reviewed, today=day, host=host))
 
 
-def assert_same_rules(rules: PodRules, others: Mapping[str, PodRules]) -> None:
+@asserting(check_replicas)
+def assert_same_rules() -> None:
     """Assert that other replicas, by name, have the rules of this pod.
 
     Raises:
         RuleSetMismatch: one has not.
     """
-    _raise(check_replicas(rules, others))
 
 
-def assert_only_bypasses(
-    rules: Rules,
-    allowed: Iterable[Bypass | FoundBypass | str],
-    *,
-    envoy_ports: Collection[int] = (15001, 15006),
-    expected: Rules | None = None,
-    host: Host | None = None,
-) -> None:
+@asserting(check_only_bypasses)
+def assert_only_bypasses() -> None:
     """Assert that nothing gets by without Envoy but what is allowed, over all packets.
 
     Args:
@@ -224,27 +220,26 @@ def assert_only_bypasses(
         Undecided: it depends on a condition that rules alone do not tell.
         UsageProblem: a text that is no bypass.
     """
-    _raise(check_only_bypasses(rules, allowed, envoy_ports=envoy_ports, expected=expected, host=host))
 
 
-def assert_intercepted(observation: Observation, *, direction: str | None = None) -> None:
+@asserting(check_intercepted)
+def assert_intercepted() -> None:
     """Assert that Envoy saw this very request, on its listener for a direction if one is given.
 
     Raises:
         NotIntercepted: it was answered without Envoy, or by way of the other listener.
         Undecided: the evidence does not tell.
     """
-    _raise(check_intercepted(observation, direction=direction))
 
 
-def assert_not_intercepted(observation: Observation) -> None:
+@asserting(check_not_intercepted)
+def assert_not_intercepted() -> None:
     """Assert that this request was answered, and that Envoy did not see it.
 
     Raises:
         RedirectError: Envoy saw it.
         Undecided: the evidence does not tell.
     """
-    _raise(check_not_intercepted(observation))
 
 
 def _raise(findings: Sequence[Finding]) -> None:

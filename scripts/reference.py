@@ -95,8 +95,8 @@ def _fixtures(package: griffe.Module) -> Iterator[str]:
         "Every fixture has session scope unless it says otherwise."
     )
     for function in package["plugin.fixtures"].functions.values():
-        decorators = [str(held.value) for held in function.decorators]
-        if not any("fixture" in held for held in decorators):
+        decorators = [str(decorator.value) for decorator in function.decorators]
+        if not any("fixture" in decorator for decorator in decorators):
             continue
         scopes = re.findall(r"scope='(\w+)'", " ".join(decorators)) or ["function"]
         scope = "" if scopes == ["session"] else f" ({scopes[0]} scope)"
@@ -115,9 +115,12 @@ def _fixtures(package: griffe.Module) -> Iterator[str]:
 
 
 def _names(package: griffe.Module) -> Iterator[str]:
-    import pytest_istio_sidecar
-
-    homes = {name: home for home, names in pytest_istio_sidecar._HOMES.items() for name in names}
+    own = f"{package.name}."
+    homes = {
+        name: path.removeprefix(own).removesuffix(f".{name}")
+        for name, path in package.imports.items()
+        if path.startswith(own)
+    }
     yield "# Python names"
     yield ""
     yield (
@@ -138,76 +141,115 @@ def _names(package: griffe.Module) -> Iterator[str]:
             yield from _name(name, package[f"{left.pop(name)}.{name}"])
 
 
-def _name(name: str, found: griffe.Object) -> Iterator[str]:
+def _name(name: str, value: griffe.Object) -> Iterator[str]:
     yield f"### {name}"
     yield ""
-    if isinstance(found, griffe.Function):
+    if isinstance(value, griffe.Function):
         yield "```py"
-        yield from _signature(found)
+        yield from _signature(value)
         yield "```"
         yield ""
-        yield from _docstring(found)
+        yield from _docstring(value)
         return
-    if not isinstance(found, griffe.Class):
-        yield from _docstring(found)
+    if not isinstance(value, griffe.Class):
+        yield from _docstring(value)
         return
-    if found.bases:
-        bases = [str(base).rpartition(".")[2] for base in found.bases]
+    if value.name == "IstioOptions":
+        yield from _docstring(value)
+        yield ""
+        yield from _istio_options(value)
+        yield from _members(value)
+        return
+    if value.bases:
+        bases = [str(base).rpartition(".")[2] for base in value.bases]
         yield f"A subclass of {' and '.join(f'`{base}`' for base in bases)}."
         yield ""
-    yield from _docstring(found)
-    yield from _members(found)
+    yield from _docstring(value)
+    yield from _members(value)
 
 
-def _members(found: griffe.Class) -> Iterator[str]:
+def _istio_options(options: griffe.Class) -> Iterator[str]:
+    """The rows of the table of Istio's options; what each says stands below its field."""
+    from pytest_istio_sidecar.istio.option_table import OPTIONS
+
+    (table,) = options.resolved_bases
+    yield "| Option | A pod asks for it by | Since | What it says |"
+    yield "|---|---|---|---|"
+    for option in OPTIONS:
+        words = (*option.flags, *option.other_variables, *option.annotations, *filter(None, [option.words]))
+        asked = ", ".join(f"`{word}`" for word in words)
+        since = ".".join(map(str, option.since)) if option.since > (1, 5, 0) else ""
+        yield f"| `{option.name}` | {asked} | {since} | {_flat(table[option.name].docstring.value)} |"
+
+
+def _members(value: griffe.Class) -> Iterator[str]:
     """Values of an enumeration, fields that the docstring does not tell of, and what can be asked of one."""
-    public = {name: held for name, held in found.members.items() if not name.startswith("_")}
-    fields = {name: held for name, held in public.items() if isinstance(held, griffe.Attribute)}
-    told = found.docstring.value if found.docstring is not None else ""
-    if any("Enum" in str(base) for base in found.bases):
+    public = {name: member for name, member in value.members.items() if not name.startswith("_")}
+    fields = {name: member for name, member in public.items() if isinstance(member, griffe.Attribute)}
+    text = value.docstring.value if value.docstring is not None else ""
+    if any("Enum" in str(base) for base in value.bases):
         yield ""
-        yield "Values: " + ", ".join(f"`{str(held.value).strip(chr(39))}`" for held in fields.values()) + "."
+        yield (
+            "Values: "
+            + ", ".join(f"`{str(member.value).strip(chr(39))}`" for member in fields.values())
+            + "."
+        )
         return
     items = []
-    for name, held in public.items():
-        if isinstance(held, griffe.Function) and held.docstring is not None:
-            items.append(f"- `{name}({_arguments(held)})`: {_sentence(held)}")
-        elif isinstance(held, griffe.Attribute) and "property" in held.labels and held.docstring is not None:
-            items.append(f"- `{name}`: {_sentence(held)}")
-        elif isinstance(held, griffe.Attribute) and not re.search(rf"\b{name}\b[^\n]*:", told):
-            meaning = f": {_sentence(held)}" if held.docstring is not None else ""
-            items.append(f"- `{name}` (`{held.annotation}`){meaning}")
+    for name, member in public.items():
+        if isinstance(member, griffe.Function) and member.docstring is not None:
+            items.append(f"- `{name}({_arguments(member)})`: {_sentence(member)}")
+        elif (
+            isinstance(member, griffe.Attribute)
+            and "property" in member.labels
+            and member.docstring is not None
+        ):
+            items.append(f"- `{name}`: {_sentence(member)}")
+        elif isinstance(member, griffe.Attribute) and not re.search(rf"\b{name}\b[^\n]*:", text):
+            meaning = f": {_sentence(member)}" if member.docstring is not None else ""
+            items.append(f"- `{name}` (`{member.annotation}`){meaning}")
     yield from ["", *items] if items else []
 
 
 def _arguments(function: griffe.Function) -> str:
-    return ", ".join(held.name for held in function.parameters if held.name not in ("self", "cls"))
+    return ", ".join(
+        parameter.name for parameter in function.parameters if parameter.name not in ("self", "cls")
+    )
 
 
 def _signature(function: griffe.Function) -> Iterator[str]:
-    line = function.signature()
+    shape = _shape(function)
+    line = f"{shape.signature(return_type=False, name=function.name)} -> {function.returns}"
     if len(line) <= WIDTH:
         yield line
         return
     yield f"{function.name}("
     kinds = griffe.ParameterKind
     starred = False
-    for held in function.parameters:
-        if held.kind is kinds.keyword_only and not starred:
+    for parameter in shape.parameters:
+        if parameter.kind is kinds.keyword_only and not starred:
             yield "    *,"
             starred = True
-        stars = {kinds.var_positional: "*", kinds.var_keyword: "**"}.get(held.kind, "")
-        starred |= held.kind is kinds.var_positional
-        default = "" if stars or held.default is None else f" = {held.default}"
-        yield f"    {stars}{held.name}: {held.annotation}{default},"
+        stars = {kinds.var_positional: "*", kinds.var_keyword: "**"}.get(parameter.kind, "")
+        starred |= parameter.kind is kinds.var_positional
+        default = "" if stars or parameter.default is None else f" = {parameter.default}"
+        yield f"    {stars}{parameter.name}: {parameter.annotation}{default},"
     yield f") -> {function.returns}"
 
 
-def _docstring(found: griffe.Object) -> Iterator[str]:
+def _shape(function: griffe.Function) -> griffe.Function:
+    """The function whose parameters it has: of an assertion, those of the check that it asks."""
+    for decorator in function.decorators:
+        if check := re.fullmatch(r"asserting\((\w+)\)", str(decorator.value)):
+            return function.parent[check[1]]
+    return function
+
+
+def _docstring(value: griffe.Object) -> Iterator[str]:
     """A docstring of Google's form as Markdown; several names may share an item, as in `uid, gid: …`."""
-    if found.docstring is None:
-        raise ValueError(f"{found.path} has no docstring")
-    for number, block in enumerate(found.docstring.value.split("\n\n")):
+    if value.docstring is None:
+        raise ValueError(f"{value.path} has no docstring")
+    for number, block in enumerate(value.docstring.value.split("\n\n")):
         if number:
             yield ""
         heading, _, rest = block.partition("\n")
@@ -215,8 +257,8 @@ def _docstring(found: griffe.Object) -> Iterator[str]:
             yield {"Args:": "Arguments:", "Attributes:": "Fields:"}.get(heading, heading)
             yield ""
             for item in re.split(r"\n(?=    \S)", f"\n{rest}")[1:]:
-                names, _, told = item.partition(": ")
-                yield f"- {', '.join(f'`{name.strip()}`' for name in names.split(','))}: {_flat(told)}"
+                names, _, meaning = item.partition(": ")
+                yield f"- {', '.join(f'`{name.strip()}`' for name in names.split(','))}: {_flat(meaning)}"
         elif heading == "Returns:":
             yield f"Returns: {_flat(rest)}"
         elif block.startswith("    "):
@@ -225,9 +267,9 @@ def _docstring(found: griffe.Object) -> Iterator[str]:
             yield _flat(block)
 
 
-def _sentence(found: griffe.Object) -> str:
-    assert found.docstring is not None
-    return _flat(found.docstring.value.split("\n\n")[0])
+def _sentence(value: griffe.Object) -> str:
+    assert value.docstring is not None
+    return _flat(value.docstring.value.split("\n\n")[0])
 
 
 def _flat(text: str) -> str:
@@ -253,9 +295,9 @@ def _command_line(package: griffe.Module) -> Iterator[str]:
     yield ""
     yield "| Status | Meaning |"
     yield "|---|---|"
-    for held in package["cli.command.Status"].attributes.values():
-        yield f"| {held.value} | {_sentence(held)} |"
-    (commands,) = (held for held in parser._actions if isinstance(held, argparse._SubParsersAction))
+    for status in package["cli.command.Status"].attributes.values():
+        yield f"| {status.value} | {_sentence(status)} |"
+    (commands,) = (action for action in parser._actions if isinstance(action, argparse._SubParsersAction))
     for name, command in commands.choices.items():
         yield ""
         yield f"## {name}"
@@ -266,7 +308,7 @@ def _command_line(package: griffe.Module) -> Iterator[str]:
         yield "|---|---|"
         for action in command._actions:
             if action.help != argparse.SUPPRESS and not isinstance(action, argparse._HelpAction):
-                yield f"| {_cell(_argument(action))} | {_cell(_told(action))} |"
+                yield f"| {_cell(_argument(action))} | {_cell(_help(action))} |"
         if command.epilog:
             yield ""
             yield f"```text\n{command.epilog.strip()}\n```"
@@ -283,11 +325,11 @@ def _argument(action: argparse.Action) -> str:
     return ", ".join(f"`{name}{taken}`" for name in action.option_strings)
 
 
-def _told(action: argparse.Action) -> str:
-    told = _flat(action.help or "")
-    if "default" in told or action.default in (None, False, argparse.SUPPRESS) or action.nargs == 0:
-        return told
-    return f"{told} (default: {action.default})".strip() if action.default != [] else told
+def _help(action: argparse.Action) -> str:
+    text = _flat(action.help or "")
+    if "default" in text or action.default in (None, False, argparse.SUPPRESS) or action.nargs == 0:
+        return text
+    return f"{text} (default: {action.default})".strip() if action.default != [] else text
 
 
 if __name__ == "__main__":

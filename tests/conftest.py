@@ -51,12 +51,12 @@ def processes_with():
     """Asks for the processes that have a variable in their environment, `NAME=value`: their command lines."""
 
     def processes_with(variable: str) -> list[str]:
-        found = []
+        commands = []
         for process in Path("/proc").glob("[0-9]*"):
             with contextlib.suppress(OSError):
                 if variable.encode() in (process / "environ").read_bytes().split(b"\0"):
-                    found.append((process / "cmdline").read_text())
-        return found
+                    commands.append((process / "cmdline").read_text())
+        return commands
 
     return processes_with
 
@@ -99,14 +99,14 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     for outcome in ("passed", "failed"):
         for report in terminalreporter.getreports(outcome):
             run += "test_blocks.py::test_a_block_runs" in report.nodeid
-            told = dict(report.user_properties)
+            properties = dict(report.user_properties)
             name = report.nodeid.rpartition("::")[2]
-            if "seed" in told:
+            if "seed" in properties:
                 terminalreporter.write_line(
-                    f"{name}: TRACE_SEED={told['seed']}, {told.get('pairs', 0)} pairs agreed"
+                    f"{name}: TRACE_SEED={properties['seed']}, {properties.get('pairs', 0)} pairs agreed"
                 )
-            elif "noticed" in told:
-                terminalreporter.write_line(f"{name}: {told['noticed']}")
+            elif "noticed" in properties:
+                terminalreporter.write_line(f"{name}: {properties['noticed']}")
     if run:
         terminalreporter.write_line(f"documentation: {run} blocks run, {_not_run()}")
 
@@ -119,5 +119,7 @@ def _not_run() -> str:
     finally:
         sys.path.remove(str(DOCS))
     reasons = Counter(block.not_run for block in every_block() if block.not_run is not None)
-    told = ", ".join(f"{reason} {count}" for reason, count in sorted(reasons.items()))
-    return f"{reasons.total()} marked as not run (they need: {told})" if reasons else "none marked as not run"
+    needed = ", ".join(f"{reason} {count}" for reason, count in sorted(reasons.items()))
+    return (
+        f"{reasons.total()} marked as not run (they need: {needed})" if reasons else "none marked as not run"
+    )

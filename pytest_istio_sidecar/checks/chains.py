@@ -10,20 +10,22 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Hashable, Iterator, Sequence
 from dataclasses import replace
 
-from pytest_istio_sidecar.checks.comparison.cause import cause_of
 from pytest_istio_sidecar.checks.finding import Finding, Kind, Severity
-from pytest_istio_sidecar.checks.tracing import CAPTURED, assumptions, decided, describe, of_pod
+from pytest_istio_sidecar.checks.tracing import CAPTURED, assumptions, cause_of, decided, of_pod
+from pytest_istio_sidecar.checks.wording import describe
 from pytest_istio_sidecar.errors import Undecided, UsageProblem
 from pytest_istio_sidecar.istio import ports
-from pytest_istio_sidecar.netfilter.diagram.diagram import HOLDS
 from pytest_istio_sidecar.netfilter.intervals import Interval, joined, outside
 from pytest_istio_sidecar.netfilter.matches import PROTOCOLS
 from pytest_istio_sidecar.netfilter.model import Chain, Family, Rule, Rules, Table, rulesets_of
 from pytest_istio_sidecar.netfilter.packet import Fate, Hook, Host, Packet
-from pytest_istio_sidecar.netfilter.space.cubes import Cube
-from pytest_istio_sidecar.netfilter.space.nat import Outcome
-from pytest_istio_sidecar.netfilter.space.reachability import reached
-from pytest_istio_sidecar.netfilter.space.space import IMPOSSIBLE, Space
+from pytest_istio_sidecar.netfilter.space.partition import (
+    Outcome,
+    Part,
+    entering,
+    fates,
+    reach,
+)
 from pytest_istio_sidecar.netfilter.targets import Extended, Goto, Jump
 from pytest_istio_sidecar.netfilter.trace.trace import Trace
 
@@ -50,8 +52,8 @@ def check_jump(
     if target not in nat:
         return [_absent(nat, target, wanted=f"{source} sends {protocol} to {target}")]
     jumps = [rule for rule in chain if isinstance(rule.target, Jump | Goto) and rule.target.chain == target]
-    space = _space(_ending_at(nat, target), _hook_of(source), host, family)
-    coming, missed = _parted(space, nat, protocol, lambda outcome: outcome.fate is Fate.UNKNOWN)
+    ending = _ending_at(nat, target)
+    coming, missed = _parted(ending, _hook_of(source), family, protocol, host, _is_unknown, source=nat)
     if not missed:
         return []
     first = decided(nat, _most_ordinary(missed), host)
@@ -73,26 +75,25 @@ def check_jump(
 
 
 def check_inbound_exclusions(
-    rules: Rules, ports_excluded: Collection[int], *, host: Host | None = None, family: Family = 4
+    nat: Rules, ports: Collection[int], *, host: Host | None = None, family: Family = 4
 ) -> list[Finding]:
     """Whether exactly these TCP ports reach the pod without being redirected, of all 65,536.
 
     Raises:
         Undecided: the rules do not show it for some port.
     """
-    if not rulesets_of(rules, family):
-        raise Undecided(f"inbound tcp: no IPv{family} rules were read{of_pod(rules)}")
-    wanted = set(ports_excluded)
-    space = _space(rules, "PREROUTING", host, family)
-    captured, passing = _parted(space, rules, "tcp", lambda outcome: outcome.fate in CAPTURED)
+    if not rulesets_of(nat, family):
+        raise Undecided(f"inbound tcp: no IPv{family} rules were read{of_pod(nat)}")
+    wanted = set(ports)
+    captured, passing = _parted(nat, "PREROUTING", family, "tcp", host, lambda end: end.fate in CAPTURED)
     also = _ports_of(captured)
     findings = [
-        _not_excluded(rules, decided(rules, _packet_to(captured, port), host), port)
+        _not_excluded(nat, decided(nat, _packet_to(captured, port), host), port)
         for port in sorted(wanted)
         if any(low <= port <= high for low, high in also)
     ]
     for low, high in _without(_ports_of(passing), wanted):
-        findings.append(_excluded(rules, decided(rules, _packet_to(passing, low), host), low, high, wanted))
+        findings.append(_excluded(nat, decided(nat, _packet_to(passing, low), host), low, high, wanted))
     return findings
 
 
@@ -106,21 +107,25 @@ def check_redirect_target(nat: Table, chain: str, port: int, *, host: Host | Non
     if chain not in nat:
         return [_absent(nat, chain, wanted=f"{chain} redirects tcp to :{port}")]
     alone = _entered_directly(nat, chain)
-    space = _space(alone, "OUTPUT", host, family)
     _, others = _parted(
-        space, alone, "tcp", lambda outcome: outcome.fate in CAPTURED and outcome.port == port
+        alone,
+        "OUTPUT",
+        family,
+        "tcp",
+        host,
+        lambda outcome: outcome.fate in CAPTURED and outcome.port == port,
     )
     if not others:
         return []
-    way = _way_through(nat, chain, host)
+    shown = _through(nat, chain, host)
     return [
         Finding(
             kind=Kind.REDIRECT,
             summary=f"{chain} does not redirect tcp to :{port}{of_pod(nat)}",
             wanted=f"every tcp packet in {chain} is redirected to :{port}",
             got=_effect(decided(alone, _most_ordinary(others), host)),
-            trace=way,
-            cause=cause_of(way, nat) if way is not None else f"no packet comes to {chain}",
+            trace=shown,
+            cause=cause_of(shown, nat) if shown is not None else f"no packet comes to {chain}",
             assumptions=assumptions(nat, family),
         )
     ]
@@ -128,19 +133,16 @@ def check_redirect_target(nat: Table, chain: str, port: int, *, host: Host | Non
 
 def check_dead_rules(nat: Table, *, host: Host | None = None) -> list[Finding]:
     """Rules that no packet of this host can match, each as a notice with the rules that shadow it."""
-    family = nat.ruleset.family
-    spaces = [_space(nat, hook, host, family) for hook in _HOOKS]
-    seen = [reached(space, nat.ruleset, nat.name, space.possible) for space in spaces]
-    thinkable = [reached(space, nat.ruleset, nat.name, space.diagrams.holds) for space in spaces]
+    reached = [reach(nat, hook, host=host) for hook in _HOOKS]
     findings = []
     for rule in nat.rules():
         place = (rule.chain, rule.number)
-        if any(place in held.matching for held in seen):
+        if any(place in hook.matched for hook in reached):
             continue
         why = "rules above take every packet it would match"
-        if any(place in held.matching for held in thinkable):
+        if any(place in hook.matchable for hook in reached):
             why = "no route produces such a packet"
-        elif not any(rule.chain in held.entering for held in thinkable):
+        elif not any(rule.chain in hook.entered for hook in reached):
             why = f"no packet comes to {rule.chain}"
         findings.append(
             Finding(
@@ -154,46 +156,51 @@ def check_dead_rules(nat: Table, *, host: Host | None = None) -> list[Finding]:
     return findings
 
 
-def _space(rules: Rules, hook: Hook, host: Host | None, family: Family) -> Space:
-    return Space([rules], hook, host=host, family=family)
-
-
 def _parted(
-    space: Space, rules: Rules, protocol: str, meant: Callable[[Outcome], bool]
-) -> tuple[list[Cube], list[Cube]]:
+    rules: Rules,
+    hook: Hook,
+    family: Family,
+    protocol: str,
+    host: Host | None,
+    meant: Callable[[Outcome], bool],
+    *,
+    source: Rules | None = None,
+) -> tuple[list[Part], list[Part]]:
     """The possible packets of a protocol with a meant outcome, and those with another.
+
+    Args:
+        source: the rules that were read, where `rules` are made of them; None: `rules` were.
 
     Raises:
         Undecided: of some packets it cannot be told which.
     """
     number = PROTOCOLS[protocol]
-    diagrams = space.diagrams
-    of_protocol = space.fields["protocol"].intervals(diagrams, [(number, number)])
-    told = diagrams.merge(space.outcomes(), lambda answers: _judged(answers, meant))
-    node = diagrams.first(diagrams.when(of_protocol, space.within(told)), diagrams.leaf(IMPOSSIBLE))
-    found: dict[Hashable, list[Cube]] = {True: [], False: [], None: []}
-    for answers, cubes in space.cubes(node).items():
-        for answer in answers:
-            found.setdefault(answer, []).extend(cubes)
-    if found[None]:
-        packet = found[None][0].witness
-        decided(rules, packet, space.host)
-        raise Undecided(f"{describe(packet)}: the rules read do not tell what becomes of it{of_pod(rules)}")
-    return found[True], found[False]
+    (outcomes,) = fates([rules], hook, host=host, family=family)
+    partition = outcomes.judged(lambda answers: _judged(answers, meant)).partition()
+    parts = partition.only({"protocol": ((number, number),)}).parts()
+    if None in parts:
+        read = rules if source is None else source
+        (packet, *_) = parts[None][0].witnesses
+        decided(read, packet, host)
+        raise Undecided(f"{describe(packet)}: the rules read do not tell what becomes of it{of_pod(read)}")
+    return parts.get(True, []), parts.get(False, [])
+
+
+def _is_unknown(outcome: Outcome) -> bool:
+    return outcome.fate is Fate.UNKNOWN
 
 
 def _judged(answers: Collection[Hashable], meant: Callable[[Outcome], bool]) -> bool | None:
-    told = {meant(answer) for answer in answers if isinstance(answer, Outcome)}
-    unknown = any(isinstance(answer, Outcome) and answer.fate is Fate.UNKNOWN for answer in answers)
-    if len(told) > 1 or (unknown and told != {True}):
+    outcomes = [answer for answer in answers if isinstance(answer, Outcome)]
+    verdicts = set(map(meant, outcomes))
+    if len(verdicts) > 1 or (any(map(_is_unknown, outcomes)) and verdicts != {True}):
         return None
-    return next(iter(told))
+    return verdicts.pop()
 
 
-def _ports_of(cubes: Sequence[Cube]) -> tuple[Interval, ...]:
-    return joined(
-        interval for cube in cubes for interval in cube.fields["destination_port"].values_in(cube.box)
-    )
+def _ports_of(parts: Sequence[Part]) -> tuple[Interval, ...]:
+    spans = (span for part in parts for span in part.values("destination_port"))
+    return joined(span for span in spans if not isinstance(span, str))
 
 
 def _without(intervals: Sequence[Interval], ports_left_out: Collection[int]) -> Iterator[Interval]:
@@ -205,15 +212,15 @@ def _without(intervals: Sequence[Interval], ports_left_out: Collection[int]) -> 
                 yield max(low, first), min(high, last)
 
 
-def _packet_to(cubes: Sequence[Cube], port: int) -> Packet:
-    packets = (cube.packet({"destination_port": port}) for cube in cubes)
+def _packet_to(parts: Sequence[Part], port: int) -> Packet:
+    packets = (part.packet({"destination_port": port}) for part in parts)
     return next(packet for packet in packets if packet.destination_port == port)
 
 
-def _most_ordinary(cubes: Sequence[Cube]) -> Packet:
+def _most_ordinary(parts: Sequence[Part]) -> Packet:
     """What people think of first: port 80, from the application, to elsewhere."""
     return max(
-        (cube.witness for cube in cubes),
+        (packet for part in parts for packet in part.witnesses),
         key=lambda packet: (
             packet.destination_port == 80,
             packet.uid == packet.gid,
@@ -235,21 +242,19 @@ def _ending_at(nat: Table, chain: str) -> Table:
     return nat.ruleset.with_table(nat.with_chain(end)).table(nat.name)
 
 
-def _way_through(nat: Table, chain: str, host: Host | None) -> Trace | None:
+def _through(nat: Table, chain: str, host: Host | None) -> Trace | None:
     """How an ordinary packet comes through a chain; None when none does."""
-    family = nat.ruleset.family
     for hook in _HOOKS:
-        space = _space(nat, hook, host, family)
-        node = reached(space, nat.ruleset, nat.name, space.possible).entering.get(chain)
-        if node is not None:
-            return decided(nat, _most_ordinary(space.cubes(node)[frozenset((HOLDS,))]), host)
+        parts = entering(nat, chain, hook, host=host)
+        if parts:
+            return decided(nat, _most_ordinary(parts), host)
     return None
 
 
 def _entered_directly(nat: Table, chain: str) -> Table:
     """The same table with OUTPUT made one jump to `chain`, and no other table beside it."""
     entry = Chain(name="OUTPUT", policy="ACCEPT", rules=(Rule(chain="OUTPUT", number=1, target=Jump(chain)),))
-    others = tuple(held for held in nat.chains if held.name != "OUTPUT")
+    others = tuple(other for other in nat.chains if other.name != "OUTPUT")
     table = Table(name="nat", chains=(entry, *others))
     return replace(nat.ruleset, tables=(table,)).nat
 
@@ -262,17 +267,17 @@ def _what_instead(chain: Chain, jumps: Sequence[Rule], target: str) -> str:
     return f"a rule above the jump, which is number {jumps[0].number}, takes packets away"
 
 
-def _effect(way: Trace) -> str:
+def _effect(alone: Trace) -> str:
     """What a chain makes of a packet that enters it."""
-    if way.fate is Fate.UNCHANGED:
+    if alone.fate is Fate.UNCHANGED:
         return "the packet keeps its destination"
-    if way.fate is Fate.DROPPED:
+    if alone.fate is Fate.DROPPED:
         return "the kernel drops the packet"
-    return f"the packet is sent to :{way.destination.port}"
+    return f"the packet is sent to :{alone.destination.port}"
 
 
 def _absent(nat: Table, chain: str, *, wanted: str) -> Finding:
-    names = ", ".join(held.name for held in nat.chains) or "none"
+    names = ", ".join(other.name for other in nat.chains) or "none"
     return Finding(
         kind=Kind.RULES,
         summary=f"the {nat.name} table has no chain {chain}{of_pod(nat)}",
@@ -284,30 +289,30 @@ def _absent(nat: Table, chain: str, *, wanted: str) -> Finding:
     )
 
 
-def _not_excluded(rules: Rules, way: Trace, port: int) -> Finding:
+def _not_excluded(rules: Rules, trace: Trace, port: int) -> Finding:
     return Finding(
         kind=Kind.REDIRECT,
-        summary=f"inbound tcp/{port} ({ports.PURPOSE.get(port, 'excluded port')}) is captured, "
+        summary=f"inbound tcp {port} ({ports.PURPOSE.get(port, 'excluded port')}) is captured, "
         f"but should be excluded{of_pod(rules)}",
-        wanted=f"tcp/{port} reaches the pod unchanged",
-        got=f"{way.fate} to {way.destination}",
-        trace=way,
-        cause=cause_of(way, rules),
-        assumptions=assumptions(rules, way.packet.family),
+        wanted=f"tcp {port} reaches the pod unchanged",
+        got=f"{trace.fate} to {trace.destination}",
+        trace=trace,
+        cause=cause_of(trace, rules),
+        assumptions=assumptions(rules, trace.packet.family),
     )
 
 
-def _excluded(rules: Rules, way: Trace, low: int, high: int, wanted: set[int]) -> Finding:
-    span = f"tcp/{low}" if low == high else f"tcp/{low}-{high}"
+def _excluded(rules: Rules, trace: Trace, low: int, high: int, wanted: set[int]) -> Finding:
+    span = f"tcp {low}" if low == high else f"tcp {low}-{high}"
     listed = ", ".join(map(str, sorted(wanted))) or "none"
-    dropped = way.fate is Fate.DROPPED
+    dropped = trace.fate is Fate.DROPPED
     what = "is dropped" if dropped else "reaches the application without Envoy"
     return Finding(
         kind=Kind.REDIRECT if dropped else Kind.BYPASS,
         summary=f"inbound {span} {what}{of_pod(rules)}",
         wanted=f"only {listed} excluded" if wanted else "no port excluded",
         got=f"also {span}: destination unchanged" if not dropped else "the kernel drops it",
-        trace=way,
-        cause=cause_of(way, rules),
-        assumptions=assumptions(rules, way.packet.family),
+        trace=trace,
+        cause=cause_of(trace, rules),
+        assumptions=assumptions(rules, trace.packet.family),
     )

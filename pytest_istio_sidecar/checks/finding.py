@@ -10,13 +10,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import TYPE_CHECKING
 
 from pytest_istio_sidecar.netfilter.model import Rule
 from pytest_istio_sidecar.netfilter.trace.trace import Trace
-
-if TYPE_CHECKING:
-    from pytest_istio_sidecar.checks.comparison.comparison import Comparison
 
 
 class Severity(StrEnum):
@@ -43,9 +39,8 @@ class Finding:
     Attributes:
         summary: one sentence, with the packet or rule and what becomes of it.
         wanted, got: the two sides, in a few words each.
-        trace: the way of the packet that shows it, where a packet does.
+        trace: of the packet that shows it, where a packet does.
         rule: the rule it is about, where it is about one.
-        comparison: with the rules expected, where it is about all of them.
         facts: more labelled evidence, in the order to show it.
         cause: why, in one sentence, where the evidence tells.
         assumptions: what was taken from an expectation because the listing does not show it.
@@ -58,7 +53,6 @@ class Finding:
     got: str = ""
     trace: Trace | None = None
     rule: Rule | None = None
-    comparison: Comparison | None = None
     facts: tuple[tuple[str, str], ...] = ()
     cause: str = ""
     assumptions: tuple[str, ...] = ()

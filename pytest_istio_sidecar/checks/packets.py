@@ -6,9 +6,9 @@ Invariant: a packet whose fate is unknown raises `Undecided`; it is never a find
 
 from __future__ import annotations
 
-from pytest_istio_sidecar.checks.comparison.cause import cause_of
 from pytest_istio_sidecar.checks.finding import Finding, Kind
-from pytest_istio_sidecar.checks.tracing import CAPTURED, assumptions, decided, describe, of_pod
+from pytest_istio_sidecar.checks.tracing import CAPTURED, assumptions, cause_of, decided, of_pod
+from pytest_istio_sidecar.checks.wording import describe
 from pytest_istio_sidecar.istio.ports import INBOUND, OUTBOUND, PURPOSE
 from pytest_istio_sidecar.netfilter.model import Rules
 from pytest_istio_sidecar.netfilter.packet import Fate, Host, Packet
@@ -16,7 +16,7 @@ from pytest_istio_sidecar.netfilter.trace.trace import Trace
 
 
 def check_redirected(
-    rules: Rules, packet: Packet, to: int | None = None, *, host: Host | None = None
+    nat: Rules, packet: Packet, to: int | None = None, *, host: Host | None = None
 ) -> list[Finding]:
     """Whether the packet is sent to the local port `to`.
 
@@ -29,62 +29,66 @@ def check_redirected(
     """
     if to is None:
         to = INBOUND if packet.hook == "PREROUTING" else OUTBOUND
-    way = decided(rules, packet, host)
-    port = way.destination.port
-    if way.fate in CAPTURED and port == to:
+    trace = decided(nat, packet, host)
+    port = trace.destination.port
+    if trace.fate in CAPTURED and port == to:
         return []
-    wrong_port = way.fate in CAPTURED
-    what = f"is sent to :{port} instead of :{to}" if wrong_port else _reaches(way)
+    wrong_port = trace.fate in CAPTURED
+    what = f"is sent to :{port} instead of :{to}" if wrong_port else _reaches(trace)
     return [
         Finding(
-            kind=Kind.REDIRECT if wrong_port or way.fate is Fate.DROPPED else Kind.BYPASS,
-            summary=f"{describe(packet)} {what}{of_pod(rules)}",
+            kind=Kind.REDIRECT if wrong_port or trace.fate is Fate.DROPPED else Kind.BYPASS,
+            summary=f"{describe(packet)} {what}{of_pod(nat)}",
             wanted=f"REDIRECT to :{to}{_purpose(to)}",
-            got=_got(way),
-            trace=way,
-            cause=cause_of(way, rules),
-            assumptions=assumptions(rules, packet.family),
+            got=_got(trace),
+            trace=trace,
+            cause=cause_of(trace, nat),
+            assumptions=assumptions(nat, packet.family),
         )
     ]
 
 
-def check_bypasses(rules: Rules, packet: Packet, *, host: Host | None = None) -> list[Finding]:
+def check_not_redirected(nat: Rules, packet: Packet, *, host: Host | None = None) -> list[Finding]:
     """Whether the packet keeps its destination: it must meet no proxy.
 
     Raises:
         Undecided: the rules do not show what becomes of it.
     """
-    way = decided(rules, packet, host)
-    if way.fate is Fate.UNCHANGED:
+    trace = decided(nat, packet, host)
+    if trace.fate is Fate.UNCHANGED:
         return []
-    verb = "is dropped" if way.fate is Fate.DROPPED else f"is sent to :{way.destination.port}"
+    verb = "is dropped" if trace.fate is Fate.DROPPED else f"is sent to :{trace.destination.port}"
     return [
         Finding(
             kind=Kind.REDIRECT,
-            summary=f"{describe(packet)} {verb}, but should pass untouched{of_pod(rules)}",
+            summary=f"{describe(packet)} {verb}, but should pass untouched{of_pod(nat)}",
             wanted="destination unchanged",
-            got=_got(way),
-            trace=way,
-            cause=cause_of(way, rules),
-            assumptions=assumptions(rules, packet.family),
+            got=_got(trace),
+            trace=trace,
+            cause=cause_of(trace, nat),
+            assumptions=assumptions(nat, packet.family),
         )
     ]
 
 
-def _reaches(way: Trace) -> str:
-    if way.fate is Fate.DROPPED:
+check_bypasses = check_not_redirected
+"""The name of `check_not_redirected` before; goes with 1.0."""
+
+
+def _reaches(trace: Trace) -> str:
+    if trace.fate is Fate.DROPPED:
         return "is dropped"
-    if way.packet.hook == "PREROUTING":
+    if trace.packet.hook == "PREROUTING":
         return "reaches the application without Envoy"
     return "leaves the application without Envoy"
 
 
-def _got(way: Trace) -> str:
-    if way.fate is Fate.UNCHANGED:
-        return f"destination unchanged, {way.destination}"
-    if way.fate is Fate.DROPPED:
+def _got(trace: Trace) -> str:
+    if trace.fate is Fate.UNCHANGED:
+        return f"destination unchanged, {trace.destination}"
+    if trace.fate is Fate.DROPPED:
         return "the kernel drops it"
-    return f"{way.fate} to {way.destination}{_purpose(way.destination.port)}"
+    return f"{trace.fate} to {trace.destination}{_purpose(trace.destination.port)}"
 
 
 def _purpose(port: int | None) -> str:

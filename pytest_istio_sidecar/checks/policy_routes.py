@@ -47,12 +47,12 @@ def uses_tproxy(rules: Rules) -> bool:
 
 def _marks(rules: Rules, family: Family) -> dict[int, Rule]:
     """The mark of each TPROXY rule, with the first that sets it."""
-    found: dict[int, Rule] = {}
+    marks: dict[int, Rule] = {}
     for ruleset in rulesets_of(rules, family):
         for rule in ruleset.rules():
             if isinstance(rule.target, Tproxy) and rule.target.mark:
-                found.setdefault(rule.target.mark, rule)
-    return found
+                marks.setdefault(rule.target.mark, rule)
+    return marks
 
 
 def _missing(

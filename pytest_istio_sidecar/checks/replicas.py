@@ -57,16 +57,16 @@ def _differences(rules: PodRules, other: PodRules) -> Iterator[tuple[str, str]]:
     here, there = (
         Counter(
             f"IPv{ruleset.family} {table.name} {rule.text}"
-            for ruleset in held.rulesets
+            for ruleset in pod.rulesets
             for table in ruleset.tables
             for rule in table.rules()
         )
-        for held in (rules, other)
+        for pod in (rules, other)
     )
     missing, extra = list((here - there).elements()), list((there - here).elements())
     if not missing and not extra:
         yield "rules", "the same, in another order or back end"
-    for label, held in (("missing", missing), ("extra", extra)):
-        if held:
-            more = [f"and {len(held) - _SHOWN} more"] if len(held) > _SHOWN else []
-            yield label, "\n".join([*held[:_SHOWN], *more])
+    for label, lines in (("missing", missing), ("extra", extra)):
+        if lines:
+            more = [f"and {len(lines) - _SHOWN} more"] if len(lines) > _SHOWN else []
+            yield label, "\n".join([*lines[:_SHOWN], *more])

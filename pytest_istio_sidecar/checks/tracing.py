@@ -1,22 +1,28 @@
-"""What becomes of packets where that must be known, and how packets are named.
+"""What becomes of packets where that must be known, and what sets the rules they met apart from Istio's.
 
-Knows whole classes of packets that are captured, and single ones. Does not know what should become
-of them. Invariant: a packet whose fate is unknown raises `Undecided`.
+Knows whole classes of packets that are captured, and single ones; how the chains that a packet passed differ
+from a described release's. Does not know what should become of a packet. Invariant: a packet whose fate
+is unknown raises `Undecided`; a cause is a difference of text only, and no verdict rests on it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import cache
 
+from pytest_istio_sidecar.checks.wording import describe
 from pytest_istio_sidecar.errors import Undecided
-from pytest_istio_sidecar.netfilter.matches import PROTOCOL_NAMES, PROTOCOLS
-from pytest_istio_sidecar.netfilter.model import Family, Rules, rulesets_of
-from pytest_istio_sidecar.netfilter.packet import Endpoint, Fate, Hook, Host, IPAddress, Packet
-from pytest_istio_sidecar.netfilter.space.fields import FieldName
-from pytest_istio_sidecar.netfilter.space.space import regions
+from pytest_istio_sidecar.istio.rules import ERAS, expected_ruleset
+from pytest_istio_sidecar.netfilter.matches import PROTOCOLS
+from pytest_istio_sidecar.netfilter.model import Chain, Family, Rule, Rules, Ruleset, rulesets_of
+from pytest_istio_sidecar.netfilter.packet import Fate, Hook, Host, IPAddress, Packet
+from pytest_istio_sidecar.netfilter.space.partition import FieldName, regions
+from pytest_istio_sidecar.netfilter.targets import Goto, Jump
 from pytest_istio_sidecar.netfilter.trace.trace import Trace, trace
 
 CAPTURED = (Fate.REDIRECTED, Fate.TPROXIED, Fate.TRANSLATED)
+_ALIKE = 0.5
+"""Share of a release's rules that a ruleset must have for the two to be worth comparing."""
 _FAMILIES: tuple[Family, ...] = (4, 6)
 _HOOKS: tuple[Hook, ...] = ("PREROUTING", "OUTPUT")
 
@@ -29,19 +35,19 @@ def decided(rules: Rules, packet: Packet, host: Host | None) -> Trace:
     """
     if not rulesets_of(rules, packet.family):
         raise Undecided(f"{describe(packet)}: no IPv{packet.family} rules were read{of_pod(rules)}")
-    way = trace(rules, packet, host=host)
-    if way.fate is Fate.UNKNOWN:
-        reasons = "\n".join(f"  because  {reason}" for reason in way.reasons[:3])
+    traced = trace(rules, packet, host=host)
+    if traced.fate is Fate.UNKNOWN:
+        reasons = "\n".join(f"  because  {reason}" for reason in traced.reasons[:3])
         raise Undecided(
             f"{describe(packet)}: the rules read do not tell what becomes of it{of_pod(rules)}\n{reasons}"
         )
-    return way
+    return traced
 
 
 def captured(
     rules: Rules, host: Host, protocol: str, *, destination_port: int | None = None
 ) -> Iterator[Trace]:
-    """The ways of packets that are captured: one of each class that the rules tell apart.
+    """Traces of packets that are captured: one of each class that the rules tell apart.
 
     Args:
         protocol: the name of theirs.
@@ -78,19 +84,6 @@ def _has_rules(rules: Rules, family: Family) -> bool:
     return any(any(ruleset.rules()) for ruleset in rulesets_of(rules, family))
 
 
-def describe(packet: Packet) -> str:
-    """A packet in a few words: "inbound tcp/8443", "outbound tcp to 192.0.2.20:443 from uid 1000"."""
-    protocol = PROTOCOL_NAMES.get(int(packet.protocol), f"protocol {packet.protocol}")
-    if packet.hook == "PREROUTING":
-        port = "" if packet.destination_port is None else f"/{packet.destination_port}"
-        return f"inbound {protocol}{port}"
-    destination = Endpoint(packet.destination, packet.destination_port)  # type: ignore[arg-type]
-    owner = "no socket" if packet.uid is None else f"uid {packet.uid}"
-    if packet.gid is not None and packet.gid != packet.uid:
-        owner += f" gid {packet.gid}"
-    return f"outbound {protocol} to {destination} from {owner}"
-
-
 def of_pod(rules: Rules) -> str:
     """The pod in brackets, where it is known."""
     pod = getattr(rules, "pod", "") or getattr(getattr(rules, "ruleset", None), "pod", "")
@@ -101,3 +94,68 @@ def assumptions(rules: Rules, family: int) -> tuple[str, ...]:
     """What the rulesets of a family took from an expectation."""
     taken = rulesets_of(rules, 4 if family == 4 else 6)
     return tuple(assumption for ruleset in taken for assumption in ruleset.assumptions)
+
+
+def cause_of(traced: Trace, rules: Rules) -> str:
+    """What sets the chains of nat that a packet passed apart from Istio's, or ""."""
+    steps = [step for step in traced.steps if step.table == "nat"]
+    passed = {step.chain for step in steps}
+    for step in steps:
+        if step.matched and step.rule is not None and isinstance(step.rule.target, Jump | Goto):
+            passed.add(step.rule.target.chain)
+    for ruleset in rulesets_of(rules, traced.packet.family):
+        version, expected = _nearest(ruleset)
+        if expected is None:
+            continue
+        parts = [
+            part
+            for chain in expected.nat.chains
+            if chain.name in passed
+            for part in _differences(chain, _chain(ruleset, chain.name), version)
+        ]
+        if parts:
+            return "; ".join(parts)
+    return ""
+
+
+def _nearest(ruleset: Ruleset) -> tuple[str, Ruleset | None]:
+    """The described release from which this ruleset differs least, if they have enough in common."""
+    own = set(ruleset.nat.rules())
+    best: tuple[int, str, Ruleset] | None = None
+    for version in ERAS:
+        expected = _expected(version, ruleset.family)
+        wanted = set(expected.nat.rules())
+        differing = len(wanted ^ own)
+        alike = len(wanted & own) >= _ALIKE * len(wanted)
+        if alike and (best is None or differing < best[0]):
+            best = differing, version, expected
+    return (best[1], best[2]) if best else ("", None)
+
+
+@cache
+def _expected(version: str, family: Family) -> Ruleset:
+    return expected_ruleset(version, family=family)
+
+
+def _chain(ruleset: Ruleset, name: str) -> Chain:
+    return ruleset.nat.chain(name) if name in ruleset.nat else Chain(name=name)
+
+
+def _differences(expected: Chain, observed: Chain, version: str) -> list[str]:
+    missing = [rule for rule in expected if rule not in observed.rules]
+    foreign = [rule for rule in observed if rule not in expected.rules]
+    parts = []
+    if missing:
+        parts.append(f"{expected.name} lacks Istio {version}'s {_listed(missing)}")
+    if foreign:
+        numbers = ", ".join(str(rule.number) for rule in foreign)
+        which = f"rule{'s' if len(foreign) > 1 else ''} {numbers}"
+        where = f" ({foreign[0].location})" if foreign[0].location else ""
+        parts.append(f"{which} of {expected.name}{where} is not Istio {version}'s")
+    if not parts and observed.rules != expected.rules:
+        parts.append(f"the rules of {expected.name} are in another order than Istio {version}'s")
+    return parts
+
+
+def _listed(rules: list[Rule]) -> str:
+    return ", ".join(f"`{rule.text.removeprefix(f'-A {rule.chain} ')}`" for rule in rules)

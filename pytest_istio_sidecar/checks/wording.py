@@ -1,146 +1,166 @@
-"""Classes of packets in words: "outbound tcp to port 443, uid not 1337".
+"""Packets, and classes of packets, in words: "inbound tcp 22,15008", "outbound tcp 443 from uid 1000".
 
-Knows what can be left unsaid because every packet that the host sees has it. Does not know what
-becomes of packets. Invariant: what a cube restricts beyond that is said, or said to be there.
+Knows the one written form (its grammar: docs/bypasses.md) and what can be left unsaid. Does not know what
+becomes of packets, nor how the form is read (`bypass`). Invariant: what is said is true of every packet
+meant and, unless it is cut short and says so, of no other that the host can see.
 """
 
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Iterable, Iterator, Sequence
-from functools import lru_cache
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
+from typing import Literal
 
-from pytest_istio_sidecar.netfilter.intervals import Interval, joined, outside
-from pytest_istio_sidecar.netfilter.model import Family, Ruleset
-from pytest_istio_sidecar.netfilter.packet import Hook, Host
-from pytest_istio_sidecar.netfilter.space.cubes import Cube, Where
-from pytest_istio_sidecar.netfilter.space.space import regions
+from pytest_istio_sidecar.netfilter.intervals import Interval, outside
+from pytest_istio_sidecar.netfilter.matches import PROTOCOL_NAMES
+from pytest_istio_sidecar.netfilter.model import Family
+from pytest_istio_sidecar.netfilter.packet import Hook, Packet
+from pytest_istio_sidecar.netfilter.space.partition import (
+    NO_SOCKET,
+    Cube,
+    FieldName,
+    Part,
+    Product,
+    Values,
+    in_few_parts,
+)
 
-_CUBES = 3
-"""Products that a class is told by; what is left is counted."""
+Direction = Literal["inbound", "outbound"]
+HOOKS: Mapping[Direction, Hook] = {"inbound": "PREROUTING", "outbound": "OUTPUT"}
+DIRECTIONS: Mapping[Hook, Direction] = {hook: direction for direction, hook in HOOKS.items()}
+
+CLAUSES: Mapping[FieldName, str] = {
+    "protocol": "protocol",
+    "destination_port": "to port",
+    "destination": "to",
+    "source": "from",
+    "source_port": "from port",
+    "uid": "from uid",
+    "gid": "gid",
+    "interface": "by",
+    "mark": "mark",
+}
+"""How each field is introduced, in the order in which they are written."""
+
+_BITS = {"protocol": 8, "uid": 32, "gid": 32, "mark": 32, "destination_port": 16, "source_port": 16}
+_PARTS = 3
+"""Parts by which a class is told; what is left is counted."""
 _MEMBERS = 6
-"""Intervals of a field that are told; what is left is counted."""
-_TOPS = {"destination_port": 0xFFFF, "source_port": 0xFFFF, "uid": 0xFFFFFFFE, "gid": 0xFFFFFFFE}
-_NOUNS = {"destination_port": "port", "source_port": "from port", "uid": "uid", "gid": "gid"}
+"""Values of a field that are told of a class; what is left is counted."""
 
 
-def packets_in_words(cubes: Sequence[Cube]) -> str:
-    """Disjoint cubes of one hook, as one phrase."""
-    sent = [cube for cube in cubes if cube.where.get("uid") != ["no socket"]] or list(cubes)
-    texts = list(dict.fromkeys(_cube(cube) for cube in sent))
-    left = len(texts) - _CUBES
-    return "; ".join([*texts[:_CUBES], *([f"and {left} more classes"] if left > 0 else [])])
+def describe(packet: Packet) -> str:
+    """A packet in a few words: "inbound tcp 8443", "outbound tcp 443 to 192.0.2.20 from uid 1000"."""
+    product: dict[FieldName, Values] = {"protocol": _only(int(packet.protocol))}
+    if packet.destination_port is not None:
+        product["destination_port"] = _only(packet.destination_port)
+    if packet.hook == "OUTPUT":
+        product["destination"] = _only(int(packet.destination))
+        product["uid"] = _only(NO_SOCKET if packet.uid is None else packet.uid + 1)
+        if packet.gid is not None and packet.gid != packet.uid:
+            product["gid"] = _only(packet.gid + 1)
+    return written(DIRECTIONS[packet.hook], named_family(packet.family, product), product)
 
 
-def _cube(cube: Cube) -> str:
-    where = cube.where
-    hook, family, host = cube.fields.hook, cube.fields.family, cube.fields.host
-    direction = "inbound" if hook == "PREROUTING" else "outbound"
-    parts = [f"{direction} {_protocol(where)}{_port(where)}"]
-    parts += _addresses(where, _usual(host, hook, family).get(_interface(where), {}), family)
-    for name in ("source_port", "uid", "gid"):
-        if name in where:
-            parts += _ids(name, where[name])
-    if _interface(where) == "lo":
-        parts.append("over lo")
-    if "mark" in where:
-        marks = where["mark"]
-        parts.append("mark " + ",".join(map(_mark, marks)) if len(marks) <= _MEMBERS else "some marks")
-    if cube.state != "NEW":
-        parts.append(f"conntrack state {cube.state}")
-    return ", ".join(parts)
+def in_words(cubes: Sequence[Cube]) -> str:
+    """A class of packets, given as disjoint cubes of one hook, in one phrase."""
+    texts = list(dict.fromkeys(_of_part(part.brief) for part in in_few_parts(cubes)))
+    left = len(texts) - _PARTS
+    return "; ".join([*texts[:_PARTS], *([f"and {left} more classes"] if left > 0 else [])])
 
 
-def _protocol(where: Where) -> str:
-    held = where.get("protocol", [])
-    names = [name for name in held if isinstance(name, str)]
-    if not held or held == [[1, 255]]:
-        return "packets of any protocol"
-    if not names:
-        return "packets of other protocols"
-    return "/".join(names) + (" and other protocols" if len(held) > len(names) else "")
+def _of_part(part: Part) -> str:
+    family = named_family(part.family, part.product)
+    text = written(DIRECTIONS[part.hook], family, part.product, most=_MEMBERS)
+    return text if part.state == "NEW" else f"{text}, conntrack state {part.state}"
 
 
-def _port(where: Where) -> str:
-    if "destination_port" not in where:
-        return ""
-    told = next(iter(_ids("destination_port", where["destination_port"])), "")
-    return f" to {told}" if told else ""
+def named_family(family: Family, product: Product) -> Family | None:
+    """The family as the written form has it: None for IPv4 where no address tells it."""
+    return family if family == 6 or {"source", "destination"} & product.keys() else None
 
 
-def _interface(where: Where) -> str:
-    held = where.get("in_interface") or where.get("out_interface") or [""]
-    return str(held[0])
+def written(direction: Direction, family: Family | None, product: Product, *, most: int | None = None) -> str:
+    """The written form of all packets of a product.
 
-
-def _ids(name: str, held: Iterable[object]) -> Iterator[str]:
-    """Ports or ids, or all but the few that are left out."""
-    intervals = joined((int(span[0]), int(span[1])) for span in held if isinstance(span, list))
-    but = outside(intervals, _TOPS[name])
-    if not but:
-        return
-    if len(but) < len(intervals):
-        yield f"{_NOUNS[name]} not {_list(but)}"
-    else:
-        yield f"{_NOUNS[name]} {_list(intervals)}"
-
-
-def _addresses(where: Where, usual: Where, family: Family) -> Iterator[str]:
-    for name, to, not_to in (("destination", "to", "not to"), ("source", "from", "not from")):
-        if name not in where or where[name] == usual.get(name):
-            continue
-        held, all_of_them = _spans(where[name]), _spans(usual.get(name, []))
-        top = (1 << (32 if family == 4 else 128)) - 1
-        but = [
-            (max(low, first), min(high, last))
-            for low, high in outside(held, top)
-            for first, last in all_of_them
-            if max(low, first) <= min(high, last)
-        ]
-        if but and len(but) < len(held):
-            yield f"{not_to} {_networks(but, family)}"
+    Args:
+        most: values of a field that are written at most; None: all, as is read back.
+    """
+    words: list[str] = [direction]
+    if family == 6 or (family == 4 and not {"source", "destination"} & product.keys()):
+        words.append(f"IPv{family}")
+    if not product:
+        return " ".join(["all", *words])
+    for name in (name for name in CLAUSES if name in product):
+        listed = _listed(name, product[name], family, most)
+        if name == "protocol" or (name == "destination_port" and "protocol" in product):
+            words.append(listed)
+        elif name == "gid" and "uid" not in product:
+            words.append(f"from gid {listed}")
         else:
-            yield f"{to} {_networks(held, family)}"
+            words.append(f"{CLAUSES[name]} {listed}")
+    return " ".join(words)
 
 
-def _spans(held: Iterable[object]) -> tuple[Interval, ...]:
-    return joined(
-        (int(ipaddress.ip_address(span[0])), int(ipaddress.ip_address(span[1])))
-        for span in held
-        if isinstance(span, list)
-    )
+def top_of(name: FieldName, family: Family | None) -> int:
+    """The greatest value of a field."""
+    bits = _BITS.get(name, 128 if family == 6 else 32)
+    return int((1 << bits) - 1)
 
 
-def _networks(spans: Sequence[Interval], family: Family) -> str:
-    kind = ipaddress.IPv4Address if family == 4 else ipaddress.IPv6Address
-    told = []
-    for low, high in spans[:_MEMBERS]:
-        found = list(ipaddress.summarize_address_range(kind(low), kind(high)))
-        told.append(str(found[0]) if len(found) == 1 else f"{kind(low)}-{kind(high)}")
-    plain = [text.removesuffix("/32").removesuffix("/128") for text in told]
-    left = len(spans) - _MEMBERS
-    return ", ".join(plain) + (f" and {left} more ranges" if left > 0 else "")
+def packet_fields(packet: Packet) -> dict[str, object]:
+    """A packet as the fields that `Packet` takes, for JSON; those that are not set are left out."""
+    values = {field.name: getattr(packet, field.name) for field in fields(Packet)}
+    values |= {"source": str(packet.source), "destination": str(packet.destination)}
+    return {name: value for name, value in values.items() if value is not None}
 
 
-def _list(intervals: Sequence[Interval]) -> str:
-    told = [f"{low}" if low == high else f"{low}-{high}" for low, high in intervals[:_MEMBERS]]
-    left = len(intervals) - _MEMBERS
-    return ", ".join(told) + (f" and {left} more" if left > 0 else "")
+def _only(value: int) -> Values:
+    return ((value, value),)
 
 
-def _mark(held: object) -> str:
-    """An interval of marks, or values under masks as they are written."""
-    if not isinstance(held, list):
-        return str(held)
-    low, high = int(held[0]), int(held[1])
-    return f"{low:#x}" if low == high else f"{low:#x}-{high:#x}"
+def _listed(name: FieldName, values: Values, family: Family | None, most: int | None) -> str:
+    names = [value for value in values if isinstance(value, str)]
+    intervals = [value for value in values if not isinstance(value, str)]
+    negation = ""
+    if intervals and not names:
+        but = _all_but(name, intervals, family)
+        if but and len(but) <= len(intervals) and intervals[-1][1] == top_of(name, family):
+            intervals, negation = but, "not "
+    items = [*(_interval(name, *interval, family) for interval in intervals), *names]
+    left = 0 if most is None else len(items) - most
+    return negation + ",".join(items[:most]) + (f" and {left} more" if left > 0 else "")
 
 
-@lru_cache(maxsize=32)
-def _usual(host: Host, hook: Hook, family: Family) -> dict[str, Where]:
-    """By interface: which addresses every packet there has, whatever the rules."""
-    return {
-        _interface(cube.where): cube.where
-        for region in regions(Ruleset(family=family), hook, host=host, family=family)
-        for cube in region.cubes
-    }
+def _all_but(name: FieldName, intervals: Sequence[Interval], family: Family | None) -> list[Interval]:
+    """The values of a field that these leave out; no packet is of protocol 0."""
+    lowest = 1 if name == "protocol" else 0
+    rest = outside(intervals, top_of(name, family))
+    return [(max(low, lowest), high) for low, high in rest if high >= lowest]
+
+
+def _interval(name: FieldName, low: int, high: int, family: Family | None) -> str:
+    if name in ("uid", "gid"):
+        if low == NO_SOCKET:
+            more = "" if high == NO_SOCKET else f",{_span(0, high - 1)}"
+            return f"none{more}"
+        return _span(low - 1, high - 1)
+    if name == "protocol":
+        numbers = range(low, high + 1)
+        if len(numbers) <= 3 and all(number in PROTOCOL_NAMES for number in numbers):
+            return ",".join(PROTOCOL_NAMES[number] for number in numbers)
+        return f"proto/{_span(low, high)}"
+    if name in ("source", "destination"):
+        kind = ipaddress.IPv6Address if family == 6 else ipaddress.IPv4Address
+        networks = list(ipaddress.summarize_address_range(kind(low), kind(high)))
+        if low == high:
+            return str(kind(low))
+        return str(networks[0]) if len(networks) == 1 else f"{kind(low)}-{kind(high)}"
+    if name == "mark":
+        return f"{low:#x}" if low == high else f"{low:#x}-{high:#x}"
+    return _span(low, high)
+
+
+def _span(low: int, high: int) -> str:
+    return str(low) if low == high else f"{low}-{high}"

@@ -19,6 +19,8 @@ from pytest_istio_sidecar.cli.command import (
     add_interface_argument,
     add_option_argument,
     add_rules_argument,
+    host_of,
+    options_of,
 )
 
 if TYPE_CHECKING:
@@ -55,20 +57,17 @@ def run(options: argparse.Namespace) -> Status:
     """Print them."""
     from pytest_istio_sidecar.checks.bypass.bypasses import bypasses, check_only_bypasses
     from pytest_istio_sidecar.checks.comparison.expectation import completed, expected_of
-    from pytest_istio_sidecar.cli.trace import host_of
     from pytest_istio_sidecar.environments.file import read_listings
-    from pytest_istio_sidecar.errors import Undecided, UsageProblem
-    from pytest_istio_sidecar.istio.options import IstioOptions
+    from pytest_istio_sidecar.errors import Undecided
     from pytest_istio_sidecar.reports.bypasses import render_bypasses
     from pytest_istio_sidecar.reports.colour import painter
 
     rules: Rules = read_listings(options.rules)
     host = host_of(options.interface)
     expected = None
-    if options.option and not options.istio_version:
-        raise UsageProblem("--option is what a release is told: give --istio-version too")
+    asked = options_of(options)
     if options.istio_version:
-        expected = expected_of(rules, options.istio_version, IstioOptions.from_pairs(options.option))
+        expected = expected_of(rules, options.istio_version, asked)
         rules = completed(rules, expected)
     report = bypasses(rules, expected=expected, host=host)
     try:

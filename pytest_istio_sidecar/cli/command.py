@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from enum import IntEnum
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
+
+from pytest_istio_sidecar.errors import UsageProblem
+
+if TYPE_CHECKING:
+    from pytest_istio_sidecar.istio.options import IstioOptions
+    from pytest_istio_sidecar.netfilter.packet import Host
 
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"  # noqa: SLF001
 """What `add_subparsers` returns, which has no public name."""
@@ -50,7 +56,7 @@ def add_rules_argument(parser: argparse.ArgumentParser) -> None:
 
 
 def add_option_argument(parser: argparse.ArgumentParser) -> None:
-    """Register `--option`, which `IstioOptions.from_pairs` reads."""
+    """Register `--option`, which `options_of` reads."""
     parser.add_argument(
         "--option",
         action="append",
@@ -61,7 +67,7 @@ def add_option_argument(parser: argparse.ArgumentParser) -> None:
 
 
 def add_interface_argument(parser: argparse.ArgumentParser) -> None:
-    """Register `--interface`, of which `trace.host_of` makes a host."""
+    """Register `--interface`, of which `host_of` makes a host."""
     parser.add_argument(
         "--interface",
         action="append",
@@ -69,3 +75,37 @@ def add_interface_argument(parser: argparse.ArgumentParser) -> None:
         metavar="NAME=ADDRESS/PREFIX",
         help="an interface of the pod and its address (repeat; default eth0=192.0.2.10/24)",
     )
+
+
+def host_of(interfaces: Sequence[str]) -> Host:
+    """The interfaces given on the command line; none: the default host."""
+    from pytest_istio_sidecar.netfilter.packet import Host
+
+    if not interfaces:
+        return Host()
+    addresses: dict[str, list[str]] = {}
+    for text in interfaces:
+        name, separator, address = text.partition("=")
+        if not separator or not name:
+            raise UsageProblem(f"--interface {text}: write it as eth0=192.0.2.10/24")
+        addresses.setdefault(name, []).append(address)
+    return Host(interfaces=addresses)
+
+
+def options_of(options: argparse.Namespace) -> IstioOptions:
+    """What `--option` says of the release that `--istio-version` names.
+
+    Raises:
+        UsageProblem: none is named, or there is no such option.
+    """
+    from pytest_istio_sidecar.istio.options import IstioOptions
+
+    if options.option and not options.istio_version:
+        raise UsageProblem("--option is what a release is told: give --istio-version too")
+    return IstioOptions.from_pairs(options.option)
+
+
+def row(widths: Sequence[int], *cells: object) -> str:
+    """Cells in columns of these widths; what follows the last column is as wide as it is."""
+    filled = (f"{cell:<{width}}" for cell, width in zip(cells, widths, strict=False))
+    return "".join((*filled, *map(str, cells[len(widths) :])))

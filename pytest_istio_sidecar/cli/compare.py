@@ -13,8 +13,9 @@ from pytest_istio_sidecar.cli.command import (
     add_interface_argument,
     add_option_argument,
     add_rules_argument,
+    host_of,
+    options_of,
 )
-from pytest_istio_sidecar.cli.trace import host_of
 from pytest_istio_sidecar.errors import UsageProblem
 
 if TYPE_CHECKING:
@@ -58,52 +59,51 @@ def _compare(options: argparse.Namespace, rules: PodRules, host: Host) -> Status
     from pytest_istio_sidecar.checks.comparison.comparison import compare
     from pytest_istio_sidecar.checks.comparison.expectation import check_matches_istio, completed, expected_of
     from pytest_istio_sidecar.checks.finding import violations
-    from pytest_istio_sidecar.istio.options import IstioOptions
     from pytest_istio_sidecar.reports.comparison import comparison_fields
     from pytest_istio_sidecar.reports.message import render_findings
 
-    asked = IstioOptions.from_pairs(options.option)
-    found = check_matches_istio(rules, options.istio_version, options.exact, options=asked, host=host)
+    asked = options_of(options)
+    findings = check_matches_istio(rules, options.istio_version, options.exact, options=asked, host=host)
     if options.json:
         expected = expected_of(rules, options.istio_version, asked)
-        comparison = (found[0].comparison if found else None) or compare(
+        comparison = (findings[0].comparison if findings else None) or compare(
             completed(rules, expected), expected, host=host
         )
         document = comparison_fields(comparison)
-        document["as_with"] = found[0].cause if found else ""
+        document["as_with"] = findings[0].cause if findings else ""
         print(json.dumps(document))
-    elif found:
-        print(render_findings(found))
+    elif findings:
+        print(render_findings(findings))
     else:
         print(f"these are Istio {options.istio_version}'s rules, rule for rule")
-    return Status.AGAINST if violations(found) else Status.HOLDS
+    return Status.AGAINST if violations(findings) else Status.HOLDS
 
 
 def _guess(options: argparse.Namespace, rules: PodRules, host: Host) -> Status:
-    from pytest_istio_sidecar.checks.comparison.expectation import guess
+    from pytest_istio_sidecar.checks.comparison.expectation import guess as guesses_of
     from pytest_istio_sidecar.reports.comparison import comparison_fields
 
-    guesses = guess(rules, host=host)
-    equivalent = [held for held in guesses if held.comparison.equivalent]
+    guesses = guesses_of(rules, host=host)
+    equivalent = [guess for guess in guesses if guess.comparison.equivalent]
     if options.json:
         print(
             json.dumps(
                 {
                     "guesses": [
                         {
-                            "versions": list(held.versions),
-                            "options": list(held.changes),
-                            **comparison_fields(held.comparison),
+                            "versions": list(guess.versions),
+                            "options": list(guess.changes),
+                            **comparison_fields(guess.comparison),
                         }
-                        for held in guesses
+                        for guess in guesses
                     ]
                 }
             )
         )
     elif equivalent:
-        for held in equivalent:
-            same = "rule for rule" if held.comparison.equal_text else "no packet is treated differently"
-            print(f"{held.text}: {same}")
+        for guess in equivalent:
+            same = "rule for rule" if guess.comparison.equal_text else "no packet is treated differently"
+            print(f"{guess.text}: {same}")
     else:
         nearest = guesses[0]
         print(f"no release installs rules that do the same; nearest is {nearest.text}:")

@@ -6,7 +6,7 @@ import argparse
 import json
 from dataclasses import asdict
 
-from pytest_istio_sidecar.cli.command import Commands, Status, add_command
+from pytest_istio_sidecar.cli.command import Commands, Status, add_command, row
 
 
 def add(commands: Commands) -> None:
@@ -31,11 +31,11 @@ def run(options: argparse.Namespace) -> Status:
     if options.json:
         print(json.dumps({"istio": options.istio_version, "lines": [asdict(line) for line in lines]}))
         return Status.UNDECIDED if missing else Status.HOLDS
-    names = max(len(line.name) for line in lines) + 2
+    widths = (9, max(len(line.name) for line in lines) + 2)
     for line in lines:
-        print(f"{line.condition:<9}{line.name:<{names}}{line.found}")
+        print(row(widths, line.condition, line.name, line.found))
         if line.advice:
-            print(f"{'':<{9 + names}}-> {line.advice}")
+            print(row(widths, "", "", f"-> {line.advice}"))
     short = [line.name for line in lines if line.condition is Condition.MISSING]
     print(f"\nmissing: {', '.join(short)}" if short else "\nnothing that is needed is missing")
     return Status.UNDECIDED if missing else Status.HOLDS

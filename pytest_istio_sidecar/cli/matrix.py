@@ -6,7 +6,7 @@ import argparse
 import json
 from dataclasses import asdict
 
-from pytest_istio_sidecar.cli.command import Commands, Status, add_command
+from pytest_istio_sidecar.cli.command import Commands, Status, add_command, row
 
 
 def add(commands: Commands) -> None:
@@ -41,7 +41,8 @@ def run(options: argparse.Namespace) -> Status:
         ]
         print(json.dumps({"include": pairs}))
         return Status.HOLDS
-    print(f"{'ISTIO':<10}{'KUBERNETES':<12}{'KIND':<8}PROVES")
+    widths = (10, 12, 8)
+    print(row(widths, "ISTIO", "KUBERNETES", "KIND", "PROVES"))
     for pair in clusters():
-        print(f"{pair.istio:<10}{pair.kubernetes:<12}{pair.kind:<8}{pair.proves}")
+        print(row(widths, pair.istio, pair.kubernetes, pair.kind, pair.proves))
     return Status.HOLDS

@@ -13,7 +13,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from pytest_istio_sidecar.cli.command import Commands, Status, add_command
+from pytest_istio_sidecar.cli.command import Commands, Status, add_command, row
 
 
 def add(commands: Commands) -> None:
@@ -41,27 +41,26 @@ def add(commands: Commands) -> None:
 
 def run(options: argparse.Namespace) -> Status:
     """Read, write, and say where."""
-    from pytest_istio_sidecar.environments.choices import ReaderName
-    from pytest_istio_sidecar.environments.cluster.existing import ExistingPlan
+    from pytest_istio_sidecar.environments.choices import DEFAULT_VERSION, ExistingChoices, ReaderName
+    from pytest_istio_sidecar.environments.cluster.existing import ExistingEnvironment
     from pytest_istio_sidecar.environments.shared import keep
     from pytest_istio_sidecar.machine.progress import Progress
-    from pytest_istio_sidecar.plugin.settings import DEFAULT_VERSION
     from pytest_istio_sidecar.reports.document import exceptions_of
     from pytest_istio_sidecar.reports.summary import capture_of
 
-    plan = ExistingPlan(
+    choices = ExistingChoices(
         kubeconfig=options.kubeconfig,
         context=options.context,
         namespace=options.namespace,
         workloads=(options.workload,),
-        version=None,
         reader=ReaderName(options.reader),
-        traffic=False,
-        make_privileged=False,
         timeout=60.0,
     )
     with tempfile.TemporaryDirectory() as folder:
-        environment = plan.start(state=Path(folder, "state.json"), owner=os.getpid(), progress=Progress())
+        state = Path(folder, "state.json")
+        environment = ExistingEnvironment.bring_up(
+            choices, state=state, owner=os.getpid(), progress=Progress()
+        )
     rules = environment.read_rules(options.into)
     listeners = environment.read_listeners()
     options.into.mkdir(parents=True, exist_ok=True)
@@ -85,14 +84,14 @@ def run(options: argparse.Namespace) -> Status:
     pod = environment.pod()
     capture = capture_of(rules, pod.host, environment.istio_version or DEFAULT_VERSION, pod.options)
     let_by = exceptions_of(capture).items()
-    told = [
+    shown = [
         *facts.items(),
         *map(tuple, capture["lines"]),
-        *((label, "; ".join(held)) for label, held in let_by),
+        *((label, "; ".join(exceptions)) for label, exceptions in let_by),
     ]
     ports = ", ".join(f"{listener.address}:{listener.port}" for listener in listeners)
-    for label, text in [*told, ("listeners", ports), ("written", str(options.into))]:
-        print(f"{label:<16}{text}")
+    for label, text in [*shown, ("listeners", ports), ("written", str(options.into))]:
+        print(row((16,), label, text))
     for note in rules.notes:
-        print(f"{'note':<16}{note}", file=sys.stderr)
+        print(row((16,), "note", note), file=sys.stderr)
     return Status.HOLDS

@@ -49,11 +49,11 @@ def add(commands: Commands) -> None:
 
 def run(options: argparse.Namespace) -> Status:
     """Measure, and print the score."""
+    from pytest_istio_sidecar.environments.choices import DEFAULT_VERSION
     from pytest_istio_sidecar.environments.embedded.environment import EmbeddedEnvironment, PodRulesText
     from pytest_istio_sidecar.istio.options import IstioOptions
     from pytest_istio_sidecar.istio.rules import expected_ruleset
     from pytest_istio_sidecar.netfilter.model import Backend
-    from pytest_istio_sidecar.plugin.settings import DEFAULT_VERSION
     from pytest_istio_sidecar.selftest.report import conclusion, render_score, score_fields
 
     versions = list(dict.fromkeys(options.istio_version or [DEFAULT_VERSION]))
@@ -62,10 +62,10 @@ def run(options: argparse.Namespace) -> Status:
     pod = EmbeddedEnvironment.start(rules=PodRulesText(backend=Backend.LEGACY, ipv4=None))
     try:
         host = pod.pod().host
-        told = IstioOptions(enable_ipv6=host.primary(host.external(), 6) is not None)
+        given = IstioOptions(enable_ipv6=host.primary(host.external(), 6) is not None)
         scores = []
         for version in versions:
-            scores.append(_score(pod, host, version, told, options.mutants))
+            scores.append(_score(pod, host, version, given, options.mutants))
             if not options.json:
                 print(render_score(scores[-1]), flush=True)
     finally:
@@ -79,19 +79,19 @@ def run(options: argparse.Namespace) -> Status:
 
 
 def _score(
-    pod: EmbeddedEnvironment, host: Host, version: str, told: IstioOptions, at_most: int | None
+    pod: EmbeddedEnvironment, host: Host, version: str, given: IstioOptions, at_most: int | None
 ) -> Score:
     from pytest_istio_sidecar.selftest.kernel import ask_kernel, can_be_sent
     from pytest_istio_sidecar.selftest.score import Score, default_rules, judge_mutants, mutants_of
 
-    made = mutants_of(version, told, at_most)
+    made = mutants_of(version, given, at_most)
     judged = []
-    for held in judge_mutants(
-        version, made, lambda asked: ask_kernel(pod, asked), options=told, host=host, can_be_sent=can_be_sent
+    for mutant in judge_mutants(
+        version, made, lambda asked: ask_kernel(pod, asked), options=given, host=host, can_be_sent=can_be_sent
     ):
-        judged.append(held)
+        judged.append(mutant)
         _show(version, len(judged), made)
-    return Score(version=version, original=default_rules(version, told), judged=tuple(judged))
+    return Score(version=version, original=default_rules(version, given), judged=tuple(judged))
 
 
 def _show(version: str, done: int, made: Sequence[Mutant]) -> None:

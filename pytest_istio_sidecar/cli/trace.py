@@ -1,7 +1,7 @@
 """`istio-sidecar trace`: what becomes of packets in listings.
 
-Knows how packets and hosts are written on the command line. Does not know how a way is
-found or worded. Invariant: with `--packets` one line of JSON a packet, in their order.
+Knows how packets and hosts are written on the command line. Does not know how a trace is
+made or worded. Invariant: with `--packets` one line of JSON a packet, in their order.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import re
 import shutil
 import sys
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -23,10 +23,13 @@ from pytest_istio_sidecar.cli.command import (
     add_interface_argument,
     add_option_argument,
     add_rules_argument,
+    host_of,
+    options_of,
 )
 from pytest_istio_sidecar.errors import UsageProblem
 
 if TYPE_CHECKING:
+    from pytest_istio_sidecar.istio.options import IstioOptions
     from pytest_istio_sidecar.netfilter.intervals import Interval
     from pytest_istio_sidecar.netfilter.model import PodRules
     from pytest_istio_sidecar.netfilter.packet import Host, IPAddress, Packet
@@ -93,22 +96,23 @@ def run(options: argparse.Namespace) -> Status:
     from pytest_istio_sidecar.reports.sentences import explain
 
     _refuse_what_differs(options)
-    rules = _completed(read_listings(options.rules), options.istio_version, options.option)
+    asked = options_of(options)
+    rules = _completed(read_listings(options.rules), options.istio_version, asked)
     host = host_of(options.interface)
     undecided = False
     for packet in _packets(options, host):
         _require_family(rules, packet)
-        way = trace(rules, packet, host=host)
-        undecided |= way.fate is Fate.UNKNOWN
+        traced = trace(rules, packet, host=host)
+        undecided |= traced.fate is Fate.UNKNOWN
         if options.svg:
-            _draw(way, options.svg)
+            _draw(traced, options.svg)
         if options.packets or options.json:
-            print(json.dumps(_as_json(way)))
+            print(json.dumps(_as_json(traced)))
             continue
-        print(render_trace(way, painter(sys.stdout)))
-        if options.explain or way.fate is not Fate.UNKNOWN:
-            told = explain(way)
-            print("", *map(_wrapped, told if options.explain else told[-1:]), sep="\n")
+        print(render_trace(traced, painter(sys.stdout)))
+        if options.explain or traced.fate is not Fate.UNKNOWN:
+            sentences = explain(traced)
+            print("", *map(_wrapped, sentences if options.explain else sentences[-1:]), sep="\n")
     return Status.UNDECIDED if undecided else Status.HOLDS
 
 
@@ -128,26 +132,23 @@ def _refuse_what_differs(options: argparse.Namespace) -> None:
         raise UsageProblem("standard input can be the rules or the packets, not both")
     if options.packets and (options.svg or options.source):
         raise UsageProblem("--svg and --source are for one packet, and --packets may give many")
-    if options.option and not options.istio_version:
-        raise UsageProblem("--option is what a release is told: give --istio-version too")
 
 
-def _completed(rules: PodRules, version: str | None, pairs: Sequence[str]) -> PodRules:
+def _completed(rules: PodRules, version: str | None, asked: IstioOptions) -> PodRules:
     """What lossy listings hide, taken from the rules of a release with options, where one is given."""
     from pytest_istio_sidecar.checks.comparison.expectation import completed, expected_of
-    from pytest_istio_sidecar.istio.options import IstioOptions
 
-    if version is None:
-        return rules
-    return cast("PodRules", completed(rules, expected_of(rules, version, IstioOptions.from_pairs(pairs))))
+    return (
+        rules if version is None else cast("PodRules", completed(rules, expected_of(rules, version, asked)))
+    )
 
 
-def _draw(way: Trace, path: Path) -> None:
+def _draw(trace: Trace, path: Path) -> None:
     from pytest_istio_sidecar.reports.formats.svg import render_way_svg
     from pytest_istio_sidecar.reports.summary import let_by
     from pytest_istio_sidecar.reports.way import way_of
 
-    picture = render_way_svg(way_of(way), beside=let_by(way.rules, way.host))
+    picture = render_way_svg(way_of(trace), beside=let_by(trace.rules, trace.host))
     try:
         path.write_text(f"{picture}\n", encoding="utf-8")
     except OSError as problem:
@@ -161,21 +162,6 @@ def _require_family(rules: PodRules, packet: Packet) -> None:
             f"the packet is IPv{packet.family}, but no listing given is; "
             f"name one as {prefix}FILE" + ("" if packet.family == 6 else " without ip6: in front")
         )
-
-
-def host_of(interfaces: Sequence[str]) -> Host:
-    """The interfaces given on the command line; none: the default host."""
-    from pytest_istio_sidecar.netfilter.packet import Host
-
-    if not interfaces:
-        return Host()
-    addresses: dict[str, list[str]] = {}
-    for text in interfaces:
-        name, separator, address = text.partition("=")
-        if not separator or not name:
-            raise UsageProblem(f"--interface {text}: write it as eth0=192.0.2.10/24")
-        addresses.setdefault(name, []).append(address)
-    return Host(interfaces=addresses)
 
 
 def _packets(options: argparse.Namespace, host: Host) -> Iterator[Packet]:
@@ -274,13 +260,13 @@ def _destination(text: str) -> tuple[int, IPAddress, int | None]:
 
 
 def _address_and_port(target: str, *, port_needed: bool) -> tuple[IPAddress, str | None]:
-    found = _TARGET.fullmatch(target)
-    if found is None or (found[1] is None and ":" in (found[3] or "")):
+    match = _TARGET.fullmatch(target)
+    if match is None or (match[1] is None and ":" in (match[3] or "")):
         raise ValueError("an IPv6 address stands in brackets")
-    address = ipaddress.ip_address(found[2] if found[1] is None else found[1])
-    if port_needed and found[3] is None:
+    address = ipaddress.ip_address(match[2] if match[1] is None else match[1])
+    if port_needed and match[3] is None:
         raise ValueError("the port is missing")
-    return address, found[3]
+    return address, match[3]
 
 
 def _single(text: str) -> str:
@@ -318,12 +304,12 @@ def _packet(line: str) -> Packet:
     return Packet(**fields)
 
 
-def _as_json(way: Trace) -> dict[str, object]:
+def _as_json(trace: Trace) -> dict[str, object]:
     return {
-        "fate": str(way.fate),
-        "destination": str(way.destination),
-        "mark": way.mark,
-        "deciding_rule": way.deciding_rule.text if way.deciding_rule else None,
+        "fate": str(trace.fate),
+        "destination": str(trace.destination),
+        "mark": trace.mark,
+        "deciding_rule": trace.deciding_rule.text if trace.deciding_rule else None,
         "steps": [
             {
                 "table": step.table,
@@ -331,7 +317,7 @@ def _as_json(way: Trace) -> dict[str, object]:
                 "rule": step.rule.text if step.rule else None,
                 "outcome": step.outcome,
             }
-            for step in way.steps
+            for step in trace.steps
         ],
-        "reasons": list(way.reasons),
+        "reasons": list(trace.reasons),
     }

@@ -1,23 +1,35 @@
-"""What every environment can be asked for.
+"""What each environment has of its own, and what is read over it, which is the same in all of them.
 
-Knows the questions. Does not know how any environment answers them.
+Knows what is read with a `Runner`, and what of it is evidence. Does not know how a command comes into a pod,
+or the pod comes about. Invariant: reading changes nothing in the pod.
 """
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import ClassVar, Self
 
+from pytest_istio_sidecar.environments.choices import Choices
 from pytest_istio_sidecar.errors import EnvironmentProblem
 from pytest_istio_sidecar.istio.listeners import Listener
 from pytest_istio_sidecar.istio.observation import Observation, RequestKind
 from pytest_istio_sidecar.istio.options import IstioOptions
 from pytest_istio_sidecar.istio.policy_route import Routings
+from pytest_istio_sidecar.machine.progress import Progress
+from pytest_istio_sidecar.machine.redaction import configuration_as_evidence
 from pytest_istio_sidecar.netfilter.model import Family, PodRules
 from pytest_istio_sidecar.netfilter.packet import Host
 from pytest_istio_sidecar.netfilter.sockets import Socket
+from pytest_istio_sidecar.readers.command import Runner, kept
+from pytest_istio_sidecar.readers.host import read_host
+from pytest_istio_sidecar.readers.listeners import Ask, read_listeners
+from pytest_istio_sidecar.readers.policy_routes import read_policy_routes
+from pytest_istio_sidecar.readers.sockets import read_sockets
+from pytest_istio_sidecar.readers.tables import read_tables
+from pytest_istio_sidecar.readers.traffic import APPLICATION_ID, Traffic
 
 
 class NotServed(EnvironmentProblem):
@@ -39,21 +51,60 @@ class SidecarPod:
     options: IstioOptions = field(default_factory=IstioOptions)
 
 
-class Environment(Protocol):
-    """Where the rules under test are."""
+class PodAccess(ABC):
+    """One pod: how commands and requests get there, which differs, and what is read, which does not.
 
-    @property
-    def name(self) -> str:
-        """As `--istio-environment` has it."""
-        ...
+    Attributes:
+        pod_name: how messages name it.
+        seconds: that a command in it may take.
+        envoy_admin: how Envoy's admin interface was asked; "" before it was.
+    """
 
-    def describe(self) -> Mapping[str, str]:
-        """Facts for people: the environment, the versions in it, the pod, how it is read."""
-        ...
+    seconds: ClassVar[float]
+
+    def __init__(self, pod_name: str) -> None:
+        self.pod_name = pod_name
+        self.envoy_admin = ""
+        self._evidence: dict[str, str] = {}
+
+    @abstractmethod
+    def runner(self, thing: str) -> Runner:
+        """What runs commands in the pod's network namespace, as root.
+
+        Args:
+            thing: what is read with it, as a refusal names it: "sockets".
+
+        Raises:
+            EnvironmentProblem: nothing can be run there.
+            NotServed: there is no pod here.
+        """
+
+    @abstractmethod
+    def admin(self) -> Mapping[str, Ask]:
+        """How Envoy's admin interface is asked, the first choice first, by name.
+
+        Raises:
+            NotServed: there is no Envoy here.
+        """
+
+    @abstractmethod
+    def traffic(self, kind: RequestKind, family: Family) -> Traffic:
+        """What sends requests of this kind.
+
+        Raises:
+            NotServed: there is no traffic here, or none of this family.
+        """
+
+    def options(self) -> IstioOptions:
+        """What the pod's rules were installed with, where it tells that."""
+        return IstioOptions()
+
+    # What is read
 
     def pod(self) -> SidecarPod:
-        """The pod under test."""
-        ...
+        """The pod under test, with the addresses it has."""
+        host = read_host(self.runner("addresses"), timeout=self.seconds, pod=self.pod_name)
+        return SidecarPod(name=self.pod_name, host=host, options=self.options())
 
     def read_rules(self, folder: Path | None = None) -> PodRules:
         """Read every table of both families and back ends.
@@ -64,26 +115,23 @@ class Environment(Protocol):
         Raises:
             EnvironmentProblem: one of them could not be read.
         """
-        ...
-
-    def read_replicas(self, folder: Path | None = None) -> Mapping[str, PodRules]:
-        """The rules of the other pods of the workload, by pod; none where there is one pod.
-
-        Args:
-            folder: as of `read_rules`; each pod's listings are in one of their own in there.
-
-        Raises:
-            EnvironmentProblem: one of them could not be read.
-        """
-        ...
+        reading = read_tables(self.runner("tables"), timeout=self.seconds, pod=self.pod_name, folder=folder)
+        self._evidence |= kept(reading.commands)
+        return reading.rules
 
     def read_listeners(self) -> tuple[Listener, ...]:
-        """Read Envoy's listeners.
+        """Read what Envoy listens on, from its admin port.
 
         Raises:
+            EnvironmentProblem: it did not answer.
             NotServed: there is no Envoy here.
         """
-        ...
+        reading = read_listeners(self.admin(), pod=self.pod_name)
+        listeners, configuration = reading.commands
+        self._evidence["listeners.json"] = listeners.stdout
+        self._evidence["config_dump.json"] = configuration_as_evidence(configuration.stdout)
+        self.envoy_admin = f"{reading.how} ({listeners.argv[0]})"
+        return reading.listeners
 
     def read_sockets(self) -> tuple[Socket, ...]:
         """Read which sockets listen.
@@ -92,7 +140,7 @@ class Environment(Protocol):
             EnvironmentProblem: they could not be read.
             NotServed: there is no network here.
         """
-        ...
+        return read_sockets(self.runner("sockets"), timeout=self.seconds, pod=self.pod_name)
 
     def read_policy_routes(self) -> Routings:
         """Read the policy routes, by family.
@@ -101,7 +149,7 @@ class Environment(Protocol):
             EnvironmentProblem: they could not be read.
             NotServed: there is no network here.
         """
-        ...
+        return read_policy_routes(self.runner("policy routes"), timeout=self.seconds, pod=self.pod_name)
 
     def send_request(
         self,
@@ -123,12 +171,73 @@ class Environment(Protocol):
         Raises:
             NotServed: there is no traffic here, or none of this family.
         """
-        ...
+        uid = APPLICATION_ID if uid is None else uid
+        return self.traffic(kind, family).send(kind, port, uid, uid if gid is None else gid, family)
 
     def evidence(self) -> Mapping[str, str]:
         """What was read so far, raw, by file name; of a replica, in a folder of its own."""
-        ...
+        return dict(self._evidence)
 
-    def stop(self) -> None:
-        """Take down what was brought up; a second time does nothing."""
-        ...
+
+class Environment(PodAccess):
+    """Where the rules under test are.
+
+    Attributes:
+        name: as `--istio-environment` has it.
+    """
+
+    name: ClassVar[str]
+
+    @classmethod
+    @abstractmethod
+    def bring_up(cls, choices: Choices, *, state: Path, owner: int, progress: Progress) -> Self:
+        """Make it, and describe it for the other processes of the run.
+
+        Args:
+            state: the file to describe it in.
+            owner: process that all that is made must not outlive.
+
+        Raises:
+            EnvironmentProblem: it cannot be brought up.
+            UsageProblem: something of what was chosen cannot be used.
+        """
+
+    @classmethod
+    @abstractmethod
+    def attach(cls, state: Path) -> Self:
+        """Find what another process of the run made.
+
+        Raises:
+            EnvironmentProblem: it is gone, or was never finished.
+        """
+
+    @classmethod
+    @abstractmethod
+    def take_down(cls, state: Path, evidence: Path, *, keep_it: bool, progress: Progress) -> str | None:
+        """Take down what `state` tells of; by the process that owns the run.
+
+        Args:
+            evidence: the run's folder, for what its programs wrote, where that is there.
+            keep_it: leave a cluster standing.
+
+        Returns:
+            How to get into what was left standing; None: nothing was.
+
+        Raises:
+            EnvironmentProblem: some of it could not be.
+        """
+
+    @abstractmethod
+    def describe(self) -> Mapping[str, str]:
+        """Facts for people: the environment, the versions in it, the pod, how it is read."""
+
+    def read_replicas(self, folder: Path | None = None) -> Mapping[str, PodRules]:  # noqa: ARG002 - most have one pod
+        """The rules of the other pods of the workload, by pod; none where there is one pod.
+
+        Args:
+            folder: as of `read_rules`; each pod's listings are in one of their own in there.
+
+        Raises:
+            EnvironmentProblem: one of them could not be read.
+        """
+        return {}

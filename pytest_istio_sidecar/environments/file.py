@@ -9,14 +9,16 @@ from __future__ import annotations
 import stat
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import NoReturn
+from typing import NoReturn, Self
 
-from pytest_istio_sidecar.environments.base import NotServed, SidecarPod
+from pytest_istio_sidecar.environments.base import Environment, NotServed, SidecarPod
+from pytest_istio_sidecar.environments.choices import RunChoices
 from pytest_istio_sidecar.errors import ParseError, UsageProblem
 from pytest_istio_sidecar.istio.observation import RequestKind
 from pytest_istio_sidecar.machine.evidence import add_file
+from pytest_istio_sidecar.machine.progress import Progress
 from pytest_istio_sidecar.netfilter.model import Backend, Family, PodRules, Ruleset, joined
 from pytest_istio_sidecar.netfilter.packet import Host
 from pytest_istio_sidecar.netfilter.text.parse import parse_iptables
@@ -26,62 +28,67 @@ LIMIT = 64 * 2**20
 """Bytes beyond which a file is no listing of a pod's rules."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FileEnvironment:
+class FileEnvironment(Environment):
     """The file environment: rules only, no listeners and no traffic."""
 
-    rules: PodRules
-    names: tuple[str, ...]
-    kept: Mapping[str, str] = field(default_factory=dict)
-    """The listings by file name, where they are evidence, too; most are files of the user's already."""
-    name: str = "file"
+    name = "file"
+    seconds = 0.0
+
+    def __init__(
+        self, *, rules: PodRules, names: Sequence[str], kept: Mapping[str, str] | None = None
+    ) -> None:
+        """Take listings that were read.
+
+        Args:
+            kept: they by file name, where they are evidence, too; most are files of the user's already.
+        """
+        super().__init__(", ".join(names))
+        self._rules = rules
+        self._evidence |= kept or {}
+
+    @classmethod
+    def bring_up(cls, choices: RunChoices, *, state: Path, owner: int, progress: Progress) -> Self:  # noqa: ARG003
+        """Read the listings; each process does so for itself.
+
+        Raises:
+            UsageProblem: one that cannot be used.
+        """
+        rules, texts = read_and_keep(choices.tables, choices.evidence)
+        return cls(rules=rules, names=choices.tables, kept=texts if choices.evidence else {})
+
+    @classmethod
+    def attach(cls, state: Path) -> NoReturn:
+        """Never: nothing is described in `state`."""
+        raise AssertionError(state)
+
+    @classmethod
+    def take_down(cls, state: Path, evidence: Path, *, keep_it: bool, progress: Progress) -> NoReturn:  # noqa: ARG003
+        """Never, as nothing is described in `state`."""
+        raise AssertionError(state)
 
     def describe(self) -> Mapping[str, str]:
         """What was read, for the summary."""
-        return {"environment": "file (no traffic, no listeners)", "listing": ", ".join(self.names)}
+        return {"environment": "file (no traffic, no listeners)", "listing": self.pod_name}
 
-    def pod(self) -> SidecarPod:
-        """A stand-in with the default host: a listing does not tell the pod's addresses."""
-        return SidecarPod(name=", ".join(self.names), host=Host())
+    def runner(self, thing: str) -> NoReturn:
+        """Refuse: raises NotServed."""
+        raise NotServed(f"the file environment has listings only, no pod to ask for its {thing}")
 
-    def read_rules(self, folder: Path | None = None) -> PodRules:  # noqa: ARG002 - in the user's files
-        """The listings' rules."""
-        return self.rules
-
-    def read_replicas(self, folder: Path | None = None) -> Mapping[str, PodRules]:  # noqa: ARG002 - has none
-        """None: there is one pod."""
-        return {}
-
-    def read_listeners(self) -> NoReturn:
+    def admin(self) -> NoReturn:
         """Refuse: raises NotServed."""
         raise NotServed("the file environment has listings only, no Envoy to ask for its listeners")
 
-    def read_sockets(self) -> NoReturn:
-        """Refuse: raises NotServed."""
-        raise NotServed("the file environment has listings only, no pod to ask for its sockets")
-
-    def read_policy_routes(self) -> NoReturn:
-        """Refuse: raises NotServed."""
-        raise NotServed("the file environment has listings only, no pod to ask for its policy routes")
-
-    def send_request(
-        self,
-        kind: RequestKind,
-        *,
-        port: int | None = None,  # noqa: ARG002 - as every environment
-        uid: int | None = None,  # noqa: ARG002
-        gid: int | None = None,  # noqa: ARG002
-        family: Family = 4,  # noqa: ARG002
-    ) -> NoReturn:
+    def traffic(self, kind: RequestKind, family: Family) -> NoReturn:  # noqa: ARG002 - none of any
         """Refuse: raises NotServed."""
         raise NotServed(f"the file environment has listings only, nothing to send a {kind} request through")
 
-    def evidence(self) -> Mapping[str, str]:
-        """The listings, where they are to be kept."""
-        return self.kept
+    def pod(self) -> SidecarPod:
+        """A stand-in with the default host: a listing does not tell the pod's addresses."""
+        return SidecarPod(name=self.pod_name, host=Host())
 
-    def stop(self) -> None:
-        """Do nothing: nothing was brought up."""
+    def read_rules(self, folder: Path | None = None) -> PodRules:  # noqa: ARG002 - in the user's files
+        """The listings' rules."""
+        return self._rules
 
 
 def read_listings(specifications: Sequence[str]) -> PodRules:
@@ -109,7 +116,7 @@ def read_and_keep(specifications: Sequence[str], folder: Path | None) -> tuple[P
     for specification in specifications:
         ruleset = _read(specification, texts, folder)
         same = listings.setdefault((ruleset.family, ruleset.backend), [])
-        if any(table.name in held for held in same for table in ruleset.tables):
+        if any(table.name in other for other in same for table in ruleset.tables):
             raise UsageProblem(
                 f"two listings are of the same family (IPv{ruleset.family}) and back end "
                 f"({ruleset.backend or 'not said'}): "

@@ -55,21 +55,21 @@ class RuleBuilder:
             UsageProblem: iptables-restore would refuse one of them.
         """
         tables = (
-            Table(name=name, chains=tuple(self._chains(name, held)))
-            for name, held in sorted(self._tables.items())
+            Table(name=name, chains=tuple(self._chains(name, texts)))
+            for name, texts in sorted(self._tables.items())
         )
         return Ruleset(
             tables=tuple(tables), family=self.family, backend=backend, source=source, origin=origin
         )
 
-    def _chains(self, table: str, held: dict[str, list[str]]) -> list[Chain]:
-        own = sorted(set(held).difference(TABLES[table]))
+    def _chains(self, table: str, texts: dict[str, list[str]]) -> list[Chain]:
+        own = sorted(set(texts).difference(TABLES[table]))
         chains = []
         for name in (*TABLES[table], *own):
             rules = []
-            for number, text in enumerate(held.get(name, ()), 1):
+            for number, text in enumerate(texts.get(name, ()), 1):
                 matches, target = _parse(text, self.family)
-                if isinstance(target, Jump) and target.chain not in held:
+                if isinstance(target, Jump) and target.chain not in texts:
                     raise UsageProblem(
                         f"iptables-restore refuses `-A {name} {text}`: no rule is in {target.chain}, "
                         "so istio-init does not make that chain"

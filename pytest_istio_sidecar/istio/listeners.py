@@ -136,7 +136,7 @@ def _binds(configured: _Json) -> bool:
     Source: Envoy's config.listener.v3.Listener, bind_to_port; deprecated_v1 up to about Istio 1.9.
     """
     return not any(
-        _field(held, "bind_to_port") is False for held in (configured, _object(configured, "deprecated_v1"))
+        _field(part, "bind_to_port") is False for part in (configured, _object(configured, "deprecated_v1"))
     )
 
 

@@ -29,7 +29,6 @@ class EnvoySighting:
         original_destination: where the connection was going, as the kernel told Envoy.
         listener_address: where it arrived.
         downstream: who sent it, as Envoy saw it.
-        upstream: the address Envoy passed it to; "" when to none.
         status: of the response.
         flags: Envoy's response flags, e.g. "UF" where the upstream could not be reached.
         line: the log's own line.
@@ -41,7 +40,6 @@ class EnvoySighting:
     original_destination: Endpoint
     listener_address: Endpoint
     downstream: Endpoint
-    upstream: str = ""
     status: int = 0
     flags: str = ""
     line: str = ""

@@ -7,44 +7,21 @@ Knows which annotation or variable stands for which option. Does not know how th
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import fields
 
-from pytest_istio_sidecar.istio.options import ALL, IstioOptions, split
-
-_WORDS = {
-    "inbound_interception_mode": "interceptionMode",
-    "inbound_ports_include": "includeInboundPorts",
-    "inbound_ports_exclude": "excludeInboundPorts",
-    "outbound_ip_ranges_include": "includeOutboundIPRanges",
-    "outbound_ip_ranges_exclude": "excludeOutboundIPRanges",
-    "outbound_ports_include": "includeOutboundPorts",
-    "outbound_ports_exclude": "excludeOutboundPorts",
-    "kube_virt_interfaces": "kubevirtInterfaces",
-    "exclude_interfaces": "excludeInterfaces",
-    "redirect_dns": "ISTIO_META_DNS_CAPTURE",
-    "dns_by_envoy": "ISTIO_META_DNS_CAPTURE without DNS_AGENT",
-    "drop_invalid": "INVALID_DROP",
-    "owner_groups_include": "ISTIO_OUTBOUND_OWNER_GROUPS",
-    "owner_groups_exclude": "ISTIO_OUTBOUND_OWNER_GROUPS_EXCLUDE",
-    "host_ipv4_loopback_cidr": "ISTIO_OUTBOUND_IPV4_LOOPBACK_CIDR",
-}
-"""Annotations without `sidecar.istio.io/` and `traffic.sidecar.istio.io/`, and variables of istio-init."""
-_NEVER_TOLD = {"mode", "enable_ipv6"}
+from pytest_istio_sidecar.istio.option_kinds import ALL, split
+from pytest_istio_sidecar.istio.option_table import OPTIONS, OptionValues
 
 
-def as_a_pod_asks(before: IstioOptions, after: IstioOptions) -> tuple[str, ...]:
+def as_a_pod_asks(before: OptionValues, after: OptionValues) -> tuple[str, ...]:
     """Every option that differs, in a pod's words: "excludeInboundPorts: 8443"."""
-    return tuple(_told(before, after))
+    return tuple(_differences(before, after))
 
 
-def _told(before: IstioOptions, after: IstioOptions) -> Iterator[str]:
-    for held in fields(IstioOptions):
-        old, new = getattr(before, held.name), getattr(after, held.name)
-        if old == new or held.name in _NEVER_TOLD:
+def _differences(before: OptionValues, after: OptionValues) -> Iterator[str]:
+    for option in OPTIONS:
+        old, new, word = getattr(before, option.name), getattr(after, option.name), option.asked_by
+        if old == new or not word or (option.name == "capture_all_dns" and not after.redirect_dns):
             continue
-        if held.name == "capture_all_dns" and not after.redirect_dns:
-            continue
-        word = _WORDS.get(held.name, held.name)
         if isinstance(new, bool):
             yield f"{word}: {str(new).lower()}"
             continue

@@ -92,7 +92,7 @@ def parse_policy_routing(rules: str, routes: str) -> PolicyRouting:
     """
     before: list[tuple[int, int, str]] = []
     after: list[tuple[int, int, str]] = []
-    found = before
+    current = before
     for line in rules.splitlines():
         rule = _RULE.fullmatch(line.strip())
         if rule is None:
@@ -100,9 +100,9 @@ def parse_policy_routing(rules: str, routes: str) -> PolicyRouting:
         _, selector, table = rule.groups()
         marked = _MARKED.fullmatch(selector)
         if selector == "from all" and table == "main":
-            found = after
+            current = after
         elif marked is not None and table is not None:
-            found.append((int(marked[1], 16), int(marked[2] or hex(FULL_MASK), 16), table))
+            current.append((int(marked[1], 16), int(marked[2] or hex(FULL_MASK), 16), table))
     local = (_LOCAL.match(line.strip()) for line in routes.splitlines())
     return PolicyRouting(
         marks=tuple(before), late=tuple(after), local=frozenset(match[1] for match in local if match)

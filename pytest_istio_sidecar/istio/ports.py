@@ -25,6 +25,8 @@ DNS = (15013, 15053)
 """Envoy's and the agent's DNS proxies, where DNS is captured."""
 SSH = 22
 """Excluded by a fixed rule up to 1.12, so that a virtual machine stays reachable."""
+LEFT_BY_CNI = (AGENT, READINESS, TELEMETRY)
+"""Inbound ports that istio-cni excludes, in its order (cni/pkg/plugin, NewRedirect)."""
 
 PURPOSE = {
     OUTBOUND: "Envoy outbound listener",

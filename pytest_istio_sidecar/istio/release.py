@@ -7,13 +7,17 @@ for. Does not know a single rule.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any, TypeVar
 
 from pytest_istio_sidecar.errors import UsageProblem
 from pytest_istio_sidecar.istio import ports
 from pytest_istio_sidecar.istio.builder import RuleBuilder
-from pytest_istio_sidecar.istio.options import ALL, IstioOptions, group_ids, split
+from pytest_istio_sidecar.istio.option_kinds import ALL, group_ids, split
+from pytest_istio_sidecar.istio.option_table import OPTIONS, OptionValues
 from pytest_istio_sidecar.istio.versions import Number
 from pytest_istio_sidecar.netfilter.model import Family
+
+_Options = TypeVar("_Options", bound=OptionValues)
 
 READINESS_SINCE = (1, 6, 0)
 """The template excludes 15021: Envoy's readiness has a port of its own."""
@@ -23,41 +27,37 @@ ONE_LAYOUT_SINCE = (1, 12, 0)
 """IPv6 has the rules of IPv4 (istio/istio#34274). Before, a layout of its own: nothing of DNS capture,
 plain REDIRECT where TPROXY was asked for, and the interfaces of virtual machines returned, not redirected."""
 
-LOOPBACK_CIDR_SINCE = (1, 21, 0)
-"""What counts as this host can be set (istio/istio#48045)."""
 
-_CNI_INBOUND = "15020,15021,15090"
-"""The inbound ports that istio-cni excludes, in its order (cni/pkg/plugin, NewRedirect)."""
-
-
-def installs_rules(options: IstioOptions, family: Family) -> bool:
+def installs_rules(options: OptionValues, family: Family) -> bool:
     """Whether any rule of this family is installed at all."""
     return options.inbound_interception_mode != "NONE" and (family == 4 or options.enable_ipv6 is not False)
 
 
-def in_effect(number: Number, options: IstioOptions) -> IstioOptions:
-    """Options with everything filled in that was left to the release and to who installs the rules."""
+def in_effect(number: Number, options: _Options) -> _Options:
+    """Options with everything filled in that was left to the release and to who installs the rules.
+
+    One that the release does not have yet is unset: it changes nothing.
+    """
+    chosen: dict[str, Any] = {
+        option.name: getattr(options, option.name) if number >= option.since else option.default
+        for option in OPTIONS
+    }
     by_cni = options.mode == "cni"
-    inbound, outbound, every_server = options.inbound_ports_exclude, options.outbound_ports_exclude, by_cni
-    if inbound is None:
-        inbound = _CNI_INBOUND if by_cni else _excluded_by_template(number)
-    if outbound is None:
-        outbound = str(ports.AGENT) if by_cni else ""
-    if options.capture_all_dns is not None:
-        every_server = options.capture_all_dns
-    return replace(
-        options,
-        inbound_ports_exclude=inbound,
-        outbound_ports_exclude=outbound,
-        capture_all_dns=every_server,
-        redirect_dns=options.redirect_dns and (not by_cni or number >= CNI_DNS_SINCE),
-        dns_by_envoy=options.dns_by_envoy and not by_cni,
-    )
+    if by_cni:
+        chosen["dns_by_envoy"] = False
+        chosen["redirect_dns"] = options.redirect_dns and number >= CNI_DNS_SINCE
+    left_open = {
+        "inbound_ports_exclude": ports.LEFT_BY_CNI if by_cni else _left_by_template(number),
+        "outbound_ports_exclude": (ports.AGENT,) if by_cni else (),
+        "capture_all_dns": by_cni,
+    }
+    chosen |= {name: value for name, value in left_open.items() if chosen[name] is None}
+    return replace(options, **chosen)
 
 
-def _excluded_by_template(number: Number) -> str:
-    readiness = [ports.READINESS] if number >= READINESS_SINCE else []
-    return ",".join(str(port) for port in (ports.TELEMETRY, *readiness, ports.AGENT))
+def _left_by_template(number: Number) -> tuple[int, ...]:
+    readiness = (ports.READINESS,) if number >= READINESS_SINCE else ()
+    return (ports.TELEMETRY, *readiness, ports.AGENT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +71,7 @@ class Installation:
     """
 
     number: Number
-    options: IstioOptions
+    options: OptionValues
     builder: RuleBuilder
 
     @property
@@ -88,7 +88,7 @@ class Installation:
         """This host, as rules name it."""
         if self.family == 6:
             return "::1/128"
-        return self.options.host_ipv4_loopback_cidr if self.number >= LOOPBACK_CIDR_SINCE else "127.0.0.1/32"
+        return self.options.host_ipv4_loopback_cidr
 
     @property
     def passthrough(self) -> str:

@@ -4,7 +4,7 @@ Knows what an option can be set to, and how far the rules it makes are from the 
 not know why rules are as they are, nor what they do. Invariant: an answer was installed by the
 model with exactly these options; no rule's text is taken for a sign of an option.
 
-The way is steepest descent: of all single changes the one that leaves the fewest rules apart, as
+It is steepest descent: of all single changes the one that leaves the fewest rules apart, as
 long as one does. Values come from the rules that are still apart, so that few have to be tried.
 """
 
@@ -17,8 +17,11 @@ from functools import lru_cache
 from ipaddress import ip_address
 
 from pytest_istio_sidecar.errors import UsageProblem
+from pytest_istio_sidecar.istio import option_kinds as kinds
+from pytest_istio_sidecar.istio.option_kinds import ALL, Kind, split
+from pytest_istio_sidecar.istio.option_table import OPTIONS, Option
 from pytest_istio_sidecar.istio.option_wording import as_a_pod_asks
-from pytest_istio_sidecar.istio.options import ALL, IstioOptions, split
+from pytest_istio_sidecar.istio.options import IstioOptions
 from pytest_istio_sidecar.istio.release import in_effect
 from pytest_istio_sidecar.istio.rules import expected_ruleset
 from pytest_istio_sidecar.istio.versions import known_versions, number_of
@@ -34,22 +37,14 @@ from pytest_istio_sidecar.netfilter.matches import (
 from pytest_istio_sidecar.netfilter.model import Family, Rule, Ruleset
 from pytest_istio_sidecar.netfilter.targets import Redirect, SetMark, Tproxy
 
-_Held = Counter[tuple[int, str, Rule]]
+_Rules = Counter[tuple[int, str, Rule]]
 _DNS = Range(low=53, high=53)
 _ROUNDS = 40
 _WORTH_A_TRY = 4
 """How many rules further from the given ones than the nearest an explanation may be, to be tried on every
 release: options whose rules changed with a release are found on one and fit another."""
-_PORTS = (
-    "inbound_ports_include",
-    "inbound_ports_exclude",
-    "outbound_ports_include",
-    "outbound_ports_exclude",
-)
-_RANGES = ("outbound_ip_ranges_include", "outbound_ip_ranges_exclude")
-_INTERFACES = ("kube_virt_interfaces", "exclude_interfaces")
-_ENVOY = ("proxy_port", "inbound_capture_port", "inbound_tunnel_port")
-_EVERYTHING = ("inbound_ports_include", "outbound_ip_ranges_include", "owner_groups_include")
+_DNS_OPTIONS = ("redirect_dns", "dns_by_envoy")
+"""Are tried together with the servers."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,7 +70,7 @@ class Explanation:
         """What sets the options apart from the template's, as a pod asks for it."""
         return _asked(self.options, self.versions)
 
-    def told(self, before: IstioOptions) -> tuple[str, ...]:
+    def changes_from(self, before: IstioOptions) -> tuple[str, ...]:
         """What sets the options apart from others, as a pod asks for it."""
         return as_a_pod_asks(before, self.options)
 
@@ -91,11 +86,11 @@ def nearest(rulesets: Sequence[Ruleset]) -> tuple[Explanation, ...]:
         begin = IstioOptions(mode=mode)
         for version in known_versions():
             begins[_tables(version, begin, families), mode] = (version, begin)
-    held = _held(rulesets)
-    found = [explain(rulesets, version, begin) for version, begin in begins.values()]
+    given = _counted(rulesets)
+    reached = [explain(rulesets, version, begin) for version, begin in begins.values()]
     tried: dict[tuple[Ruleset, ...], dict[IstioOptions, list[str]]] = {}
-    far = min(other.apart for other in found) + _WORTH_A_TRY
-    for chosen in dict.fromkeys(explanation.options for explanation in found if explanation.apart <= far):
+    far = min(other.apart for other in reached) + _WORTH_A_TRY
+    for chosen in dict.fromkeys(explanation.options for explanation in reached if explanation.apart <= far):
         for version in known_versions():
             tables = _tables(version, chosen, families)
             if tables is not None:
@@ -104,20 +99,21 @@ def nearest(rulesets: Sequence[Ruleset]) -> tuple[Explanation, ...]:
         Explanation(
             versions=tuple(dict.fromkeys(versions)),
             options=chosen,
-            apart=_apart(held, _held(tables)),
+            apart=_apart(given, _counted(tables)),
             in_order=_in_order(tables) == _in_order(rulesets),
             same_backend=all(
-                given.backend in (None, made.backend) for given, made in zip(rulesets, tables, strict=True)
+                ruleset.backend in (None, made.backend)
+                for ruleset, made in zip(rulesets, tables, strict=True)
             ),
         )
-        for tables, ways in tried.items()
-        for chosen, versions in [min(ways.items(), key=lambda way: _changed(*way))]
+        for tables, asked in tried.items()
+        for chosen, versions in [min(asked.items(), key=lambda options: len(_asked(*options)))]
         if chosen.mode == "init" or chosen.outbound_ports_exclude
     ]
     return tuple(
         sorted(
             explanations,
-            key=lambda held: (held.apart, not held.in_order, len(held.changes), not held.same_backend),
+            key=lambda one: (one.apart, not one.in_order, len(one.changes), not one.same_backend),
         )
     )
 
@@ -125,16 +121,12 @@ def nearest(rulesets: Sequence[Ruleset]) -> tuple[Explanation, ...]:
 def same_in(rulesets: Sequence[Ruleset], options: IstioOptions) -> tuple[str, ...]:
     """The releases that install exactly these rules with these options, order aside; oldest first."""
     families = tuple(ruleset.family for ruleset in rulesets)
-    held = dict(_held(rulesets))  # equal without hashing every rule again, which Counter does
+    given = dict(_counted(rulesets))  # equal without hashing every rule again, which Counter does
     return tuple(
         version
         for version in known_versions()
-        if (made := _installed(version, options, families)) is not None and dict(made) == held
+        if (made := _installed(version, options, families)) is not None and dict(made) == given
     )
-
-
-def _changed(options: IstioOptions, versions: Sequence[str]) -> int:
-    return len(_asked(options, versions))
 
 
 def _asked(options: IstioOptions, versions: Sequence[str]) -> tuple[str, ...]:
@@ -164,20 +156,20 @@ def explain(
         rounds: changes at most; 0: how far the rules are apart as it is.
     """
     options = in_effect(number_of(version), begin or IstioOptions())
-    held = _held(rulesets)
+    given = _counted(rulesets)
     families = tuple(ruleset.family for ruleset in rulesets)
     now = _installed(version, options, families)
     if now is None:
-        return Explanation(versions=(version,), options=options, apart=held.total())
-    apart = _apart(held, now)
+        return Explanation(versions=(version,), options=options, apart=given.total())
+    apart = _apart(given, now)
     for _ in range(rounds):
         if not apart:
             break
-        best: tuple[int, IstioOptions, _Held] | None = None
-        for changed in _changes(options, held, now):
+        best: tuple[int, IstioOptions, _Rules] | None = None
+        for changed in _changes(options, given, now):
             then = _installed(version, changed, families)
-            if then is not None and (best is None or _apart(held, then) < best[0]):
-                best = (_apart(held, then), changed, then)
+            if then is not None and (best is None or _apart(given, then) < best[0]):
+                best = (_apart(given, then), changed, then)
         if best is None or best[0] >= apart:
             break
         apart, options, now = best
@@ -193,13 +185,13 @@ def _tables(version: str, options: IstioOptions, families: Iterable[Family]) -> 
 
 
 @lru_cache(1024)
-def _installed(version: str, options: IstioOptions, families: tuple[Family, ...]) -> _Held | None:
+def _installed(version: str, options: IstioOptions, families: tuple[Family, ...]) -> _Rules | None:
     """The rules of the release, order aside; None where it refuses. Not to be changed by who asks."""
     tables = _tables(version, options, families)
-    return None if tables is None else _held(tables)
+    return None if tables is None else _counted(tables)
 
 
-def _held(rulesets: Iterable[Ruleset]) -> _Held:
+def _counted(rulesets: Iterable[Ruleset]) -> _Rules:
     return Counter(
         (ruleset.family, table.name, rule)
         for ruleset in rulesets
@@ -208,14 +200,14 @@ def _held(rulesets: Iterable[Ruleset]) -> _Held:
     )
 
 
-def _apart(one: _Held, other: _Held) -> int:
+def _apart(one: _Rules, other: _Rules) -> int:
     return (one - other).total() + (other - one).total()
 
 
-def _changes(options: IstioOptions, held: _Held, made: _Held) -> Iterator[IstioOptions]:
+def _changes(options: IstioOptions, given: _Rules, made: _Rules) -> Iterator[IstioOptions]:
     """Every single change worth trying; what Istio refuses is left out."""
-    extra, missing = [rule for _, _, rule in held - made], [rule for _, _, rule in made - held]
-    for change in _fields(options, _Values(extra, held), _Values(missing, made)):
+    extra, missing = [rule for _, _, rule in given - made], [rule for _, _, rule in made - given]
+    for change in _fields(options, _Values(extra, given), _Values(missing, made)):
         try:
             changed = replace(options, **change)  # type: ignore[arg-type]
         except UsageProblem:
@@ -225,35 +217,46 @@ def _changes(options: IstioOptions, held: _Held, made: _Held) -> Iterator[IstioO
 
 
 def _fields(options: IstioOptions, wanted: _Values, lost: _Values) -> Iterator[Mapping[str, object]]:
-    kinds = (
-        (_PORTS, wanted.ports, lost.ports),
-        (_RANGES, wanted.ranges, lost.ranges),
-        (_INTERFACES, wanted.interfaces, lost.interfaces),
-        (("proxy_uid",), wanted.uids, lost.uids),
-        (("proxy_gid", "owner_groups_include", "owner_groups_exclude"), wanted.gids, lost.gids),
+    """Single changes, lists first: of those that leave equally few rules apart the first counts."""
+    lists: tuple[tuple[tuple[Kind, ...], Sequence[str], Sequence[str]], ...] = (
+        ((kinds.ports_or_all, kinds.ports), wanted.ports, lost.ports),
+        ((kinds.ranges_or_all, kinds.ranges), wanted.ranges, lost.ranges),
+        ((kinds.interfaces,), wanted.interfaces, lost.interfaces),
+        ((kinds.users,), wanted.uids, lost.uids),
+        ((kinds.groups, kinds.captured_groups, kinds.owner_groups), wanted.gids, lost.gids),
     )
-    for names, values, gone in kinds:
-        for name in names:
-            yield from ({name: value} for value in _lists(getattr(options, name), values, gone, wanted.order))
-            if name in _EVERYTHING:
-                yield {name: ALL}
-    for name in _ENVOY:
-        yield from ({name: port} for port in wanted.ports)
-    yield from ({"host_ipv4_loopback_cidr": network} for network in wanted.ranges)
-    yield from ({"inbound_tproxy_mark": mark} for mark in wanted.marks)
-    yield {
-        "inbound_interception_mode": "REDIRECT" if options.inbound_interception_mode == "TPROXY" else "TPROXY"
-    }
-    yield {"drop_invalid": not options.drop_invalid}
+    for of_kinds, values, gone in lists:
+        for option in _of(*of_kinds):
+            members = getattr(options, option.name)
+            yield from ({option.name: value} for value in _lists(members, values, gone, wanted.order))
+            if option.default == ALL:
+                yield {option.name: ALL}
+    single = ((kinds.port, wanted.ports), (kinds.loopback_range, wanted.ranges), (kinds.mark, wanted.marks))
+    for kind, values in single:
+        for option in _of(kind):
+            yield from ({option.name: value} for value in values)
+    tproxy = options.inbound_interception_mode == "TPROXY"
+    yield {"inbound_interception_mode": "REDIRECT" if tproxy else "TPROXY"}
+    for option in _of(kinds.truth):
+        if option.default is not None and option.name not in _DNS_OPTIONS:
+            yield {option.name: not getattr(options, option.name)}
+    yield from _dns(options, wanted.servers)
+
+
+def _of(*of_kinds: Kind) -> list[Option]:
+    return [option for option in OPTIONS if option.kind in of_kinds]
+
+
+def _dns(options: IstioOptions, servers: Sequence[str]) -> Iterator[Mapping[str, object]]:
     if options.redirect_dns:
         yield {"redirect_dns": False}
     yield {"redirect_dns": False, "dns_by_envoy": not options.dns_by_envoy}
     yield {"redirect_dns": True, "capture_all_dns": True}
-    servers = {
-        f"dns_servers_v{version}": [text for text in wanted.servers if ip_address(text).version == version]
+    of_family = {
+        f"dns_servers_v{version}": [text for text in servers if ip_address(text).version == version]
         for version in (4, 6)
     }
-    yield {"redirect_dns": True, "capture_all_dns": False, **servers}
+    yield {"redirect_dns": True, "capture_all_dns": False, **of_family}
 
 
 def _lists(
@@ -284,14 +287,14 @@ class _Values:
     """What rules name that an option could hold, in the order in which they name it."""
 
     def __init__(self, rules: Iterable[Rule], all_rules: Iterable[tuple[int, str, Rule]]) -> None:
-        found: dict[str, dict[str, None]] = {}
+        named: dict[str, dict[str, None]] = {}
         for rule in rules:
             for kind, value in _named(rule):
-                found.setdefault(kind, {})[value] = None
+                named.setdefault(kind, {})[value] = None
         self.ports, self.ranges, self.interfaces, self.uids, self.gids, self.marks = (
-            tuple(found.get(kind, ())) for kind in ("port", "range", "interface", "uid", "gid", "mark")
+            tuple(named.get(kind, ())) for kind in ("port", "range", "interface", "uid", "gid", "mark")
         )
-        self.servers = tuple(found.get("server", ()))
+        self.servers = tuple(named.get("server", ()))
         self.order = list(dict.fromkeys(value for _, _, rule in all_rules for _, value in _named(rule)))
 
 

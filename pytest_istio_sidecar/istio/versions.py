@@ -51,10 +51,10 @@ def number_of(version: object) -> Number:
         UsageProblem: it is none.
     """
     # A number is refused too: 1.20 out of a YAML file is 1.2 by then.
-    found = _RELEASE.fullmatch(version) if isinstance(version, str) else None
-    if found is None:
+    match = _RELEASE.fullmatch(version) if isinstance(version, str) else None
+    if match is None:
         raise UsageProblem(f"{version!r} is not a release of Istio; write it as 1.8.3")
-    return int(found[1]), int(found[2]), int(found[3] or 0)
+    return int(match[1]), int(match[2]), int(match[3] or 0)
 
 
 @cache
@@ -85,15 +85,15 @@ def clusters() -> tuple[ClusterPair, ...]:
     """Every cluster of CI, oldest release first."""
     return tuple(
         ClusterPair(
-            istio=held["istio"],
-            kubernetes=held["kubernetes"],
-            kind=held["kind"],
-            node_image=f"kindest/node:v{held['kubernetes']}@sha256:{held['digest']}",
+            istio=pair["istio"],
+            kubernetes=pair["kubernetes"],
+            kind=pair["kind"],
+            node_image=f"kindest/node:v{pair['kubernetes']}@sha256:{pair['digest']}",
+            proves=pair["proves"],
+            legacy=pair["legacy"],
             hub=default_hub(),
-            proves=held["proves"],
-            legacy=held["legacy"],
         )
-        for held in _read()["cluster"]
+        for pair in _read()["cluster"]
     )
 
 

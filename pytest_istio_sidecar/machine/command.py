@@ -89,7 +89,7 @@ def run_command(
     )
 
 
-def _collect(stream: IO[str] | None, held: list[str], on_line: Callable[[str], None] | None) -> None:
+def _collect(stream: IO[str] | None, kept: list[str], on_line: Callable[[str], None] | None) -> None:
     if stream is None:
         return
     size = 0
@@ -97,7 +97,7 @@ def _collect(stream: IO[str] | None, held: list[str], on_line: Callable[[str], N
         for line in stream:
             size += len(line)
             if size <= _OUTPUT_LIMIT:
-                held.append(line)
+                kept.append(line)
             if on_line is not None and line.strip():
                 on_line(line.strip())
 

@@ -78,17 +78,17 @@ def examine(version: str) -> list[Line]:
 
 def _machine() -> Iterator[Line]:
     system, machine = platform.system(), platform.machine()
-    found = f"{system} {platform.release()} on {machine}"
+    seen = f"{system} {platform.release()} on {machine}"
     if system == "Darwin":
         advice = "macOS has no iptables of its own: kind works in Docker's virtual machine, embedded does not"
-        yield Line(name="machine", condition=Condition.DOUBTFUL, found=found, advice=advice)
+        yield Line(name="machine", condition=Condition.DOUBTFUL, found=seen, advice=advice)
     elif machine not in ("x86_64", "AMD64"):
         advice = (
             "Istio before 1.15 and kennethreitz/httpbin have amd64 images only, which need emulation here"
         )
-        yield Line(name="machine", condition=Condition.DOUBTFUL, found=found, advice=advice)
+        yield Line(name="machine", condition=Condition.DOUBTFUL, found=seen, advice=advice)
     else:
-        yield Line(name="machine", condition=Condition.WELL, found=found)
+        yield Line(name="machine", condition=Condition.WELL, found=seen)
 
 
 def _engine() -> Iterator[Line]:
@@ -101,8 +101,8 @@ def _engine() -> Iterator[Line]:
                 "kind uses podman with KIND_EXPERIMENTAL_PROVIDER=podman; --istio-load-image and the node "
                 "reader need Docker"
             )
-        found = "podman only" if other else "no container engine"
-        yield Line(name="engine", condition=Condition.MISSING, found=found, advice=advice)
+        seen = "podman only" if other else "no container engine"
+        yield Line(name="engine", condition=Condition.MISSING, found=seen, advice=advice)
         return
     result = run_command([docker, "version", "--format", "{{.Server.Version}}"], timeout=_SECONDS)
     if result.succeeded:
@@ -121,11 +121,11 @@ def _tool(name: str, argv: list[str], paired: str, where: str) -> Iterator[Line]
         yield Line(name=name, condition=Condition.DOUBTFUL, found=_DOWNLOADED, advice=advice)
         return
     result = run_command([path, *argv], timeout=_SECONDS)
-    found = re.search(r"v?(\d+\.\d+\.\d+)", result.stdout)
-    version = found[1] if found else "of an unknown version"
-    older = found is not None and number_of(found[1]) < number_of(paired)
+    seen = re.search(r"v?(\d+\.\d+\.\d+)", result.stdout)
+    version = seen[1] if seen else "of an unknown version"
+    older = seen is not None and number_of(seen[1]) < number_of(paired)
     advice = f"older than {paired}, with which this release is proven" if older else ""
-    condition = Condition.DOUBTFUL if older or found is None else Condition.WELL
+    condition = Condition.DOUBTFUL if older or seen is None else Condition.WELL
     yield Line(name=name, condition=condition, found=f"{version} ({path})", advice=advice)
 
 
@@ -136,8 +136,8 @@ def _istioctl(version: str) -> Iterator[Line]:
         yield Line(name="istioctl", condition=Condition.DOUBTFUL, found=_DOWNLOADED, advice=advice)
         return
     result = run_command([path, "version", "--remote=false"], timeout=_SECONDS)
-    found = re.search(r"\d+\.\d+\.\d+(-[\w.-]+)?", result.stdout)
-    there = found[0] if found else "of an unknown version"
+    seen = re.search(r"\d+\.\d+\.\d+(-[\w.-]+)?", result.stdout)
+    there = seen[0] if seen else "of an unknown version"
     same = there == version
     advice = "" if same else f"not of {version}: --istio-version={there}, or another one: --istio-istioctl"
     condition = Condition.WELL if same else Condition.DOUBTFUL
@@ -150,16 +150,16 @@ def _images(hub: str) -> Iterator[Line]:
 
 def _cgroups(kubernetes: str) -> Iterator[Line]:
     second = Path("/sys/fs/cgroup/cgroup.controllers").exists()
-    found = f"version {2 if second else 1}, for Kubernetes {kubernetes}"
+    seen = f"version {2 if second else 1}, for Kubernetes {kubernetes}"
     number = number_of(kubernetes)
     if second and number < (1, 19, 0):
         advice = "nodes before 1.19 do not boot on cgroup v2: choose a newer one with --istio-node-image"
-        yield Line(name="cgroups", condition=Condition.MISSING, found=found, advice=advice)
+        yield Line(name="cgroups", condition=Condition.MISSING, found=seen, advice=advice)
     elif not second and number >= (1, 35, 0):
         advice = "Kubernetes 1.35 and newer refuse cgroup v1: --istio-node-image=kindest/node:v1.34.0"
-        yield Line(name="cgroups", condition=Condition.MISSING, found=found, advice=advice)
+        yield Line(name="cgroups", condition=Condition.MISSING, found=seen, advice=advice)
     else:
-        yield Line(name="cgroups", condition=Condition.WELL, found=found)
+        yield Line(name="cgroups", condition=Condition.WELL, found=seen)
 
 
 def _kernel(*, legacy: bool) -> Iterator[Line]:

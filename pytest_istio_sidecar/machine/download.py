@@ -131,10 +131,10 @@ def _download(release: Release, place: Path, option: str, progress: Progress, ti
         text = _fetch(
             release, release.checksum_url, lambda answer: answer.read(4096).decode(), option, timeout
         )
-        found = re.search(r"\b[0-9a-fA-F]{64}\b", text)
-        if found is None:
+        digest = re.search(r"\b[0-9a-fA-F]{64}\b", text)
+        if digest is None:
             raise EnvironmentProblem(f"{release.checksum_url} has no SHA-256 in it: {text[:80]!r}")
-        wanted = found[0].lower()
+        wanted = digest[0].lower()
         progress.line(f"SHA-256 {wanted[:12]}… as the release publishes it: {release.checksum_url}")
     with tempfile.TemporaryDirectory(dir=place.parent) as folder:
         file = Path(folder, "file")
@@ -169,10 +169,10 @@ def _unpacked(release: Release, archive: Path) -> Path:
     """The program out of its archive: the file of its name, and nothing else."""
     program = archive.with_name(release.name)
     try:
-        with tarfile.open(archive, "r:gz") as held:
-            members = (member for member in held if member.isfile())
+        with tarfile.open(archive, "r:gz") as tar:
+            members = (member for member in tar if member.isfile())
             member = next(member for member in members if Path(member.name).name == release.name)
-            with held.extractfile(member) as source, program.open("wb") as target:  # type: ignore[union-attr]
+            with tar.extractfile(member) as source, program.open("wb") as target:  # type: ignore[union-attr]
                 shutil.copyfileobj(source, target)
     except (tarfile.TarError, StopIteration, OSError) as problem:
         raise EnvironmentProblem(f"{release.url} has no {release.name} in it ({problem!r})") from None

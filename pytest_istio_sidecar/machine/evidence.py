@@ -65,6 +65,6 @@ def add_file(files: dict[str, str], path: str, text: str) -> str:
 def _name(root: Path, path: Path, size: int) -> None:
     listed = root / _LEFT_OUT
     line = f"{path.relative_to(root)}: {size} bytes, and the folder is kept under {LIMIT}\n"
-    told = listed.read_text(encoding="utf-8") if listed.exists() else ""
-    if line not in told and len(told) + len(line) < _RESERVE:
-        listed.write_text(told + line, encoding="utf-8")
+    names = listed.read_text(encoding="utf-8") if listed.exists() else ""
+    if line not in names and len(names) + len(line) < _RESERVE:
+        listed.write_text(names + line, encoding="utf-8")

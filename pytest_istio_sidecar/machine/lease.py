@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import json
 import os
 import shutil
 import time
@@ -18,10 +17,19 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from pytest_istio_sidecar.errors import EnvironmentProblem
-from pytest_istio_sidecar.machine.process import ProcessIdentity
+from pytest_istio_sidecar.machine.process import PROCESS, ProcessIdentity
+from pytest_istio_sidecar.machine.state_file import (
+    UNFINISHED,
+    Shape,
+    StateUnreadable,
+    read_state,
+    write_state,
+)
 
 _UNFINISHED_SECONDS = 60.0
 _CLAIM_SECONDS = 10.0
+_SHAPE: Shape = {"kind": str, "owner": PROCESS, "created": int | float}
+_SUPERVISOR = "supervisor.json"
 
 CLUSTER, EDIT = "kind", "edit"
 """Kinds of leases for what is not on this machine alone: a cluster, an edit in a cluster of the user's.
@@ -87,9 +95,7 @@ class Lease:
 
     def write(self) -> None:
         """Put the lease on file: before its directory is made. Several processes may do so at once."""
-        unfinished = self.path.with_suffix(f".{os.getpid()}")
-        unfinished.write_text(json.dumps({**asdict(self), "directory": str(self.directory)}))
-        unfinished.rename(self.path)
+        write_state(self.path, {**asdict(self), "directory": str(self.directory)})
 
     @property
     def path(self) -> Path:
@@ -107,7 +113,7 @@ class Lease:
             The lease that was there: not stale, nothing was written; stale, its directory may be there still.
         """
         with _claiming():
-            earlier = next((held for held in leases() if held.directory == self.directory), None)
+            earlier = next((lease for lease in leases() if lease.directory == self.directory), None)
             if earlier is None or earlier.stale:
                 self.write()
         return earlier
@@ -156,21 +162,21 @@ def leases() -> Iterator[Lease]:
     """Every lease of this user; what is no lease is passed over."""
     place = leases_directory()
     for path in sorted(place.glob("*.json")):
-        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-            content = json.loads(path.read_text())
+        with contextlib.suppress(StateUnreadable):
+            written = read_state(path, _SHAPE)
             yield Lease(
-                kind=str(content["kind"]),
-                owner=ProcessIdentity(**content["owner"]),
+                kind=written["kind"],
+                owner=ProcessIdentity.read(written["owner"]),
                 # By the file's own name: what a lease says must not lead out of its directory.
                 directory=path.with_suffix(""),
-                created=float(content["created"]),
+                created=float(written["created"]),
             )
 
 
 def clean_stale() -> list[str]:
     """Remove what crashed runs left behind; returns what it removed, in words."""
     removed = []
-    for unfinished in leases_directory().glob("*.new"):
+    for unfinished in leases_directory().glob(f"*{UNFINISHED}"):
         # Writing one takes no time; who was at it so long ago was killed then.
         with contextlib.suppress(FileNotFoundError):
             if time.time() - unfinished.stat().st_mtime > _UNFINISHED_SECONDS:
@@ -189,12 +195,12 @@ def clean_stale() -> list[str]:
 
 def write_supervisor(directory: Path, process: ProcessIdentity) -> None:
     """Note beside what it keeps alive which process has to be ended first."""
-    (directory / "supervisor.json").write_text(json.dumps(asdict(process)))
+    write_state(directory / _SUPERVISOR, asdict(process))
 
 
 def read_supervisor(directory: Path) -> ProcessIdentity | None:
     """The process that keeps a directory's environment alive; None when none was noted."""
     try:
-        return ProcessIdentity(**json.loads((directory / "supervisor.json").read_text()))
-    except (OSError, ValueError, TypeError):
+        return ProcessIdentity.read(read_state(directory / _SUPERVISOR, PROCESS))
+    except StateUnreadable:
         return None

@@ -11,6 +11,7 @@ import os
 import select
 import shutil
 import signal
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +19,10 @@ from pytest_istio_sidecar.errors import EnvironmentProblem
 
 SYSTEM_PATH = "/usr/local/sbin:/usr/sbin:/sbin:/usr/local/bin:/usr/bin:/bin"
 """Where iptables and its like live, which Debian leaves out of an ordinary user's PATH."""
+
+
+PROCESS = {"pid": int, "started": int}
+"""The shape of a process that is written down."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,6 +46,11 @@ class ProcessIdentity:
             return None
         # The name, which may hold anything, ends at the last bracket; state is the field after it.
         return None if fields[0] in (b"Z", b"X") else cls(pid=pid, started=int(fields[19]))
+
+    @classmethod
+    def read(cls, written: Mapping[str, int]) -> ProcessIdentity:
+        """The one that is written down so."""
+        return cls(pid=written["pid"], started=written["started"])
 
     @property
     def alive(self) -> bool:

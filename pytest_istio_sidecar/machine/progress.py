@@ -1,7 +1,7 @@
 """What a long bring-up is at, for who waits for it.
 
 Knows phases, and how one process tells another of them through a file. Does not
-know pytest. Invariant: a phase that fails keeps the last lines its command said.
+know pytest. Invariant: whoever reads the file meets whole lines only.
 """
 
 from __future__ import annotations
@@ -11,12 +11,10 @@ import json
 import os
 import threading
 import time
-from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-_LINES = 8
 _POLL_SECONDS = 0.2
 _SILENT_SECONDS = 5.0
 """For which others write without the line that is written over coming back after each."""
@@ -32,14 +30,12 @@ class Progress:
 
     def __init__(self, file: Path | None = None) -> None:
         self._file = file
-        self._said: deque[str] = deque(maxlen=_LINES)
         self.seconds: dict[str, float] = {}
         """Seconds that each phase took, by its name."""
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
         """A phase: "creating the kind cluster". Its time is kept, and told when it ends."""
-        self._said.clear()
         begin = time.monotonic()
         self._tell(event="begin", phase=name)
         try:
@@ -52,20 +48,14 @@ class Progress:
 
     def line(self, text: str) -> None:
         """A line that the running command said."""
-        self._said.append(text)
         self._tell(event="line", text=text)
 
-    @property
-    def last_lines(self) -> tuple[str, ...]:
-        """The last lines of the running phase."""
-        return tuple(self._said)
-
-    def _tell(self, **told: object) -> None:
+    def _tell(self, **fact: object) -> None:
         if self._file is None:
             return
         descriptor = os.open(self._file, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
         try:
-            os.write(descriptor, (json.dumps(told) + "\n").encode())
+            os.write(descriptor, (json.dumps(fact) + "\n").encode())
         finally:
             os.close(descriptor)
 
@@ -120,18 +110,18 @@ class ProgressDisplay:
         self.settle()
 
     def _show_news(self) -> None:
-        for told in self._news():
-            event = told["event"]
+        for fact in self._news():
+            event = fact["event"]
             if event == "begin":
-                self._phase, self._begin, self._last = str(told["phase"]), time.monotonic(), ""
+                self._phase, self._begin, self._last = str(fact["phase"]), time.monotonic(), ""
                 self._silent_until = 0.0
                 if not self._terminal:
                     self._write_line(self._phase)
             elif event == "line":
-                self._last = str(told["text"])
+                self._last = str(fact["text"])
             else:
                 ended = "failed after " if event == "failed" else ""
-                self._write_line(f"{ended}{float(str(told['seconds'])):.1f} s  {told['phase']}")
+                self._write_line(f"{ended}{float(str(fact['seconds'])):.1f} s  {fact['phase']}")
                 self._phase = ""
 
     def _show_elapsed(self) -> None:

@@ -14,6 +14,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from pytest_istio_sidecar.istio.listeners import configured_listeners, spellings
+from pytest_istio_sidecar.machine.state_file import Json
 
 REMOVED = "(removed)"
 
@@ -55,7 +56,7 @@ def scrub(text: str) -> str:
         text = text.replace(value, REMOVED)
     for form in _FORMS:
         text = form.sub(REMOVED, text)
-    return _NAMED.sub(lambda found: found[1] + REMOVED, text)
+    return _NAMED.sub(lambda match: match[1] + REMOVED, text)
 
 
 def scrub_values(value: Any) -> Any:
@@ -63,11 +64,11 @@ def scrub_values(value: Any) -> Any:
     if isinstance(value, str):
         return scrub(value)
     if isinstance(value, Mapping):
-        return {key: scrub_values(held) for key, held in value.items()}
-    return [scrub_values(held) for held in value] if isinstance(value, list) else value
+        return {key: scrub_values(item) for key, item in value.items()}
+    return [scrub_values(item) for item in value] if isinstance(value, list) else value
 
 
-def pod_as_evidence(pod: dict[str, Any]) -> str:
+def pod_as_evidence(pod: Json) -> str:
     """What of a pod bears on its rules: names, images, identities, Istio's own arguments, conditions."""
     status = pod.get("status", {})
     kept = {
@@ -77,19 +78,19 @@ def pod_as_evidence(pod: dict[str, Any]) -> str:
         "status": {
             **_pick(status, ("phase", "podIP", "podIPs", "hostIP", "qosClass", "startTime")),
             "conditions": [
-                _pick(held, ("type", "status", "reason")) for held in status.get("conditions", [])
+                _pick(condition, ("type", "status", "reason")) for condition in status.get("conditions", [])
             ],
             "containerStatuses": [
-                _pick(held, ("name", "ready", "restartCount", "imageID", "containerID"))
+                _pick(container, ("name", "ready", "restartCount", "imageID", "containerID"))
                 for key in ("initContainerStatuses", "containerStatuses")
-                for held in status.get(key, [])
+                for container in status.get(key, [])
             ],
         },
     }
     return _document(kept)
 
 
-def workload_as_evidence(workload: dict[str, Any]) -> str:
+def workload_as_evidence(workload: Json) -> str:
     """What of a workload bears on its pods' rules."""
     spec = workload.get("spec", {})
     template = spec.get("template", {})
@@ -110,30 +111,30 @@ def configuration_as_evidence(dump: str) -> str:
         document = json.loads(dump)
     except (ValueError, RecursionError):
         return ""
-    kept: dict[str, list[dict[str, Any]]] = {"static_listeners": [], "dynamic_listeners": []}
+    kept: dict[str, list[Json]] = {"static_listeners": [], "dynamic_listeners": []}
     for kind, listener in configured_listeners(document):
         entry = {"listener": _listener(listener)}
         kept[f"{kind}_listeners"].append(entry if kind == "static" else {"active_state": entry})
     return _document({"configs": [kept]})
 
 
-def _listener(listener: Mapping[str, Any]) -> dict[str, Any]:
+def _listener(listener: Mapping[str, Any]) -> Json:
     """What `istio.listeners` reads of it; of the configuration of a filter that is its type."""
     kept = _pick_spelled(listener, _LISTENER)
     for key, filters in _pick_spelled(listener, ["listener_filters"]).items():
         members = filters if isinstance(filters, list) else []
-        kept[key] = [_filter(held) for held in members if isinstance(held, dict)]
+        kept[key] = [_filter(member) for member in members if isinstance(member, dict)]
     return kept
 
 
-def _filter(held: dict[str, Any]) -> dict[str, Any]:
-    configured = _pick_spelled(held, ["typed_config"])
+def _filter(listener_filter: Json) -> Json:
+    configured = _pick_spelled(listener_filter, ["typed_config"])
     types = {key: _pick(value, ["@type"]) for key, value in configured.items() if isinstance(value, dict)}
-    return {**_pick(held, ["name"]), **types}
+    return {**_pick(listener_filter, ["name"]), **types}
 
 
-def _metadata(held: dict[str, Any]) -> dict[str, Any]:
-    metadata = held.get("metadata", {})
+def _metadata(resource: Json) -> Json:
+    metadata = resource.get("metadata", {})
     annotations = metadata.get("annotations") or {}
     return {
         **_pick(metadata, ("name", "namespace", "uid", "labels", "creationTimestamp", "generation")),
@@ -144,45 +145,45 @@ def _metadata(held: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _spec(spec: dict[str, Any]) -> dict[str, Any]:
+def _spec(spec: Json) -> Json:
     return {
         **_pick(spec, ("nodeName", "hostNetwork", "serviceAccountName", "securityContext", "dnsPolicy")),
         **{
-            key: [_container(held) for held in spec[key]]
+            key: [_container(container) for container in spec[key]]
             for key in ("initContainers", "containers", "ephemeralContainers")
             if spec.get(key)
         },
         "volumes": [
-            {"name": held.get("name"), "kind": sorted(set(held) - {"name"})}
-            for held in spec.get("volumes", [])
+            {"name": volume.get("name"), "kind": sorted(set(volume) - {"name"})}
+            for volume in spec.get("volumes", [])
         ],
     }
 
 
-def _container(container: dict[str, Any]) -> dict[str, Any]:
+def _container(container: Json) -> Json:
     own = ("command", "args") if container.get("name") in _OF_ISTIO else ()
     return {
         **_pick(container, ("name", "image", "ports", "securityContext", "restartPolicy", *own)),
-        "env": [{"name": held.get("name"), "value": REMOVED} for held in container.get("env", [])],
-        "volumeMounts": [_pick(held, ("name", "mountPath")) for held in container.get("volumeMounts", [])],
+        "env": [{"name": variable.get("name"), "value": REMOVED} for variable in container.get("env", [])],
+        "volumeMounts": [_pick(mount, ("name", "mountPath")) for mount in container.get("volumeMounts", [])],
     }
 
 
-def _pick(held: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any]:
-    return {name: held[name] for name in names if name in held}
+def _pick(fields: Mapping[str, Any], names: Iterable[str]) -> Json:
+    return {name: fields[name] for name in names if name in fields}
 
 
-def _pick_spelled(held: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any]:
-    return _pick(held, (key for name in names for key in spellings(name)))
+def _pick_spelled(fields: Mapping[str, Any], names: Iterable[str]) -> Json:
+    return _pick(fields, (key for name in names for key in spellings(name)))
 
 
-def _document(kept: dict[str, Any]) -> str:
+def _document(kept: Json) -> str:
     return json.dumps(scrub_values(kept), indent=2) + "\n"
 
 
 def _own_secrets() -> list[str]:
     """Longest first: one may be part of another."""
-    found = {
+    secrets = {
         value for name, value in os.environ.items() if _SECRET_NAME.search(name) and len(value) >= _SHORTEST
     }
-    return sorted((value for value in found if not os.path.exists(value)), key=len, reverse=True)  # noqa: PTH110
+    return sorted((value for value in secrets if not os.path.exists(value)), key=len, reverse=True)  # noqa: PTH110

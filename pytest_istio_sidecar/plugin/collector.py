@@ -13,7 +13,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pytest_istio_sidecar.environments.choices import ReportForm
 from pytest_istio_sidecar.errors import IstioSidecarError, VerdictAgainst
 from pytest_istio_sidecar.plugin.workers import Run, run_of
 
@@ -102,7 +101,7 @@ def leave(item: pytest.Item, report: pytest.TestReport, raised: BaseException | 
         properties = {
             "istio-verdict": "against" if isinstance(raised, VerdictAgainst) else "none",
             "istio-summary": left["problems"][0]["summary"] if left["problems"] else "",
-            "istio-replay": next((held["way"]["replay"] for held in left["problems"] if held["way"]), ""),
+            "istio-replay": next((each["way"]["replay"] for each in left["problems"] if each["way"]), ""),
             "istio-evidence": left["evidence"],
         }
         # The list of the item and not of this report: JUnit XML takes them from the last one.
@@ -142,6 +141,7 @@ def report_of(run: Run, gathering: Gathering) -> Report:
 
 def write_reports(report: Report, paths: Sequence[Path]) -> list[str]:
     """Write every form that was asked for; in words what could not be written."""
+    from pytest_istio_sidecar.reports.form import ReportForm
     from pytest_istio_sidecar.reports.formats.render import render
 
     problems = []
@@ -204,15 +204,15 @@ def _line_of(item: pytest.Item, raised: BaseException | None) -> int:
 def _problem(finding: Finding) -> Problem:
     from pytest_istio_sidecar.reports.way import way_of
 
-    way = finding.trace
-    rule = finding.rule or (way.deciding_rule if way is not None else None)
+    trace = finding.trace
+    rule = finding.rule or (trace.deciding_rule if trace is not None else None)
     return {
         "kind": str(finding.kind),
         "summary": finding.summary,
         "wanted": finding.wanted,
         "got": finding.got,
         "cause": finding.cause,
-        "way": way_of(way) if way is not None else None,
+        "way": way_of(trace) if trace is not None else None,
         "rule": {"text": rule.text, "location": rule.location} if rule is not None else None,
     }
 

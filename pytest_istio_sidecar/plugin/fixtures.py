@@ -9,12 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import pytest
 
 from pytest_istio_sidecar.environments.choices import EnvironmentName
-from pytest_istio_sidecar.errors import IstioSidecarError
+from pytest_istio_sidecar.errors import IstioSidecarError, UsageProblem
 from pytest_istio_sidecar.plugin.markers import MARKER, specifier_of
 from pytest_istio_sidecar.plugin.settings import Settings
 from pytest_istio_sidecar.plugin.workers import Run, heed_signals, run_of, settle_progress, show_progress
@@ -92,22 +92,21 @@ def istio_environment(
     """Where the rules under test are; brought up once for the run, whatever the number of workers."""
     from pytest_istio_sidecar.environments.shared import bring_up
     from pytest_istio_sidecar.machine.progress import Progress
-    from pytest_istio_sidecar.plugin.plans import plan_of
 
     heed_signals(pytestconfig)
     run = run_of(pytestconfig)
     show_progress(pytestconfig, istio_settings)
     try:
-        plan = plan_of(
-            istio_settings,
+        values = (f"{key}={value}" for key, value in istio_install_options.items())
+        choices = istio_settings.replace(
             kind_config=istio_kind_config,
-            install_options=istio_install_options,
-            manifests=istio_manifests,
-            evidence=run.place(run.evidence),
+            values=(*values, *istio_settings.values),
+            manifests=tuple(istio_manifests),
+            evidence=run.place(run.evidence) if istio_settings.evidence else None,
         )
         # Whoever comes second waits for all the steps of the first.
         with run.exclusive(istio_settings.timeout * 6):
-            environment = bring_up(plan, state=run.state, owner=run.owner, progress=Progress(run.progress))
+            environment = bring_up(choices, state=run.state, owner=run.owner, progress=Progress(run.progress))
             facts = dict(environment.describe())
     except IstioSidecarError as problem:
         # Without an environment every test would end in this same error: stop at the first.
@@ -162,7 +161,7 @@ def pod_rules(
 
     run = run_of(pytestconfig)
     place = run.place(run.evidence)
-    rules = read_rules(istio_environment, istio_version, istio_options, run.evidence, place)
+    rules = _completed(read_rules(istio_environment, run.evidence, place), istio_version, istio_options)
     capture = capture_of(rules, istio_environment.pod().host, istio_version, istio_options)
     run.record("capture", **capture)
     return rules
@@ -180,7 +179,18 @@ def replica_rules(
 
     run = run_of(pytestconfig)
     place = run.place(run.evidence)
-    return read_replicas(istio_environment, istio_version, istio_options, run.evidence, place)
+    replicas = read_replicas(istio_environment, run.evidence, place)
+    return {pod: _completed(rules, istio_version, istio_options) for pod, rules in replicas.items()}
+
+
+def _completed(rules: PodRules, version: str, options: IstioOptions) -> PodRules:
+    """The same rules, what a lossy listing hides taken from those of the release."""
+    from pytest_istio_sidecar.checks.comparison.expectation import completed, expected_of
+
+    try:
+        return cast("PodRules", completed(rules, expected_of(rules, version, options)))
+    except UsageProblem:
+        return rules  # a release or options that nothing is known of complete nothing
 
 
 @pytest.fixture(scope="session")

@@ -51,7 +51,9 @@ def specifier_of(marker: pytest.Mark, node: pytest.Item) -> SpecifierSet:
                 return SpecifierSet(text)
             except InvalidSpecifier:
                 pass
-    told = ", ".join([*map(repr, marker.args), *(f"{key}={value!r}" for key, value in marker.kwargs.items())])
+    given = ", ".join(
+        [*map(repr, marker.args), *(f"{key}={value!r}" for key, value in marker.kwargs.items())]
+    )
     raise pytest.UsageError(
-        f"{node.nodeid}: @pytest.mark.{MARKER}({told}): expected one specifier such as '>=1.8,<1.13'"
+        f"{node.nodeid}: @pytest.mark.{MARKER}({given}): expected one specifier such as '>=1.8,<1.13'"
     )

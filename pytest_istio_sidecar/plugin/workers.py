@@ -14,9 +14,8 @@ import shutil
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
 
@@ -29,12 +28,10 @@ if TYPE_CHECKING:
     from pytest_istio_sidecar.machine.progress import ProgressDisplay
     from pytest_istio_sidecar.machine.signals import EndingSignals
 
-Record = Mapping[str, object]
 _PROGRESS = "progress.jsonl"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Run:
+class Run(NamedTuple):  # as Settings
     """What belongs to one `pytest` command, seen from one of its processes.
 
     Attributes:

@@ -26,7 +26,7 @@ def read_host(runner: Runner, *, timeout: float, pod: str = "") -> Host:
     result = runner.run(["ip", "-j", "address"], timeout=timeout)
     try:
         interfaces = {
-            link["ifname"]: [f"{held['local']}/{held['prefixlen']}" for held in link["addr_info"]]
+            link["ifname"]: [f"{address['local']}/{address['prefixlen']}" for address in link["addr_info"]]
             for link in json.loads(result.stdout)
             if link["addr_info"] or "UP" in link["flags"]
         }

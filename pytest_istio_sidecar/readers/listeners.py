@@ -65,7 +65,7 @@ def ask_in_sidecar(run: Exec, *, timeout: float) -> Ask:
     return ask
 
 
-def read_listeners(ways: Mapping[str, Ask], *, pod: str = "") -> ListenersReading:
+def read_listeners(asks: Mapping[str, Ask], *, pod: str = "") -> ListenersReading:
     """Ask Envoy's admin interface for its listeners and their configuration.
 
     Args:
@@ -76,7 +76,7 @@ def read_listeners(ways: Mapping[str, Ask], *, pod: str = "") -> ListenersReadin
         ParseError: it answered something else.
     """
     failed: list[str] = []
-    for how, ask in ways.items():
+    for how, ask in asks.items():
         results: list[CommandResult] = []
         for path in ("/listeners?format=json", "/config_dump"):
             said = _ask(ask, path, results)

@@ -21,7 +21,7 @@ def read_policy_routes(runner: Runner, *, timeout: float, pod: str = "") -> Rout
         EnvironmentProblem: they could not be read.
         ParseError: `ip` answered with something else.
     """
-    found: dict[Family, PolicyRouting] = {}
+    routings: dict[Family, PolicyRouting] = {}
     for family, ip in _IP:
         rules = runner.run([*ip, "rule", "show"], timeout=timeout)
         if family == 6 and _NO_FAMILY in rules.stderr:
@@ -31,5 +31,5 @@ def read_policy_routes(runner: Runner, *, timeout: float, pod: str = "") -> Rout
             if not result.succeeded:
                 facts = "\n".join(result.facts())
                 raise EnvironmentProblem(f"cannot read the policy routes of {pod or 'the pod'}\n\n{facts}")
-        found[family] = parse_policy_routing(rules.stdout, routes.stdout)
-    return found
+        routings[family] = parse_policy_routing(rules.stdout, routes.stdout)
+    return routings

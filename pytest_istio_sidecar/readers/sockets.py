@@ -27,7 +27,7 @@ def read_sockets(runner: Runner, *, timeout: float, pod: str = "") -> tuple[Sock
         EnvironmentProblem: they could not be read.
         ParseError: a file has something else.
     """
-    found: list[Socket] = []
+    sockets: list[Socket] = []
     for protocol, path in _FILES:
         result = runner.run(["cat", path], timeout=timeout)
         if path.endswith("6") and _ABSENT in result.stderr:
@@ -35,5 +35,5 @@ def read_sockets(runner: Runner, *, timeout: float, pod: str = "") -> tuple[Sock
         if not result.succeeded:
             facts = "\n".join(result.facts())
             raise EnvironmentProblem(f"cannot read the sockets of {pod or 'the pod'}\n\n{facts}")
-        found += parse_sockets(protocol, result.stdout)
-    return tuple(found)
+        sockets += parse_sockets(protocol, result.stdout)
+    return tuple(sockets)

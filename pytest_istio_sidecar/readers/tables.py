@@ -94,16 +94,16 @@ def read_tables(
     notes: list[str] = []
     unread: list[str] = []
     for family, prefix in _PREFIXES.items():
-        found = False
+        has_command = False
         for backend, suffix in _FRONT_ENDS.items():
             result = runner.run([f"{prefix}-{suffix}", "-c"], timeout=timeout)
             commands.append(result)
             if result.missing:
                 unread.append(f"{prefix}-{suffix}")
                 continue
-            found = True
+            has_command = True
             rulesets.append(_ruleset(result, family, backend, pod=pod, folder=folder))
-        if not found:
+        if not has_command:
             # Up to 1.6 there is one command for the one back end there was.
             result = runner.run([f"{prefix}-save", "-c"], timeout=timeout)
             commands.append(result)
@@ -174,14 +174,14 @@ def _listed(
     listings: list[CommandResult], family: Family, backend: Backend, *, pod: str, folder: Path | None
 ) -> Ruleset:
     """One ruleset of several listings; a table that the kernel does not have holds no rule."""
-    found: list[Ruleset] = []
+    rulesets: list[Ruleset] = []
     for result in listings:
         if "does not exist" in result.stderr and result.exit_status == _NO_TABLE:
             continue
         if not result.succeeded:
             raise _unreadable(pod, [result], *_cause(result))
-        found.append(_parsed(parse_iptables_list, result, family, folder))
-    whole = joined(found) if found else Ruleset(family=family, source=_place(listings[0], folder))
+        rulesets.append(_parsed(parse_iptables_list, result, family, folder))
+    whole = joined(rulesets) if rulesets else Ruleset(family=family, source=_place(listings[0], folder))
     return replace(whole, backend=backend, pod=pod)
 
 

@@ -1,17 +1,17 @@
 """A report of bypasses in lines for people.
 
-Knows how the classes are laid out. Does not know how they were found. Invariant: what is not by design
-stands first, and each line names a rule or says that a policy lets the packets by.
+Knows how the rows are laid out. Does not know how they were found. Invariant: what is not by design
+stands first.
 """
 
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 
-from pytest_istio_sidecar.checks.bypass.bypasses import BypassReport
-from pytest_istio_sidecar.checks.bypass.found import FoundBypass
-from pytest_istio_sidecar.reports.colour import Paint, plain
+from pytest_istio_sidecar.checks.bypass.bypasses import BypassReport, with_rules
+from pytest_istio_sidecar.checks.bypass.rows import BypassRow, rows_of
+from pytest_istio_sidecar.reports.colour import Paint, Style, plain
 
 
 def render_bypasses(report: BypassReport, *, expected: bool, width: int = 80, paint: Paint = plain) -> str:
@@ -21,16 +21,17 @@ def render_bypasses(report: BypassReport, *, expected: bool, width: int = 80, pa
         expected: whether there was an expectation; without one nothing is by design.
         width: columns; only a rule may be longer.
     """
-    found = (*report.inbound, *report.outbound)
-    designed = [held for held in found if held.by_design]
+    titles: dict[str, tuple[str, Style]] = {
+        "no": ("NOT BY DESIGN" if expected else "WITHOUT ENVOY", "red"),
+        "cannot be told": ("CANNOT BE TOLD", "yellow"),
+        "yes": ("by design", "green"),
+    }
+    rows = rows_of(with_rules(report))
     lines: list[str] = []
-    if report.unexpected:
-        title = paint("NOT BY DESIGN" if expected else "WITHOUT ENVOY", "red")
-        lines += _section(title, report.unexpected, width)
-    if report.conditional:
-        lines += _section(paint("CANNOT BE TOLD", "yellow"), report.conditional, width)
-    if designed:
-        lines += _section(paint("by design", "green"), designed, width)
+    for by_design, title in titles.items():
+        section = [row for row in rows if row.by_design == by_design]
+        if section:
+            lines += [paint(*title), *_section(section, width)]
     if not lines:
         lines.append("nothing gets by without Envoy")
     lines += ["", "rules cannot show:"]
@@ -39,24 +40,14 @@ def render_bypasses(report: BypassReport, *, expected: bool, width: int = 80, pa
     return "\n".join(lines)
 
 
-def _section(title: str, found: Iterable[FoundBypass], width: int) -> Iterator[str]:
-    yield title
-    told: dict[str, FoundBypass] = {}
-    for held in found:
-        told.setdefault(held.text, held)
-    column = max(map(len, told))
-    beside = column + max(len(_by(held)) for held in told.values()) + 4 <= width
-    for text, held in told.items():
+def _section(rows: Sequence[BypassRow], width: int) -> Iterator[str]:
+    column = max(len(row.packets) for row in rows)
+    beside = column + max(len(row.let_by) for row in rows) + 4 <= width
+    for row in rows:
         if beside:
-            yield f"  {text:<{column}}  {_by(held)}"
+            yield f"  {row.packets:<{column}}  {row.let_by}"
         else:
-            yield f"  {text}"
-            yield f"      {_by(held)}"
-        for reason in held.conditions[:2]:
+            yield f"  {row.packets}"
+            yield f"      {row.let_by}"
+        for reason in row.conditions[:2]:
             yield from textwrap.wrap(reason, width, initial_indent="    ", subsequent_indent="      ")
-
-
-def _by(held: FoundBypass) -> str:
-    rules = held.rules
-    more = f" (and {len(rules) - 1} more)" if len(rules) > 1 else ""
-    return f"{rules[0].text if rules else 'policy'}{more}"

@@ -48,19 +48,19 @@ def comparison_fields(comparison: Comparison) -> dict[str, Any]:
         "equivalent": comparison.equivalent,
         "differences": [
             {
-                "kind": str(held.kind),
-                "family": held.family,
-                "table": held.table,
-                "chain": held.chain,
-                "expected": held.line.expected.text if held.line.expected else None,
-                "observed": held.line.observed.text if held.line.observed else None,
+                "kind": str(each.kind),
+                "family": each.family,
+                "table": each.table,
+                "chain": each.chain,
+                "expected": each.line.expected.text if each.line.expected else None,
+                "observed": each.line.observed.text if each.line.observed else None,
             }
-            for held in comparison.differences
+            for each in comparison.differences
         ],
         "effects": [effect.to_dict() for effect in comparison.effects],
         "foreign": [
-            {"owner": held.owner, "places": list(held.places), "rules": held.count, "matters": held.matters}
-            for held in comparison.foreign
+            {"owner": each.owner, "places": list(each.places), "rules": each.count, "matters": each.matters}
+            for each in comparison.foreign
         ],
         "assumptions": list(comparison.assumptions),
     }
@@ -91,14 +91,14 @@ def _rows(lines: Sequence[Line]) -> Iterator[tuple[str, str, str]]:
         yield from _row(lines[-1], lines)
         return
     for same, group in groupby(lines, key=lambda line: line.change is Change.SAME):
-        held = list(group)
-        first, last = held[0].expected, held[-1].expected
-        if same and len(held) > _FOLDED and first is not None and last is not None:
-            yield from _row(held[0], lines)
+        run = list(group)
+        first, last = run[0].expected, run[-1].expected
+        if same and len(run) > _FOLDED and first is not None and last is not None:
+            yield from _row(run[0], lines)
             yield " ", f"...  {first.number + 1} to {last.number - 1} as expected", ""
-            yield from _row(held[-1], lines)
+            yield from _row(run[-1], lines)
         else:
-            for line in held:
+            for line in run:
                 yield from _row(line, lines)
 
 
@@ -138,5 +138,5 @@ def _way(moved: Line, lines: Sequence[Line]) -> str:
     ]
     above = sum(old < there.number and new > here.number for old, new in pairs)
     below = sum(old > there.number and new < here.number for old, new in pairs)
-    count, way = (above, "up") if above >= below else (below, "down")
-    return f"{way} by {'one rule' if count == 1 else f'{count} rules'}"
+    count, direction = (above, "up") if above >= below else (below, "down")
+    return f"{direction} by {'one rule' if count == 1 else f'{count} rules'}"

@@ -150,7 +150,7 @@ def exceptions_of(capture: Capture) -> dict[str, list[str]]:
     return {
         direction: list(
             dict.fromkeys(
-                str(held["text"]).replace(f"{direction} ", "", 1) for held in report.get(direction, [])
+                str(each["text"]).replace(f"{direction} ", "", 1) for each in report.get(direction, [])
             )
         )
         for direction in ("inbound", "outbound")
@@ -167,30 +167,30 @@ def _answer(pod: str, capture: Capture | None, tests: Sequence[Test]) -> Answer:
         return _say(pod, "undecided", "whether traffic of {pod} goes through Envoy was not seen")
     let_by = exceptions_of(capture)
     unexpected = list(
-        dict.fromkeys(str(held["text"]) for held in _bypasses(capture) if not held["by_design"])
+        dict.fromkeys(str(each["text"]) for each in _bypasses(capture) if not each["by_design"])
     )
-    told = {"inbound": let_by["inbound"], "outbound": let_by["outbound"], "unexpected": unexpected}
+    lists = {"inbound": let_by["inbound"], "outbound": let_by["outbound"], "unexpected": unexpected}
     conditional = (capture["bypasses"] or {}).get("conditional", [])
     failed = [test for test in tests if test["outcome"] == "failed"]
     undecided = [test for test in tests if test["outcome"] in ("undecided", "error")]
     if capture["ways"] and not any(way["end"] == "proxy" for way in capture["ways"]):
-        return _say(pod, "against", "traffic of {pod} does not go through Envoy", **told)
+        return _say(pod, "against", "traffic of {pod} does not go through Envoy", **lists)
     if unexpected:
-        return _say(pod, "against", f"traffic of {{pod}} gets past Envoy: {'; '.join(unexpected)}", **told)
+        return _say(pod, "against", f"traffic of {{pod}} gets past Envoy: {'; '.join(unexpected)}", **lists)
     if failed:
         first = first_line(failed[0])
         more = f" (and {len(failed) - 1} more)" if len(failed) > 1 else ""
-        return _say(pod, "against", f"the sidecar of {{pod}} is not as it should be: {first}{more}", **told)
+        return _say(pod, "against", f"the sidecar of {{pod}} is not as it should be: {first}{more}", **lists)
     if capture["bypasses"] is None or conditional:
         why = str(conditional[0]["text"]) if conditional else "; ".join(capture["problems"])
         return _say(
-            pod, "undecided", f"whether traffic of {{pod}} goes through Envoy cannot be told: {why}", **told
+            pod, "undecided", f"whether traffic of {{pod}} goes through Envoy cannot be told: {why}", **lists
         )
     if undecided:
         first = first_line(undecided[0])
-        return _say(pod, "undecided", f"traffic of {{pod}} is judged in part only: {first}", **told)
+        return _say(pod, "undecided", f"traffic of {{pod}} is judged in part only: {first}", **lists)
     ending = f", except what {capture['release']} lets by" if any(let_by.values()) else ""
-    return _say(pod, "holds", f"traffic of {{pod}} goes through Envoy{ending}", **told)
+    return _say(pod, "holds", f"traffic of {{pod}} goes through Envoy{ending}", **lists)
 
 
 def _say(

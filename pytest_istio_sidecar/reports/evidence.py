@@ -13,8 +13,8 @@ from collections.abc import Mapping, Sequence
 from hashlib import sha256
 from pathlib import Path
 
-from pytest_istio_sidecar.checks.bypass.found import packet_fields
 from pytest_istio_sidecar.checks.finding import Finding
+from pytest_istio_sidecar.checks.wording import packet_fields
 from pytest_istio_sidecar.machine.evidence import add_file
 from pytest_istio_sidecar.netfilter.trace.trace import Trace
 from pytest_istio_sidecar.reports.message import render_trace
@@ -45,26 +45,26 @@ def files_of(
         start: where the places of rules start from.
     """
     files = {**around, "message.txt": f"{message}\n"}
-    way = next((finding.trace for finding in findings if finding.trace is not None), None)
-    if way is None:
+    trace = next((finding.trace for finding in findings if finding.trace is not None), None)
+    if trace is None:
         return files
-    files["trace.txt"] = "\n".join([render_trace(way), "", *explain(way), ""])
-    files["packets.jsonl"] = json.dumps(packet_fields(way.packet)) + "\n"
+    files["trace.txt"] = "\n".join([render_trace(trace), "", *explain(trace), ""])
+    files["packets.jsonl"] = json.dumps(packet_fields(trace.packet)) + "\n"
     files["replay.txt"] = ""
-    listings = files_of_rules(way)
+    listings = files_of_rules(trace)
     names = {
         file: add_file(files, file, (start / file).read_bytes().decode(errors="replace"))
         for file in listings
         if (start / file).is_file()
     }
     if names and names.keys() == set(listings):
-        files["replay.txt"] = f"{_replay(way, names)}\n"
+        files["replay.txt"] = f"{_replay(trace, names)}\n"
     else:
         del files["replay.txt"]
     return files
 
 
-def _replay(way: Trace, names: Mapping[str, str]) -> str:
+def _replay(trace: Trace, names: Mapping[str, str]) -> str:
     """The command, for who stands in the folder, where the listings have these names."""
-    words = ["istio-sidecar", "trace", *specifications(way, names)]
-    return shlex.join([*words, "--packets", "packets.jsonl", *surroundings_of(way)])
+    words = ["istio-sidecar", "trace", *specifications(trace, names)]
+    return shlex.join([*words, "--packets", "packets.jsonl", *surroundings_of(trace)])

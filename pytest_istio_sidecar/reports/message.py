@@ -10,8 +10,9 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Sequence
 
+from pytest_istio_sidecar.checks.comparison.expectation import ComparisonFinding
 from pytest_istio_sidecar.checks.finding import Finding
-from pytest_istio_sidecar.checks.tracing import describe
+from pytest_istio_sidecar.checks.wording import describe
 from pytest_istio_sidecar.netfilter.matches import PROTOCOL_NAMES
 from pytest_istio_sidecar.netfilter.packet import Endpoint, Fate, Packet
 from pytest_istio_sidecar.netfilter.trace.trace import Trace
@@ -40,7 +41,7 @@ def render_finding(finding: Finding) -> str:
     lines = [finding.summary, ""]
     lines += _fact("wanted", finding.wanted)
     lines += _fact("got", finding.got)
-    if finding.comparison is not None:
+    if isinstance(finding, ComparisonFinding):
         lines += render_comparison(finding.comparison)
     if finding.trace is not None:
         lines += ["", *render_way(finding.trace)]
@@ -62,7 +63,7 @@ def render_way(way: Trace, paint: Paint = plain) -> list[str]:
     path = path_of(way)
     if not path:
         return [*lines, *_fact("path", "no rule and no policy took part")]
-    cells = [(line.where, f"{line.numbers:>4}  {line.text}", _outcome(line)) for line in path]
+    cells = [(line["where"], f"{line['numbers']:>4}  {line['text']}", _outcome(line)) for line in path]
     place = max(len(where) for where, _, _ in cells)
     rule = max(len(text) for _, text, _ in cells)
     shown = [
@@ -73,13 +74,13 @@ def render_way(way: Trace, paint: Paint = plain) -> list[str]:
 
 
 def _outcome(line: PathLine) -> str:
-    return "match  <- decides" if line.decides else line.outcome
+    return "match  <- decides" if line["decides"] else line["outcome"]
 
 
 def _style(line: PathLine) -> Style | None:
-    if line.decides:
+    if line["decides"]:
         return "bold"
-    return "faint" if line.outcome == "no match" else None
+    return "faint" if line["outcome"] == "no match" else None
 
 
 def describe_fields(packet: Packet) -> str:

@@ -9,21 +9,21 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
 from itertools import groupby
+from typing import TypedDict
 
-from pytest_istio_sidecar.netfilter.model import Rule
+from pytest_istio_sidecar.netfilter.model import HOOKS, Rule
 from pytest_istio_sidecar.netfilter.trace.trace import Step, Trace
 
 WIDTH = 96
 """Columns of a message at most, except for a rule or path that is longer."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PathLine:
-    """One line of a path.
+class PathLine(TypedDict):
+    """One line of a path; JSON, as it is part of every report.
 
     Attributes:
+        hook: of the kernel, in which the chain is run.
         where: table and chain.
         numbers: of the rules in this line, "3" or "1-5"; "" for the chain's policy.
         text: the rule, what the rules have in common, or the policy.
@@ -31,6 +31,7 @@ class PathLine:
         decides: the deciding rule is in this line.
     """
 
+    hook: str
     where: str
     numbers: str
     text: str
@@ -38,9 +39,14 @@ class PathLine:
     decides: bool
 
 
-def path_of(way: Trace) -> list[PathLine]:
+def path_of(trace: Trace) -> list[PathLine]:
     """The lines of a packet's path."""
-    return [_line(steps, way) for steps in _telling(way.steps)]
+    lines = []
+    hook = ""
+    for steps in _telling(trace.steps):
+        hook = steps[0].chain if steps[0].chain in HOOKS else hook
+        lines.append(_line(steps, hook, trace))
+    return lines
 
 
 def _telling(steps: Iterable[Step]) -> list[list[Step]]:
@@ -50,25 +56,26 @@ def _telling(steps: Iterable[Step]) -> list[list[Step]]:
     )
     shown = []
     for (_, _, missed), group in groups:
-        held = list(group)
-        shown += [held] if missed else [[step] for step in held]
+        run = list(group)
+        shown += [run] if missed else [[step] for step in run]
     return shown
 
 
-def _line(group: list[Step], way: Trace) -> PathLine:
+def _line(group: list[Step], hook: str, trace: Trace) -> PathLine:
     first, last = group[0], group[-1]
     where = f"{first.table} {first.chain}"
     if first.rule is None:
-        return PathLine(where=where, numbers="", text=first.outcome, outcome="", decides=False)
+        return PathLine(hook=hook, where=where, numbers="", text=first.outcome, outcome="", decides=False)
     numbers = f"{first.rule.number}"
     if last is not first and last.rule is not None:
         numbers += f"-{last.rule.number}"
     return PathLine(
+        hook=hook,
         where=where,
         numbers=numbers,
         text=_conditions(group),
         outcome=first.outcome,
-        decides=first.rule is way.deciding_rule and bool(first.matched),
+        decides=first.rule is trace.deciding_rule and bool(first.matched),
     )
 
 

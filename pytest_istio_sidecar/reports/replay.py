@@ -21,32 +21,32 @@ from pytest_istio_sidecar.netfilter.trace.trace import Trace
 _PREFIX = {Backend.LEGACY: "legacy:", Backend.NF_TABLES: "nft:", None: ""}
 
 
-def replay_command(way: Trace) -> str:
+def replay_command(trace: Trace) -> str:
     """The command line; "" where no file holds the rules, or the options cannot describe the packet."""
-    files = files_of_rules(way)
-    flow = _flow(way.packet, way.host)
+    files = files_of_rules(trace)
+    flow = _flow(trace.packet, trace.host)
     if not files or not flow:
         return ""
-    named = specifications(way, {file: file for file in files})
-    return shlex.join(["istio-sidecar", "trace", *named, *flow, *surroundings_of(way)])
+    named = specifications(trace, {file: file for file in files})
+    return shlex.join(["istio-sidecar", "trace", *named, *flow, *surroundings_of(trace)])
 
 
-def files_of_rules(way: Trace) -> list[str]:
+def files_of_rules(trace: Trace) -> list[str]:
     """The files that hold all rules which took part; none where some are in no file, or are not as there."""
-    listings = _listings(way)
-    told = way.host.interfaces[way.host.external()]  # by their addresses
-    if not told or len(_completions(listings)) > 1 or not all(map(_is_repeatable, listings)):
+    listings = _listings(trace)
+    addresses = trace.host.interfaces[trace.host.external()]  # by their addresses
+    if not addresses or len(_completions(listings)) > 1 or not all(map(_is_repeatable, listings)):
         return []
     return [file for listing in listings for file in _files(listing)]
 
 
-def specifications(way: Trace, names: Mapping[str, str]) -> Iterator[str]:
+def specifications(trace: Trace, names: Mapping[str, str]) -> Iterator[str]:
     """The rules as the command line names them: with the back end where there are several.
 
     Args:
         names: of `files_of_rules`, each as it is called where the command runs.
     """
-    listings = _listings(way)
+    listings = _listings(trace)
     for listing in listings:
         family = "ip6:" if listing.family == 6 else ""
         prefix = family + (_PREFIX[listing.backend] if len(listings) > 1 else "")
@@ -57,10 +57,10 @@ def specifications(way: Trace, names: Mapping[str, str]) -> Iterator[str]:
             yield prefix + (name if plain else f"./{name}")
 
 
-def surroundings_of(way: Trace) -> Iterator[str]:
+def surroundings_of(trace: Trace) -> Iterator[str]:
     """The options that describe its host, and what a listing was completed from."""
-    yield from _interfaces(way.host)
-    for completion in _completions(_listings(way)):
+    yield from _interfaces(trace.host)
+    for completion in _completions(_listings(trace)):
         yield from completion
 
 
@@ -75,9 +75,9 @@ def _interfaces(host: Host) -> Iterator[str]:
             yield from ("--interface", f"{name}={address}")
 
 
-def _listings(way: Trace) -> Sequence[Ruleset]:
+def _listings(trace: Trace) -> Sequence[Ruleset]:
     """The rulesets that had a say; of none that had, one that lists so."""
-    rulesets = rulesets_of(way.rules, way.packet.family)
+    rulesets = rulesets_of(trace.rules, trace.packet.family)
     return list(filter(has_a_say, rulesets)) or [ruleset for ruleset in rulesets if ruleset.tables][:1]
 
 

@@ -15,6 +15,6 @@ def describe_requests(records: Sequence[Mapping[str, object]]) -> list[tuple[str
         group = groups.setdefault((fate, f"{record['request']} {'to' if inbound else 'from'}"), {})
         group[str(record["port"]) if inbound else sender] = None
     return [
-        ("real requests", f"{what} {', '.join(held)}: {fate}")
-        for (fate, what), held in sorted(groups.items(), key=lambda item: item[0][0].startswith("not"))
+        ("real requests", f"{what} {', '.join(members)}: {fate}")
+        for (fate, what), members in sorted(groups.items(), key=lambda item: item[0][0].startswith("not"))
     ]

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from itertools import groupby
 
-from pytest_istio_sidecar.checks.tracing import describe
+from pytest_istio_sidecar.checks.wording import describe
 from pytest_istio_sidecar.netfilter.model import HOOKS, Rule
 from pytest_istio_sidecar.netfilter.packet import Fate
 from pytest_istio_sidecar.netfilter.targets import Goto, Jump, Redirect, SetMark, Target, Verdict

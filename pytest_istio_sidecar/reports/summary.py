@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any, TypedDict
 
-from pytest_istio_sidecar.checks.bypass.bypasses import BypassReport, bypasses
+from pytest_istio_sidecar.checks.bypass.bypasses import BypassReport, bypasses, with_rules
 from pytest_istio_sidecar.checks.comparison.comparison import compare
 from pytest_istio_sidecar.checks.comparison.expectation import completed, expected_of
 from pytest_istio_sidecar.checks.tracing import CAPTURED
@@ -79,27 +79,19 @@ def capture_of(rules: PodRules, host: Host, version: str, options: IstioOptions)
     try:
         expected = expected_of(rules, version, options)
         report = bypasses(rules, expected=_of_both_families(expected), host=host)
-        capture["bypasses"], capture["unseen"] = _with_rules(report), list(report.unseen)
+        capture["bypasses"], capture["unseen"] = with_rules(report), list(report.unseen)
         capture["beside"] = _sections(report)
-        ways = list(_ordinary(rules, host))
-        capture["ways"] = [way_of(way) for way in ways]
-        capture["lines"] += _redirected(ways, rules, host)
+        ordinary = list(_ordinary(rules, host))
+        capture["ways"] = [way_of(traced) for traced in ordinary]
+        capture["lines"] += _redirected(ordinary, rules, host)
         comparison = compare(completed(rules, expected), expected, host=host)
         capture["comparison"] = comparison_fields(comparison)
         capture["difference"] = render_comparison(comparison)
     except IstioSidecarError as problem:
         capture["problems"].append(str(problem).splitlines()[0])
-    capture["lines"] += [["assumed", text] for held in rules.rulesets for text in held.assumptions]
+    capture["lines"] += [["assumed", text] for ruleset in rules.rulesets for text in ruleset.assumptions]
     capture["lines"] += [["note", text] for text in rules.notes]
     return capture
-
-
-def _with_rules(report: BypassReport) -> dict[str, list[dict[str, Any]]]:
-    kinds = {"inbound": report.inbound, "outbound": report.outbound, "conditional": report.conditional}
-    return {
-        kind: [{**held.to_dict(), "rules": [rule.text for rule in held.rules]} for held in found]
-        for kind, found in kinds.items()
-    }
 
 
 def _of_both_families(expected: PodRules) -> PodRules:
@@ -123,15 +115,15 @@ def _sections(report: BypassReport) -> list[Section]:
         "outbound without Envoy": report.outbound,
         "cannot be told": report.conditional,
     }
-    for heading, found in lists.items():
+    for heading, classes in lists.items():
         entries: dict[str, None] = {}
-        for held in found:
-            meant = held.by_design or not any(other.by_design for other in found)
-            ports = [span for span in held.where.get("destination_port", []) if isinstance(span, list)]
+        for each in classes:
+            meant = each.by_design or not any(other.by_design for other in classes)
+            ports = [span for span in each.where.get("destination_port", []) if isinstance(span, list)]
             if heading.startswith("inbound") and meant and any(span[0] in PURPOSE for span in ports):
                 entries |= dict.fromkeys(_with_purpose(ports))
             else:
-                entries[f"{'' if meant else '! '}{held.text.replace(f'{held.direction} ', '', 1)}"] = None
+                entries[f"{'' if meant else '! '}{each.text.replace(f'{each.direction} ', '', 1)}"] = None
         if entries:
             sections.append(Section(heading=heading, entries=list(entries)))
     return sections
@@ -149,7 +141,9 @@ def _ordinary(rules: PodRules, host: Host) -> Iterable[Trace]:
     """The ways of a neighbour's request to a service of the pod, and of the application's own request."""
     for family in (4, 6):
         own = host.primary(host.external(), family)
-        if own is None or not any(any(held.rules()) for held in rules.rulesets if held.family == family):
+        if own is None or not any(
+            any(ruleset.rules()) for ruleset in rules.rulesets if ruleset.family == family
+        ):
             continue
         arriving = inbound(_PORT, family=family, destination=own, in_interface=host.external())
         yield trace(rules, arriving, host=host)
@@ -166,11 +160,15 @@ def _held(rules: PodRules) -> str:
     return ", ".join(parts) or "none were read"
 
 
-def _redirected(ways: Iterable[Trace], rules: PodRules, host: Host) -> list[list[str]]:
+def _redirected(ordinary: Iterable[Trace], rules: PodRules, host: Host) -> list[list[str]]:
     """Where ordinary packets go, and what the proxy sends to its own pod."""
-    told = [(way, _WHO[way.packet.hook]) for way in ways]
-    for way, _ in told[:1]:
-        own = str(way.packet.destination)
+    senders = [(traced, _WHO[traced.packet.hook]) for traced in ordinary]
+    for traced, _ in senders[:1]:
+        own = str(traced.packet.destination)
         packet = outbound(own, _PORT, uid=PROXY_ID, gid=PROXY_ID, source=own)
-        told.append((trace(rules, packet, host=host), "outbound tcp of the proxy to its own pod"))
-    return [["redirected", f"{who} -> :{way.destination.port}"] for way, who in told if way.fate in CAPTURED]
+        senders.append((trace(rules, packet, host=host), "outbound tcp of the proxy to its own pod"))
+    return [
+        ["redirected", f"{who} -> :{traced.destination.port}"]
+        for traced, who in senders
+        if traced.fate in CAPTURED
+    ]

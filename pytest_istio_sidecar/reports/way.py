@@ -8,33 +8,16 @@ from __future__ import annotations
 
 from typing import Literal, TypedDict
 
-from pytest_istio_sidecar.checks.tracing import CAPTURED, describe
+from pytest_istio_sidecar.checks.tracing import CAPTURED
+from pytest_istio_sidecar.checks.wording import describe
 from pytest_istio_sidecar.istio.ports import PURPOSE
-from pytest_istio_sidecar.netfilter.model import HOOKS
 from pytest_istio_sidecar.netfilter.packet import Endpoint, Fate
 from pytest_istio_sidecar.netfilter.trace.trace import Trace
 from pytest_istio_sidecar.reports.message import describe_fields, outcome_of
-from pytest_istio_sidecar.reports.path import path_of
+from pytest_istio_sidecar.reports.path import PathLine, path_of
 from pytest_istio_sidecar.reports.replay import replay_command
 
 End = Literal["proxy", "application", "network", "nowhere", "unknown"]
-
-
-class PathRow(TypedDict):
-    """One line of a path.
-
-    Attributes:
-        hook: of the kernel, in which the chain is run.
-        where: table and chain.
-        numbers: of the rules in this line; "" for a policy.
-    """
-
-    hook: str
-    where: str
-    numbers: str
-    text: str
-    outcome: str
-    decides: bool
 
 
 class Way(TypedDict):
@@ -57,7 +40,7 @@ class Way(TypedDict):
     destination: str
     end: End
     listener: str
-    path: list[PathRow]
+    path: list[PathLine]
     reasons: list[str]
     replay: str
 
@@ -73,29 +56,10 @@ def way_of(trace: Trace) -> Way:
         destination=str(trace.destination),
         end=_end(trace),
         listener=_listener(trace),
-        path=_rows(trace),
+        path=path_of(trace),
         reasons=list(trace.reasons),
         replay=replay_command(trace),
     )
-
-
-def _rows(trace: Trace) -> list[PathRow]:
-    rows = []
-    hook = ""
-    for line in path_of(trace):
-        chain = line.where.partition(" ")[2]
-        hook = chain if chain in HOOKS else hook
-        rows.append(
-            PathRow(
-                hook=hook,
-                where=line.where,
-                numbers=line.numbers,
-                text=line.text,
-                outcome=line.outcome,
-                decides=line.decides,
-            )
-        )
-    return rows
 
 
 def _sender(trace: Trace) -> str:

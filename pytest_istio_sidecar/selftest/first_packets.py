@@ -104,9 +104,9 @@ def _carry_out(step: Step, packets: Sequence[FirstPacket], sender: Sender) -> Ou
     for packet in sent:
         if packet["interface"] is None:
             sender.send(packet)
-    found = connections()
+    tracked = connections()
     saved = [_printed(argv) for argv in step["saves"]]
-    return {"answers": [found.get(key_of(packet)) for packet in sent], "saved": saved}
+    return {"answers": [tracked.get(key_of(packet)) for packet in sent], "saved": saved}
 
 
 def _printed(argv: Sequence[str]) -> str:

@@ -1,7 +1,7 @@
 """Everything that the suite asks of a pod's rules, in one call.
 
 Knows which checks the suite makes of rules, and with which packets. Does not know pytest:
-`tests/plugin/test_suite_asks_what_judge_asks.py` holds the calls made here and the suite's to be the same.
+`tests/slow/plugin/test_suite_asks_what_judge_asks.py` holds these calls and the suite's to be the same.
 Invariant: rules that fail a test of the suite have a violation here; what a release's own rules do not
 hold to is not asked.
 """
@@ -19,7 +19,7 @@ from pytest_istio_sidecar.checks.chains import (
 )
 from pytest_istio_sidecar.checks.comparison.expectation import check_matches_istio
 from pytest_istio_sidecar.checks.finding import Finding, Kind, violations
-from pytest_istio_sidecar.checks.packets import check_bypasses, check_redirected
+from pytest_istio_sidecar.checks.packets import check_not_redirected, check_redirected
 from pytest_istio_sidecar.istio import ports
 from pytest_istio_sidecar.istio.options import IstioOptions
 from pytest_istio_sidecar.istio.rules import expected_ruleset
@@ -76,7 +76,7 @@ def _questions(expected: Ruleset, host: Host) -> Iterator[Question]:
     excluded = {port for port in EXCLUDED if trace(expected, inbound(port)).fate is Fate.UNCHANGED}
     yield lambda rules: check_inbound_exclusions(rules, excluded, host=host)
     for packet in _left_alone(excluded, host):
-        yield lambda rules, packet=packet: check_bypasses(rules, packet, host=host)  # type: ignore[misc]
+        yield lambda rules, packet=packet: check_not_redirected(rules, packet, host=host)  # type: ignore[misc]
     for packet, port in _captured(host):
         yield lambda rules, packet=packet, port=port: check_redirected(  # type: ignore[misc]
             rules, packet, port, host=host

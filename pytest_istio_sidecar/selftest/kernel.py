@@ -63,7 +63,9 @@ def ask_kernel(
     """
     packets = list(dict.fromkeys(packet for _, sent in asked for packet in sent))
     numbers = {packet: number for number, packet in enumerate(packets)}
-    tables = sorted({table.name for rules, _ in asked for held in rules.rulesets for table in held.tables})
+    tables = sorted(
+        {table.name for rules, _ in asked for ruleset in rules.rulesets for table in ruleset.tables}
+    )
     families = {ruleset.family for rules, _ in asked for ruleset in rules.rulesets}
     steps: list[Step] = []
     places: list[list[Place]] = []
@@ -76,17 +78,17 @@ def ask_kernel(
         steps.append({"loads": loads, "packets": [numbers[packet] for packet in sent], "saves": saves})
         before = loaded
     steps.append({"loads": [_empty(place, tables) for place in sorted(before)], "packets": [], "saves": []})
-    told = environment.run_program(
+    answered = environment.run_program(
         [sys.executable, "-I", "-S", first_packets.__file__],
         text=json.dumps({"outside": OUTSIDE, "packets": list(map(first_packet_of, packets)), "steps": steps}),
         timeout=_SECONDS_A_STEP * len(steps) + 30,
     )
-    for (rules, _), read, line in zip(asked, places, told.splitlines()[: len(asked)], strict=True):
+    for (rules, _), read, line in zip(asked, places, answered.splitlines()[: len(asked)], strict=True):
         outcome = json.loads(line)
-        held = map(_held, read, outcome["saved"])
+        rulesets = map(_as_held, read, outcome["saved"])
         yield Answered(
             answers=tuple(None if answer is None else tuple(answer) for answer in outcome["answers"]),
-            held=PodRules(rulesets=tuple(held), pod=rules.pod),
+            rules=PodRules(rulesets=tuple(rulesets), pod=rules.pod),
         )
 
 
@@ -94,7 +96,7 @@ def _place(ruleset: Ruleset) -> Place:
     return ruleset.family, ruleset.backend or Backend.LEGACY
 
 
-def _held(place: Place, text: str) -> Ruleset:
+def _as_held(place: Place, text: str) -> Ruleset:
     family, backend = place
     if not text.strip():
         return Ruleset(family=family, backend=backend)

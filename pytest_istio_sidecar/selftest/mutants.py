@@ -82,8 +82,8 @@ def _of_halves(rules: PodRules) -> Iterator[Mutant]:
         )
         if ruleset.backend is not None:
             other = Backend.LEGACY if ruleset.backend is Backend.NF_TABLES else Backend.NF_TABLES
-            rest = (held for held in rules.rulesets if held is not ruleset)
-            kept = tuple(held for held in rest if (held.family, held.backend) != (ruleset.family, other))
+            rest = (each for each in rules.rulesets if each is not ruleset)
+            kept = tuple(each for each in rest if (each.family, each.backend) != (ruleset.family, other))
             moved = replace(ruleset, backend=other)
             yield Mutant(
                 operator="move to the other back end",
@@ -241,9 +241,9 @@ def _owned(match: Owner, name: str, value: Range) -> Owner:
     return replace(match, uid=value) if name == "uid" else replace(match, gid=value)
 
 
-def _shifted(held: Range) -> Range:
-    step = 1 if held.high < 65535 else -1
-    return replace(held, low=held.low + step, high=held.high + step)
+def _shifted(ports: Range) -> Range:
+    step = 1 if ports.high < 65535 else -1
+    return replace(ports, low=ports.low + step, high=ports.high + step)
 
 
 def _of_target(rule: Rule, table: Table) -> Iterator[tuple[str, Target | None]]:

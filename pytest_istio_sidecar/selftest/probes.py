@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pytest_istio_sidecar.istio import ports
 from pytest_istio_sidecar.netfilter.model import Family, PodRules
 from pytest_istio_sidecar.netfilter.packet import Hook, Host, Packet
-from pytest_istio_sidecar.netfilter.space.space import differing
+from pytest_istio_sidecar.netfilter.space.partition import differing
 
 RANDOM_PACKETS = 400
 """Of each family, half of them inbound; every mutant meets the same ones."""
@@ -57,10 +57,10 @@ def random_packets(family: Family, host: Host, seed: str) -> list[Packet]:
 
 def _random(place: int, family: Family, host: Host, chance: random.Random) -> Packet:
     interface = host.external()
-    held = [address for address in host.addresses[interface] if address.version == family]
-    held = [address for address in held if not address.ip.is_link_local]
-    own = tuple(str(address.ip) for address in held)
-    peers = (str(held[0].network[20]), *_FAR[family])
+    addresses = [address for address in host.addresses[interface] if address.version == family]
+    addresses = [address for address in addresses if not address.ip.is_link_local]
+    own = tuple(str(address.ip) for address in addresses)
+    peers = (str(addresses[0].network[20]), *_FAR[family])
     likely = chance.random() < 0.9
     port = chance.choice(_PORTS) + chance.choice((0, 0, 0, 1)) if likely else chance.randrange(1, 65536)
     given = {

@@ -8,8 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from pytest_istio_sidecar.checks.bypass.found import packet_fields
-from pytest_istio_sidecar.checks.tracing import describe
+from pytest_istio_sidecar.checks.wording import describe, packet_fields
 from pytest_istio_sidecar.selftest.score import Judged, Score, named_faults
 
 _WIDTH = 16
@@ -45,21 +44,25 @@ def score_fields(score: Score) -> dict[str, Any]:
         "missed": list(map(_fields, score.missed)),
         "false_alarms": list(map(_fields, score.false_alarms)),
         "named_faults": [
-            {"name": name, "caught": held is not None and _rightly_caught(held), "said": held and held.caught}
-            for name, held in _named(score)
+            {
+                "name": name,
+                "caught": judged is not None and _rightly_caught(judged),
+                "said": judged and judged.caught,
+            }
+            for name, judged in _named(score)
         ],
         "perfect": score.perfect,
     }
 
 
-def _fields(held: Judged) -> dict[str, Any]:
-    told: dict[str, Any] = {"operator": held.mutant.operator, "change": held.mutant.change}
-    if held.caught:
-        told["said"] = held.caught
-    if held.change is not None:
-        packet = packet_fields(held.change.packet)
-        told |= {"packet": packet, "before": held.change.before, "after": held.change.after}
-    return told
+def _fields(judged: Judged) -> dict[str, Any]:
+    entry: dict[str, Any] = {"operator": judged.mutant.operator, "change": judged.mutant.change}
+    if judged.caught:
+        entry["said"] = judged.caught
+    if judged.change is not None:
+        packet = packet_fields(judged.change.packet)
+        entry |= {"packet": packet, "before": judged.change.before, "after": judged.change.after}
+    return entry
 
 
 def _lines(score: Score) -> Iterator[str]:
@@ -76,11 +79,11 @@ def _lines(score: Score) -> Iterator[str]:
     yield _line("false alarms", f"{alarms} among the {harmless} that change no packet's fate")
     yield from _explained(score.false_alarms)
     named = list(_named(score))
-    caught = [name for name, held in named if held is not None and _rightly_caught(held)]
+    caught = [name for name, judged in named if judged is not None and _rightly_caught(judged)]
     yield _line("named faults", f"{len(caught)} of {len(named)} caught")
-    for name, held in named:
+    for name, judged in named:
         yield f"    {name}"
-        yield f"      {_verdict_on(held)}"
+        yield f"      {_verdict_on(judged)}"
 
 
 def _line(name: str, text: str) -> str:
@@ -89,28 +92,28 @@ def _line(name: str, text: str) -> str:
 
 def _explained(wrong: Sequence[Judged]) -> Iterator[str]:
     """The first of some that were judged wrongly."""
-    for held in wrong[:1]:
-        yield _line("  rules", f"a mutant that {held.mutant.change}")
-        if held.change is not None:
-            yield _line("  packet", describe(held.change.packet))
-            yield _line("  before", held.change.before)
-            yield _line("  with it", held.change.after)
-        yield _line("  suite", held.caught or "nothing against these rules")
+    for judged in wrong[:1]:
+        yield _line("  rules", f"a mutant that {judged.mutant.change}")
+        if judged.change is not None:
+            yield _line("  packet", describe(judged.change.packet))
+            yield _line("  before", judged.change.before)
+            yield _line("  with it", judged.change.after)
+        yield _line("  suite", judged.caught or "nothing against these rules")
 
 
 def _named(score: Score) -> Iterator[tuple[str, Judged | None]]:
-    made = {held.name: held for held in score.named}
+    made = {judged.name: judged for judged in score.named}
     for name in named_faults(score.version).values():
         yield name, made.get(name)
 
 
-def _rightly_caught(held: Judged) -> bool:
-    return bool(held.caught) and held.change is not None
+def _rightly_caught(judged: Judged) -> bool:
+    return bool(judged.caught) and judged.change is not None
 
 
-def _verdict_on(held: Judged | None) -> str:
-    if held is None:
+def _verdict_on(judged: Judged | None) -> str:
+    if judged is None:
         return "not made"
-    if held.change is None:
+    if judged.change is None:
         return "changes no packet's fate, says the kernel"
-    return held.caught or "MISSED"
+    return judged.caught or "MISSED"

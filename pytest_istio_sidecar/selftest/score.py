@@ -37,7 +37,7 @@ class Answered:
     """What became of each packet under some rules, and the rules as the kernel held them, counters too."""
 
     answers: tuple[Answer, ...]
-    held: PodRules
+    rules: PodRules
 
 
 Kernel = Callable[[Sequence[tuple[PodRules, Sequence[Packet]]]], Iterable[Answered]]
@@ -80,27 +80,27 @@ class Score:
     @property
     def harmful(self) -> tuple[Judged, ...]:
         """Those that change the fate of some packet."""
-        return tuple(held for held in self.judged if held.change is not None)
+        return tuple(each for each in self.judged if each.change is not None)
 
     @property
     def missed(self) -> tuple[Judged, ...]:
         """Those of them that are not caught."""
-        return tuple(held for held in self.harmful if not held.caught)
+        return tuple(each for each in self.harmful if not each.caught)
 
     @property
     def false_alarms(self) -> tuple[Judged, ...]:
         """Those that are caught, and change nothing."""
-        return tuple(held for held in self.judged if held.caught and held.change is None)
+        return tuple(each for each in self.judged if each.caught and each.change is None)
 
     @property
     def named(self) -> tuple[Judged, ...]:
         """The faults that people know by a name."""
-        return tuple(held for held in self.judged if held.name)
+        return tuple(each for each in self.judged if each.name)
 
     @property
     def perfect(self) -> bool:
         """Everything that matters is caught, nothing else is, and every named fault is among it."""
-        named = {held.name for held in self.named if held.caught and held.change is not None}
+        named = {each.name for each in self.named if each.caught and each.change is not None}
         return not self.missed and not self.false_alarms and named == set(named_faults(self.version).values())
 
 
@@ -201,7 +201,7 @@ def _judge_batch(
         yield Judged(
             mutant=mutant,
             change=next(_changes(packets, fates, answered, host), None),
-            caught=_said_against(answered.held, version, options, host),
+            caught=_said_against(answered.rules, version, options, host),
             name=names.get(mutant.change, ""),
         )
 
@@ -223,9 +223,9 @@ def _changes(
     for packet, answer in zip(sent, answered.answers, strict=True):
         if answer != fates[packet]:
             yield Change(packet=packet, before=_in_words(fates[packet]), after=_in_words(answer))
-    if _counted_as_dropped(answered.held):
+    if _counted_as_dropped(answered.rules):
         for packet in sent:
-            if decided(answered.held, packet, host).fate is Fate.DROPPED:
+            if decided(answered.rules, packet, host).fate is Fate.DROPPED:
                 yield Change(
                     packet=packet, before=_in_words(fates[packet]), after="counted by a rule that drops"
                 )
@@ -250,8 +250,8 @@ def _in_words(answer: Answer) -> str:
 def _said_against(rules: PodRules, version: str, options: IstioOptions, host: Host) -> str:
     """The first thing that the suite says against rules, or ""; no verdict is none against them."""
     try:
-        found = judge(rules, version, options=options, host=host)
-        against = (held for held in found if held.severity is Severity.VIOLATION)
+        findings = judge(rules, version, options=options, host=host)
+        against = (finding for finding in findings if finding.severity is Severity.VIOLATION)
         return next((finding.summary for finding in against), "")
     except Undecided:
         return ""

@@ -3,9 +3,9 @@
 import pytest
 
 from pytest_istio_sidecar import (
-    assert_bypasses,
     assert_inbound_exclusions,
     assert_jump,
+    assert_not_redirected,
     assert_redirect_target,
     assert_redirected,
     assert_same_rules,
@@ -27,7 +27,7 @@ def test_prerouting_sends_all_tcp_to_istio_inbound(iptables_nat, claim):
 @pytest.mark.parametrize("port", EXCLUDED, ids=[f"{port}-{use}" for port, use in EXCLUDED.items()])
 @pytest.mark.usefixtures("only_if_excluded")
 def test_istio_inbound_returns_the_excluded_port(pod_rules, to_pod, claim, port):
-    claim(assert_bypasses, pod_rules, to_pod(port))
+    claim(assert_not_redirected, pod_rules, to_pod(port))
 
 
 def test_istio_inbound_excludes_no_other_port(pod_rules, excluded, claim):

@@ -17,9 +17,9 @@ from markdown_blocks import CHECKOUT, PAGES, tokens_of
 
 import pytest_istio_sidecar
 from pytest_istio_sidecar.cli import _COMMANDS, main
-from pytest_istio_sidecar.environments.choices import ReportForm
 from pytest_istio_sidecar.netfilter.text.diagnosis import _KNOWN, diagnose
 from pytest_istio_sidecar.plugin.options import OPTIONS
+from pytest_istio_sidecar.reports.form import ReportForm
 
 LINKED = (*PAGES, "ARCHITECTURE.md", "CONTRIBUTING.md", "changelog.d/README.md", "tests/cluster/README.md")
 
@@ -236,7 +236,7 @@ def raised_texts() -> list[object]:
     return [pytest.param(text, id=f"{name}-{text[:40]}") for text, name in found.items()]
 
 
-NOT_SEEN = ("AssertionError", "BrokenPipeError", "SystemExit")
+NOT_SEEN = ("AssertionError", "AttributeError", "BrokenPipeError", "SystemExit", "TypeError", "ValueError")
 """What no user sees: they are caught where they belong."""
 
 

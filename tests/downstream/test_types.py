@@ -41,5 +41,5 @@ def run(argv: list[str]) -> str:
 def test_a_checker_refuses_each_wrong_use_and_nothing_else(checker, tmp_path):
     lines = (SAMPLE / "wrong.py").read_text().splitlines()
     wrong = {("wrong.py", number) for number, line in enumerate(lines, 1) if line.endswith("# wrong")}
-    assert len(wrong) == 7
+    assert len(wrong) == 9
     assert checker(tmp_path) == wrong

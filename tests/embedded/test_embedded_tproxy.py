@@ -1,5 +1,7 @@
 """TPROXY by real requests: Envoy takes them at their own address; answers come back by the policy route."""
 
+import json
+
 import pytest
 
 from pytest_istio_sidecar import RedirectError, assert_policy_routes
@@ -82,7 +84,7 @@ def test_before_1_9_tproxy_hands_over_to_envoys_outbound_listener(start_pod):
     pod = start_pod(version="1.8.3", options=IstioOptions(inbound_interception_mode="TPROXY"))
     seen = pod.send_request("inbound", port=80)
     assert (seen.captured_by, seen.capture.listener) == ("outbound", "virtualOutbound")
-    assert (seen.answered_by, seen.capture.upstream) == ("httpbin", "127.0.0.1:80")
+    assert (seen.answered_by, json.loads(seen.capture.line)["upstream"]) == ("httpbin", "127.0.0.1:80")
 
 
 @pytest.mark.parametrize("version", ["1.8.3", NF_TABLES])

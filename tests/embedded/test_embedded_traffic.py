@@ -5,7 +5,7 @@ import signal
 import pytest
 from leftovers import send_signal
 
-from pytest_istio_sidecar.environments.embedded import traffic
+from pytest_istio_sidecar.environments.embedded import environment, traffic
 from pytest_istio_sidecar.environments.embedded.environment import PodRulesText
 from pytest_istio_sidecar.netfilter.model import Backend
 
@@ -74,8 +74,13 @@ def test_the_counter_of_the_deciding_rule_moves_by_one(pod):
 @pytest.fixture
 def broken_pod(pod, istio_rules):
     """A function that loads broken rules into the pod; afterwards it has Istio's again."""
-    yield lambda text: pod.load_rules(text, backend=Backend.LEGACY) or pod
-    pod.load_rules(istio_rules, backend=Backend.LEGACY)
+
+    def load(text):
+        pod.run_program([environment.RESTORE[Backend.LEGACY, 4]], text=text, timeout=10)
+        return pod
+
+    yield load
+    load(istio_rules)
 
 
 def test_without_the_jump_in_prerouting_a_request_reaches_httpbin_past_envoy(broken_pod, istio_rules):

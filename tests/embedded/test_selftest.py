@@ -18,7 +18,7 @@ def test_a_judge_that_sees_everything_exits_with_0_and_the_named_faults_are_told
     assert lines[0].startswith("Istio 1.8.3, IPv4")
     assert "  named faults    6 of 6 caught" in lines
     assert "    PREROUTING emptied" in lines
-    assert "      inbound tcp/80 reaches the application without Envoy" in lines
+    assert "      inbound tcp 80 reaches the application without Envoy" in lines
     assert lines[-1].endswith("a green suite means something")
     assert err == "Istio 1.8.3: 10 of 10 mutants judged\n"
 

@@ -13,6 +13,7 @@ from test_space_against_trace import point_of
 from pytest_istio_sidecar import Bypass, Fate, bypasses, check_only_bypasses, parse_iptables_save, trace
 from pytest_istio_sidecar.errors import Undecided
 from pytest_istio_sidecar.netfilter.routing import Routing
+from pytest_istio_sidecar.netfilter.space.partition import having
 from pytest_istio_sidecar.netfilter.space.space import IMPOSSIBLE, Space
 
 SEEDS = range(16)
@@ -108,7 +109,7 @@ def test_a_class_can_be_read_back_and_covers_its_packets(seed):
         hook = "PREROUTING" if found.direction == "inbound" else "OUTPUT"
         space = Space([rules], hook, host=HOST, family=rules.family)
         point = point_of(space.fields, found.witness)
-        assert answers_at(found.bypass.condition(space.fields, space.diagrams), point) == {"holds"}
+        assert answers_at(having(space, dict(found.bypass.where)), point) == {"holds"}
         assert contains(found.where, found.witness)
 
 

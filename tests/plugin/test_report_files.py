@@ -138,7 +138,7 @@ def test_json_has_every_bypass_and_the_difference_from_the_release(report):
     capture = report["capture"]
     (unexpected,) = (held for held in capture["bypasses"]["inbound"] if not held["by_design"])
     assert unexpected["text"] == "inbound tcp 8443"
-    assert [effect["text"] for effect in capture["comparison"]["effects"]] == ["inbound tcp to port 8443"]
+    assert [effect["text"] for effect in capture["comparison"]["effects"]] == ["inbound tcp 8443"]
 
 
 def test_sarif_has_one_result_for_each_test_without_a_verdict_in_favour(run):
@@ -185,10 +185,10 @@ def test_the_page_of_the_job_gets_the_same_markdown(run):
 
 def test_github_gets_one_command_for_each_line_that_failed(run):
     first, second = (line for line in run.out.splitlines() if line.startswith("::error"))
-    assert first.startswith("::error file=test_pod.py,line=6,title=istio sidecar::inbound tcp/8443 reaches ")
+    assert first.startswith("::error file=test_pod.py,line=6,title=istio sidecar::inbound tcp 8443 reaches ")
     assert "%0A  cause    " in first
     assert second.startswith(
-        "::error file=test_pod.py,line=12,title=istio sidecar%3A no verdict::inbound tcp/80"
+        "::error file=test_pod.py,line=12,title=istio sidecar%3A no verdict::inbound IPv6 tcp 80"
     )
 
 

@@ -1,7 +1,7 @@
-"""A class of packets that get by without Envoy, as a value and in writing.
+"""A class of packets that get by without Envoy, as a value, and read from the written form.
 
-Knows the written form and its fields. Does not know which packets do get by (`bypasses`). Invariant:
-`Bypass.parse(str(bypass)) == bypass`.
+Knows how the form is read; `wording` writes it. Does not know which packets do get by (`bypasses`).
+Invariant: `Bypass.parse(str(bypass)) == bypass`.
 
 Grammar (docs/bypasses.md): DIRECTION [FAMILY] [PROTOCOLS] [PORTS] CLAUSE …, as in
 "inbound tcp 22,15008", "outbound IPv6 not tcp", "outbound tcp 443 to 192.0.2.0/24 from uid 1000-1999".
@@ -14,14 +14,17 @@ import ipaddress
 import re
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Literal
 
+from pytest_istio_sidecar.checks.wording import CLAUSES, HOOKS, Direction, top_of, written
 from pytest_istio_sidecar.errors import UsageProblem
-from pytest_istio_sidecar.netfilter.diagram.diagram import Diagrams, Node
 from pytest_istio_sidecar.netfilter.intervals import Interval, joined, outside
-from pytest_istio_sidecar.netfilter.matches import PROTOCOL_NAMES, PROTOCOLS
+from pytest_istio_sidecar.netfilter.matches import PROTOCOLS
 from pytest_istio_sidecar.netfilter.model import Family
-from pytest_istio_sidecar.netfilter.space.fields import NO_SOCKET, FieldName, Fields
+from pytest_istio_sidecar.netfilter.space.partition import (
+    NO_SOCKET,
+    FieldName,
+    Values,
+)
 from pytest_istio_sidecar.netfilter.text.parse_port import (
     are_ports,
     parse_ports,
@@ -29,24 +32,6 @@ from pytest_istio_sidecar.netfilter.text.parse_port import (
     split_protocol,
 )
 
-Direction = Literal["inbound", "outbound"]
-HOOKS: Mapping[Direction, Literal["PREROUTING", "OUTPUT"]] = {"inbound": "PREROUTING", "outbound": "OUTPUT"}
-
-Values = tuple[Interval | str, ...]
-"""Closed intervals of numbers; or names: of interfaces, or values under masks ("0x1/0xff", "!0x1/0x1")."""
-
-ORDER: tuple[FieldName, ...] = (
-    "protocol",
-    "destination_port",
-    "destination",
-    "source",
-    "source_port",
-    "uid",
-    "gid",
-    "interface",
-    "mark",
-)
-_BITS = {"protocol": 8, "uid": 32, "gid": 32, "mark": 32, "destination_port": 16, "source_port": 16}
 _TCP = PROTOCOLS["tcp"]
 _EXAMPLES = '"inbound tcp 22,15008", "outbound from gid 1337", "outbound IPv6 not tcp"'
 
@@ -67,7 +52,7 @@ class Bypass:
     where: tuple[tuple[FieldName, Values], ...] = ()
 
     def __str__(self) -> str:
-        return written(self)
+        return written(self.direction, self.family, dict(self.where))
 
     @classmethod
     def inbound(cls, **values: int | str | Collection[int]) -> Bypass:
@@ -95,10 +80,10 @@ class Bypass:
                 raise UsageProblem(f"{name!r} has no value: leave it out, or name one")
             if name in PROTOCOLS:
                 clauses.insert(1, f"{name} {listed}")
-            elif name in _CLAUSES:
-                clauses.append(f"{_CLAUSES[name]} {listed}")
+            elif name in CLAUSES:
+                clauses.append(f"{CLAUSES[name]} {listed}")  # type: ignore[index]
             else:
-                known = ", ".join([*_CLAUSES, "tcp", "udp"])
+                known = ", ".join([*CLAUSES, "tcp", "udp"])
                 raise UsageProblem(f"{name!r} is no field of a bypass; known are {known} and other protocols")
         return cls.parse(" ".join(clauses))
 
@@ -111,130 +96,9 @@ class Bypass:
         """
         return _Parser(text).bypass()
 
-    def condition(self, fields: Fields, diagrams: Diagrams) -> Node:
-        """Its packets, among those of the fields' hook and family."""
-        if HOOKS[self.direction] != fields.hook or self.family not in (None, fields.family):
-            return diagrams.fall
-        node = diagrams.holds
-        for name, values in self.where:
-            node = diagrams.when(_condition(fields, diagrams, name, values), node)
-        return node
-
 
 def _each(value: int | Collection[int]) -> Iterable[int]:
     return [value] if isinstance(value, int) else sorted(value)
-
-
-def _condition(fields: Fields, diagrams: Diagrams, name: FieldName, values: Values) -> Node:
-    field = fields[name]
-    names = [value for value in values if isinstance(value, str)]
-    if name == "interface":
-        places = [(place, place) for place, held in enumerate(fields.interfaces) if held in names]
-        return field.intervals(diagrams, places)
-    intervals = joined(value for value in values if not isinstance(value, str))
-    parts = [field.intervals(diagrams, [held for held in intervals if held[1] <= field.top])]
-    parts += [_under_masks(fields, diagrams, name, text) for text in names]
-    return diagrams.chain(parts)
-
-
-def _under_masks(fields: Fields, diagrams: Diagrams, name: FieldName, text: str) -> Node:
-    """Values under masks: "0x1/0x1|0x2/0x3&!0x10/0xf0"."""
-    node = diagrams.holds
-    for term in text.split("&"):
-        pairs = [_pattern(name, pair) for pair in term.removeprefix("!").split("|")]
-        one = diagrams.chain(
-            [diagrams.box(fields[name].masked(value, mask), diagrams.holds) for value, mask in pairs]
-        )
-        node = diagrams.when(diagrams.negate(one) if term.startswith("!") else one, node)
-    return node
-
-
-def _pattern(name: FieldName, text: str) -> tuple[int, int]:
-    value, _, mask = text.partition("/")
-    if name == "mark":
-        return int(value, 0), int(mask, 0)
-    return int(ipaddress.ip_address(value)), int(ipaddress.ip_address(mask))
-
-
-_CLAUSES = {
-    "protocol": "protocol",
-    "destination_port": "to port",
-    "destination": "to",
-    "source": "from",
-    "source_port": "from port",
-    "uid": "from uid",
-    "gid": "gid",
-    "interface": "by",
-    "mark": "mark",
-}
-"""How each field is introduced."""
-
-
-def written(bypass: Bypass) -> str:
-    """The written form of a bypass."""
-    held = dict(bypass.where)
-    words: list[str] = [bypass.direction]
-    if bypass.family == 6 or (bypass.family == 4 and not {"source", "destination"} & held.keys()):
-        words.append(f"IPv{bypass.family}")
-    if not held:
-        return " ".join(["all", *words])
-    with_ports = "protocol" in held and "destination_port" in held
-    for name in ORDER:
-        if name not in held:
-            continue
-        listed = _listed(name, held[name], bypass.family)
-        if name == "protocol" or (name == "destination_port" and with_ports):
-            words.append(listed)
-        elif name == "gid" and "uid" not in held:
-            words.append(f"from gid {listed}")
-        else:
-            words.append(f"{_CLAUSES[name]} {listed}")
-    return " ".join(words)
-
-
-def _listed(name: FieldName, values: Values, family: Family | None) -> str:
-    names = [value for value in values if isinstance(value, str)]
-    intervals = [value for value in values if not isinstance(value, str)]
-    prefix = ""
-    if intervals and not names:
-        top = _top(name, family)
-        rest = outside(intervals, top)
-        lowest = 1 if name == "protocol" else 0
-        rest = tuple((max(low, lowest), high) for low, high in rest if high >= lowest)
-        if rest and len(rest) <= len(intervals) and intervals[-1][1] == top:
-            intervals, prefix = list(rest), "not "
-    return prefix + ",".join([*(_one(name, *held, family) for held in intervals), *names])
-
-
-def _one(name: FieldName, low: int, high: int, family: Family | None) -> str:
-    if name in ("uid", "gid"):
-        if low == NO_SOCKET:
-            more = "" if high == NO_SOCKET else f",{_span(0, high - 1)}"
-            return f"none{more}"
-        return _span(low - 1, high - 1)
-    if name == "protocol":
-        numbers = range(low, high + 1)
-        if len(numbers) <= 3 and all(number in PROTOCOL_NAMES for number in numbers):
-            return ",".join(PROTOCOL_NAMES[number] for number in numbers)
-        return f"proto/{_span(low, high)}"
-    if name in ("source", "destination"):
-        kind = ipaddress.IPv6Address if family == 6 else ipaddress.IPv4Address
-        networks = list(ipaddress.summarize_address_range(kind(low), kind(high)))
-        if low == high:
-            return str(kind(low))
-        return str(networks[0]) if len(networks) == 1 else f"{kind(low)}-{kind(high)}"
-    if name == "mark":
-        return f"{low:#x}" if low == high else f"{low:#x}-{high:#x}"
-    return _span(low, high)
-
-
-def _span(low: int, high: int) -> str:
-    return str(low) if low == high else f"{low}-{high}"
-
-
-def _top(name: FieldName, family: Family | None) -> int:
-    bits = _BITS.get(name, 128 if family == 6 else 32)
-    return int((1 << bits) - 1)
 
 
 class _Parser:
@@ -264,7 +128,7 @@ class _Parser:
             where[name] = self._values(name)
         if self.ports_alone:
             where.setdefault("protocol", ((_TCP, _TCP),))
-        ordered = tuple((name, where[name]) for name in ORDER if name in where)
+        ordered = tuple((name, where[name]) for name in CLAUSES if name in where)
         return Bypass(direction=direction, family=self.family, where=ordered)  # type: ignore[arg-type]
 
     def _field(self, where: Mapping[FieldName, Values]) -> FieldName:
@@ -300,21 +164,21 @@ class _Parser:
     def _at_ports(self) -> bool:
         """Whether the next words are ports; where no protocol is named, they are TCP's."""
         words = self.words[1:2] if self.words[:1] == ["not"] else self.words[:1]
-        found = bool(words) and all(map(are_ports, words[0].split(",")))
-        self.ports_alone |= found
-        return found
+        at_ports = bool(words) and all(map(are_ports, words[0].split(",")))
+        self.ports_alone |= at_ports
+        return at_ports
 
     def _values(self, name: FieldName) -> Values:
         negated = self._skip("not")
-        word = self._take(f"a value for {_CLAUSES[name]}")
-        found = [self._value(name, item) for item in word.split(",")]
-        intervals = joined(value for value in found if not isinstance(value, str))
-        names = tuple(value for value in found if isinstance(value, str))
+        word = self._take(f"a value for {CLAUSES[name]}")
+        values = [self._value(name, item) for item in word.split(",")]
+        intervals = joined(value for value in values if not isinstance(value, str))
+        names = tuple(value for value in values if isinstance(value, str))
         if not negated:
             return (*intervals, *names)
         if names:
-            raise self._problem(word, f"no `not` before {_CLAUSES[name]} {names[0]}")
-        top = _top(name, self.family)
+            raise self._problem(word, f"no `not` before {CLAUSES[name]} {names[0]}")
+        top = top_of(name, self.family)
         return outside(((0, 0), *intervals) if name == "protocol" else intervals, top)
 
     def _value(self, name: FieldName, item: str) -> Interval | str:
@@ -336,7 +200,7 @@ class _Parser:
             return parse_ports(item)
         except ValueError:
             form = ", as in tcp or proto/47" if name == "protocol" else ""
-            raise self._problem(item, f"a value for {_CLAUSES[name]}", form) from None
+            raise self._problem(item, f"a value for {CLAUSES[name]}", form) from None
 
     def _addresses(self, item: str) -> Interval | str:
         low, dash, high = item.partition("-")

@@ -8,23 +8,20 @@ one of them just where it is not captured and not dropped.
 from __future__ import annotations
 
 from collections.abc import Collection, Hashable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
-from pytest_istio_sidecar.checks.bypass.bypass import HOOKS, Bypass, Direction
-from pytest_istio_sidecar.checks.bypass.found import FoundBypass, PacketClass, told_apart
-from pytest_istio_sidecar.checks.comparison.cause import cause_of
+from pytest_istio_sidecar.checks.bypass.bypass import Bypass
+from pytest_istio_sidecar.checks.bypass.found_bypass import FoundBypass, Passing, told_apart
+from pytest_istio_sidecar.checks.bypass.rows import HEADS, rows_of
 from pytest_istio_sidecar.checks.finding import Finding, Kind
-from pytest_istio_sidecar.checks.tracing import CAPTURED, assumptions, of_pod
+from pytest_istio_sidecar.checks.tracing import CAPTURED, assumptions, cause_of, of_pod
+from pytest_istio_sidecar.checks.wording import HOOKS, Direction
 from pytest_istio_sidecar.errors import Undecided
 from pytest_istio_sidecar.html_table import html_table
 from pytest_istio_sidecar.istio.ports import INBOUND, OUTBOUND
-from pytest_istio_sidecar.netfilter.diagram.diagram import Node
-from pytest_istio_sidecar.netfilter.diagram.simplify import simplify
-from pytest_istio_sidecar.netfilter.intervals import joined
 from pytest_istio_sidecar.netfilter.model import Backend, Family, PodRules, Rules, Table, rulesets_of
 from pytest_istio_sidecar.netfilter.packet import Fate, Host
-from pytest_istio_sidecar.netfilter.space.nat import OWN, Outcome
-from pytest_istio_sidecar.netfilter.space.space import IMPOSSIBLE, Space, no_collection
+from pytest_istio_sidecar.netfilter.space.partition import Outcome, Partition, fates, no_collection
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,33 +42,35 @@ class BypassReport:
     @property
     def unexpected(self) -> tuple[FoundBypass, ...]:
         """Those that are not by design; without an expectation nothing is."""
-        return tuple(found for found in (*self.inbound, *self.outbound) if not found.by_design)
+        return tuple(bypass for bypass in (*self.inbound, *self.outbound) if not bypass.by_design)
 
     def to_dict(self) -> dict[str, list[dict[str, object]]]:
         """For JSON."""
         return {
-            "inbound": [found.to_dict() for found in self.inbound],
-            "outbound": [found.to_dict() for found in self.outbound],
-            "conditional": [found.to_dict() for found in self.conditional],
+            "inbound": [bypass.to_dict() for bypass in self.inbound],
+            "outbound": [bypass.to_dict() for bypass in self.outbound],
+            "conditional": [bypass.to_dict() for bypass in self.conditional],
         }
 
     def _repr_html_(self) -> str:
         """The classes as a table, for notebooks."""
-        found = (*self.inbound, *self.outbound, *self.conditional)
+        rows = rows_of(with_rules(self))
         return html_table(
             "Packets that get by without Envoy",
-            ("Packets", "Let by", "By design"),
-            [
-                (
-                    held.text,
-                    held.rule.text if held.rule is not None else "the chain's policy",
-                    ("yes" if held.by_design else "no") if held.certain else "cannot be told",
-                )
-                for held in found
-            ],
-            marked={number for number, held in enumerate(found) if held in self.unexpected},
+            HEADS,
+            [(row.packets, row.let_by, row.by_design) for row in rows],
+            marked={number for number, row in enumerate(rows) if row.by_design == "no"},
             notes=self.unseen,
         )
+
+
+def with_rules(report: BypassReport) -> dict[str, list[dict[str, object]]]:
+    """A report for JSON, each class with all the rules that let packets of it by."""
+    kinds = {"inbound": report.inbound, "outbound": report.outbound, "conditional": report.conditional}
+    return {
+        kind: [{**each.to_dict(), "rules": [rule.text for rule in each.rules]} for each in classes]
+        for kind, classes in kinds.items()
+    }
 
 
 @no_collection()
@@ -95,16 +94,16 @@ def bypasses(
     Raises:
         UsageProblem: chains jump in a circle.
     """
-    found = [
-        held
-        for direction, _, space, classes in _spaces(rules, envoy_ports, expected, host)
-        for held in _found(space, classes, direction, rules)
+    classes = [
+        each
+        for _, _, partition in _partitions(rules, envoy_ports, expected, host)
+        for each in _classes(partition, rules)
     ]
-    found.sort(key=lambda held: held.by_design)
+    classes.sort(key=lambda each: each.by_design)
     return BypassReport(
-        inbound=tuple(held for held in found if held.certain and held.direction == "inbound"),
-        outbound=tuple(held for held in found if held.certain and held.direction == "outbound"),
-        conditional=tuple(held for held in found if not held.certain),
+        inbound=tuple(each for each in classes if each.certain and each.direction == "inbound"),
+        outbound=tuple(each for each in classes if each.certain and each.direction == "outbound"),
+        conditional=tuple(each for each in classes if not each.certain),
         unseen=(*_UNSEEN, *_unread(rules)),
     )
 
@@ -127,21 +126,23 @@ def check_only_bypasses(
         Undecided: it depends on a condition that rules alone do not tell.
         UsageProblem: a text that is no bypass.
     """
-    meant = [_as_bypass(held) for held in allowed]
+    meant = list(map(_as_bypass, allowed))
     findings: list[Finding] = []
-    for direction, family, space, classes in _spaces(rules, envoy_ports, expected, host):
-        diagrams = space.diagrams
-        permitted = diagrams.chain([held.condition(space.fields, diagrams) for held in meant])
-        left = diagrams.first(diagrams.when(permitted, diagrams.leaf(_CAUGHT)), classes)
-        for found in _found(space, left, direction, rules):
-            if found.by_design:
+    for direction, family, partition in _partitions(rules, envoy_ports, expected, host):
+        permitted = [
+            dict(bypass.where)
+            for bypass in meant
+            if bypass.direction == direction and bypass.family in (None, family)
+        ]
+        for bypass in _classes(partition.overlaid(permitted, _CAUGHT), rules):
+            if bypass.by_design:
                 continue
-            if not found.certain:
-                reasons = "\n".join(f"  because  {reason}" for reason in found.conditions[:3])
+            if not bypass.certain:
+                reasons = "\n".join(f"  because  {reason}" for reason in bypass.conditions[:3])
                 raise Undecided(
-                    f"{found.text}: the rules read do not tell whether it gets by{of_pod(rules)}\n{reasons}"
+                    f"{bypass.text}: the rules read do not tell whether it gets by{of_pod(rules)}\n{reasons}"
                 )
-            findings.append(_not_allowed(found, rules, family))
+            findings.append(_not_allowed(bypass, rules))
     return findings
 
 
@@ -150,84 +151,63 @@ def _unread(rules: Rules) -> Iterator[str]:
     if not isinstance(rules, PodRules):
         yield "the other family and the other back end were not read"
         return
-    families = {held.family for held in rules.rulesets}
+    families = {ruleset.family for ruleset in rules.rulesets}
     yield from (f"IPv{family} rules were not read" for family in (4, 6) if family not in families)
-    if not {held.backend for held in rules.rulesets} >= {Backend.LEGACY, Backend.NF_TABLES}:
+    if not {ruleset.backend for ruleset in rules.rulesets} >= {Backend.LEGACY, Backend.NF_TABLES}:
         yield "not both back ends (legacy and nf_tables) were read, and the kernel asks both"
     if rules.native_tables:
         yield f"tables made with nft itself are not judged: {', '.join(rules.native_tables)}"
 
 
-def _as_bypass(held: Bypass | FoundBypass | str) -> Bypass:
-    if isinstance(held, str):
-        return Bypass.parse(held)
-    return held.bypass if isinstance(held, FoundBypass) else held
+def _as_bypass(allowed: Bypass | FoundBypass | str) -> Bypass:
+    if isinstance(allowed, str):
+        return Bypass.parse(allowed)
+    return allowed.bypass if isinstance(allowed, FoundBypass) else allowed
 
 
-def _not_allowed(found: FoundBypass, rules: Rules, family: Family) -> Finding:
-    way = found.trace
-    verb = "reaches" if found.direction == "inbound" else "leaves"
-    what = f"{found.text} {verb} the application without Envoy"
-    if way.fate in CAPTURED:
-        what = f"{found.bypass} is sent to {way.destination}, which is not Envoy"
+def _not_allowed(bypass: FoundBypass, rules: Rules) -> Finding:
+    verb = "reaches" if bypass.direction == "inbound" else "leaves"
+    what = f"{bypass.text} {verb} the application without Envoy"
+    if bypass.trace.fate in CAPTURED:
+        what = f"{bypass.bypass} is sent to {bypass.trace.destination}, which is not Envoy"
     return Finding(
         kind=Kind.BYPASS,
         summary=f"{what}{of_pod(rules)}",
         wanted="only the allowed bypasses",
-        got=f"also {found.text}",
-        trace=way,
-        cause=cause_of(way, rules),
-        assumptions=assumptions(rules, family),
+        got=f"also {bypass.text}",
+        trace=bypass.trace,
+        cause=cause_of(bypass.trace, rules),
+        assumptions=assumptions(rules, bypass.family),
     )
 
 
 def families_of(rules: Rules) -> tuple[Family, ...]:
     """The families that were read."""
     if isinstance(rules, PodRules):
-        return tuple(dict.fromkeys(held.family for held in rules.rulesets))
+        return tuple(dict.fromkeys(ruleset.family for ruleset in rules.rulesets))
     return (rules.ruleset.family if isinstance(rules, Table) else rules.family,)
 
 
-def _spaces(
+def _partitions(
     rules: Rules, envoy_ports: Collection[int], expected: Rules | None, host: Host | None
-) -> Iterator[tuple[Direction, Family, Space, Node]]:
-    """The classes of packets of each direction and family that was read."""
+) -> Iterator[tuple[Direction, Family, Partition]]:
+    """All packets of each direction and family that was read, by how they get by."""
     both = [rules] if expected is None else [rules, expected]
     for family in families_of(rules):
         for direction, hook in HOOKS.items():
-            space = Space(both, hook, host=host, family=family)
-            yield direction, family, space, space.within(_classes(space, envoy_ports, expected))
+            here, *there = (
+                outcomes.labelled(_passages, ports=envoy_ports).judged(_judged)
+                for outcomes in fates(both, hook, host=host, family=family)
+            )
+            if there and rulesets_of(both[1], family):
+                here = here.beside(there[0], _by_design)
+            yield direction, family, here.partition()
 
 
-def _found(space: Space, classes: Node, direction: Direction, rules: Rules) -> Iterator[FoundBypass]:
-    simple = simplify(space.diagrams, classes, space.diagrams.leaf(IMPOSSIBLE))
-    for answers, cubes in space.cubes(simple).items():
-        for answer in answers:
-            if isinstance(answer, PacketClass):
-                yield from told_apart(
-                    [FoundBypass(cube, answer, direction, classes, rules) for cube in cubes]
-                )
-
-
-def _classes(space: Space, envoy_ports: Collection[int], expected: Rules | None) -> Node:
-    """A diagram whose answers are `PacketClass`es, or `_CAUGHT`."""
-    diagrams = space.diagrams
-    here = diagrams.merge(_passage(space, 0, envoy_ports), _judged)
-    if expected is None or not rulesets_of(expected, space.family):
-        return here
-    there = diagrams.merge(_passage(space, 1, envoy_ports), _judged)
-
-    def follow(answer: Hashable) -> Node:
-        if not isinstance(answer, PacketClass):
-            return diagrams.leaf(answer)
-
-        def designed(other: Hashable) -> Hashable:
-            meant = isinstance(other, PacketClass) and other.certain and other.moved == answer.moved
-            return PacketClass(certain=answer.certain, by_design=meant, moved=answer.moved)
-
-        return diagrams.relabel(there, designed)
-
-    return diagrams.bind(here, follow)
+def _classes(partition: Partition, rules: Rules) -> Iterator[FoundBypass]:
+    for passing, parts in partition.few_parts().items():
+        if isinstance(passing, Passing):
+            yield from told_apart([FoundBypass(part, passing, rules) for part in parts])
 
 
 _CAUGHT = "captured or dropped"
@@ -235,44 +215,31 @@ _STRAIGHT = "gets by to where it was going"
 _MOVED = "is sent elsewhere, not to Envoy"
 
 
-def _passage(space: Space, which: int, envoy_ports: Collection[int]) -> Node:
-    """Whether packets get by: `_CAUGHT`, `_STRAIGHT` or `_MOVED`, several where it cannot be told."""
-    diagrams, fields = space.diagrams, space.fields
-    caught, straight, moved = map(diagrams.leaf, (_CAUGHT, _STRAIGHT, _MOVED))
-    doubtful = diagrams.union(caught, straight)
-    ports = fields["destination_port"].intervals(diagrams, joined((port, port) for port in envoy_ports))
-    own = fields["destination"].intervals(diagrams, space.own_ranges)
-
-    def told(answer: Hashable) -> Node:
-        if not isinstance(answer, Outcome) or answer.fate is Fate.DROPPED:
-            return caught
-        if answer.fate is Fate.UNKNOWN:
-            return doubtful
-        return (
-            diagrams.first(diagrams.when(at_envoy(answer), caught), moved)
-            if answer.fate in CAPTURED
-            else straight
-        )
-
-    def at_envoy(outcome: Outcome) -> Node:
-        """Where an outcome is one of Envoy's ports on this host."""
-        port = ports if outcome.port == OWN else diagrams.constant(outcome.port in envoy_ports)
-        if outcome.fate is Fate.TPROXIED:
-            return port
-        if outcome.address == OWN:
-            return diagrams.when(port, own)
-        local = not isinstance(outcome.address, str) and space.host.is_local(outcome.address)
-        return port if local else diagrams.fall
-
-    return diagrams.bind(space.outcomes(which), told)
+def _passages(outcome: Outcome, at_envoy: bool) -> tuple[str, ...]:
+    """Whether packets get by: several where it cannot be told."""
+    if outcome.fate is Fate.DROPPED:
+        return (_CAUGHT,)
+    if outcome.fate is Fate.UNKNOWN:
+        return _CAUGHT, _STRAIGHT
+    if outcome.fate not in CAPTURED:
+        return (_STRAIGHT,)
+    return (_CAUGHT,) if at_envoy else (_MOVED,)
 
 
-def _judged(answers: Collection[Hashable]) -> Hashable:
+def _judged(passages: Collection[Hashable]) -> Hashable:
     """Whether packets that may fare so get by."""
-    passing = {_STRAIGHT, _MOVED}.intersection(answers)
+    passing = {_STRAIGHT, _MOVED}.intersection(passages)
     if not passing:
         return _CAUGHT
-    return PacketClass(certain=_CAUGHT not in answers, by_design=False, moved=passing == {_MOVED})
+    return Passing(certain=_CAUGHT not in passages, by_design=False, moved=passing == {_MOVED})
+
+
+def _by_design(here: Hashable, there: Hashable) -> Hashable:
+    """How packets get by, where the expected rules have them fare so."""
+    if not isinstance(here, Passing):
+        return here
+    meant = isinstance(there, Passing) and there.certain and there.moved == here.moved
+    return replace(here, by_design=meant)
 
 
 _UNSEEN = (

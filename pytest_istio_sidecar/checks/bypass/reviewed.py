@@ -107,14 +107,14 @@ def check_reviewed_bypasses(
     template = expected_ruleset(version, options=plain)
     number = number_of(version)
     asked = " and ".join(as_a_pod_asks(in_effect(number, plain), in_effect(number, options)))
-    found = bypasses(opened, envoy_ports=proxy, expected=template, host=host).unexpected
+    opened_classes = bypasses(opened, envoy_ports=proxy, expected=template, host=host).unexpected
     notices = [
         Finding(
             severity=Severity.NOTICE,
             kind=Kind.BYPASS,
-            summary=f"{held.text} gets by without Envoy, as the pod asks for it ({asked})",
+            summary=f"{each.text} gets by without Envoy, as the pod asks for it ({asked})",
         )
-        for held in found
+        for each in opened_classes
     ]
     if reviewed is None:
         return notices

@@ -84,10 +84,10 @@ class AlignedChain:
 
 def align(observed: Ruleset, expected: Ruleset) -> tuple[AlignedChain, ...]:
     """Every chain of either side that holds a rule or has another policy, in the kernel's order of tables."""
-    found = []
+    chains = []
     for table in TABLES:
         names = dict.fromkeys(
-            chain.name for held in (expected, observed) for chain in held.table(table).chains
+            chain.name for side in (expected, observed) for chain in side.table(table).chains
         )
         for name in names:
             here, there = _chain(observed, table, name), _chain(expected, table, name)
@@ -101,8 +101,8 @@ def align(observed: Ruleset, expected: Ruleset) -> tuple[AlignedChain, ...]:
                 observed_policy=here.policy,
             )
             if aligned.lines or aligned.policy_differs:
-                found.append(aligned)
-    return tuple(found)
+                chains.append(aligned)
+    return tuple(chains)
 
 
 def align_rules(observed: Sequence[Rule], expected: Sequence[Rule]) -> list[Line]:
@@ -112,8 +112,8 @@ def align_rules(observed: Sequence[Rule], expected: Sequence[Rule]) -> list[Line
 
 
 def _chain(ruleset: Ruleset, table: str, name: str) -> Chain:
-    held = ruleset.table(table)
-    return held.chain(name) if name in held else Chain(name=name)
+    chains = ruleset.table(table)
+    return chains.chain(name) if name in chains else Chain(name=name)
 
 
 def _in_order(observed: Sequence[Rule], expected: Sequence[Rule]) -> Iterator[Line]:

@@ -43,10 +43,10 @@ class Difference:
     def text(self) -> str:
         """The difference in one line: "nat ISTIO_INBOUND: missing -p tcp --dport 15021 -j RETURN"."""
         rule = self.line.rule.text.removeprefix(f"-A {self.chain} ")
-        told = f"{self.table} {self.chain}: {self.kind} {rule}"
+        text = f"{self.table} {self.chain}: {self.kind} {rule}"
         if self.kind is Change.CHANGED and self.line.expected is not None:
-            return f"{told} (expected {self.line.expected.text.removeprefix(f'-A {self.chain} ')})"
-        return told
+            return f"{text} (expected {self.line.expected.text.removeprefix(f'-A {self.chain} ')})"
+        return text
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,11 +121,11 @@ def compare(observed: Rules, expected: Rules, *, host: Host | None = None) -> Co
     foreign: list[ForeignRules] = []
     undecided = ""
     for family in families:
-        held = rulesets_of(observed, family)
-        if not held:
+        rulesets = rulesets_of(observed, family)
+        if not rulesets:
             raise Undecided(f"no IPv{family} rules were read, so they cannot be compared")
         wanted = _one(rulesets_of(expected, family))
-        aligned = list(_aligned(held, wanted))
+        aligned = list(_aligned(rulesets, wanted))
         if any(chain.differs for chain in aligned):
             try:
                 effects += effects_of(observed, expected, family=family, host=host)
@@ -138,7 +138,10 @@ def compare(observed: Rules, expected: Rules, *, host: Host | None = None) -> Co
         chains=tuple(chains),
         foreign=tuple(foreign),
         assumptions=tuple(
-            text for family in families for held in rulesets_of(observed, family) for text in held.assumptions
+            text
+            for family in families
+            for ruleset in rulesets_of(observed, family)
+            for text in ruleset.assumptions
         ),
         _effects=tuple(effects),
         _undecided=undecided,
@@ -151,11 +154,11 @@ def _one(rulesets: Sequence[Ruleset]) -> Ruleset:
     return rulesets[0]
 
 
-def _aligned(held: Sequence[Ruleset], wanted: Ruleset) -> Iterator[AlignedChain]:
+def _aligned(rulesets: Sequence[Ruleset], wanted: Ruleset) -> Iterator[AlignedChain]:
     """The ruleset that has Istio's chains beside the expected one, every other beside nothing."""
-    main = max(held, key=lambda ruleset: (_istio_rules(ruleset), ruleset.backend is wanted.backend))
+    main = max(rulesets, key=lambda ruleset: (_istio_rules(ruleset), ruleset.backend is wanted.backend))
     yield from align(main, wanted)
-    for ruleset in held:
+    for ruleset in rulesets:
         if ruleset is not main:
             yield from align(ruleset, Ruleset(family=ruleset.family))
 

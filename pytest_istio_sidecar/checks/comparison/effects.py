@@ -10,16 +10,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from pytest_istio_sidecar.checks.bypass.found import packet_fields
-from pytest_istio_sidecar.checks.tracing import decided, describe
-from pytest_istio_sidecar.checks.wording import packets_in_words
+from pytest_istio_sidecar.checks.tracing import decided
+from pytest_istio_sidecar.checks.wording import describe, in_words, packet_fields
 from pytest_istio_sidecar.errors import Undecided
 from pytest_istio_sidecar.netfilter.matches import Extension
 from pytest_istio_sidecar.netfilter.model import Family, Rules, rulesets_of
 from pytest_istio_sidecar.netfilter.packet import STATES, Fate, Hook, Host, Packet
-from pytest_istio_sidecar.netfilter.space.cubes import Cube
-from pytest_istio_sidecar.netfilter.space.nat import Outcome
-from pytest_istio_sidecar.netfilter.space.space import Difference, differing, regions
+from pytest_istio_sidecar.netfilter.space.partition import Cube, Difference, Outcome, differing, regions
 
 _HOOKS: tuple[Hook, ...] = ("PREROUTING", "OUTPUT")
 
@@ -46,13 +43,13 @@ class Effect:
 
     @property
     def text(self) -> str:
-        """The packets in words: "inbound tcp to port 15021"."""
-        return packets_in_words(self.cubes)
+        """The packets in words: "inbound tcp 15021"."""
+        return in_words(self.cubes)
 
     @property
     def fates(self) -> str:
         """Both sides in words: "expected unchanged, here redirected to :15006"."""
-        return f"expected {in_words(self.expected)}, here {in_words(self.observed)}"
+        return f"expected {outcome_in_words(self.expected)}, here {outcome_in_words(self.observed)}"
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON has it."""
@@ -60,8 +57,8 @@ class Effect:
             "text": self.text,
             "where": list(self.where),
             "witness": packet_fields(self.witness),
-            "observed": in_words(self.observed),
-            "expected": in_words(self.expected),
+            "observed": outcome_in_words(self.observed),
+            "expected": outcome_in_words(self.expected),
         }
 
 
@@ -71,19 +68,24 @@ def effects_of(observed: Rules, expected: Rules, *, family: Family, host: Host) 
     Raises:
         Undecided: one side does not tell what becomes of some packet.
     """
-    found = []
+    effects = []
     for state in _states(observed, expected, family):
         for hook in _HOOKS:
             differences = differing(observed, expected, hook, host=host, family=family, state=state)
             _refuse_doubt(observed, expected, hook, host, family, state, differences)
-            found += [
-                Effect(observed=held.observed, expected=held.expected, cubes=held.cubes, witness=held.witness)
-                for held in differences
+            effects += [
+                Effect(
+                    observed=difference.observed,
+                    expected=difference.expected,
+                    cubes=difference.cubes,
+                    witness=difference.witness,
+                )
+                for difference in differences
             ]
-    return tuple(found)
+    return tuple(effects)
 
 
-def in_words(outcome: Outcome) -> str:
+def outcome_in_words(outcome: Outcome) -> str:
     """What becomes of packets, in a few words."""
     if outcome.fate in (Fate.UNCHANGED, Fate.DROPPED, Fate.UNKNOWN):
         return str(outcome.fate)
@@ -97,8 +99,8 @@ def _states(observed: Rules, expected: Rules, family: Family) -> tuple[str, ...]
     asked = any(
         isinstance(match, Extension)
         for rules in (observed, expected)
-        for held in rulesets_of(rules, family)
-        for rule in held.rules()
+        for ruleset in rulesets_of(rules, family)
+        for rule in ruleset.rules()
         for match in rule.matches
     )
     return STATES if asked else ("NEW",)
@@ -113,11 +115,11 @@ def _refuse_doubt(
     state: str,
     differences: tuple[Difference, ...],
 ) -> None:
-    for held in differences:
-        for rules, outcome in ((observed, held.observed), (expected, held.expected)):
+    for difference in differences:
+        for rules, outcome in ((observed, difference.observed), (expected, difference.expected)):
             if outcome.fate is Fate.UNKNOWN:
-                decided(rules, held.witness, host)
-                raise Undecided(f"{describe(held.witness)}: the rules do not tell what becomes of it")
+                decided(rules, difference.witness, host)
+                raise Undecided(f"{describe(difference.witness)}: the rules do not tell what becomes of it")
     for packet in _in_doubt(expected, hook, host, family, state):
         decided(expected, packet, host)
         raise Undecided(f"{describe(packet)}: neither side tells what becomes of it")

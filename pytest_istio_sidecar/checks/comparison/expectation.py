@@ -17,7 +17,8 @@ from pytest_istio_sidecar.checks.comparison.foreign import REPEATED
 from pytest_istio_sidecar.checks.finding import Finding, Kind, Severity
 from pytest_istio_sidecar.checks.tracing import of_pod
 from pytest_istio_sidecar.errors import Undecided, UsageProblem
-from pytest_istio_sidecar.istio.options import IstioOptions, OptionFields
+from pytest_istio_sidecar.istio.option_table import OptionFields
+from pytest_istio_sidecar.istio.options import IstioOptions
 from pytest_istio_sidecar.istio.rules import ERAS, expected_ruleset, shown_by_image
 from pytest_istio_sidecar.istio.search import explain, nearest, same_in
 from pytest_istio_sidecar.istio.tables import PREFIX, other_mode
@@ -25,11 +26,19 @@ from pytest_istio_sidecar.netfilter.model import Family, PodRules, Rules, Rulese
 from pytest_istio_sidecar.netfilter.packet import Host
 from pytest_istio_sidecar.netfilter.text.complete import complete
 
+_FAMILIES: tuple[Family, ...] = (4, 6)
 _EFFECTS = 6
 """Classes of packets that a message names; the rest are counted."""
 
 _GUESSES = 8
 """Explanations that are held against the rules by effect; they come nearest first."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ComparisonFinding(Finding):
+    """A finding about all rules, beside the ones expected."""
+
+    comparison: Comparison
 
 
 def check_matches_istio(
@@ -40,7 +49,7 @@ def check_matches_istio(
     options: IstioOptions | None = None,
     host: Host | None = None,
     **given: Unpack[OptionFields],
-) -> list[Finding]:
+) -> list[ComparisonFinding]:
     """Whether rules do to every packet what those of a release with these options do.
 
     Args:
@@ -50,7 +59,8 @@ def check_matches_istio(
         options: what istio-init was told; None: `given`, else what the template passes.
 
     Returns:
-        One violation, or one notice where only the text differs; none where that is the same too.
+        One violation, or one notice where only the text differs, with its `comparison`; none where that is
+        the same too.
 
     Raises:
         Undecided: the rules do not tell what becomes of some packet, or are of another way of capturing.
@@ -58,24 +68,24 @@ def check_matches_istio(
     """
     if options is not None and given:
         raise UsageProblem("give options, or single ones by name, not both")
-    told = IstioOptions.of(given) if options is None else options
+    asked_for = IstioOptions.of(given) if options is None else options
     if isinstance(rules, PodRules) and (mode := other_mode(rules)):
         raise Undecided(f"these rules cannot be compared with istio-init's: {mode}")
-    expected = expected_of(rules, version, told)
+    expected = expected_of(rules, version, asked_for)
     observed = completed(rules, expected)
     comparison = compare(observed, expected, host=host)
     if comparison.equal_text:
         return []
     effects = comparison.effects
     return [
-        Finding(
+        ComparisonFinding(
             severity=Severity.VIOLATION if effects or exact else Severity.NOTICE,
             kind=Kind.RULES,
             summary=f"{_chains(comparison)}{of_pod(rules)} {_verb(comparison)} not Istio {version}'s: "
             f"{counted(comparison)}{'' if effects else '; no packet is affected'}",
             comparison=comparison,
             facts=tuple(_facts(comparison, observed, expected, version)),
-            cause=_second_run(comparison, expected) or drift(observed, version, told, host=host),
+            cause=_second_run(comparison, expected) or drift(observed, version, asked_for, host=host),
             assumptions=comparison.assumptions,
         )
     ]
@@ -83,7 +93,7 @@ def check_matches_istio(
 
 def _second_run(comparison: Comparison, expected: PodRules) -> str:
     """What accounts for rules that are there twice; options would be found for them too, and mean nothing."""
-    twice = sum(held.count for held in comparison.foreign if held.owner == REPEATED)
+    twice = sum(foreign.count for foreign in comparison.foreign if foreign.owner == REPEATED)
     if twice * 2 <= sum(1 for ruleset in expected.rulesets for _ in ruleset.rules()):
         return ""
     return "istio-init ran again in a namespace that had its rules already, or one of another release did"
@@ -92,10 +102,9 @@ def _second_run(comparison: Comparison, expected: PodRules) -> str:
 def expected_of(rules: Rules, version: str, options: IstioOptions) -> PodRules:
     """What a release installs, for every family of these rules that there is an expectation for."""
     families: list[Family] = [family for family in (4, 6) if rulesets_of(rules, family)]
-    if isinstance(rules, PodRules) and 4 in families and options.enable_ipv6 is None:
-        held = rules.of_family(6)
-        if not any(_has_istio(ruleset) for ruleset in held):
-            families = [4]
+    untold = isinstance(rules, PodRules) and 4 in families and options.enable_ipv6 is None
+    if untold and not any(map(_has_istio, rulesets_of(rules, 6))):
+        families = [4]
     return PodRules(
         rulesets=tuple(expected_ruleset(version, family=family, options=options) for family in families),
         order_known=True,
@@ -125,19 +134,19 @@ def drift(rules: Rules, version: str, options: IstioOptions, *, host: Host | Non
 
     Options of this release, or another release with the same ones, whichever accounts for every rule.
     """
-    held = istio_rulesets(rules)
-    if not held:
+    rulesets = istio_rulesets(rules)
+    if not rulesets:
         return ""
-    before = explain(held, version, options, rounds=0)
-    found = explain(held, version, options)
-    if found.apart and (releases := same_in(held, options)):
+    before = explain(rulesets, version, options, rounds=0)
+    explanation = explain(rulesets, version, options)
+    if explanation.apart and (releases := same_in(rulesets, options)):
         return f"as Istio {_span(releases)} installs them"
-    if found.apart >= before.apart:
+    if explanation.apart >= before.apart:
         return ""
-    words = " and ".join(found.told(before.options))
-    if found.apart == 0:
+    words = " and ".join(explanation.changes_from(before.options))
+    if explanation.apart == 0:
         return f"as with {words}"
-    expected = expected_of(rules, version, found.options)
+    expected = expected_of(rules, version, explanation.options)
     same = compare(rules, expected, host=host).equivalent
     return f"as with {words}" if same else f"in part as with {words}"
 
@@ -170,39 +179,38 @@ def guess(rules: Rules, *, host: Host | None = None) -> tuple[Guess, ...]:
         Undecided: no chain of Istio's is there, or the rules do not tell what becomes of some packet.
     """
     rules = _each(rules, _most_complete)
-    held = istio_rulesets(rules)
-    if not held:
+    rulesets = istio_rulesets(rules)
+    if not rulesets:
         mode = other_mode(rules) if isinstance(rules, PodRules) else ""
         raise Undecided(mode or "no chain of Istio's is in these rules: there is no release to guess")
-    found: list[Guess] = []
-    for explanation in nearest(held)[:_GUESSES]:
+    guesses: list[Guess] = []
+    for explanation in nearest(rulesets)[:_GUESSES]:
         expected = PodRules(
             rulesets=tuple(
                 expected_ruleset(explanation.versions[-1], family=ruleset.family, options=explanation.options)
-                for ruleset in held
+                for ruleset in rulesets
             ),
             order_known=True,
         )
         comparison = compare(rules, expected, host=host)
-        found.append(Guess(versions=explanation.versions, changes=explanation.changes, comparison=comparison))
-    return tuple(held for held in found if held.comparison.equivalent) or tuple(found[:1])
+        guesses.append(
+            Guess(versions=explanation.versions, changes=explanation.changes, comparison=comparison)
+        )
+    return tuple(each for each in guesses if each.comparison.equivalent) or tuple(guesses[:1])
 
 
 def _most_complete(ruleset: Ruleset) -> Ruleset:
     """A lossy listing as the release would have it whose rules leave the fewest fields hidden."""
     if not any(rule.hidden for rule in ruleset.rules()):
         return ruleset
-    ways = [complete(ruleset, expected_ruleset(era, family=ruleset.family)) for era in ERAS]
-    return min(ways, key=lambda way: sum(len(rule.hidden) for rule in way.rules()))
+    candidates = [complete(ruleset, expected_ruleset(era, family=ruleset.family)) for era in ERAS]
+    return min(candidates, key=lambda candidate: sum(len(rule.hidden) for rule in candidate.rules()))
 
 
 def istio_rulesets(rules: Rules) -> list[Ruleset]:
     """Of every family the ruleset that has Istio's chains."""
-    found = []
-    for family in (4, 6):
-        held = [ruleset for ruleset in rulesets_of(rules, family) if _has_istio(ruleset)]
-        found += held[:1]
-    return found
+    first = (next(filter(_has_istio, rulesets_of(rules, family)), None) for family in _FAMILIES)
+    return [ruleset for ruleset in first if ruleset is not None]
 
 
 def _has_istio(ruleset: Ruleset) -> bool:
@@ -242,7 +250,7 @@ def _facts(
         shown.append(f"and {left} more classes of packets")
     facts = [("effect", "\n".join(shown) or "no packet is affected")]
     if comparison.foreign:
-        facts.append(("foreign", "\n".join(held.text for held in comparison.foreign)))
+        facts.append(("foreign", "\n".join(foreign.text for foreign in comparison.foreign)))
     where = _other_backend(istio_rulesets(observed), expected, version)
     if where:
         facts.append(("back end", where))
@@ -250,8 +258,8 @@ def _facts(
     return [*facts, *([("source", source)] if source else [])]
 
 
-def _other_backend(held: Sequence[Ruleset], expected: PodRules, version: str) -> str:
-    for ruleset in held:
+def _other_backend(observed: Sequence[Ruleset], expected: PodRules, version: str) -> str:
+    for ruleset in observed:
         wanted = expected.of_family(ruleset.family)
         if wanted and ruleset.backend is not None and ruleset.backend is not wanted[0].backend:
             return (

@@ -107,16 +107,16 @@ def foreign_rules(
     return tuple(
         ForeignRules(
             owner=owner,
-            places=tuple(dict.fromkeys(f"{chain.table} {chain.name}" for chain, _ in held)),
-            count=len(held),
+            places=tuple(dict.fromkeys(f"{chain.table} {chain.name}" for chain, _ in rules)),
+            count=len(rules),
             matters=_matters(
                 observed,
-                {(chain.backend, chain.table, chain.name, rule.number) for chain, rule in held},
+                {(chain.backend, chain.table, chain.name, rule.number) for chain, rule in rules},
                 family,
                 host,
             ),
         )
-        for owner, held in owned.items()
+        for owner, rules in owned.items()
     )
 
 
@@ -134,14 +134,14 @@ def _owner(chain: AlignedChain, rule: Rule, expected: set[tuple[str, Rule]]) -> 
                 return tool
         if not name.startswith(PREFIX):
             return UNKNOWN
-        if not any(table == chain.table and held.chain == name for table, held in expected):
+        if not any(table == chain.table and expected_rule.chain == name for table, expected_rule in expected):
             return LEFTOVER
     return ""
 
 
 def _matters(observed: Rules, left_out: set[_Place], family: Family, host: Host) -> bool:
     without = PodRules(
-        rulesets=tuple(_without(held, left_out) for held in rulesets_of(observed, family)),
+        rulesets=tuple(_without(ruleset, left_out) for ruleset in rulesets_of(observed, family)),
         order_known=isinstance(observed, PodRules) and observed.order_known,
     )
     return bool(effects_of(observed, without, family=family, host=host))

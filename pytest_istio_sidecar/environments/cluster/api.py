@@ -30,12 +30,12 @@ from pytest_istio_sidecar.environments.cluster.api_problems import (
     unreachable,
 )
 from pytest_istio_sidecar.errors import EnvironmentProblem
+from pytest_istio_sidecar.machine.state_file import Json
 from pytest_istio_sidecar.readers.command import NOT_FOUND, CommandResult
 
 __all__ = ["ApiProblem", "Json", "KubernetesApi"]
 
 T = TypeVar("T")
-Json = dict[str, Any]
 
 REQUEST_SECONDS = 30.0
 _PAUSE_SECONDS = 0.5
@@ -43,7 +43,6 @@ _STDOUT, _STDERR, _STATUS = 1, 2, 3
 """Channels of the exec protocol v4.channel.k8s.io (k8s.io/kubernetes, remotecommand/constants.go)."""
 
 JSON_PATCH = "application/json-patch+json"
-MERGE_PATCH = "application/merge-patch+json"
 STRATEGIC_MERGE_PATCH = "application/strategic-merge-patch+json"
 
 
@@ -221,12 +220,12 @@ class KubernetesApi:
             begin = time.monotonic()
             socket = self.open_websocket(path, f"no command could be run in {where}", seconds)
             try:
-                channels, told = _listen(socket, begin + seconds, where)
+                channels, status_object = _listen(socket, begin + seconds, where)
             finally:
                 with contextlib.suppress(OSError, websocket_error()):
                     socket.close(timeout=1)
             stderr = channels[_STDERR]
-            status, stderr = _exit_status(told, stderr, where) if told else (None, stderr)
+            status, stderr = _exit_status(status_object, stderr, where) if status_object else (None, stderr)
             return CommandResult(
                 argv=tuple(argv),
                 exit_status=status,
@@ -331,8 +330,8 @@ class KubernetesApi:
 
 def _authorization(client: Any) -> dict[str, str]:
     """The header that says who asks; none where a client certificate does."""
-    found = client.configuration.auth_settings().get("BearerToken")
-    return {"authorization": str(found["value"])} if found and found.get("value") else {}
+    token = client.configuration.auth_settings().get("BearerToken")
+    return {"authorization": str(token["value"])} if token and token.get("value") else {}
 
 
 def websocket_error() -> type[Exception]:
@@ -347,7 +346,7 @@ def _listen(socket: Any, deadline: float, where: str) -> tuple[dict[int, str], J
     from websocket import WebSocketTimeoutException
 
     heard = {_STDOUT: bytearray(), _STDERR: bytearray(), _STATUS: bytearray()}
-    told: Json | None = None
+    status: Json | None = None
     while True:
         socket.settimeout(max(deadline - time.monotonic(), 0.05))
         try:
@@ -365,23 +364,23 @@ def _listen(socket: Any, deadline: float, where: str) -> tuple[dict[int, str], J
         heard[frame[0]] += frame[1:]
         if frame[0] == _STATUS:
             with contextlib.suppress(ValueError):
-                told = json.loads(heard[_STATUS])
+                status = json.loads(heard[_STATUS])
                 break
-    return {channel: bytes(data).decode(errors="backslashreplace") for channel, data in heard.items()}, told
+    return {channel: bytes(data).decode(errors="backslashreplace") for channel, data in heard.items()}, status
 
 
 def _broke(where: str, said: str) -> ApiUnreachable:
     return ApiUnreachable(f"the connection to {where} broke while a command ran: {said}", passing=True)
 
 
-def _exit_status(told: Json, stderr: str, where: str) -> tuple[int, str]:
+def _exit_status(status: Json, stderr: str, where: str) -> tuple[int, str]:
     """The exit status out of the v1.Status on the status channel (KEP: remotecommand v4)."""
-    if told.get("status") == "Success":
+    if status.get("status") == "Success":
         return 0, stderr
-    message = str(told.get("message", ""))
+    message = str(status.get("message", ""))
     if any(text in message for text in ("executable file not found", "no such file or directory")):
         return NOT_FOUND, stderr or message
-    for cause in (told.get("details") or {}).get("causes", []):
+    for cause in (status.get("details") or {}).get("causes", []):
         if cause.get("reason") == "ExitCode":
             return int(cause["message"]), stderr
     # The runtime could not start it just now (runc on a busy node: "read init-p: connection reset by peer").

@@ -129,9 +129,9 @@ def refusal(
     """Make a problem of an answer that is not a success."""
     if 300 <= status < 400:
         return _redirected(method, url, status, headers or {})
-    told = _status_object(body)
-    said = str(told.get("message") or " ".join(body.split())[:500] or "nothing")
-    reason = str(told.get("reason") or "")
+    answer = _status_object(body)
+    said = str(answer.get("message") or " ".join(body.split())[:500] or "nothing")
+    reason = str(answer.get("reason") or "")
     path = urlsplit(url).path
     facts = ["", f"  asked    {method} {url.partition('?')[0]}", f"  got      {status} {reason}".rstrip()]
     if status == 403:
@@ -248,10 +248,10 @@ def unreachable(host: str, said: str, *, kubeconfig: str) -> ApiUnreachable | Ap
 
 def _status_object(body: str) -> Mapping[str, object]:
     try:
-        told = json.loads(body)
+        status = json.loads(body)
     except ValueError:
         return {}
-    return told if isinstance(told, dict) else {}
+    return status if isinstance(status, dict) else {}
 
 
 def _seconds(headers: Mapping[str, str]) -> float | None:

@@ -58,14 +58,14 @@ def add_debug_container(api: KubernetesApi, pod: Json, *, timeout: float) -> str
     except ApiRefused as problem:
         raise EnvironmentProblem(f"no debug container could be put into {where}: {problem}") from None
     except ApiProblem as problem:
-        told = ""
+        advice = ""
         if problem.status in (404, 405):
-            told = (
+            advice = (
                 "\n\n  cause    the cluster is older than Kubernetes 1.23, which was the first to have them\n"
                 "  fix      --istio-reader=exec with a privileged sidecar (--istio-make-privileged), or node"
             )
         raise EnvironmentProblem(
-            f"no debug container could be put into {where}: {problem.said or problem}{told}"
+            f"no debug container could be put into {where}: {problem.said or problem}{advice}"
         ) from None
     api.wait(
         f"the debug container {name} of {where} to run", lambda: _state(api, path, name), timeout=timeout
@@ -74,8 +74,8 @@ def add_debug_container(api: KubernetesApi, pod: Json, *, timeout: float) -> str
 
 
 def _state(api: KubernetesApi, path: str, name: str) -> tuple[bool | None, str]:
-    for held in api.get(path).get("status", {}).get("ephemeralContainerStatuses", []):
-        if held["name"] == name:
-            state = held.get("state", {})
+    for status in api.get(path).get("status", {}).get("ephemeralContainerStatuses", []):
+        if status["name"] == name:
+            state = status.get("state", {})
             return (True if "running" in state else None), str(state)
     return None, "not started"

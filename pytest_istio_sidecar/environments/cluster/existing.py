@@ -7,19 +7,25 @@ changed on request is put back.
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import partial
 from importlib.resources import files
 from pathlib import Path
+from typing import Self
 
 import yaml
 
-from pytest_istio_sidecar.environments.choices import ReaderName
+from pytest_istio_sidecar.environments.base import Environment
+from pytest_istio_sidecar.environments.choices import ExistingChoices, ReaderName
 from pytest_istio_sidecar.environments.cluster.api import ApiProblem, Json, KubernetesApi
 from pytest_istio_sidecar.environments.cluster.pod import ClusterPod
+from pytest_istio_sidecar.environments.cluster.privileged import (
+    MERGING_SINCE,
+    make_privileged,
+    place_of,
+    wait_until_privileged,
+)
 from pytest_istio_sidecar.environments.cluster.undo import Changes, take_back
 from pytest_istio_sidecar.environments.cluster.workload import (
     NO_POD,
@@ -32,145 +38,115 @@ from pytest_istio_sidecar.environments.cluster.workload import (
     ready_pods,
     unready_pods,
 )
-from pytest_istio_sidecar.environments.kind.httpbin import (
-    MERGING_SINCE,
-    make_privileged,
-    place_of,
-    wait_until_privileged,
-)
 from pytest_istio_sidecar.errors import EnvironmentProblem
 from pytest_istio_sidecar.istio.versions import number_of
 from pytest_istio_sidecar.machine.command import run_command
 from pytest_istio_sidecar.machine.lease import EDIT, Lease, leases
 from pytest_istio_sidecar.machine.progress import Progress
+from pytest_istio_sidecar.machine.state_file import read_state, write_state
 from pytest_istio_sidecar.netfilter.model import PodRules
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ExistingPlan:
-    """What to read.
-
-    Attributes:
-        kubeconfig: None: what KUBECONFIG names, or ~/.kube/config.
-        context: None: the current one.
-        workloads: as `--istio-workload` has them; every replica of each.
-        version: the release that the pods must be of; None: any.
-        traffic: whether requests may be sent, from a client pod that is removed afterwards.
-        make_privileged: whether the workload is edited, and put back afterwards.
-    """
-
-    kubeconfig: Path | None
-    context: str | None
-    namespace: str
-    workloads: tuple[str, ...]
-    version: str | None
-    reader: ReaderName
-    traffic: bool
-    make_privileged: bool
-    timeout: float
-
-    def start(self, *, state: Path, owner: int, progress: Progress) -> ExistingEnvironment:
-        """Find the pods, and change what was asked for."""
-        return ExistingEnvironment.start(self, state=state, owner=owner, progress=progress)
-
-    def attach(self, state: Path) -> ExistingEnvironment:
-        """The same pods, as another process of the run found them."""
-        return ExistingEnvironment.attach(state)
+_STATE = {
+    "kubeconfig": str | None,
+    "context": str | None,
+    "reader": str,
+    "kubernetes": str,
+    "unread": str,
+    "pods": list,
+    "client": str | None,
+}
+"""How the pods are described for other processes."""
 
 
-class ExistingEnvironment(ClusterPod):
+class ExistingEnvironment(ClusterPod, Environment):
     """The first pod of the workloads is the one under test; the others are compared with it."""
 
-    def __init__(self, api: KubernetesApi, pods: list[Json], client: Json | None, told: Json) -> None:
-        reader = ReaderName(told["reader"])
+    name = "existing"
+
+    def __init__(self, api: KubernetesApi, pods: list[Json], client: Json | None, written: Json) -> None:
+        reader = ReaderName(written["reader"])
         facts = {
             "environment": f"existing cluster, context {api.context or '(current)'}",
             "istio": istio_version_of(pods[0]) or "unknown",
-            "kubernetes": told["kubernetes"],
+            "kubernetes": written["kubernetes"],
         }
-        if told["unread"] != NO_POD:
-            facts["not read"] = told["unread"]
+        if written["unread"] != NO_POD:
+            facts["not read"] = written["unread"]
         local = _is_container_here(pods[0]["spec"]["nodeName"]) if reader is not ReaderName.EXEC else False
-        super().__init__(
-            api, pods[0], name="existing", reader=reader, client=client, facts=facts, node_containers=local
-        )
-        self._others = [
-            ClusterPod(api, pod, name="existing", reader=reader, node_containers=local) for pod in pods[1:]
-        ]
+        super().__init__(api, pods[0], reader=reader, client=client, facts=facts, node_containers=local)
+        self._others = [ClusterPod(api, pod, reader=reader, node_containers=local) for pod in pods[1:]]
 
     @classmethod
-    def start(cls, plan: ExistingPlan, *, state: Path, owner: int, progress: Progress) -> ExistingEnvironment:
+    def bring_up(cls, choices: ExistingChoices, *, state: Path, owner: int, progress: Progress) -> Self:
         """Find every Ready replica, and make privileged and traffic possible where asked for.
 
         Raises:
             EnvironmentProblem: a workload is not there, has no Ready pod, no sidecar, or one of
                 another release.
         """
-        api = KubernetesApi(kubeconfig=plan.kubeconfig, context=plan.context)
+        api = KubernetesApi(kubeconfig=choices.kubeconfig, context=choices.context)
         changes = Changes(Lease.of(EDIT, owner, name=f"{EDIT}-{os.urandom(4).hex()}"), api)
-        workloads = [Workload.parse(text, plan.namespace) for text in plan.workloads]
-        told: Json = {
+        workloads = [Workload.parse(text, choices.namespace) for text in choices.workloads]
+        version = choices.version if choices.version_given else None
+        written: Json = {
             "environment": "existing",
-            "kubeconfig": None if plan.kubeconfig is None else str(plan.kubeconfig.absolute()),
-            "context": plan.context,
-            "reader": str(plan.reader),
+            "kubeconfig": None if choices.kubeconfig is None else str(choices.kubeconfig.absolute()),
+            "context": choices.context,
+            "reader": str(choices.reader),
             "kubernetes": str(api.get("/version")["gitVersion"]),
             "changes": str(changes.directory),
         }
-        _write(state, told)
-        if plan.make_privileged:
+        write_state(state, written)
+        if choices.make_privileged:
             for workload in workloads:
                 with progress.phase(f"making {SIDECAR} of {workload} privileged"):
-                    _require_editable(api.get(workload.path), _pods(api, workload, plan.version)[0], workload)
+                    _require_editable(api.get(workload.path), _pods(api, workload, version)[0], workload)
                     make_privileged(api, workload, partial(changes.will_edit, workload.path))
-                    wait_until_privileged(api, workload, timeout=plan.timeout)
-        pods = [pod for workload in workloads for pod in _pods(api, workload, plan.version)]
-        told["unread"] = describe_pods(pod for held in workloads for pod in unready_pods(api, held))
-        client = _client(api, changes, plan) if plan.traffic else None
-        told["pods"] = [_path(pod) for pod in pods]
-        told["client"] = None if client is None else _path(client)
-        _write(state, told)
-        return cls(api, pods, client, told)
+                    wait_until_privileged(api, workload, timeout=choices.timeout)
+        pods = [pod for workload in workloads for pod in _pods(api, workload, version)]
+        unready = (pod for workload in workloads for pod in unready_pods(api, workload))
+        written["unread"] = describe_pods(unready)
+        client = _client(api, changes, choices) if choices.traffic else None
+        written["pods"] = [_path(pod) for pod in pods]
+        written["client"] = None if client is None else _path(client)
+        write_state(state, written)
+        return cls(api, pods, client, written)
 
     @classmethod
-    def attach(cls, state: Path) -> ExistingEnvironment:
-        """The pods that another process of the run found.
-
-        Raises:
-            EnvironmentProblem: it found none, or they are gone.
-        """
-        told = json.loads(state.read_text())
-        if "pods" not in told:
+    def attach(cls, state: Path) -> Self:
+        if "pods" not in read_state(state, {}):
             raise EnvironmentProblem("the pods of this run were not found: see the first error")
-        kubeconfig = told["kubeconfig"]
+        written = read_state(state, _STATE)
+        kubeconfig = written["kubeconfig"]
         api = KubernetesApi(
-            kubeconfig=None if kubeconfig is None else Path(kubeconfig), context=told["context"]
+            kubeconfig=None if kubeconfig is None else Path(kubeconfig), context=written["context"]
         )
-        client = None if told["client"] is None else api.get(told["client"])
-        return cls(api, [api.get(path) for path in told["pods"]], client, told)
+        client = None if written["client"] is None else api.get(written["client"])
+        return cls(api, [api.get(path) for path in written["pods"]], client, written)
 
     @property
     def istio_version(self) -> str | None:
         """The release of the pod under test, by its image."""
         return istio_version_of(self._pod)
 
-    def stop(self) -> None:
-        """Nothing: what was changed is `put_back`'s, by whoever owns the run."""
+    @classmethod
+    def take_down(cls, state: Path, evidence: Path, *, keep_it: bool, progress: Progress) -> str | None:  # noqa: ARG003
+        """Put back what was changed; in words what was."""
+        return "\n".join(_put_back(state)) or None
 
     def read_replicas(self, folder: Path | None = None) -> Mapping[str, PodRules]:
         """The rules of the other replicas."""
-        found = {}
+        rules = {}
         for other in self._others:
             own = Path(other.pod_name.replace("/", "_"))
-            found[other.pod_name] = other.read_rules(None if folder is None else folder / own)
+            rules[other.pod_name] = other.read_rules(None if folder is None else folder / own)
             self._evidence |= {str(own / name): text for name, text in other.evidence().items()}
-        return found
+        return rules
 
 
-def put_back(state: Path) -> list[str]:
-    """Put back what the run that `state` tells of has changed; in words what was."""
-    directory = Path(json.loads(state.read_text())["changes"])
-    lease = next((held for held in leases() if held.directory == directory), None)
+def _put_back(state: Path) -> list[str]:
+    directory = Path(read_state(state, {"changes": str})["changes"])
+    lease = next((lease for lease in leases() if lease.directory == directory), None)
     return [] if lease is None else take_back(lease)
 
 
@@ -191,13 +167,13 @@ def _pods(api: KubernetesApi, workload: Workload, version: str | None) -> list[J
         if container_of(pod) is None:
             raise EnvironmentProblem(
                 f"{name} has no container {SIDECAR}: no sidecar was injected\n\n"
-                f"  has      {', '.join(held['name'] for held in pod['spec']['containers'])}\n"
+                f"  has      {', '.join(container['name'] for container in pod['spec']['containers'])}\n"
                 "  fix      label the namespace istio-injection=enabled and restart the workload"
             )
-        found = istio_version_of(pod)
-        if version is not None and found != version:
+        release = istio_version_of(pod)
+        if version is not None and release != version:
             raise EnvironmentProblem(
-                f"the sidecar of {name} is of Istio {found or 'an unknown release'}, "
+                f"the sidecar of {name} is of Istio {release or 'an unknown release'}, "
                 f"and --istio-version={version} is asked for"
             )
     return pods
@@ -216,30 +192,24 @@ def _require_editable(deployment: Json, pod: Json, workload: Workload) -> None:
         )
 
 
-def _client(api: KubernetesApi, changes: Changes, plan: ExistingPlan) -> Json:
+def _client(api: KubernetesApi, changes: Changes, choices: ExistingChoices) -> Json:
     text = (files("pytest_istio_sidecar") / "manifests" / "client.yaml").read_text(encoding="utf-8")
     body = yaml.safe_load(text)
     body["metadata"]["name"] += f"-{os.urandom(3).hex()}"
-    pods = f"/api/v1/namespaces/{plan.namespace}/pods"
+    pods = f"/api/v1/namespaces/{choices.namespace}/pods"
     path = f"{pods}/{body['metadata']['name']}"
     changes.will_create(path)
     api.request("POST", pods, body=body)
     return api.wait(
         f"the client pod {body['metadata']['name']} to be Ready",
         lambda: _ready(api, path),
-        timeout=plan.timeout,
+        timeout=choices.timeout,
     )
 
 
 def _ready(api: KubernetesApi, path: str) -> tuple[Json | None, str]:
     pod = api.get(path)
     return (pod if is_ready(pod) else None), str(pod.get("status", {}).get("phase"))
-
-
-def _write(state: Path, told: Json) -> None:
-    unfinished = state.with_suffix(".new")
-    unfinished.write_text(json.dumps(told))
-    unfinished.rename(state)
 
 
 def _path(pod: Json) -> str:

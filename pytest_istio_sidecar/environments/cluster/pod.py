@@ -12,12 +12,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from pytest_istio_sidecar.environments.base import NotServed, SidecarPod
+from pytest_istio_sidecar.environments.base import NotServed, PodAccess
 from pytest_istio_sidecar.environments.choices import ReaderName
 from pytest_istio_sidecar.environments.cluster.api import Json, KubernetesApi
 from pytest_istio_sidecar.environments.cluster.debug_container import add_debug_container
 from pytest_istio_sidecar.environments.cluster.port_forward import get_from_pod
-from pytest_istio_sidecar.environments.cluster.traffic import APPLICATION_ID, ClusterTraffic
+from pytest_istio_sidecar.environments.cluster.traffic import ClusterTraffic
 from pytest_istio_sidecar.environments.cluster.workload import (
     SIDECAR,
     container_id,
@@ -28,42 +28,33 @@ from pytest_istio_sidecar.environments.cluster.workload import (
 from pytest_istio_sidecar.errors import EnvironmentProblem
 from pytest_istio_sidecar.istio import ports
 from pytest_istio_sidecar.istio.listeners import Direction, Listener
-from pytest_istio_sidecar.istio.observation import Observation, RequestKind
+from pytest_istio_sidecar.istio.observation import RequestKind
 from pytest_istio_sidecar.istio.options import IstioOptions
 from pytest_istio_sidecar.istio.pod_options import unlike_user
-from pytest_istio_sidecar.istio.policy_route import Routings
 from pytest_istio_sidecar.machine.command import run_command
-from pytest_istio_sidecar.machine.redaction import (
-    configuration_as_evidence,
-    pod_as_evidence,
-    workload_as_evidence,
-)
+from pytest_istio_sidecar.machine.redaction import pod_as_evidence, workload_as_evidence
 from pytest_istio_sidecar.netfilter.model import Family, PodRules
-from pytest_istio_sidecar.netfilter.sockets import Socket
-from pytest_istio_sidecar.readers.command import CommandResult, Runner, kept
+from pytest_istio_sidecar.readers.command import CommandResult, Runner
 from pytest_istio_sidecar.readers.exec import CannotBecomeRoot, Exec, become_root
-from pytest_istio_sidecar.readers.host import read_host
-from pytest_istio_sidecar.readers.listeners import ask_in_sidecar, read_listeners
+from pytest_istio_sidecar.readers.listeners import Ask, ask_in_sidecar
 from pytest_istio_sidecar.readers.name_servers import read_name_servers
 from pytest_istio_sidecar.readers.node import enter_pod
-from pytest_istio_sidecar.readers.policy_routes import read_policy_routes
-from pytest_istio_sidecar.readers.sockets import read_sockets
-from pytest_istio_sidecar.readers.tables import read_tables
 
 COMMAND_SECONDS = 30.0
 START_SECONDS = 120.0
 """For an image that may have to be pulled."""
 
 
-class ClusterPod:
-    """One pod of a cluster, as an environment."""
+class ClusterPod(PodAccess):
+    """One pod of a cluster."""
+
+    seconds = COMMAND_SECONDS
 
     def __init__(
         self,
         api: KubernetesApi,
         pod: Json,
         *,
-        name: str,
         reader: ReaderName = ReaderName.AUTO,
         client: Json | None = None,
         facts: Mapping[str, str] | None = None,
@@ -73,56 +64,71 @@ class ClusterPod:
 
         Args:
             pod: as the API server has it.
-            name: of the environment.
             client: the pod that sends requests; None: none are sent.
             node_containers: whether the nodes are containers of this machine's engine.
         """
-        self.name = name
+        super().__init__(name_of(pod))
+        self._facts = dict(facts or {})
         self._api = api
         self._pod = pod
         self._wanted = reader
         self._client = client
-        self._facts = dict(facts or {})
         self._node_containers = node_containers
         self._chosen: tuple[Runner, str] | None = None
-        self._evidence: dict[str, str] = {}
         self._listeners: tuple[Listener, ...] | None = None
-
-    @property
-    def pod_name(self) -> str:
-        """How messages name the pod."""
-        metadata = self._pod["metadata"]
-        return f"{metadata['namespace']}/{metadata['name']}"
 
     def describe(self) -> Mapping[str, str]:
         """Environment, versions, pod and reader."""
         _, how = self._reader()
         iptables = self._version("iptables", "-V").removeprefix("iptables v")
-        return {**self._facts, "pod": self.pod_name, "reader": how, "iptables": iptables}
+        admin = {"envoy admin": self.envoy_admin} if self.envoy_admin else {}
+        return {**self._facts, **admin, "pod": self.pod_name, "reader": how, "iptables": iptables}
 
-    def pod(self) -> SidecarPod:
-        """The pod, the addresses it has, and what its istio-init was told."""
-        runner, _ = self._reader()
-        return SidecarPod(
-            name=self.pod_name,
-            host=read_host(runner, timeout=COMMAND_SECONDS, pod=self.pod_name),
-            options=self._options(),
-        )
-
-    def _options(self) -> IstioOptions:
+    def options(self) -> IstioOptions:
+        """What the pod's istio-init was told."""
         options = IstioOptions.from_pod(self._pod)
         if not options.lacks_servers:
             return options
-        containers = [SIDECAR, *(held["name"] for held in self._pod["spec"]["containers"])]
-        servers = read_name_servers(map(self._exec, dict.fromkeys(containers)), timeout=COMMAND_SECONDS)
+        names = [SIDECAR, *(container["name"] for container in self._pod["spec"]["containers"])]
+        servers = read_name_servers(map(self._exec, dict.fromkeys(names)), timeout=COMMAND_SECONDS)
         return options if servers is None else options.with_servers(servers)
 
+    def runner(self, thing: str) -> Runner:  # noqa: ARG002 - it refuses none, or all
+        """By the reader that was chosen."""
+        return self._reader()[0]
+
+    def admin(self) -> Mapping[str, Ask]:
+        """In the sidecar's container, and by port-forward where that fails."""
+        return {
+            "exec": ask_in_sidecar(self._exec(SIDECAR), timeout=COMMAND_SECONDS),
+            "port-forward": self._ask_by_port_forward,
+        }
+
+    def traffic(self, kind: RequestKind, family: Family) -> ClusterTraffic:  # noqa: ARG002 - all of them
+        """Of the client pod to this one, or of this pod to the client or itself."""
+        address = ipaddress.ip_address(self._pod["status"]["podIP"])
+        if family != address.version:
+            raise NotServed(f"requests to {self.pod_name} go to its first address, which is not IPv{family}")
+        if self._client is None:
+            raise NotServed("no requests are sent to this pod; --istio-traffic allows them")
+        directions: dict[int, Direction] = {
+            listener.port: listener.direction
+            for listener in self.read_listeners()
+            if listener.direction is not None
+        }
+        return ClusterTraffic(
+            runner=self.runner("traffic"),
+            client=self._exec_in(self._client, None),
+            pod=self.pod_name,
+            address=address,
+            client_address=ipaddress.ip_address(self._client["status"]["podIP"]),
+            application_port=_application_port(self._pod),
+            listeners=directions,
+        )
+
     def read_rules(self, folder: Path | None = None) -> PodRules:
-        """Every table of both families and back ends."""
-        runner, _ = self._reader()
-        reading = read_tables(runner, timeout=COMMAND_SECONDS, pod=self.pod_name, folder=folder)
-        self._evidence |= kept(reading.commands)
-        # The pod that was read is the pod that was chosen.
+        """Every table, of a pod that is still the one that was chosen."""
+        rules = super().read_rules(folder)
         now = reread(self._api, self._pod)
         self._evidence["pod.json"] = pod_as_evidence(now)
         workload = owner_of(self._api, now)
@@ -130,75 +136,16 @@ class ClusterPod:
             self._evidence["workload.json"] = workload_as_evidence(workload)
         options = IstioOptions.from_pod(now)
         note = unlike_user(now, options.proxy_uid, options.proxy_gid)
-        return replace(reading.rules, notes=(*reading.rules.notes, note)) if note else reading.rules
-
-    def read_replicas(self, folder: Path | None = None) -> Mapping[str, PodRules]:  # noqa: ARG002 - has none
-        """None: there is one pod."""
-        return {}
+        return replace(rules, notes=(*rules.notes, note)) if note else rules
 
     def read_listeners(self) -> tuple[Listener, ...]:
-        """What Envoy listens on, asked in the sidecar's container, and by port-forward where that fails."""
+        """What Envoy listens on, asked once."""
         if self._listeners is None:
-            ways = {
-                "exec": ask_in_sidecar(self._exec(SIDECAR), timeout=COMMAND_SECONDS),
-                "port-forward": self._ask_by_port_forward,
-            }
-            reading = read_listeners(ways, pod=self.pod_name)
-            self._facts["envoy admin"] = f"{reading.how} ({reading.commands[0].argv[0]})"
-            self._evidence["listeners.json"] = reading.commands[0].stdout
-            self._evidence["config_dump.json"] = configuration_as_evidence(reading.commands[1].stdout)
-            self._listeners = reading.listeners
+            self._listeners = super().read_listeners()
         return self._listeners
 
-    def read_sockets(self) -> tuple[Socket, ...]:
-        """The sockets that listen in the pod."""
-        runner, _ = self._reader()
-        return read_sockets(runner, timeout=COMMAND_SECONDS, pod=self.pod_name)
-
-    def read_policy_routes(self) -> Routings:
-        """The policy routes of both families."""
-        runner, _ = self._reader()
-        return read_policy_routes(runner, timeout=COMMAND_SECONDS, pod=self.pod_name)
-
-    def send_request(
-        self,
-        kind: RequestKind,
-        *,
-        port: int | None = None,
-        uid: int | None = None,
-        gid: int | None = None,
-        family: Family = 4,
-    ) -> Observation:
-        """Send one request from the client pod to this one, or from this pod to the client or itself."""
-        if family != ipaddress.ip_address(self._pod["status"]["podIP"]).version:
-            raise NotServed(f"requests to {self.pod_name} go to its first address, which is not IPv{family}")
-        if self._client is None:
-            raise NotServed("no requests are sent to this pod; --istio-traffic allows them")
-        runner, _ = self._reader()
-        directions: dict[int, Direction] = {
-            listener.port: listener.direction
-            for listener in self.read_listeners()
-            if listener.direction is not None
-        }
-        traffic = ClusterTraffic(
-            runner=runner,
-            client=self._exec_in(self._client, None),
-            pod=self.pod_name,
-            address=ipaddress.ip_address(self._pod["status"]["podIP"]),
-            client_address=ipaddress.ip_address(self._client["status"]["podIP"]),
-            application_port=_application_port(self._pod),
-            listeners=directions,
-        )
-        uid = APPLICATION_ID if uid is None else uid
-        return traffic.send(kind, port, uid, uid if gid is None else gid)
-
-    def evidence(self) -> Mapping[str, str]:
-        """Everything read so far."""
-        return self._evidence
-
     def _version(self, *argv: str) -> str:
-        runner, _ = self._reader()
-        said = runner.run(list(argv), timeout=COMMAND_SECONDS).stdout.strip()
+        said = self.runner("versions").run(list(argv), timeout=COMMAND_SECONDS).stdout.strip()
         return said.partition("\n")[0]
 
     def _reader(self) -> tuple[Runner, str]:
@@ -279,6 +226,11 @@ class ClusterPod:
             path=path,
             timeout=COMMAND_SECONDS,
         )
+
+
+def name_of(pod: Json) -> str:
+    """How messages name a pod."""
+    return f"{pod['metadata']['namespace']}/{pod['metadata']['name']}"
 
 
 def _application_port(pod: Json) -> int:

@@ -91,7 +91,7 @@ class _Stream(io.RawIOBase):
     def __init__(self, socket: Any, deadline: float) -> None:
         self._socket = socket
         self._deadline = deadline
-        self._held = b""
+        self._data = b""
         self._numbered: set[int] = set()
         self.refused = ""
 
@@ -111,7 +111,7 @@ class _Stream(io.RawIOBase):
         from websocket import ABNF, WebSocketConnectionClosedException, WebSocketTimeoutException
 
         view = memoryview(buffer).cast("B")
-        while not self._held:
+        while not self._data:
             left = self._deadline - time.monotonic()
             if left <= 0:
                 raise TimeoutError
@@ -125,8 +125,8 @@ class _Stream(io.RawIOBase):
             if kind == ABNF.OPCODE_CLOSE:
                 return 0
             self._take(frame)
-        count = min(len(view), len(self._held))
-        view[:count], self._held = self._held[:count], self._held[count:]
+        count = min(len(view), len(self._data))
+        view[:count], self._data = self._data[:count], self._data[count:]
         return count
 
     def _take(self, frame: bytes) -> None:
@@ -137,4 +137,4 @@ class _Stream(io.RawIOBase):
         if channel == _ERROR and data:
             self.refused += data.decode(errors="replace").strip()
         elif channel == _DATA:
-            self._held += data
+            self._data += data

@@ -10,10 +10,39 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from pytest_istio_sidecar.environments.cluster.api import ApiProblem, Json, KubernetesApi
-from pytest_istio_sidecar.environments.cluster.workload import container_statuses, describe_pods
+from pytest_istio_sidecar.environments.cluster.workload import (
+    Workload,
+    container_statuses,
+    describe_pods,
+    pods_of,
+    settled,
+)
+from pytest_istio_sidecar.errors import EnvironmentProblem
 
 _EVENTS = 5
 _LOG_LINES = 12
+
+
+def wait_until_settled(api: KubernetesApi, workload: Workload, *, timeout: float) -> list[Json]:
+    """Wait until the newest pods are Ready and older ones gone.
+
+    Raises:
+        EnvironmentProblem: not in time; the message shows the pods and what happened to them.
+    """
+    try:
+        return api.wait(
+            f"{workload} in namespace {workload.namespace} to be Ready, and its old pods gone",
+            lambda: settled(api, workload),
+            timeout=timeout,
+        )
+    except EnvironmentProblem as problem:
+        why = why_not_ready(
+            api,
+            namespace=workload.namespace,
+            names=[workload.name],
+            pods=lambda: pods_of(api, workload),
+        )
+        raise EnvironmentProblem(f"{problem}\n{why}".rstrip()) from None
 
 
 def why_not_ready(
@@ -26,21 +55,21 @@ def why_not_ready(
         pods: asks for those that should be Ready.
     """
     try:
-        found = list(pods())
+        unready = list(pods())
     except ApiProblem as problem:
         return f"  pods     (they could not be asked for: {problem.said or problem})"
     events = [f"  event    {line}" for line in api.events(namespace, names)[-_EVENTS:]]
-    return "\n".join([*events, *last_words(api, found)]) + explain_pods(describe_pods(found))
+    return "\n".join([*events, *last_words(api, unready)]) + explain_pods(describe_pods(unready))
 
 
 def last_words(api: KubernetesApi, pods: Iterable[Json]) -> list[str]:
     """The last lines that failed containers have logged, as lines of a message; of replicas, the first's."""
     lines: list[str] = []
-    told = set()
+    shown = set()
     for pod, container in _failed(pods):
-        if container in told:
+        if container in shown:
             continue
-        told.add(container)
+        shown.add(container)
         lines.append(f"  log      of {container} in {pod['metadata']['name']}:")
         lines += [f"             {line}" for line in _log(api, pod, container)]
     return lines
@@ -49,11 +78,11 @@ def last_words(api: KubernetesApi, pods: Iterable[Json]) -> list[str]:
 def _failed(pods: Iterable[Json]) -> Iterator[tuple[Json, str]]:
     """Containers that have ended with a failure, and do not run well since."""
     for pod in pods:
-        for held in container_statuses(pod):
-            states = [held.get("state", {}), held.get("lastState", {})]
+        for status in container_statuses(pod):
+            states = [status.get("state", {}), status.get("lastState", {})]
             failed = any(state.get("terminated", {}).get("exitCode") for state in states)
-            if failed and not held.get("ready"):
-                yield pod, held["name"]
+            if failed and not status.get("ready"):
+                yield pod, status["name"]
 
 
 def _log(api: KubernetesApi, pod: Json, container: str) -> list[str]:

@@ -14,10 +14,11 @@ import time
 from pathlib import Path
 
 from pytest_istio_sidecar.environments.cluster.api import JSON_PATCH, ApiProblem, Json, KubernetesApi
+from pytest_istio_sidecar.environments.cluster.privileged import ADDED, PRIVILEGED, place_of
 from pytest_istio_sidecar.environments.cluster.workload import SIDECAR, container_of
-from pytest_istio_sidecar.environments.kind.httpbin import ADDED, PRIVILEGED, place_of
 from pytest_istio_sidecar.errors import EnvironmentProblem
 from pytest_istio_sidecar.machine.lease import EDIT, Lease, leases
+from pytest_istio_sidecar.machine.state_file import StateUnreadable, read_state, require, write_state
 
 _FILE = "changes.json"
 _TRIES = 10
@@ -32,13 +33,23 @@ _DEFAULTS = {
 """What the API server adds to a container (k8s.io/kubernetes, pkg/apis/core/v1/defaults.go)."""
 
 
+_SHAPE = {"kubeconfig": str | None, "context": str | None, "server": str, "changes": list}
+_EDIT = {
+    "edited": str,
+    "uid": str | None,
+    "generation": int | None,
+    "added": dict | None,
+    "fields": dict,
+}
+
+
 class Changes:
     """What one run has changed in one cluster."""
 
     def __init__(self, lease: Lease, api: KubernetesApi) -> None:
         self._lease = lease
         self._api = api
-        self._held: list[Json] = []
+        self._changes: list[Json] = []
 
     @property
     def directory(self) -> Path:
@@ -59,7 +70,7 @@ class Changes:
             before: the workload as it is.
         """
         edit = _edit(path, before)
-        earlier = next((held for held in self._held if held.get("edited") == path), None)
+        earlier = next((change for change in self._changes if change.get("edited") == path), None)
         if earlier is not None and earlier["uid"] == edit["uid"]:
             earlier["fields"] |= edit["fields"]
             earlier["added"] = edit["added"] or earlier["added"]
@@ -75,13 +86,13 @@ class Changes:
         """
         done: list[str] = []
         problems: list[str] = []
-        for change in reversed(self._held.copy()):
+        for change in reversed(self._changes.copy()):
             try:
                 done += _take_back(self._api, change)
             except EnvironmentProblem as problem:
                 problems.append(str(problem))
             else:
-                self._held.remove(change)
+                self._changes.remove(change)
                 self._write()
         if problems:
             raise EnvironmentProblem("\n".join([*done, *problems]))
@@ -89,24 +100,22 @@ class Changes:
         return done
 
     def _note(self, change: Json) -> None:
-        if not self._held:
+        if not self._changes:
             self._lease.write()
             self.directory.mkdir(mode=0o700, exist_ok=True)
-        self._held.append(change)
+        self._changes.append(change)
         self._write()
 
     def _write(self) -> None:
         kubeconfig = self._api.kubeconfig
-        told = {
+        facts = {
             # KUBECONFIG may name several files, or another one by the time this is read.
             "kubeconfig": os.environ.get("KUBECONFIG") if kubeconfig is None else str(kubeconfig.absolute()),
             "context": self._api.context,
             "server": self._api.server,
-            "changes": self._held,
+            "changes": self._changes,
         }
-        unfinished = self.directory / f"{_FILE}.new"
-        unfinished.write_text(json.dumps(told))
-        unfinished.rename(self.directory / _FILE)
+        write_state(self.directory / _FILE, facts)
 
     @classmethod
     def read(cls, lease: Lease) -> Changes:
@@ -117,20 +126,23 @@ class Changes:
                 cluster by now.
         """
         try:
-            told = json.loads((lease.directory / _FILE).read_text())
-            kubeconfig, context, server = (told[key] for key in ("kubeconfig", "context", "server"))
-            api = KubernetesApi(kubeconfig=None if kubeconfig is None else Path(kubeconfig), context=context)
-            changes = cls(lease, api)
-            changes._held = [_read(change) for change in told["changes"]]
-        except (OSError, ValueError, LookupError, TypeError, AttributeError) as problem:
+            written = read_state(lease.directory / _FILE, _SHAPE)
+            edits = [_read(change) for change in written["changes"]]
+        except StateUnreadable as problem:
             raise EnvironmentProblem(
-                f"what a run has changed is written down in a way that cannot be read: {problem!r}\n"
+                f"what a run has changed is written down in a way that cannot be read: {problem}\n"
                 f"  fix      see in the file which workload it names, and put its {SIDECAR} back by hand"
             ) from None
+        kubeconfig, server = written["kubeconfig"], written["server"]
+        api = KubernetesApi(
+            kubeconfig=None if kubeconfig is None else Path(kubeconfig), context=written["context"]
+        )
         if api.server != server:
             raise EnvironmentProblem(
                 f"the changes were made in the cluster at {server}; its kubeconfig leads to {api.server} now"
             )
+        changes = cls(lease, api)
+        changes._changes = edits
         return changes
 
 
@@ -165,13 +177,13 @@ def take_back_of_ended_runs() -> tuple[list[str], list[str]]:
 
 def _edit(path: str, before: Json) -> Json:
     """The record of an edit that is made next: for each field what it is given, and what it had, if any."""
-    held = container_of({"spec": before["spec"]["template"]["spec"]})
+    container = container_of({"spec": before["spec"]["template"]["spec"]})
     return {
         "edited": path,
         "uid": before["metadata"].get("uid"),
         "generation": before["metadata"].get("generation"),
-        "added": ADDED if held is None else None,
-        "fields": _fields((held or {}).get("securityContext")),
+        "added": ADDED if container is None else None,
+        "fields": _fields((container or {}).get("securityContext")),
     }
 
 
@@ -186,21 +198,25 @@ def _fields(context: Json | None) -> Json:
     return fields
 
 
-def _read(change: Json) -> Json:
+def _read(written: object) -> Json:
     """A change as it was written down.
 
     Raises:
-        LookupError, TypeError, AttributeError: it is none.
+        StateUnreadable: it is none.
     """
+    change = require(written, {}, of="a change")
     if "created" in change:
-        return {"created": str(change["created"])}
+        return require(change, {"created": str}, of="a change")
     if "context" in change:
         # As it was written before single fields were.
+        require(change, {"edited": str, "context": dict | None, "added": bool}, of="an edit")
         added = ADDED if change["added"] else None
-        told = {"uid": None, "generation": None, "added": added, "fields": _fields(change["context"])}
-        return {"edited": str(change["edited"]), **told}
-    fields = {name: {**told, "set": told["set"]} for name, told in change["fields"].items()}
-    return {**{key: change[key] for key in ("edited", "uid", "generation", "added")}, "fields": fields}
+        fields = _fields(change["context"])
+        return {"edited": change["edited"], "uid": None, "generation": None, "added": added, "fields": fields}
+    require(change, _EDIT, of="an edit")
+    for name, field in change["fields"].items():
+        require(field, {"set": object}, of=name)
+    return change
 
 
 def _take_back(api: KubernetesApi, change: Json) -> list[str]:
@@ -220,16 +236,16 @@ def _put_back(api: KubernetesApi, edit: Json) -> list[str]:
     name = _name_of(path)
     said = ""
     for _ in range(_TRIES):
-        held = api.find(path)
-        if held is None:
+        workload = api.find(path)
+        if workload is None:
             return [f"{name} is gone already"]
-        metadata = held["metadata"]
+        metadata = workload["metadata"]
         if edit["uid"] is not None and metadata.get("uid") != edit["uid"]:
             return [f"{name} was deleted and made anew by somebody else since; it is left as it is"]
-        operations, left = _undo(held, edit)
-        told = [f"{name}: {sentence}; left as it is" for sentence in left]
+        operations, left = _undo(workload, edit)
+        sentences = [f"{name}: {sentence}; left as it is" for sentence in left]
         if not operations:
-            return told or [f"{name} is as it was already"]
+            return sentences or [f"{name} is as it was already"]
         version = {"op": "test", "path": "/metadata/resourceVersion", "value": metadata["resourceVersion"]}
         try:
             put = api.request("PATCH", path, body=[version, *operations], content_type=JSON_PATCH)
@@ -244,7 +260,7 @@ def _put_back(api: KubernetesApi, edit: Json) -> list[str]:
             said = "the API server took it, and shows the workload unchanged"
             break
         if left:
-            return [*told, f"put {name} back, but for that"]
+            return [*sentences, f"put {name} back, but for that"]
         # The edit itself made one generation; the others are somebody else's.
         others = edit["generation"] is not None and metadata.get("generation", 0) > edit["generation"] + 1
         return [f"put {name} back" + ("; what somebody else has changed in it since stays" if others else "")]
@@ -267,21 +283,21 @@ def _undo(workload: Json, edit: Json) -> tuple[list[Json], list[str]]:
     operations: list[Json] = []
     left = []
     # The deepest first: what holds them was added only where it is empty without them.
-    for field, told in sorted(edit["fields"].items(), key=lambda held: -held[0].count(".")):
+    for field, change in sorted(edit["fields"].items(), key=lambda entry: -entry[0].count(".")):
         *parents, last = field.split(".")
         place = now
         for parent in parents:
             place = place.get(parent) or {}
         value, path = place.get(last), f"{at}/{field.replace('.', '/')}"
-        if value == told.get("before"):
+        if value == change.get("before"):
             continue
-        if value != told["set"]:
-            if told["set"] != {}:
+        if value != change["set"]:
+            if change["set"] != {}:
                 shown = "absent" if value is None else json.dumps(value)
                 left.append(f"{field} of container {SIDECAR} is now {shown}, set by somebody else")
-        elif "before" in told:
-            place[last] = told["before"]
-            operations.append({"op": "replace", "path": path, "value": told["before"]})
+        elif "before" in change:
+            place[last] = change["before"]
+            operations.append({"op": "replace", "path": path, "value": change["before"]})
         else:
             del place[last]
             operations.append({"op": "remove", "path": path})

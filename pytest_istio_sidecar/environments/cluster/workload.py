@@ -78,8 +78,8 @@ def ready_pods(api: KubernetesApi, workload: Workload) -> tuple[list[Json], str]
 
 def settled(api: KubernetesApi, workload: Workload) -> tuple[list[Json] | None, str]:
     """Its pods once the newest revision is all there is, Ready; None before. For `KubernetesApi.wait`."""
-    held = api.get(workload.path)
-    status, wanted = held.get("status", {}), held.get("spec", {}).get("replicas", 1)
+    live = api.get(workload.path)
+    status, wanted = live.get("status", {}), live.get("spec", {}).get("replicas", 1)
     failure = next(
         (
             condition["message"]
@@ -99,7 +99,7 @@ def settled(api: KubernetesApi, workload: Workload) -> tuple[list[Json] | None, 
     # An evicted pod stays in the list, ended, until somebody deletes it.
     everything = [pod for pod in pods_of(api, workload) if not _has_ended(pod)]
     newest = _of_newest(api, workload, everything)
-    observed = status.get("observedGeneration", 0) >= held["metadata"].get("generation", 0)
+    observed = status.get("observedGeneration", 0) >= live["metadata"].get("generation", 0)
     done = observed and len(newest) == wanted == len(everything) and all(map(is_ready, newest))
     return (newest if done else None), describe_pods(everything)
 
@@ -137,13 +137,13 @@ def _of_newest(api: KubernetesApi, workload: Workload, pods: Iterable[Json]) -> 
         return staying
     sets = api.get(f"/apis/apps/v1/namespaces/{workload.namespace}/replicasets")["items"]
     owned = [
-        held
-        for held in sets
-        if any(owner.get("name") == workload.name for owner in held["metadata"].get("ownerReferences", []))
+        one
+        for one in sets
+        if any(owner.get("name") == workload.name for owner in one["metadata"].get("ownerReferences", []))
     ]
     if not owned:
         return staying
-    newest = max(owned, key=lambda held: int(held["metadata"].get("annotations", {}).get(_REVISION, 0)))
+    newest = max(owned, key=lambda one: int(one["metadata"].get("annotations", {}).get(_REVISION, 0)))
     return [
         pod
         for pod in staying
@@ -186,13 +186,13 @@ def _state(pod: Json) -> str:
     if is_ready(pod):
         return "is Ready"
     status = pod.get("status", {})
-    for held in container_statuses(pod):
-        waiting = held.get("state", {}).get("waiting") or held.get("state", {}).get("terminated")
+    for container in container_statuses(pod):
+        waiting = container.get("state", {}).get("waiting") or container.get("state", {}).get("terminated")
         if waiting and waiting.get("reason") not in ("PodInitializing", "Completed"):
             message = f": {waiting['message']}" if waiting.get("message") else ""
-            return f"has {held['name']} in {waiting.get('reason')}{message}"
-        if not held.get("ready") and held.get("state", {}).get("running"):
-            return f"has {held['name']} not ready yet"
+            return f"has {container['name']} in {waiting.get('reason')}{message}"
+        if not container.get("ready") and container.get("state", {}).get("running"):
+            return f"has {container['name']} not ready yet"
     return f"is {status.get('phase', 'unknown')}"
 
 
@@ -205,9 +205,9 @@ def container_statuses(pod: Json) -> list[Json]:
 def container_of(pod: Json, name: str = SIDECAR) -> Json | None:
     """A container by name, also where it is a native sidecar: an init container that goes on running."""
     spec = pod["spec"]
-    for held in [*spec.get("containers", []), *spec.get("initContainers", [])]:
-        if held["name"] == name:
-            return dict(held)
+    for container in [*spec.get("containers", []), *spec.get("initContainers", [])]:
+        if container["name"] == name:
+            return dict(container)
     return None
 
 
@@ -216,37 +216,37 @@ def owner_of(api: KubernetesApi, pod: Json) -> Json | None:
 
     None where it belongs to none, or the workload may not be read or is gone: the pod is what counts.
     """
-    held, found = pod, None
+    member, workload = pod, None
     for _ in range(2):
-        owners = held["metadata"].get("ownerReferences", [])
+        owners = member["metadata"].get("ownerReferences", [])
         owner = next((one for one in owners if str(one.get("kind", "")).lower() in _KINDS), None)
         if owner is None:
             break
         prefix, plural = _KINDS[owner["kind"].lower()]
         try:
-            held = api.get(f"{prefix}/namespaces/{pod['metadata']['namespace']}/{plural}/{owner['name']}")
+            member = api.get(f"{prefix}/namespaces/{pod['metadata']['namespace']}/{plural}/{owner['name']}")
         except ApiProblem:
             break
-        found = {"kind": owner["kind"], **held}
-    return found
+        workload = {"kind": owner["kind"], **member}
+    return workload
 
 
 def container_id(pod: Json, name: str = SIDECAR) -> str:
     """Its running container's id; "" when it does not run."""
-    for held in container_statuses(pod):
-        if held["name"] == name and "running" in held.get("state", {}):
-            return str(held.get("containerID", ""))
+    for status in container_statuses(pod):
+        if status["name"] == name and "running" in status.get("state", {}):
+            return str(status.get("containerID", ""))
     return ""
 
 
 def istio_version_of(pod: Json) -> str | None:
     """The release its sidecar is of, by the tag of the image; None where the tag tells none."""
-    held = container_of(pod)
-    if held is None:
+    sidecar = container_of(pod)
+    if sidecar is None:
         return None
-    tag = str(held["image"]).partition("@")[0].rpartition(":")[2]
-    found = re.match(r"\d+\.\d+(\.\d+)?(-[\w.-]+)?$", tag)
-    return tag if found else None
+    tag = str(sidecar["image"]).partition("@")[0].rpartition(":")[2]
+    release = re.match(r"\d+\.\d+(\.\d+)?(-[\w.-]+)?$", tag)
+    return tag if release else None
 
 
 def reread(api: KubernetesApi, pod: Json) -> Json:

@@ -7,7 +7,6 @@ or until `stop`; whatever interrupts `start`, nothing stays behind.
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 import shutil
@@ -17,7 +16,8 @@ from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
 
-from pytest_istio_sidecar.environments.base import SidecarPod
+from pytest_istio_sidecar.environments.base import Environment
+from pytest_istio_sidecar.environments.choices import RunChoices
 from pytest_istio_sidecar.environments.embedded import envoy
 from pytest_istio_sidecar.environments.embedded.envoy_configuration import Sidecar, bootstrap
 from pytest_istio_sidecar.environments.embedded.namespaces import (
@@ -34,31 +34,24 @@ from pytest_istio_sidecar.environments.embedded.pod_process import (
     end_pod,
 )
 from pytest_istio_sidecar.environments.embedded.specification import Specification
-from pytest_istio_sidecar.environments.embedded.traffic import (
-    APPLICATION_ID,
-    ECHO_PORT,
-    HTTPBIN_PORT,
-    Traffic,
-)
+from pytest_istio_sidecar.environments.embedded.traffic import ECHO_PORT, EmbeddedTraffic
 from pytest_istio_sidecar.errors import EnvironmentProblem
 from pytest_istio_sidecar.istio import ports
-from pytest_istio_sidecar.istio.listeners import Listener
-from pytest_istio_sidecar.istio.observation import Observation, RequestKind
+from pytest_istio_sidecar.istio.observation import RequestKind
 from pytest_istio_sidecar.istio.options import IstioOptions
-from pytest_istio_sidecar.istio.policy_route import Routings, expected_policy_routes
+from pytest_istio_sidecar.istio.policy_route import expected_policy_routes
+from pytest_istio_sidecar.machine.evidence import write_evidence
 from pytest_istio_sidecar.machine.lease import Lease, clean_stale
-from pytest_istio_sidecar.machine.process import SYSTEM_PATH, ProcessIdentity
-from pytest_istio_sidecar.machine.redaction import configuration_as_evidence
-from pytest_istio_sidecar.netfilter.model import Backend, Family, PodRules
-from pytest_istio_sidecar.netfilter.sockets import Socket
-from pytest_istio_sidecar.readers.command import kept
-from pytest_istio_sidecar.readers.host import read_host
-from pytest_istio_sidecar.readers.listeners import ask_with_python, read_listeners
-from pytest_istio_sidecar.readers.policy_routes import read_policy_routes
-from pytest_istio_sidecar.readers.sockets import read_sockets
-from pytest_istio_sidecar.readers.tables import read_counters, read_tables
+from pytest_istio_sidecar.machine.process import PROCESS, SYSTEM_PATH, ProcessIdentity
+from pytest_istio_sidecar.machine.progress import Progress
+from pytest_istio_sidecar.machine.state_file import Shape, StateUnreadable, read_state, write_state
+from pytest_istio_sidecar.netfilter.model import Backend, Family
+from pytest_istio_sidecar.readers.listeners import Ask, ask_with_python
+from pytest_istio_sidecar.readers.traffic import APPLICATION_ID, HTTPBIN_PORT
 
 POD_NAME = "embedded/httpbin"
+_STATE: Shape = {"directory": str, "supervisor": PROCESS, "facts": dict}
+"""How a pod is described for other processes."""
 RESTORE = {
     (Backend.LEGACY, 4): "iptables-legacy-restore",
     (Backend.LEGACY, 6): "ip6tables-legacy-restore",
@@ -95,17 +88,18 @@ def rules_for(version: str, options: IstioOptions | None = None) -> PodRulesText
     return PodRulesText(backend=ruleset.backend or Backend.LEGACY, ipv4=render_save(ruleset), ipv6=ipv6)
 
 
-class EmbeddedEnvironment:
+class EmbeddedEnvironment(Environment):
     """One embedded pod, in the process that started it or in another."""
 
     name = "embedded"
+    seconds = COMMAND_SECONDS
 
     def __init__(self, directory: Path, facts: Mapping[str, str], supervisor: ProcessIdentity) -> None:
-        self._directory = directory
+        super().__init__(POD_NAME)
         self._facts = dict(facts)
+        self._directory = directory
         self._supervisor = supervisor
         self._runner = PodRunner(directory)
-        self._evidence: dict[str, str] = {}
         self.parts: Mapping[str, float] = {}
         """Seconds that each part of the start took, where this process started it."""
 
@@ -163,84 +157,64 @@ class EmbeddedEnvironment:
         return environment
 
     @classmethod
-    def attach(cls, state: Path) -> EmbeddedEnvironment:
-        """The pod that another process started and described in `state`.
+    def bring_up(
+        cls,
+        choices: RunChoices,
+        *,
+        state: Path,
+        owner: int,
+        progress: Progress,  # noqa: ARG003 - it takes no time to tell of
+    ) -> EmbeddedEnvironment:
+        """Start the pod that was chosen.
 
         Raises:
-            EnvironmentProblem: it is gone.
+            UsageProblem: an option that Istio does not have, or refuses.
         """
+        options = IstioOptions.from_pairs(choices.options)
+        return cls.start(
+            state=state, owner=owner, version=choices.version, options=options, timeout=choices.timeout
+        )
+
+    @classmethod
+    def take_down(cls, state: Path, evidence: Path, *, keep_it: bool, progress: Progress) -> None:  # noqa: ARG003
+        """End the pod; what its programs wrote goes to `evidence`, where that is there."""
         try:
-            told = json.loads(state.read_text())
-            supervisor = ProcessIdentity(**told["supervisor"])
-        except (OSError, ValueError, KeyError, TypeError) as problem:
+            environment = cls.attach(state)
+        except EnvironmentProblem:
+            return  # it has ended by itself; the tests that needed it have said so
+        try:
+            if evidence.exists():
+                write_evidence(evidence, environment.evidence())
+        finally:
+            environment.stop()
+
+    @classmethod
+    def attach(cls, state: Path) -> EmbeddedEnvironment:
+        try:
+            written = read_state(state, _STATE)
+        except StateUnreadable as problem:
             raise EnvironmentProblem(f"{state} describes no embedded pod: {problem}") from None
+        supervisor = ProcessIdentity.read(written["supervisor"])
         if not supervisor.alive:
             raise EnvironmentProblem(f"the embedded pod that {state} describes has ended")
-        return cls(Path(told["directory"]), told["facts"], supervisor)
+        return cls(Path(written["directory"]), written["facts"], supervisor)
 
     def describe(self) -> Mapping[str, str]:
         """Environment, versions, pod, reader and back end."""
         return dict(self._facts)
 
-    def pod(self) -> SidecarPod:
-        """The pod and the addresses it has."""
-        return SidecarPod(name=POD_NAME, host=read_host(self._runner, timeout=COMMAND_SECONDS, pod=POD_NAME))
+    def runner(self, thing: str) -> PodRunner:  # noqa: ARG002 - it refuses nothing
+        """The pod's first process."""
+        return self._runner
 
-    def read_rules(self, folder: Path | None = None) -> PodRules:
-        """Every table, by the reader that pods of a cluster are read with."""
-        reading = read_tables(self._runner, timeout=COMMAND_SECONDS, pod=POD_NAME, folder=folder)
-        self._evidence |= kept(reading.commands)
-        return reading.rules
+    def admin(self) -> Mapping[str, Ask]:
+        """With the Python of this machine."""
+        return {"from the pod": ask_with_python(self._runner, sys.executable, timeout=COMMAND_SECONDS)}
 
-    def read_replicas(self, folder: Path | None = None) -> Mapping[str, PodRules]:  # noqa: ARG002 - has none
-        """None: there is one pod."""
-        return {}
-
-    def read_listeners(self) -> tuple[Listener, ...]:
-        """What Envoy listens on, from its admin port."""
-        ask = ask_with_python(self._runner, sys.executable, timeout=COMMAND_SECONDS)
-        reading = read_listeners({"from the pod": ask}, pod=POD_NAME)
-        self._evidence["listeners.json"] = reading.commands[0].stdout
-        self._evidence["config_dump.json"] = configuration_as_evidence(reading.commands[1].stdout)
-        return reading.listeners
-
-    def read_sockets(self) -> tuple[Socket, ...]:
-        """The sockets that listen in the pod."""
-        return read_sockets(self._runner, timeout=COMMAND_SECONDS, pod=POD_NAME)
-
-    def read_policy_routes(self) -> Routings:
-        """The policy routes of both families."""
-        return read_policy_routes(self._runner, timeout=COMMAND_SECONDS, pod=POD_NAME)
-
-    def send_request(
-        self,
-        kind: RequestKind,
-        *,
-        port: int | None = None,
-        uid: int | None = None,
-        gid: int | None = None,
-        family: Family = 4,
-    ) -> Observation:
-        """Send one request from the client to the pod, or from the pod to the client or to 127.0.0.1."""
-        traffic = Traffic(
-            control=self._runner.control,
-            access_log=self._directory / "envoy.out",
-            counters=lambda: read_counters(self._runner, timeout=COMMAND_SECONDS),
-            pod=POD_NAME,
-        )
-        uid = APPLICATION_ID if uid is None else uid
-        return traffic.send(kind, port, uid, uid if gid is None else gid, family)
-
-    def load_rules(self, text: str, *, backend: Backend, family: Family = 4) -> None:
-        """Replace the tables that `text` names, as iptables-restore does.
-
-        Raises:
-            EnvironmentProblem: iptables-restore refused it.
-        """
-        result = self._runner.run([RESTORE[backend, family]], timeout=COMMAND_SECONDS, text=text)
-        if not result.succeeded:
-            facts = "\n".join(result.facts())
-            raise EnvironmentProblem(f"the rules could not be loaded into {POD_NAME}\n\n{facts}")
+    def traffic(self, kind: RequestKind, family: Family) -> EmbeddedTraffic:  # noqa: ARG002 - all of them
+        """Of the client to the pod, or of the pod to the client or to 127.0.0.1."""
+        log = self._directory / "envoy.out"
+        return EmbeddedTraffic(pod=POD_NAME, runner=self._runner, access_log=log)
 
     def run_program(self, argv: Sequence[str], *, text: str, timeout: float) -> str:
         """Run a program in the pod as its root, with `text` to read; returns what it printed.
@@ -261,7 +235,7 @@ class EmbeddedEnvironment:
             for path in sorted(self._directory.glob("*.*"))
             if path.suffix in (".out", ".err") and path.stat().st_size
         }
-        return {**self._evidence, **logs}
+        return {**super().evidence(), **logs}
 
     def stop(self) -> None:
         """End the pod and remove what it left; a second time does nothing."""
@@ -283,18 +257,13 @@ class EmbeddedEnvironment:
         }
 
     def _write_state(self, state: Path) -> None:
-        unfinished = state.with_suffix(".new")
-        unfinished.write_text(
-            json.dumps(
-                {
-                    "environment": self.name,
-                    "directory": str(self._directory),
-                    "supervisor": asdict(self._supervisor),
-                    "facts": self._facts,
-                }
-            )
-        )
-        unfinished.rename(state)
+        facts = {
+            "environment": self.name,
+            "directory": str(self._directory),
+            "supervisor": asdict(self._supervisor),
+            "facts": self._facts,
+        }
+        write_state(state, facts)
 
 
 def _specification(rules: PodRulesText, sidecar: Sidecar, seconds: float) -> Specification:
@@ -309,7 +278,7 @@ def _specification(rules: PodRulesText, sidecar: Sidecar, seconds: float) -> Spe
         return [*as_user, f"--reuid={uid}", f"--regid={gid}"]
 
     # Whose packets the rules let go; of several, the first.
-    uid, gid = (held.partition(",")[0] for held in (sidecar.options.proxy_uid, sidecar.options.proxy_gid))
+    uid, gid = (ids.partition(",")[0] for ids in (sidecar.options.proxy_uid, sidecar.options.proxy_gid))
     run_envoy = run_as(uid, gid)
     if sidecar.transparent:
         # As the template has it: IP_TRANSPARENT and SO_MARK take CAP_NET_ADMIN (ip(7), socket(7)).

@@ -84,7 +84,6 @@ def _sighting(line: str) -> EnvoySighting:
         original_destination=_endpoint(entry["original_destination"]),
         listener_address=_endpoint(entry["listener_address"]),
         downstream=_endpoint(entry["downstream"]),
-        upstream=entry["upstream"] or "",
         status=int(entry["status"] or 0),
         flags=entry["flags"] if entry["flags"] not in (None, "-") else "",
         line=line,

@@ -16,8 +16,7 @@ from pytest_istio_sidecar.istio.options import IstioOptions
 from pytest_istio_sidecar.istio.tproxy import CONNMARK_SINCE
 from pytest_istio_sidecar.istio.versions import number_of
 from pytest_istio_sidecar.netfilter.model import Family
-
-TOKEN_HEADER = "x-istio-sidecar-token"  # noqa: S105 - marks a request, protects nothing
+from pytest_istio_sidecar.readers.traffic import TOKEN_HEADER
 
 _Json = dict[str, object]
 _TYPE = "type.googleapis.com/envoy"
@@ -172,7 +171,11 @@ def _own(sidecar: Sidecar, name: str, port: int, action: Mapping[str, object], p
 
 def _listener(sidecar: Sidecar, name: str, port: int) -> _Json:
     first, *others = (_socket_address(_ANY[family], port) for family in sidecar.families)
-    return {"name": name, "address": first, "additional_addresses": [{"address": held} for held in others]}
+    return {
+        "name": name,
+        "address": first,
+        "additional_addresses": [{"address": address} for address in others],
+    }
 
 
 def _http(listener: str, direction: str | None, route: Mapping[str, object]) -> _Json:

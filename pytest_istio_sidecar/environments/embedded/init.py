@@ -23,8 +23,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, NoReturn
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from pytest_istio_sidecar.environments.embedded.specification import Specification
@@ -104,27 +104,21 @@ def exchange(request: Mapping[str, object]) -> dict[str, object]:
     if request["network"] == "client":
         enter_client_network()
     become(int(str(request["uid"])), int(str(request["gid"])))
-    told: dict[str, object] = {"local": None, "received": "", "error": ""}
+    answer: dict[str, object] = {"local": None, "received": "", "error": ""}
     received = b""
     try:
         address = (str(request["address"]), int(str(request["port"])))
         with socket.create_connection(address, timeout=float(str(request["timeout"]))) as connection:
-            told["local"] = connection.getsockname()[:2]
+            answer["local"] = connection.getsockname()[:2]
             connection.sendall(str(request["payload"]).encode())
             while len(received) < _LARGEST_ANSWER and (chunk := connection.recv(65536)):
                 received += chunk
     except TimeoutError:
-        told["error"] = "timed out"
+        answer["error"] = "timed out"
     except OSError as problem:
-        told["error"] = (problem.strerror or str(problem)).lower()
-    told["received"] = received.decode(errors="backslashreplace")
-    return told
-
-
-OPERATIONS: Mapping[str, Callable[[Mapping[str, object]], dict[str, object]]] = {
-    "run": run,
-    "exchange": exchange,
-}
+        answer["error"] = (problem.strerror or str(problem)).lower()
+    answer["received"] = received.decode(errors="backslashreplace")
+    return answer
 
 
 def mount_private_run() -> None:
@@ -214,13 +208,13 @@ def answer(who: str, connection: socket.socket) -> None:
         while b"\r\n\r\n" not in heard and (chunk := connection.recv(65536)):
             heard += chunk
         port = connection.getsockname()[1]
-        told = {
+        facts = {
             "answered_by": who,
             "port": port,
             "note": f"{who} for port {port} of the embedded pod" if who == "stand-in" else "",
             "peer": "{}:{}".format(*connection.getpeername()[:2]),
         }
-        body = json.dumps(told)
+        body = json.dumps(facts)
         head = "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\nconnection: close\r\n"
         connection.sendall(f"{head}content-length: {len(body)}\r\n\r\n{body}".encode())
 
@@ -337,8 +331,8 @@ def serve_request(connection: socket.socket, ended: list[str]) -> None:
         if not line:
             return  # who connected wanted to know who serves, and the socket has told
         request = json.loads(line)
-        told = OPERATIONS[request["operation"]](request)
-        stream.write(json.dumps({**told, "ended": ended}).encode() + b"\n")
+        done = {"run": run, "exchange": exchange}[request["operation"]](request)
+        stream.write(json.dumps({**done, "ended": ended}).encode() + b"\n")
 
 
 def remove(directory: str) -> None:
@@ -348,14 +342,9 @@ def remove(directory: str) -> None:
         os.unlink(f"{directory}.json")
 
 
-def stop(*_: object) -> NoReturn:
-    """End on a signal the way every other end goes."""
-    raise SystemExit(0)
-
-
 def main(specification: str, starter_descriptor: str, owner_descriptor: str) -> None:
     """Build the pod that the file describes, report each part, then serve it."""
-    signal.signal(signal.SIGTERM, stop)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # the way every other end goes
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     owner = int(owner_descriptor)
     starter = Starter(int(starter_descriptor), owner)

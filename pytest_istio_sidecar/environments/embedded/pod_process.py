@@ -56,14 +56,14 @@ class PodRunner:
 
     def run(self, argv: Sequence[str], *, timeout: float, text: str = "") -> CommandResult:
         """Run one command; `text` is its standard input."""
-        told = self.control({"operation": "run", "argv": list(argv), "input": text, "timeout": timeout})
-        status = told["exit_status"]
+        answer = self.control({"operation": "run", "argv": list(argv), "input": text, "timeout": timeout})
+        status = answer["exit_status"]
         return CommandResult(
             argv=tuple(argv),
             exit_status=status if isinstance(status, int) else None,
-            stdout=str(told["stdout"]),
-            stderr=str(told["stderr"]),
-            seconds=float(str(told["seconds"])),
+            stdout=str(answer["stdout"]),
+            stderr=str(answer["stderr"]),
+            seconds=float(str(answer["seconds"])),
         )
 
     def control(self, request: Mapping[str, object]) -> Mapping[str, object]:
@@ -77,19 +77,19 @@ class PodRunner:
             with self.connect(patience) as connection, connection.makefile("rwb") as stream:
                 stream.write(json.dumps(request).encode() + b"\n")
                 stream.flush()
-                told: dict[str, object] = json.loads(stream.readline())
+                answer: dict[str, object] = json.loads(stream.readline())
         except (OSError, ValueError) as problem:
             lines = [f"the embedded pod does not answer: {problem}", *self._last_words("pod")]
             if len(lines) == 1:
                 lines.append("  cause    it was stopped, or the process it was started for has ended")
             raise EnvironmentProblem("\n".join(lines)) from None
-        ended = told["ended"]
+        ended = answer["ended"]
         if isinstance(ended, list) and ended:
             lines = [f"the embedded pod is broken: {', '.join(ended)} ended"]
             for text in ended:
                 lines += self._last_words(str(text).partition(" ")[0])
             raise EnvironmentProblem("\n".join(lines))
-        return told
+        return answer
 
     def _last_words(self, name: str) -> list[str]:
         """The end of what a program of the pod has written, labelled."""
@@ -200,12 +200,12 @@ def _wait_until_ready(status: socket.socket, directory: Path, timeout: float) ->
             raise EnvironmentProblem(_why_it_ended(directory, bool(parts)))
         *lines, heard = (heard + chunk).split(b"\n")
         for line in lines:
-            told = json.loads(line)
-            if "problem" in told:
-                raise EnvironmentProblem(_with_advice(told["problem"]))
-            if "ready" in told:
+            fact = json.loads(line)
+            if "problem" in fact:
+                raise EnvironmentProblem(_with_advice(fact["problem"]))
+            if "ready" in fact:
                 return parts
-            parts[told["part"]] = float(told["seconds"])
+            parts[fact["part"]] = float(fact["seconds"])
 
 
 def _with_advice(problem: str) -> str:

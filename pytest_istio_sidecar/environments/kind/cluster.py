@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Self
 
 from pytest_istio_sidecar.environments.cluster.api_program import run_api_program
 from pytest_istio_sidecar.errors import EnvironmentProblem
@@ -53,16 +53,7 @@ def _driver() -> type[KindCluster]:
             self.cluster = cluster
             self.name = cluster.name
             self.image = cluster.image
-            self.path = cluster.directory
             self.kubeconfig_path = cluster.kubeconfig
-            self.kind_path = Path(cluster.kind)
-            self.kubectl_path = Path(cluster.kubectl)
-
-        def ensure_kind(self) -> None:
-            """Nothing: it was found before."""
-
-        def ensure_kubectl(self) -> None:
-            """Nothing: it was found before."""
 
         def create(self, config_file: Path | str | None = None) -> None:
             self.kubeconfig_path.touch(0o600, exist_ok=True)
@@ -71,12 +62,6 @@ def _driver() -> type[KindCluster]:
             argv += [f"--config={config_file}"] if config_file else []
             argv.append(f"--wait={self.cluster.timeout:.0f}s")
             self.cluster.ask(argv, timeout=self.cluster.timeout, doing="create")
-
-        def load_docker_image(self, docker_image: str) -> None:
-            self.cluster.load_images([docker_image])
-
-        def kubectl(self, *args: str, **kwargs: Any) -> str:
-            return self.cluster.kubectl_run(args, **kwargs).stdout
 
         def delete(self) -> None:
             argv = ["delete", "cluster", f"--name={self.name}", f"--kubeconfig={self.kubeconfig_path}"]
@@ -143,13 +128,6 @@ class Cluster:
         """Put images of this machine's engine into the nodes, all at once: they share layers."""
         argv = ["load", "docker-image", f"--name={self.name}", *images]
         self.ask(argv, timeout=self.timeout, doing=f"load {', '.join(images)} into")
-
-    def nodes(self) -> tuple[str, ...]:
-        """Names of the nodes' containers."""
-        answer = self.ask(
-            ["get", "nodes", f"--name={self.name}"], timeout=QUESTION_SECONDS, doing="list the nodes of"
-        )
-        return tuple(answer.stdout.split())
 
     def delete(self) -> None:
         """Delete it; that it is gone already is fine."""

@@ -7,210 +7,156 @@ made a cluster is the only one to delete it.
 
 from __future__ import annotations
 
-import json
 import os
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from importlib.resources import as_file, files
 from pathlib import Path
+from typing import Self
 
-from pytest_istio_sidecar.environments.choices import Injection, ReaderName
+from pytest_istio_sidecar.environments.base import Environment
+from pytest_istio_sidecar.environments.choices import Injection, Keep, KindChoices, ReaderName
 from pytest_istio_sidecar.environments.cluster.api import Json, KubernetesApi
 from pytest_istio_sidecar.environments.cluster.pod import ClusterPod
-from pytest_istio_sidecar.environments.cluster.workload import SIDECAR, Workload, is_ready
-from pytest_istio_sidecar.environments.kind.cluster import Cluster, KindFailed
-from pytest_istio_sidecar.environments.kind.httpbin import (
+from pytest_istio_sidecar.environments.cluster.privileged import (
     MERGING_SINCE,
-    deploy,
-    deployment_of,
-    make_namespace,
     make_privileged,
     wait_until_privileged,
-    wait_until_settled,
 )
+from pytest_istio_sidecar.environments.cluster.stuck_pods import wait_until_settled
+from pytest_istio_sidecar.environments.cluster.workload import SIDECAR, Workload, is_ready
+from pytest_istio_sidecar.environments.kind.cluster import Cluster, KindFailed
+from pytest_istio_sidecar.environments.kind.httpbin import deploy, deployment_of, make_namespace
 from pytest_istio_sidecar.environments.kind.istioctl import install, istioctl_of
 from pytest_istio_sidecar.errors import EnvironmentProblem
 from pytest_istio_sidecar.istio.versions import cluster_pair, number_of
 from pytest_istio_sidecar.machine.download import find_or_download
 from pytest_istio_sidecar.machine.lease import CLUSTER, Lease, leases
 from pytest_istio_sidecar.machine.progress import Progress
+from pytest_istio_sidecar.machine.state_file import StateUnreadable, read_state, write_state
 
 _CLIENT = "istio-sidecar-client"
 _LATE_NODE_SECONDS = 15.0
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class KindPlan:
-    """What to bring up.
-
-    Attributes:
-        cluster: its name.
-        version: release of Istio.
-        image: of the nodes; None: kind's own.
-        config: kind's configuration; None: the one of this package.
-        kind, kubectl, istioctl: programs; None: looked for on the PATH.
-        images: to load into the nodes before Istio is installed.
-        values: for istioctl's `--set`.
-        hub: registry of Istio's images; None: the one among `values`, else that of versions.toml.
-        namespace: of httpbin.
-        manifests: YAML documents of the application; the first Deployment is under test.
-        injection: how the sidecar comes into it.
-        reader: by which way the pod is read.
-        reuse: take a cluster of this name that an earlier run kept.
-        timeout: seconds for each step.
-    """
-
-    cluster: str
-    version: str
-    image: str | None = None
-    config: Path | None = None
-    kind: str | None = None
-    kubectl: str | None = None
-    istioctl: str | None = None
-    images: tuple[str, ...] = ()
-    values: tuple[str, ...] = ()
-    hub: str | None = None
-    namespace: str = "default"
-    manifests: tuple[str, ...] = ()
-    injection: Injection = Injection.KUBE_INJECT
-    reader: ReaderName = ReaderName.AUTO
-    reuse: bool = False
-    timeout: float = 300.0
-
-    def start(self, *, state: Path, owner: int, progress: Progress) -> KindEnvironment:
-        """Make it; see `KindEnvironment.start`."""
-        return KindEnvironment.start(self, state=state, owner=owner, progress=progress)
-
-    def attach(self, state: Path) -> KindEnvironment:
-        """Find what another process made."""
-        return KindEnvironment.attach(state)
+_FILE = "cluster.json"
+"""In a lease's directory: what `clean` needs to delete the cluster."""
+_PROGRAMS = {"kind": str, "kubectl": str, "made": bool}
+_CLUSTER = {"name": str, **_PROGRAMS}
+_STATE = {"kubeconfig": str, "pod": str, "client": str, "facts": dict, "reader": str}
+"""How the pod is described for other processes."""
 
 
-class KindEnvironment(ClusterPod):
+class KindEnvironment(ClusterPod, Environment):
     """The pod under test in a kind cluster of this run."""
+
+    name = "kind"
 
     def __init__(
         self, api: KubernetesApi, pod: Json, client: Json, facts: Mapping[str, str], reader: ReaderName
     ) -> None:
-        super().__init__(
-            api, pod, name="kind", reader=reader, client=client, facts=facts, node_containers=True
-        )
+        super().__init__(api, pod, reader=reader, client=client, facts=facts, node_containers=True)
 
     @classmethod
-    def start(cls, plan: KindPlan, *, state: Path, owner: int, progress: Progress) -> KindEnvironment:
-        """Make the cluster and everything in it.
-
-        Args:
-            state: a file to describe it in, for `attach` and `stop_cluster`.
-            owner: process whose run this is.
+    def bring_up(cls, choices: KindChoices, *, state: Path, owner: int, progress: Progress) -> Self:
+        """Make the cluster and everything in it; the timeout is that of each step.
 
         Raises:
             EnvironmentProblem: a step failed; the message is the step's.
         """
-        cluster = _cluster(plan, owner, state, progress)
+        manifest = _application(choices)
+        cluster = _cluster(choices, owner, state, progress)
         api = KubernetesApi(kubeconfig=cluster.kubeconfig)
         istioctl = istioctl_of(
             find_or_download(
                 "istioctl",
-                plan.version,
-                given=plan.istioctl,
+                choices.version,
+                given=choices.istioctl,
                 option="--istio-istioctl",
                 progress=progress,
-                timeout=plan.timeout,
+                timeout=choices.timeout,
             ),
-            plan.version,
+            choices.version,
             cluster.kubeconfig,
         )
-        if plan.images:
-            with progress.phase(f"loading {len(plan.images)} images into the nodes"):
-                cluster.load_images(plan.images)
-        with progress.phase(f"installing Istio {plan.version}"):
+        if choices.images:
+            with progress.phase(f"loading {len(choices.images)} images into the nodes"):
+                cluster.load_images(choices.images)
+        with progress.phase(f"installing Istio {choices.version}"):
             install(
                 istioctl,
                 api,
-                values=_values(plan),
-                hub=plan.hub,
-                timeout=plan.timeout,
+                values=_values(choices),
+                hub=choices.hub,
+                timeout=choices.timeout,
                 progress=progress,
             )
-        manifest = "\n---\n".join(plan.manifests or (_manifest("httpbin.yaml"),))
-        workload = Workload(namespace=plan.namespace, kind="deployment", name=deployment_of(manifest))
-        with progress.phase(f"deploying {workload} with a sidecar by {plan.injection}"):
-            make_namespace(api, plan.namespace, inject=plan.injection is Injection.WEBHOOK)
+        workload = Workload(namespace=choices.namespace, kind="deployment", name=deployment_of(manifest))
+        with progress.phase(f"deploying {workload} with a sidecar by {choices.injection}"):
+            make_namespace(api, choices.namespace, inject=choices.injection is Injection.WEBHOOK)
 
             def apply(text: str) -> object:
-                argv = ["apply", "-n", plan.namespace, "-f", "-"]
-                return cluster.kubectl_run(argv, text=text, timeout=plan.timeout)
+                argv = ["apply", "-n", choices.namespace, "-f", "-"]
+                return cluster.kubectl_run(argv, text=text, timeout=choices.timeout)
 
             deploy(
                 api,
                 istioctl,
                 manifest,
-                namespace=plan.namespace,
-                injection=plan.injection,
+                namespace=choices.namespace,
+                injection=choices.injection,
                 apply=apply,
-                timeout=plan.timeout,
+                timeout=choices.timeout,
             )
             # After the application: until the webhook answers, it refuses every pod of a labelled namespace.
             apply(_manifest("client.yaml"))
-            wait_until_settled(api, workload, timeout=plan.timeout)
+            wait_until_settled(api, workload, timeout=choices.timeout)
         with progress.phase(f"making {SIDECAR} of {workload} privileged"):
-            if plan.injection is Injection.KUBE_INJECT or _merges(plan.version):
+            if choices.injection is Injection.KUBE_INJECT or _merges(choices.version):
                 make_privileged(api, workload)
-            pod = wait_until_privileged(api, workload, timeout=plan.timeout)
+            pod = wait_until_privileged(api, workload, timeout=choices.timeout)
             client = api.wait(
-                f"the client pod {plan.namespace}/{_CLIENT} to be Ready",
-                lambda: _client(api, plan.namespace),
-                timeout=plan.timeout,
+                f"the client pod {choices.namespace}/{_CLIENT} to be Ready",
+                lambda: _client(api, choices.namespace),
+                timeout=choices.timeout,
             )
         facts = {
-            "environment": f"kind cluster {cluster.name}, {plan.injection}",
-            "istio": plan.version,
+            "environment": f"kind cluster {cluster.name}, {choices.injection}",
+            "istio": choices.version,
             "kubernetes": str(api.get("/version")["gitVersion"]),
         }
-        told = _read(state) | {
-            "environment": "kind",
+        made = {
             "kubeconfig": str(cluster.kubeconfig),
             "pod": _place(pod),
             "client": _place(client),
             "facts": facts,
-            "reader": str(plan.reader),
+            "reader": str(choices.reader),
             "seconds": progress.seconds,
         }
-        _write(state, told)
-        return cls(api, pod, client, facts, plan.reader)
+        write_state(state, read_state(state, {}) | made)
+        return cls(api, pod, client, facts, choices.reader)
 
     @classmethod
-    def attach(cls, state: Path) -> KindEnvironment:
-        """What another process of the run has made.
-
-        Raises:
-            EnvironmentProblem: it is gone, or was never finished.
-        """
-        told = _read(state)
-        if "pod" not in told:
+    def attach(cls, state: Path) -> Self:
+        if "pod" not in read_state(state, {}):
             raise EnvironmentProblem("the kind cluster of this run was not brought up: see the first error")
-        api = KubernetesApi(kubeconfig=Path(told["kubeconfig"]))
-        pod, client = (api.get(f"/api/v1/namespaces/{told[key]}") for key in ("pod", "client"))
-        return cls(api, pod, client, told["facts"], ReaderName(told["reader"]))
+        written = read_state(state, _STATE)
+        api = KubernetesApi(kubeconfig=Path(written["kubeconfig"]))
+        pod, client = (api.get(f"/api/v1/namespaces/{written[key]}") for key in ("pod", "client"))
+        return cls(api, pod, client, written["facts"], ReaderName(written["reader"]))
 
-    def stop(self) -> None:
-        """Nothing: the cluster is `stop_cluster`'s, by whoever owns the run."""
+    @classmethod
+    def take_down(cls, state: Path, evidence: Path, *, keep_it: bool, progress: Progress) -> str | None:  # noqa: ARG003
+        """Delete the cluster, or keep it."""
+        return _stop_cluster(state, keep=keep_it, progress=progress)
 
 
-def stop_cluster(state: Path, *, keep: bool, progress: Progress) -> str | None:
-    """Delete the cluster that `state` tells of, or keep it; how to get in, where it is kept.
-
-    Raises:
-        EnvironmentProblem: kind could not delete it.
-    """
-    told = _read(state)
-    if "cluster" not in told:
+def _stop_cluster(state: Path, *, keep: bool, progress: Progress) -> str | None:
+    if "cluster" not in read_state(state, {}):
         return None
-    directory = Path(told["directory"])
-    cluster = Cluster(told["cluster"], directory=directory, kind=told["kind"], kubectl=told["kubectl"])
-    if keep or not told["made"]:
+    written = read_state(state, {"directory": str, "cluster": str, **_PROGRAMS})
+    directory, kind, kubectl = Path(written["directory"]), written["kind"], written["kubectl"]
+    cluster = Cluster(written["cluster"], directory=directory, kind=kind, kubectl=kubectl)
+    if keep or not written["made"]:
         (directory / "kept").touch()
         why = "kept" if keep else "left as it was found"
         return (
@@ -218,7 +164,7 @@ def stop_cluster(state: Path, *, keep: bool, progress: Progress) -> str | None:
             f"delete it: istio-sidecar clean, or {cluster.kind} delete cluster --name={cluster.name}"
         )
     with progress.phase(f"deleting the kind cluster {cluster.name}"):
-        if told.get("interrupted"):
+        if written.get("interrupted"):
             _wait_for_late_node(cluster)
         cluster.delete()
     _lease_of(directory).release()
@@ -242,92 +188,96 @@ def clean_clusters() -> list[str]:
         if lease.kind != CLUSTER or not lease.stale:
             continue
         try:
-            told = json.loads((lease.directory / "cluster.json").read_text())
-        except (OSError, ValueError):
+            written = read_state(lease.directory / _FILE, _CLUSTER)
+        except StateUnreadable:
             lease.release()
             continue
-        if told["made"]:
+        if written["made"]:
             Cluster(
-                told["name"], directory=lease.directory, kind=told["kind"], kubectl=told["kubectl"]
+                written["name"], directory=lease.directory, kind=written["kind"], kubectl=written["kubectl"]
             ).delete()
-            removed.append(f"kind cluster {told['name']} (of process {lease.owner.pid}, which has ended)")
+            removed.append(f"kind cluster {written['name']} (of process {lease.owner.pid}, which has ended)")
         lease.release()
     return removed
 
 
-def _cluster(plan: KindPlan, owner: int, state: Path, progress: Progress) -> Cluster:
-    """The plan's cluster: a kept one where reuse is asked for, a new one elsewhere."""
-    kind, kubectl = _programs(plan, progress)
-    lease = Lease.of(CLUSTER, owner, name=f"{CLUSTER}-{plan.cluster}")
+def _cluster(choices: KindChoices, owner: int, state: Path, progress: Progress) -> Cluster:
+    """The cluster: a kept one where reuse is asked for, a new one elsewhere."""
+    name = choices.cluster or _name(choices)
+    kind, kubectl = _programs(choices, progress)
+    lease = Lease.of(CLUSTER, owner, name=f"{CLUSTER}-{name}")
     earlier = lease.claim()
     if earlier is not None and not earlier.stale:
         raise EnvironmentProblem(
-            f"the kind cluster {plan.cluster} is in use by process {earlier.owner.pid}\n\n"
+            f"the kind cluster {name} is in use by process {earlier.owner.pid}\n\n"
             "  fix      wait for its end, or choose another name: --cluster-name"
         )
+    image = choices.node_image or cluster_pair(choices.version).node_image
     cluster = Cluster(
-        plan.cluster,
+        name,
         directory=lease.directory,
-        image=plan.image,
+        image=image,
         kind=kind,
         kubectl=kubectl,
-        timeout=plan.timeout,
+        timeout=choices.timeout,
         progress=progress,
     )
     try:
-        there = _is_there(cluster, plan, earlier)
+        there = _is_there(cluster, choices, earlier)
     except EnvironmentProblem:
         lease.give_back(earlier)
         raise
     ours = not there or _was_made_here(lease.directory)
     lease.directory.mkdir(mode=0o700, exist_ok=True)
     (lease.directory / "kept").unlink(missing_ok=True)
-    facts = {"name": plan.cluster, "kind": kind, "kubectl": kubectl, "made": ours}
-    (lease.directory / "cluster.json").write_text(json.dumps(facts))
-    told = {"environment": "kind", "directory": str(lease.directory), "cluster": plan.cluster}
-    _write(state, {**told, "kind": kind, "kubectl": kubectl, "made": ours})
+    facts = {"kind": kind, "kubectl": kubectl, "made": ours}
+    write_state(lease.directory / _FILE, {"name": name, **facts})
+    where = {"directory": str(lease.directory), "cluster": name}
+    write_state(state, {"environment": "kind", **where, **facts})
     if there:
-        with progress.phase(f"reusing the kind cluster {plan.cluster}"):
+        with progress.phase(f"reusing the kind cluster {name}"):
             return cluster.adopt()
-    image = f" from {plan.image.partition('@')[0]}" if plan.image else ""
-    with progress.phase(f"creating the kind cluster {plan.cluster}{image}"):
+    source = f" from {image.partition('@')[0]}" if image else ""
+    with progress.phase(f"creating the kind cluster {name}{source}"):
         try:
-            if plan.config is not None:
-                return cluster.create(plan.config)
+            if choices.kind_config is not None:
+                return cluster.create(choices.kind_config)
             with as_file(files("pytest_istio_sidecar") / "kind-config.yaml") as config:
                 return cluster.create(config)
         except KindFailed as problem:
             if problem.already_there:
                 # Somebody made it since we looked: it is theirs to delete.
-                _write(state, {"environment": "kind"})
+                write_state(state, {"environment": "kind"})
                 lease.release()
             raise
         except KeyboardInterrupt:
-            _write(state, _read(state) | {"interrupted": True})
+            write_state(state, read_state(state, {}) | {"interrupted": True})
             raise
 
 
-def _is_there(cluster: Cluster, plan: KindPlan, earlier: Lease | None) -> bool:
+def _is_there(cluster: Cluster, choices: KindChoices, earlier: Lease | None) -> bool:
     """Whether there is a cluster to reuse; one that was not to be there is refused."""
     there = cluster.exists()
-    if there and not plan.reuse:
+    if there and not choices.reuse:
         raise EnvironmentProblem(
-            f"there is a kind cluster {plan.cluster} already\n\n"
+            f"there is a kind cluster {cluster.name} already\n\n"
             "  fix      use it: --istio-reuse; or choose another name: --cluster-name"
             + ("; or delete it: istio-sidecar clean" if earlier is not None else "")
         )
     return there
 
 
-def _programs(plan: KindPlan, progress: Progress) -> tuple[str, str]:
+def _programs(choices: KindChoices, progress: Progress) -> tuple[str, str]:
     """The paths of kind and kubectl."""
-    pair = cluster_pair(plan.version)
+    pair = cluster_pair(choices.version)
     wanted = (
-        ("kind", pair.kind, plan.kind, "--kind-bin"),
-        ("kubectl", pair.kubernetes, plan.kubectl, "--kind-kubectl-bin"),
+        ("kind", pair.kind, choices.kind, "--kind-bin"),
+        ("kubectl", pair.kubernetes, choices.kubectl, "--kind-kubectl-bin"),
     )
     kind, kubectl = (
-        find_or_download(name, version, given=given, option=option, progress=progress, timeout=plan.timeout)
+        find_or_download(
+            name, version, given=given, option=option, progress=progress, timeout=choices.timeout
+        )
         for name, version, given, option in wanted
     )
     return kind, kubectl
@@ -336,24 +286,37 @@ def _programs(plan: KindPlan, progress: Progress) -> tuple[str, str]:
 def _was_made_here(directory: Path) -> bool:
     """Whether an earlier run made the cluster that is there, by what it left on file."""
     try:
-        return bool(json.loads((directory / "cluster.json").read_text())["made"])
-    except (OSError, ValueError, KeyError):
+        return bool(read_state(directory / _FILE, _CLUSTER)["made"])
+    except StateUnreadable:
         return False
 
 
 def _lease_of(directory: Path) -> Lease:
-    return next(held for held in leases() if held.directory == directory)
+    return next(lease for lease in leases() if lease.directory == directory)
 
 
-def _values(plan: KindPlan) -> Sequence[str]:
+def _name(choices: KindChoices) -> str:
+    """A cluster's, one for each run; one for each release where a kept one is to be found again."""
+    release = choices.version.replace(".", "-").replace("+", "-")
+    again = choices.reuse or choices.keep is not Keep.NEVER
+    return f"istio-sidecar-{release}" if again else f"istio-sidecar-{release}-{os.urandom(2).hex()}"
+
+
+def _values(choices: KindChoices) -> Sequence[str]:
     """The user's, and what makes sidecars privileged where nothing else does."""
-    if plan.injection is Injection.WEBHOOK and not _merges(plan.version):
-        return (*plan.values, "values.global.proxy.privileged=true")
-    return plan.values
+    if choices.injection is Injection.WEBHOOK and not _merges(choices.version):
+        return (*choices.values, "values.global.proxy.privileged=true")
+    return choices.values
 
 
 def _merges(version: str) -> bool:
     return number_of(version) >= MERGING_SINCE
+
+
+def _application(choices: KindChoices) -> str:
+    """The YAML documents of what gets the sidecar."""
+    texts = [path.read_text(encoding="utf-8") for path in choices.manifests]
+    return "\n---\n".join(texts or (_manifest("httpbin.yaml"),))
 
 
 def _manifest(name: str) -> str:
@@ -369,16 +332,3 @@ def _client(api: KubernetesApi, namespace: str) -> tuple[Json | None, str]:
 
 def _place(pod: Json) -> str:
     return f"{pod['metadata']['namespace']}/pods/{pod['metadata']['name']}"
-
-
-def _read(state: Path) -> Json:
-    try:
-        return dict(json.loads(state.read_text()))
-    except (OSError, ValueError):
-        return {}
-
-
-def _write(state: Path, told: Mapping[str, object]) -> None:
-    unfinished = state.with_suffix(f".{os.getpid()}.{time.monotonic_ns()}")
-    unfinished.write_text(json.dumps(told))
-    unfinished.rename(state)

@@ -81,13 +81,13 @@ def istioctl_of(path: str, version: str, kubeconfig: Path) -> Istioctl:
         EnvironmentProblem: it does not run, or is of another release.
     """
     result = run_command([path, "version", "--remote=false"], timeout=_QUESTION_SECONDS)
-    found = re.search(r"\d+\.\d+(\.\d+)?(-[\w.-]+)?", result.stdout)
-    if not result.succeeded or found is None:
+    release = re.search(r"\d+\.\d+(\.\d+)?(-[\w.-]+)?", result.stdout)
+    if not result.succeeded or release is None:
         raise EnvironmentProblem("\n".join([f"{path} does not tell its version", "", *result.facts()]))
-    if found[0] != version:
+    if release[0] != version:
         raise EnvironmentProblem(
-            f"{path} is of Istio {found[0]}, and Istio {version} is asked for\n\n"
-            f"  fix      --istio-version={found[0]}, or --istio-istioctl with that of {version}"
+            f"{path} is of Istio {release[0]}, and Istio {version} is asked for\n\n"
+            f"  fix      --istio-version={release[0]}, or --istio-istioctl with that of {version}"
         )
     return Istioctl(path=path, version=version, kubeconfig=kubeconfig)
 
@@ -96,9 +96,9 @@ def installed_version(api: KubernetesApi) -> str | None:
     """The release of the control plane in a cluster; None where there is none."""
     items = api.get(f"/apis/apps/v1/namespaces/{NAMESPACE}/deployments", labelSelector="app=istiod")["items"]
     for deployment in items:
-        held = container_of({"spec": deployment["spec"]["template"]["spec"]}, "discovery")
-        if held is not None:
-            return str(held["image"]).partition("@")[0].rpartition(":")[2]
+        container = container_of({"spec": deployment["spec"]["template"]["spec"]}, "discovery")
+        if container is not None:
+            return str(container["image"]).partition("@")[0].rpartition(":")[2]
     return None
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import gc
 import ipaddress
-from collections.abc import Hashable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -24,7 +24,7 @@ from pytest_istio_sidecar.netfilter.packet import Fate, Hook, Host, IPAddress, P
 from pytest_istio_sidecar.netfilter.space.cubes import Cube, cubes_of
 from pytest_istio_sidecar.netfilter.space.fields import NO_SOCKET, FieldName, Fields
 from pytest_istio_sidecar.netfilter.space.hooks import outcomes
-from pytest_istio_sidecar.netfilter.space.nat import Outcome
+from pytest_istio_sidecar.netfilter.space.nat import OWN, Outcome
 
 IMPOSSIBLE = "impossible"
 """The answer for packets that the host cannot see."""
@@ -36,10 +36,18 @@ class Space:
     Args:
         rules: what packets meet; all of them share the fields, so that their outcomes can be compared.
         state: conntrack's state of the packets.
+        fields: those of cubes at hand; None: as the rules ask for.
     """
 
     def __init__(
-        self, rules: Sequence[Rules], hook: Hook, *, host: Host | None, family: Family, state: str = "NEW"
+        self,
+        rules: Sequence[Rules],
+        hook: Hook,
+        *,
+        host: Host | None,
+        family: Family,
+        state: str = "NEW",
+        fields: Fields | None = None,
     ) -> None:
         self.rules = tuple(rules)
         self.hook = hook
@@ -47,7 +55,7 @@ class Space:
         self.family: Family = family
         self._state = state
         rulesets = [ruleset for each in rules for ruleset in rulesets_of(each, family)]
-        self.fields = Fields(rulesets, hook, self.host, family)
+        self.fields = fields or Fields(rulesets, hook, self.host, family)
         self.diagrams = Diagrams(self.fields.tops)
 
     def outcomes(self, which: int = 0) -> Node:
@@ -64,6 +72,23 @@ class Space:
     def own_ranges(self) -> tuple[Interval, ...]:
         """The addresses that the host itself answers to."""
         return joined(_own_ranges(self.fields, loopback=True))
+
+    def arriving(self, ports: Collection[int]) -> Callable[[Outcome], Node]:
+        """Of packets with an outcome, the condition that they come to one of these ports of the host."""
+        fields, diagrams = self.fields, self.diagrams
+        to_ports = fields["destination_port"].intervals(diagrams, joined((port, port) for port in ports))
+        to_itself = fields["destination"].intervals(diagrams, self.own_ranges)
+
+        def condition(outcome: Outcome) -> Node:
+            port = to_ports if outcome.port == OWN else diagrams.constant(outcome.port in ports)
+            if outcome.fate is Fate.TPROXIED:
+                return port
+            if outcome.address == OWN:
+                return diagrams.when(port, to_itself)
+            local = not isinstance(outcome.address, str) and self.host.is_local(outcome.address)
+            return port if local else diagrams.fall
+
+        return condition
 
     def within(self, node: Node) -> Node:
         """The same answers for possible packets, `IMPOSSIBLE` for others."""

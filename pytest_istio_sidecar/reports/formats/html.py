@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 
+from pytest_istio_sidecar.checks.bypass.rows import HEADS, POLICY, rows_of
 from pytest_istio_sidecar.reports.document import Report, Test, against, first_line
 from pytest_istio_sidecar.reports.formats.markup import Markup, join, tag
 from pytest_istio_sidecar.reports.formats.svg import render_way_svg
@@ -83,7 +84,7 @@ def render_page(report: Report) -> str:
             tag("p", text, id="answer", class_=f"answer {answer['verdict']}", tabindex=-1),
             tag("p", _counts(report), class_="quiet"),
             tag("nav", tag("ul", *links), aria_label="Contents"),
-            *(tag("section", tag("h2", heading), held, id=name) for name, heading, held in sections),
+            *(tag("section", tag("h2", heading), content, id=name) for name, heading, content in sections),
         ),
     ]
     head = tag(
@@ -133,24 +134,24 @@ def _failure(test: Test, capture: Capture | None) -> Markup:
 def _ways(ways: Sequence[Way], capture: Capture | None) -> Markup:
     """Each way, and beside it what gets by in its direction."""
     lists = capture["beside"] if capture else []
-    return join(*(_way(way, [held for held in lists if _is_beside(held, way)]) for way in ways))
+    return join(*(_way(way, [section for section in lists if _is_beside(section, way)]) for way in ways))
 
 
-def _is_beside(held: Section, way: Way) -> bool:
-    direction = held["heading"].partition(" ")[0]
+def _is_beside(section: Section, way: Way) -> bool:
+    direction = section["heading"].partition(" ")[0]
     return direction == way["direction"] or direction not in ("inbound", "outbound")
 
 
 def _way(way: Way, lists: Sequence[Section]) -> Markup:
-    told = [
+    columns = [
         join(
-            tag("h3", _sentence(held["heading"])),
-            tag("ul", *(tag("li", _entry(text)) for text in held["entries"]), class_="list"),
+            tag("h3", _sentence(section["heading"])),
+            tag("ul", *(tag("li", _entry(text)) for text in section["entries"]), class_="list"),
         )
-        for held in lists
+        for section in lists
     ]
     picture = _wide(f"Picture: {way['title']}", render_way_svg(way))
-    return tag("div", picture, *([tag("div", *told)] if told else []), class_="drawn")
+    return tag("div", picture, *([tag("div", *columns)] if columns else []), class_="drawn")
 
 
 def _entry(text: str) -> Markup:
@@ -158,39 +159,27 @@ def _entry(text: str) -> Markup:
 
 
 def _bypasses(capture: Capture) -> Markup:
-    found = capture["bypasses"]
-    if found is None:
+    if capture["bypasses"] is None:
         return tag("p", f"Cannot be told: {'; '.join(capture['problems'])}")
     rows = [
-        (tag("code", held["text"]), _rules(held["rules"]), _meant(kind, held["by_design"]))
-        for kind in ("inbound", "outbound", "conditional")
-        for held in found.get(kind, [])
+        (tag("code", row.packets), _rules(row.rules), tag("span", row.by_design, **_MEANT[row.by_design]))
+        for row in rows_of(capture["bypasses"])
     ]
     unseen = tag("ul", *(tag("li", sentence) for sentence in capture["unseen"]))
     return join(
-        _table("Bypasses", ("Packets", "Let by", "By design"), _once(rows))
-        if rows
-        else tag("p", "Nothing does."),
+        _table("Bypasses", HEADS, rows) if rows else tag("p", "Nothing does."),
         tag("h3", "What rules cannot show"),
         unseen,
     )
 
 
+_MEANT: dict[str, dict[str, str]] = {"yes": {}, "no": {"class_": "no"}, "cannot be told": {"class_": "may"}}
+
+
 def _rules(rules: Sequence[str]) -> Markup:
     if not rules:
-        return tag("span", "the chain's policy")
+        return tag("span", POLICY)
     return join(*(part for rule in rules for part in (tag("code", rule), tag("br"))))
-
-
-def _once(rows: Iterable[tuple[Markup, ...]]) -> list[tuple[Markup, ...]]:
-    """Classes that read the same differ in what their text leaves out."""
-    return list({row[0]: row for row in reversed(list(rows))}.values())[::-1]
-
-
-def _meant(kind: str, by_design: object) -> Markup:
-    if kind == "conditional":
-        return tag("span", "cannot be told", class_="may")
-    return tag("span", "yes") if by_design else tag("span", "no", class_="no")
 
 
 def _difference(capture: Capture) -> Markup:
@@ -200,8 +189,12 @@ def _difference(capture: Capture) -> Markup:
     if compared["equal_text"]:
         return tag("p", "The same, rule for rule.")
     effects = [
-        (tag("code", held["text"]), Markup(tag("span", held["expected"])), tag("span", held["observed"]))
-        for held in compared["effects"]
+        (
+            tag("code", effect["text"]),
+            Markup(tag("span", effect["expected"])),
+            tag("span", effect["observed"]),
+        )
+        for effect in compared["effects"]
     ]
     return join(
         _wide("Rules that differ", tag("pre", "\n".join(capture["difference"]))),
@@ -254,6 +247,6 @@ def _table(name: str, heads: Sequence[str], rows: Iterable[Sequence[Markup]]) ->
     return _wide(name, tag("table", tag("thead", head), tag("tbody", *body)))
 
 
-def _wide(name: str, held: Markup) -> Markup:
+def _wide(name: str, content: Markup) -> Markup:
     """What may be wider than the page: it scrolls by itself, by keyboard too."""
-    return tag("div", held, class_="wide", role="region", aria_label=name, tabindex=0)
+    return tag("div", content, class_="wide", role="region", aria_label=name, tabindex=0)

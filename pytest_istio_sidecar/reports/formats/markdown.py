@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 
+from pytest_istio_sidecar.checks.bypass.rows import HEADS, POLICY, rows_of
 from pytest_istio_sidecar.reports.document import Report, against, first_line
 
 _SIGNS = {"holds": "\N{WHITE HEAVY CHECK MARK}", "against": "\N{CROSS MARK}", "undecided": "\N{WARNING SIGN}"}
@@ -34,13 +35,10 @@ def _blocks(report: Report) -> Iterator[str]:
         yield f"and {len(failed) - _FAILURES} more.\n"
     if capture is not None and capture["bypasses"] is not None:
         yield "### What gets by without Envoy\n"
-        yield "| Packets | Let by | By design |\n|---|---|---|"
-        for kind in ("inbound", "outbound", "conditional"):
-            for held in capture["bypasses"].get(kind, []):
-                meant = (
-                    "cannot be told" if kind == "conditional" else "yes" if held["by_design"] else "**no**"
-                )
-                yield f"| {_code(held['text'])} | {_rules(held['rules'])} | {meant} |"
+        yield f"| {' | '.join(HEADS)} |\n|---|---|---|"
+        for row in rows_of(capture["bypasses"]):
+            by_design = "**no**" if row.by_design == "no" else row.by_design
+            yield f"| {_code(row.packets)} | {_rules(row.rules)} | {by_design} |"
         yield ""
     if capture is not None and capture["difference"]:
         yield f"### Beside the rules of {_escaped(capture['release'])}\n"
@@ -52,7 +50,7 @@ def _blocks(report: Report) -> Iterator[str]:
 
 
 def _rules(rules: Sequence[str]) -> str:
-    return "<br>".join(map(_code, rules)) or "the chain's policy"
+    return "<br>".join(map(_code, rules)) or POLICY
 
 
 def _code(text: str) -> str:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 
-from pytest_istio_sidecar.environments.choices import ReportForm
 from pytest_istio_sidecar.reports.document import Report
+from pytest_istio_sidecar.reports.form import ReportForm
 from pytest_istio_sidecar.reports.formats.html import render_page
 from pytest_istio_sidecar.reports.formats.markdown import render_markdown
 from pytest_istio_sidecar.reports.formats.sarif import render_sarif
@@ -37,5 +37,5 @@ def _picture(report: Report) -> str:
         ways += capture["ways"]
     if not ways:
         return '<svg xmlns="http://www.w3.org/2000/svg" width="1" height="1"/>\n'
-    beside = [(held["heading"], held["entries"]) for held in (capture["beside"] if capture else [])]
+    beside = [(section["heading"], section["entries"]) for section in (capture["beside"] if capture else [])]
     return f"{render_way_svg(ways[0], beside=beside)}\n"

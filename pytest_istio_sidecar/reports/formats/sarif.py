@@ -68,14 +68,16 @@ def _result(test: Test) -> dict[str, Any]:
 
 def _related(problems: Sequence[Problem]) -> list[dict[str, Any]]:
     """The rules that decide, where they were read."""
-    found: list[dict[str, Any]] = []
+    locations: list[dict[str, Any]] = []
     for problem in problems:
         rule = problem["rule"]
         path, _, line = (rule["location"] if rule else "").rpartition(":")
         if rule is not None and path and line.isdecimal():
             place = _location(path, int(line), rule["text"])
-            found.append({**place, "id": len(found) + 1, "message": {"text": f"decides: {rule['text']}"}})
-    return found
+            locations.append(
+                {**place, "id": len(locations) + 1, "message": {"text": f"decides: {rule['text']}"}}
+            )
+    return locations
 
 
 def _location(path: str, line: int, name: str) -> dict[str, Any]:

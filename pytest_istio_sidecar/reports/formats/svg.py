@@ -14,7 +14,8 @@ from dataclasses import dataclass, field
 from itertools import groupby
 
 from pytest_istio_sidecar.reports.formats.markup import Markup, join, tag
-from pytest_istio_sidecar.reports.way import PathRow, Way
+from pytest_istio_sidecar.reports.path import PathLine
+from pytest_istio_sidecar.reports.way import Way
 
 Beside = Sequence[tuple[str, Sequence[str]]]
 """Lists to show beside a way, each with its heading."""
@@ -79,8 +80,8 @@ class _Sheet:
         lines = [(line, kind) for words, kind in rows for line in _wrapped(words, width - 20)]
         self.frame(x, self.y, width, len(lines) * _ROW + 2 * _PAD, style)
         top = self.y + _PAD
-        for kind, held in groupby(lines, key=lambda line: line[1]):
-            texts = [words for words, _ in held]
+        for kind, run in groupby(lines, key=lambda line: line[1]):
+            texts = [words for words, _ in run]
             if kind == "decides":
                 self.frame(x + 4, top, width - 8, len(texts) * _ROW, "decides")
             for words in texts:
@@ -139,21 +140,21 @@ def render_way_svg(way: Way, *, beside: Beside = ()) -> Markup:
     )
 
 
-def _hook(sheet: _Sheet, hook: str, rows: list[PathRow]) -> None:
+def _hook(sheet: _Sheet, hook: str, rows: list[PathLine]) -> None:
     """A hook of the kernel with the chains that are run in it."""
     first, top = len(sheet.drawn), sheet.y
     sheet.y += 24
     sheet.text(f"kernel, {hook} hook" if hook else "kernel", x=34, y=top + 16, style="quiet")
-    for number, (where, held) in enumerate(groupby(rows, key=lambda row: row["where"])):
+    for number, (where, lines) in enumerate(groupby(rows, key=lambda row: row["where"])):
         if number:
             sheet.arrow()
-        sheet.box([(where, "name"), *map(_row, held)], x=34)
+        sheet.box([(where, "name"), *map(_row, lines)], x=34)
     sheet.frame(24, top, sheet.width - 14, sheet.y + 10 - top, "hook", at=first)
     sheet.y += 10
     sheet.arrow()
 
 
-def _row(row: PathRow) -> tuple[str, str]:
+def _row(row: PathLine) -> tuple[str, str]:
     words = f"{row['numbers']} {row['text']}".strip()
     if row["decides"]:
         return f"{words} <- decides", "decides"

@@ -25,6 +25,8 @@ from pytest_istio_sidecar import (
     assert_intercepted,
     assert_jump,
     assert_listener,
+    assert_matches_istio,
+    assert_not_redirected,
     assert_redirected,
     expected_ruleset,
     inbound,
@@ -70,11 +72,13 @@ def test_a_listing_says_where_packets_go(tmp_path: Path) -> None:
     assert way.destination.port == 15006
     assert_redirected(rules, outbound("198.51.100.7", 443, uid=1000))
     assert_redirected(rules, outbound("198.51.100.7", 443, uid=1000), to=15001)
+    assert_not_redirected(rules, inbound(15021), host=HOST)
     packet = Packet(hook="PREROUTING", protocol="udp", source="192.0.2.1", destination="192.0.2.10")
     assert trace(rules, packet).deciding_rule is None
 
 
 def test_expectations_are_rulesets() -> None:
+    assert_type(assert_matches_istio(parse_iptables(""), "1.8.3", redirect_dns=True), None)
     by_name = expected_ruleset("1.8.3", inbound_ports_exclude="15090,15021,9000")
     assert by_name == expected_ruleset(
         "1.8.3", options=IstioOptions(inbound_ports_exclude="15090,15021,9000")

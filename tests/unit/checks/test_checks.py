@@ -47,7 +47,7 @@ def test_an_exclusion_that_nobody_wanted_is_found(port):
 def test_a_range_of_ports_let_by_is_one_finding_with_both_ends():
     nat = nat_with(JUMP, f"-A PREROUTING -p tcp -m tcp --dport 3000:3999 -j RETURN\n{JUMP}")
     (finding,) = check_inbound_exclusions(nat, EXCLUDED)
-    assert "tcp/3000-3999 reaches the application without Envoy" in finding.summary
+    assert "tcp 3000-3999 reaches the application without Envoy" in finding.summary
 
 
 def test_a_port_let_by_for_one_network_only_is_found():
@@ -137,5 +137,5 @@ def test_rules_in_the_other_back_end_take_part():
         "-A PREROUTING -p tcp -m tcp --dport 22 -j REDIRECT --to-ports 15006\nCOMMIT\n"
     )
     rules = PodRules(rulesets=(expected_ruleset("1.8.3"), other))
-    with pytest.raises(AssertionError, match="tcp/22"):
+    with pytest.raises(AssertionError, match="inbound tcp 22"):
         assert_inbound_exclusions(rules, EXCLUDED)

@@ -42,7 +42,7 @@ def test_a_port_that_envoy_serves_though_it_is_excluded_is_a_notice() -> None:
     (found,) = check_rules_reach_listeners(rules, (OUTBOUND, INBOUND, READINESS, ingress))
     assert found.severity is Severity.NOTICE
     assert found.summary == (
-        "inbound tcp/8443 is not redirected, and comes to Envoy all the same: it listens on 8443"
+        "inbound tcp 8443 is not redirected, and comes to Envoy all the same: it listens on 8443"
     )
 
 
@@ -58,7 +58,7 @@ def test_an_excluded_port_of_envoy_on_localhost_serves_no_neighbour() -> None:
 
 def test_a_listener_that_is_not_there_is_named_with_a_packet_that_misses_it() -> None:
     (found,) = summaries((OUTBOUND, READINESS))
-    assert found.startswith("inbound tcp/")
+    assert found.startswith("inbound tcp 80 ")
     assert "is sent to 192.0.2.10:15006, where Envoy does not listen" in found
 
 

@@ -21,20 +21,20 @@ def rules(tmp_path):
 
 def test_the_first_line_tells_packet_and_fate(rules, capsys):
     assert main(["trace", rules, "--inbound", "tcp/80"]) == 0
-    assert capsys.readouterr().out.splitlines()[0] == "inbound tcp/80: redirected to 192.0.2.10:15006"
+    assert capsys.readouterr().out.splitlines()[0] == "inbound tcp 80: redirected to 192.0.2.10:15006"
 
 
 @pytest.mark.parametrize(
     ("text", "packet"),
     [
-        ("80", "inbound tcp/80: redirected to 192.0.2.10:15006"),
-        ("443", "inbound tcp/443: redirected to 192.0.2.10:15006"),
-        ("https", "inbound tcp/443: redirected to 192.0.2.10:15006"),
-        ("tcp:22", "inbound tcp/22: unchanged"),
-        ("tcp/ssh", "inbound tcp/22: unchanged"),
-        ("UDP/53", "inbound udp/53: unchanged"),
-        ("proto/80", "inbound protocol 80: unchanged"),
-        ("proto/6/80", "inbound tcp/80: redirected to 192.0.2.10:15006"),
+        ("80", "inbound tcp 80: redirected to 192.0.2.10:15006"),
+        ("443", "inbound tcp 443: redirected to 192.0.2.10:15006"),
+        ("https", "inbound tcp 443: redirected to 192.0.2.10:15006"),
+        ("tcp:22", "inbound tcp 22: unchanged"),
+        ("tcp/ssh", "inbound tcp 22: unchanged"),
+        ("UDP/53", "inbound udp 53: unchanged"),
+        ("proto/80", "inbound proto/80: unchanged"),
+        ("proto/6/80", "inbound tcp 80: redirected to 192.0.2.10:15006"),
         ("icmp", "inbound icmp: unchanged"),
         ("gre", "inbound gre: unchanged"),
     ],
@@ -47,10 +47,10 @@ def test_a_number_or_a_service_is_a_tcp_port_unless_a_protocol_stands_before_it(
 @pytest.mark.parametrize(
     ("text", "packet"),
     [
-        ("10.1.2.3:https", "outbound tcp to 10.1.2.3:443 from uid 1000: redirected to 127.0.0.1:15001"),
-        ("udp:10.1.2.3:53", "outbound udp to 10.1.2.3:53 from uid 1000: unchanged"),
+        ("10.1.2.3:https", "outbound tcp 443 to 10.1.2.3 from uid 1000: redirected to 127.0.0.1:15001"),
+        ("udp:10.1.2.3:53", "outbound udp 53 to 10.1.2.3 from uid 1000: unchanged"),
         ("icmp/10.1.2.3", "outbound icmp to 10.1.2.3 from uid 1000: unchanged"),
-        ("proto/80/10.1.2.3", "outbound protocol 80 to 10.1.2.3 from uid 1000: unchanged"),
+        ("proto/80/10.1.2.3", "outbound proto/80 to 10.1.2.3 from uid 1000: unchanged"),
     ],
 )
 def test_an_outbound_packet_has_a_port_where_its_protocol_has_ports(rules, capsys, text, packet):
@@ -63,15 +63,15 @@ def test_an_outbound_packet_of_ipv6_stands_in_brackets(tmp_path, capsys):
     path.write_text(render_save(expected_ruleset("1.20.8", family=6)))
     assert main(["trace", f"ip6:{path}", "--outbound", "[2001:db8::5]:443"]) == 0
     told = capsys.readouterr().out.splitlines()[0]
-    assert told == "outbound tcp to [2001:db8::5]:443 from uid 1000: redirected to [::1]:15001"
+    assert told == "outbound IPv6 tcp 443 to 2001:db8::5 from uid 1000: redirected to [::1]:15001"
 
 
 def test_an_outbound_packet_is_sent_by_an_ordinary_user_unless_told(rules, capsys):
     assert main(["trace", rules, "--outbound", "10.1.2.3:443"]) == 0
     assert main(["trace", rules, "--outbound", "10.1.2.3:443", "--uid", "1337"]) == 0
     first, second = (line for line in capsys.readouterr().out.splitlines() if line.startswith("outbound"))
-    assert first == "outbound tcp to 10.1.2.3:443 from uid 1000: redirected to 127.0.0.1:15001"
-    assert second == "outbound tcp to 10.1.2.3:443 from uid 1337: unchanged"
+    assert first == "outbound tcp 443 to 10.1.2.3 from uid 1000: redirected to 127.0.0.1:15001"
+    assert second == "outbound tcp 443 to 10.1.2.3 from uid 1337: unchanged"
 
 
 def test_the_path_shows_the_deciding_rule_without_colour_where_no_terminal_is(rules, capsys):
@@ -87,8 +87,8 @@ def test_the_last_line_tells_whether_envoy_gets_it(rules, capsys):
     main(["trace", rules, "--inbound", "tcp/22"])
     told = [line for line in capsys.readouterr().out.splitlines() if line.startswith("So ")]
     assert told == [
-        "So inbound tcp/80 comes to 192.0.2.10:15006: Envoy inbound listener :15006.",
-        "So inbound tcp/22 comes to 192.0.2.10:22 itself, without Envoy.",
+        "So inbound tcp 80 comes to 192.0.2.10:15006: Envoy inbound listener :15006.",
+        "So inbound tcp 22 comes to 192.0.2.10:22 itself, without Envoy.",
     ]
 
 
@@ -97,20 +97,20 @@ def test_explain_tells_every_rule_that_was_met_and_the_end(rules, capsys):
     out = " ".join(capsys.readouterr().out.split())
     assert "rule 1 is for `-p tcp --dport 15008`, which this packet is not." in out
     assert "rule 2 is for `-p tcp --dport 22`: it goes back to where it came from. This decides." in out
-    assert out.endswith("So inbound tcp/22 comes to 192.0.2.10:22 itself, without Envoy.")
+    assert out.endswith("So inbound tcp 22 comes to 192.0.2.10:22 itself, without Envoy.")
 
 
 def test_a_packet_of_no_process_and_one_of_udp_can_be_given(rules, capsys):
     assert main(["trace", rules, "--outbound", "10.1.2.3:443", "--uid", "none"]) == 0
     assert main(["trace", rules, "--outbound", "udp/10.1.2.3:53"]) == 0
     out = capsys.readouterr().out
-    assert "outbound tcp to 10.1.2.3:443 from no socket: redirected to 127.0.0.1:15001" in out
-    assert "outbound udp to 10.1.2.3:53 from uid 1000: unchanged" in out
+    assert "outbound tcp 443 to 10.1.2.3 from uid none: redirected to 127.0.0.1:15001" in out
+    assert "outbound udp 53 to 10.1.2.3 from uid 1000: unchanged" in out
 
 
 def test_a_listing_that_hides_something_is_completed_from_the_release_that_is_named(capsys):
     assert main(["trace", str(LAB), "--inbound", "tcp/80", "--istio-version", "1.8.3"]) == 0
-    assert capsys.readouterr().out.startswith("inbound tcp/80: redirected to 192.0.2.10:15006\n")
+    assert capsys.readouterr().out.startswith("inbound tcp 80: redirected to 192.0.2.10:15006\n")
 
 
 def test_it_is_completed_from_what_the_release_is_told(tmp_path, capsys):
@@ -120,7 +120,7 @@ def test_it_is_completed_from_what_the_release_is_told(tmp_path, capsys):
     packet = ["trace", str(path), "--outbound", "10.96.0.1:443", "--istio-version", "1.8.3"]
     assert main(packet) == 3
     assert main([*packet, "--option", "outbound_ip_ranges_exclude=10.96.0.0/12"]) == 0
-    assert "outbound tcp to 10.96.0.1:443 from uid 1000: unchanged" in capsys.readouterr().out
+    assert "outbound tcp 443 to 10.96.0.1 from uid 1000: unchanged" in capsys.readouterr().out
 
 
 def test_a_packet_whose_source_is_given_needs_no_address_of_the_pod(rules, capsys):
@@ -135,7 +135,7 @@ def test_listings_of_different_tables_are_read_as_one_back_end(tmp_path, capsys)
     nat.write_text("*nat\n:PREROUTING ACCEPT\n:OUTPUT ACCEPT\nCOMMIT\n")
     filtered.write_text("*filter\n:INPUT DROP\n:OUTPUT ACCEPT\nCOMMIT\n")
     assert main(["trace", str(nat), str(filtered), "--inbound", "tcp/80"]) == 0
-    assert capsys.readouterr().out.startswith("inbound tcp/80: dropped\n")
+    assert capsys.readouterr().out.startswith("inbound tcp 80: dropped\n")
     again = tmp_path / "again"
     again.write_text(nat.read_text())
     assert main(["trace", str(nat), str(filtered), str(again), "--inbound", "tcp/80"]) == 2

@@ -30,7 +30,7 @@ def test_a_difference_with_an_effect_is_a_verdict_against(
 ) -> None:
     assert main(["compare", drifted, "--istio-version", "1.8.3"]) == 1
     told = capsys.readouterr().out
-    assert "inbound tcp to port 8443: expected redirected to :15006, here unchanged" in told
+    assert "inbound tcp 8443: expected redirected to :15006, here unchanged" in told
     assert "as with excludeInboundPorts: 8443" in told
 
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import pytest
 
 from pytest_istio_sidecar import UsageProblem, expected_ruleset
+from pytest_istio_sidecar.istio.option_table import OPTIONS, Option, OptionFields
 from pytest_istio_sidecar.istio.options import IstioOptions
+from pytest_istio_sidecar.istio.versions import known_versions, number_of
 
 
 def rules(
@@ -64,6 +66,7 @@ def test_an_unknown_option_is_refused_with_the_nearest_known_one() -> None:
         ({"exclude_interfaces": "a-name-that-is-too-long"}, "no interface's name"),
         ({"redirect_dns": "yes"}, "True or False"),
         ({"proxy_port": object()}, "text as Istio writes it"),
+        ({"proxy_port": None}, "text as Istio writes it"),
         ({"mode": "ambient"}, "init or cni"),
     ],
 )  # fmt: skip
@@ -71,6 +74,20 @@ def test_what_istio_refuses_is_refused(given, said: str) -> None:
     with pytest.raises(UsageProblem) as problem:
         expected_ruleset("1.27.3", **given)
     assert said in str(problem.value)
+
+
+def test_every_option_can_be_given_as_a_typed_keyword() -> None:
+    assert list(OptionFields.__annotations__) == [option.name for option in OPTIONS]
+
+
+@pytest.mark.parametrize("option", [option for option in OPTIONS if option.since > (1, 5, 0)])
+def test_an_option_changes_nothing_before_its_first_release(option: Option) -> None:
+    given = {"owner_groups_include": "202", "owner_groups_exclude": "202", "exclude_interfaces": "eth1",
+             "host_ipv4_loopback_cidr": "127.0.0.0/8", "outbound_ports_include": "80",
+             "inbound_tunnel_port": "15009"}.get(option.name, True)  # fmt: skip
+    before = max((number_of(version), version) for version in known_versions()
+                 if number_of(version) < option.since)[1]  # fmt: skip
+    assert expected_ruleset(before, **{option.name: given}) == expected_ruleset(before)
 
 
 def test_options_and_single_fields_are_not_mixed() -> None:

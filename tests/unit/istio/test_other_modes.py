@@ -10,7 +10,6 @@ from pytest_istio_sidecar import PodRules, Ruleset, expected_ruleset, parse_ipta
 from pytest_istio_sidecar.environments.file import FileEnvironment
 from pytest_istio_sidecar.environments.shared import read_rules
 from pytest_istio_sidecar.errors import EnvironmentProblem
-from pytest_istio_sidecar.istio.options import IstioOptions
 from pytest_istio_sidecar.istio.tables import other_mode
 
 AMBIENT = """*nat
@@ -59,4 +58,4 @@ def test_such_a_pod_is_an_error_that_says_so_and_never_no_rules(tmp_path: Path) 
     rules = PodRules(rulesets=(parse_iptables_save(AMBIENT),))
     environment = FileEnvironment(rules=rules, names=("ambient.txt",))
     with pytest.raises(EnvironmentProblem, match="ambient mode"):
-        read_rules(environment, "1.27.3", IstioOptions(), tmp_path, Path("kept"))
+        read_rules(environment, tmp_path, Path("kept"))

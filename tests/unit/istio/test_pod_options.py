@@ -178,10 +178,27 @@ def test_the_group_follows_the_user() -> None:
         ({"INVALID_DROP": "1"}, "drop_invalid", True),
         ({"ISTIO_OUTBOUND_OWNER_GROUPS": "202,daemon"}, "owner_groups_include", "202,daemon"),
         ({"ISTIO_OUTBOUND_IPV4_LOOPBACK_CIDR": "127.0.0.0/8"}, "host_ipv4_loopback_cidr", "127.0.0.0/8"),
+        ({"ISTIO_LOCAL_OUTBOUND_PORTS_EXCLUDE": "3306"}, "outbound_ports_exclude", "3306"),
+        ({"KUBE_VIRT_INTERFACES": "eth1"}, "kube_virt_interfaces", "eth1"),
+        ({"PROXY_UID": "2000"}, "proxy_uid", "1337"),
     ],
 )
 def test_variables_of_the_container_are_read(environment: dict, field: str, value: object) -> None:
     assert getattr(IstioOptions.from_init_arguments(TEMPLATE, environment), field) == value
+
+
+def test_a_variable_of_a_flag_counts_where_the_flag_is_not_given() -> None:
+    """As `proxyMetadata` sets it; seen in a pod of 1.31.0-rc.0, whose rules had 3306 excluded."""
+    pod = pod_of("1.27.3")
+    (started,) = [held for held in pod["spec"]["initContainers"] if held["name"] == "istio-init"]
+    started["env"] = [{"name": "ISTIO_LOCAL_OUTBOUND_PORTS_EXCLUDE", "value": "3306"}]
+    assert IstioOptions.from_pod(pod).outbound_ports_exclude == "3306"
+
+
+def test_istio_cni_does_not_heed_what_istio_iptables_takes_from_variables() -> None:
+    environment = {"ISTIO_OUTBOUND_OWNER_GROUPS": "202", "ISTIO_LOCAL_OUTBOUND_PORTS_EXCLUDE": "3306"}
+    options = IstioOptions.from_pod(by_cni({}, environment))
+    assert (options.owner_groups_include, options.outbound_ports_exclude) == ("*", None)
 
 
 @pytest.mark.parametrize(

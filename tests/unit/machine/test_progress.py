@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from pytest_istio_sidecar.environments import progress as module
+from pytest_istio_sidecar.machine import progress as module
 from pytest_istio_sidecar.machine.progress import Progress, ProgressDisplay
 
 CREATING = "creating the kind cluster istio-sidecar-1-8-3-5f3a from kindest/node:v1.19.16"
@@ -280,18 +280,6 @@ def test_a_phase_that_fails_is_told_as_failed(tmp_path: Path) -> None:
             raise ValueError("no")
 
     assert "\nistio-sidecar: failed after 0.0 s  installing Istio\n" in shown(tmp_path, fails)
-
-
-def test_the_last_lines_of_the_running_phase_are_kept() -> None:
-    progress = Progress()
-    with progress.phase("one"):
-        progress.line("of the first")
-    with progress.phase("two"):
-        for number in range(20):
-            progress.line(f"line {number}")
-        assert progress.last_lines[-1] == "line 19"
-        assert len(progress.last_lines) < 20
-        assert "of the first" not in progress.last_lines
 
 
 def test_the_time_of_each_phase_is_kept() -> None:

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 import yaml
 
+from pytest_istio_sidecar.environments.choices import DEFAULT_VERSION
 from pytest_istio_sidecar.istio.rules import ERAS
 from pytest_istio_sidecar.istio.versions import clusters, default_hub, known_versions
 from pytest_istio_sidecar.plugin.options import OPTIONS
-from pytest_istio_sidecar.plugin.settings import DEFAULT_VERSION
 
 CHECKOUT = Path(__file__).parents[3]
 SOURCE = CHECKOUT / "pytest_istio_sidecar" / "istio" / "versions.toml"

@@ -13,6 +13,7 @@ OWN = {
     "pytest_istio_sidecar.plugin.fixtures",
     "pytest_istio_sidecar.environments",
     "pytest_istio_sidecar.environments.choices",
+    "pytest_istio_sidecar.environments.option",
     "pytest_istio_sidecar.plugin.collector",
     "pytest_istio_sidecar.plugin.options",
     "pytest_istio_sidecar.plugin",

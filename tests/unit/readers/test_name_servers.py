@@ -76,7 +76,7 @@ def test_a_pod_that_captures_dns_has_the_servers_of_its_resolv_conf_in_its_optio
     started = pod["spec"]["initContainers"][0]
     started["env"] = [*started.get("env", []), {"name": "ISTIO_META_DNS_CAPTURE", "value": "true"}]
     assert IstioOptions.from_pod(pod).lacks_servers
-    options = ClusterPod(Cluster(), pod, name="existing").pod().options
+    options = ClusterPod(Cluster(), pod).pod().options
     assert (options.dns_servers_v4, options.dns_servers_v6) == ("192.0.2.53", "2001:db8::53")
     rules = expected_ruleset("1.20.8", options=options)
     fates = [

@@ -104,7 +104,7 @@ def test_an_agent_that_does_not_listen_where_the_rules_leave_its_port_to_it_is_t
     other = Socket(protocol="tcp", address=ANY, port=80)
     (found,) = check_rules_reach_listeners(RULES, ENVOY, sockets=[other])
     assert found.severity is Severity.NOTICE, "no packet gets by Envoy for that"
-    assert found.summary == "inbound tcp/15020 is left to the agent, which does not listen there"
+    assert found.summary == "inbound tcp 15020 is left to the agent, which does not listen there"
     assert found.wanted == "a tcp socket at 192.0.2.10:15020"
     assert found.got == "tcp 0.0.0.0:80"
 

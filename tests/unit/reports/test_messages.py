@@ -113,6 +113,6 @@ def test_the_first_line_names_packet_outcome_and_pod():
         assert_redirected(rules, outbound("198.51.100.7", 443), to=15001)
     first = str(raised.value).splitlines()[0]
     assert first == (
-        "outbound tcp to 198.51.100.7:443 from uid 1000 leaves the application without Envoy "
+        "outbound tcp 443 to 198.51.100.7 from uid 1000 leaves the application without Envoy "
         "(demo/httpbin-7d9c)"
     )

@@ -79,13 +79,15 @@ def test_a_difference_of_text_is_named_by_its_kind(changes: list[tuple[str, str]
 
 def test_a_rule_that_is_missing_changes_the_fate_of_exactly_its_packets() -> None:
     assert effects(changed((READINESS, ""))) == [
-        "inbound tcp to port 15021: expected unchanged, here redirected to :15006"
+        "inbound tcp 15021: expected unchanged, here redirected to :15006"
     ]
 
 
 def test_an_effect_names_who_sends_the_packets() -> None:
     told = effects(changed(("-A ISTIO_OUTPUT -m owner --gid-owner 1337 -j RETURN\n", "")))
-    assert told == ["outbound tcp, uid not 1337, gid 1337: expected unchanged, here redirected to :15001"]
+    assert told == [
+        "outbound tcp from uid not 1337 gid 1337 by eth0: expected unchanged, here redirected to :15001"
+    ]
 
 
 def test_an_effect_comes_with_a_packet_whose_trace_shows_both_fates() -> None:
@@ -115,9 +117,7 @@ def test_text_may_differ_where_no_packet_is_affected(changes: list[tuple[str, st
 def test_what_only_invalid_packets_meet_is_an_effect_too() -> None:
     dropping = expected_ruleset("1.27.3", drop_invalid=True)
     told = effects(dropping, expected_ruleset("1.27.3"))
-    assert (
-        "inbound packets of any protocol, conntrack state INVALID: expected unchanged, here dropped" in told
-    )
+    assert "all inbound, conntrack state INVALID: expected unchanged, here dropped" in told
 
 
 def test_what_a_listing_hides_leaves_the_comparison_undecided() -> None:
@@ -190,7 +190,7 @@ def test_a_foreign_rule_that_takes_packets_away_is_said_to() -> None:
     )
     comparison = compare(other, EXPECTED)
     assert [(held.owner, held.matters) for held in comparison.foreign] == [("Calico", True)]
-    assert [effect.text for effect in comparison.effects] == ["inbound tcp to port 8443"]
+    assert [effect.text for effect in comparison.effects] == ["inbound tcp 8443"]
 
 
 def test_a_second_run_of_istio_init_in_the_other_back_end_is_named() -> None:
@@ -243,22 +243,22 @@ def beside(chain: str, rule: str, *, first: bool = True) -> Ruleset:
         (
             beside("KUBE-NWPLCY", "-p tcp -m tcp --dport 15021 -j REDIRECT --to-ports 15020"),
             "kube-proxy or the kubelet",
-            "inbound tcp to port 15021: expected unchanged, here redirected to :15020",
+            "inbound tcp 15021: expected unchanged, here redirected to :15020",
         ),
         (
             beside("CILIUM_PRE_nat", "-s 192.0.2.1/32 -p tcp -m tcp --dport 8080 -j ACCEPT"),
             "Cilium",
-            "inbound tcp to port 8080, from 192.0.2.1: expected redirected to :15006, here unchanged",
+            "inbound tcp 8080 from 192.0.2.1: expected redirected to :15006, here unchanged",
         ),
         (
             beside("CNI-DN-1", "-p tcp -m tcp --dport 15021 -j DNAT --to-destination 192.0.2.99:80"),
             "a CNI plugin (portmap, bridge, firewall)",
-            "inbound tcp to port 15021: expected unchanged, here translated to 192.0.2.99:80",
+            "inbound tcp 15021: expected unchanged, here translated to 192.0.2.99:80",
         ),
         (
             beside("PROBES", "-p tcp -m tcp --dport 15021 -j REDIRECT --to-ports 15020"),
             "nobody who is known here",
-            "inbound tcp to port 15021: expected unchanged, here redirected to :15020",
+            "inbound tcp 15021: expected unchanged, here redirected to :15020",
         ),
         (
             beside("KUBE-NWPLCY", "-p tcp -m tcp --dport 8080 -j ACCEPT", first=False),
@@ -282,7 +282,7 @@ def test_a_policy_in_the_filter_table_that_drops_probes_is_named() -> None:
     )
     comparison = compare(parse_iptables_save(render_save(EXPECTED) + text), EXPECTED)
     assert [(held.owner, held.matters) for held in comparison.foreign] == [("Calico", True)]
-    assert "inbound tcp to port 15021, not from 192.0.2.1" in [held.text for held in comparison.effects]
+    assert "inbound tcp 15021 from not 192.0.2.1" in [held.text for held in comparison.effects]
 
 
 @pytest.mark.parametrize("earlier", ["1.8.3", "1.6.14", "1.20.8"])

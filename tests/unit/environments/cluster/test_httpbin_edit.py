@@ -8,14 +8,14 @@ import pytest
 from json_patch import apply_json_patch
 
 from pytest_istio_sidecar.environments.cluster.api import ApiProblem
-from pytest_istio_sidecar.environments.cluster.workload import Workload
-from pytest_istio_sidecar.environments.kind.httpbin import (
+from pytest_istio_sidecar.environments.cluster.privileged import (
     EditRefused,
-    deployment_of,
     is_privileged,
     make_privileged,
     wait_until_privileged,
 )
+from pytest_istio_sidecar.environments.cluster.workload import Workload
+from pytest_istio_sidecar.environments.kind.httpbin import deployment_of
 from pytest_istio_sidecar.environments.kind.istioctl import install_command
 from pytest_istio_sidecar.errors import EnvironmentProblem
 

@@ -21,9 +21,9 @@ from cluster_double import CONTEXT, DEPLOYMENT, POD, Cluster, sidecar
 from pytest_istio_sidecar.cli import main
 from pytest_istio_sidecar.environments.cluster import undo
 from pytest_istio_sidecar.environments.cluster.api import KubernetesApi
+from pytest_istio_sidecar.environments.cluster.privileged import make_privileged
 from pytest_istio_sidecar.environments.cluster.undo import Changes
 from pytest_istio_sidecar.environments.cluster.workload import Workload
-from pytest_istio_sidecar.environments.kind.httpbin import make_privileged
 from pytest_istio_sidecar.machine.lease import EDIT, Lease
 
 HTTPBIN = Workload(namespace="demo", kind="deployment", name="httpbin")

@@ -141,7 +141,7 @@ def test_the_last_phase_is_told_after_pytests_last_words(bench: Bench) -> None:
 @pytest.fixture
 def hardly_looking(bench: Bench) -> None:
     """The display looks by itself when all is over; how it looks in a bad moment."""
-    setting = "from pytest_istio_sidecar.environments import progress\nprogress._POLL_SECONDS = 60\n"
+    setting = "from pytest_istio_sidecar.machine import progress\nprogress._POLL_SECONDS = 60\n"
     (bench.work / "conftest.py").write_text(setting)
 
 

@@ -27,7 +27,7 @@ from pytest_istio_sidecar.netfilter.model import TABLES
 
 __all__ = ["bench"]  # a fixture
 
-DATA = Path(__file__).parents[1] / "data"
+DATA = Path(__file__).parents[2] / "data"
 LAB = DATA / "lab-listing-1.8.3.txt"
 LISTED_NAT = DATA / "observed-1.8.3" / "iptables-Lnvx.txt"
 LEFT_OUT = "-A ISTIO_INBOUND -p tcp -m tcp --dport 8443 -j RETURN"

@@ -50,7 +50,6 @@ for _name in (
     "comparison.expectation",
     "bypass.bypasses",
     "listeners",
-    "reach",
     "replicas",
     "bypass.reviewed",
 ):

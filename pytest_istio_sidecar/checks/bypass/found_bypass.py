@@ -1,0 +1,174 @@
+"""A class of packets that get by without Envoy, as it was found: with its rules and a witness.
+
+Knows how a class is told in few words and by which rules its packets get by. Does not know which
+classes there are (`bypasses`). Invariant: `where` is exact, `text` leaves out what changes nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import islice
+
+from pytest_istio_sidecar.checks.bypass.bypass import Bypass
+from pytest_istio_sidecar.checks.wording import CLAUSES, DIRECTIONS, Direction, named_family, packet_fields
+from pytest_istio_sidecar.netfilter.model import Family, Rule, Rules, rulesets_of
+from pytest_istio_sidecar.netfilter.packet import Packet
+from pytest_istio_sidecar.netfilter.space.partition import Part, Where
+from pytest_istio_sidecar.netfilter.trace.trace import Trace, trace
+
+_READABLE = 256
+"""Classes of one kind whose texts are compared with each other."""
+_TRACED = 16
+"""Packets of a class that are traced to name the rules which let it by."""
+
+
+@dataclass(frozen=True, slots=True)
+class Passing:
+    """How packets get by (or may), and whether by design."""
+
+    certain: bool
+    by_design: bool
+    moved: bool
+    """They are sent elsewhere than where they were going, though not to Envoy."""
+
+
+class FoundBypass:
+    """A class of packets that get by without Envoy.
+
+    Attributes:
+        direction: "inbound" or "outbound".
+        family: 4 or 6.
+        by_design: whether the expected rules let the same packets by.
+        certain: False where it depends on a condition that rules alone do not tell.
+    """
+
+    def __init__(self, part: Part, passing: Passing, rules: Rules, *, brief: bool = True) -> None:
+        self.direction: Direction = DIRECTIONS[part.hook]
+        self.family: Family = part.family
+        self.by_design = passing.by_design
+        self.certain = passing.certain
+        self._part = part
+        self._passing = passing
+        self._rules = rules
+        self._brief = brief
+        """Whether `text` leaves out what changes nothing."""
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.text}>"
+
+    @property
+    def where(self) -> Where:
+        """Names of `Packet`'s fields, each with the closed intervals and names it may have; exact."""
+        return self._part.where
+
+    @cached_property
+    def witness(self) -> Packet:
+        """One of the packets, as ordinary as they come."""
+        return max(self._part.witnesses, key=_ordinary)
+
+    @cached_property
+    def trace(self) -> Trace:
+        """What becomes of the witness."""
+        return self._traced(self.witness)
+
+    @property
+    def rule(self) -> Rule | None:
+        """The rule that lets the witness by; None: a policy."""
+        return self.trace.deciding_rule
+
+    @cached_property
+    def rules(self) -> tuple[Rule, ...]:
+        """The rules that let packets of the class by, of as many as were traced."""
+        deciding = (self._traced(packet).deciding_rule for packet in islice(self._part.samples(), _TRACED))
+        return tuple(dict.fromkeys(rule for rule in deciding if rule is not None))
+
+    @property
+    def conditions(self) -> tuple[str, ...]:
+        """Why it cannot be told whether they get by; empty where it can."""
+        return self.trace.reasons
+
+    @cached_property
+    def bypass(self) -> Bypass:
+        """The class as a value: exact, as `where` is."""
+        return _as_bypass(self._part)
+
+    @cached_property
+    def in_brief(self) -> Bypass:
+        """The class without the conditions that other classes of the same kind, or no packet, make up for."""
+        return _as_bypass(self._part.brief)
+
+    @cached_property
+    def text(self) -> str:
+        """The class in few words: conditions that change nothing, beside the other classes, are left out."""
+        text = str(self.in_brief if self._brief else self.bypass)
+        if not any(any(ruleset.rules()) for ruleset in rulesets_of(self._rules, self.family)):
+            text += ": no rules"
+        elif self._passing.moved:
+            text += f": sent to {self.trace.destination}"
+        return text
+
+    def to_dict(self) -> dict[str, object]:
+        """For JSON."""
+        rule = self.rule
+        entry: dict[str, object] = {
+            "text": self.text,
+            "where": self.where,
+            "witness": packet_fields(self.witness),
+            "rule": rule.text if rule is not None else None,
+            "by_design": self.by_design,
+        }
+        return entry if self.certain else {**entry, "conditions": list(self.conditions)}
+
+    def exact(self) -> FoundBypass:
+        """The same class, whose text leaves nothing out."""
+        return FoundBypass(self._part, self._passing, self._rules, brief=False)
+
+    def widened(self) -> FoundBypass:
+        """All packets that the text is true of, as one class."""
+        return FoundBypass(self._part.brief, self._passing, self._rules)
+
+    def reads_over(self, other: FoundBypass) -> bool:
+        """Whether the text is true of packets of another class too."""
+        return self._part.brief.meets(other._part)
+
+    def _traced(self, packet: Packet) -> Trace:
+        return trace(self._rules, packet, host=self._part.host)
+
+
+def told_apart(classes: Sequence[FoundBypass]) -> Iterator[FoundBypass]:
+    """Disjoint classes of one kind, those that read the same as one, or else each with its exact text."""
+    if len(classes) > _READABLE:
+        yield from (each.exact() for each in classes)
+        return
+    alike: dict[Bypass, list[FoundBypass]] = {}
+    for each in classes:
+        alike.setdefault(each.in_brief, []).append(each)
+    for members in alike.values():
+        if len(members) == 1:
+            yield members[0]
+        elif any(members[0].reads_over(other) for other in classes if other not in members):
+            yield from (each.exact() for each in members)
+        else:
+            yield members[0].widened()
+
+
+def _as_bypass(part: Part) -> Bypass:
+    product = part.product
+    return Bypass(
+        direction=DIRECTIONS[part.hook],
+        family=named_family(part.family, product),
+        where=tuple((name, product[name]) for name in CLAUSES if name in product),
+    )
+
+
+def _ordinary(packet: Packet) -> tuple[bool, ...]:
+    """How much a packet is what people think of first: tcp to a neighbour, from the application."""
+    return (
+        packet.protocol == 6,
+        packet.destination_port == 80,
+        packet.uid == packet.gid,
+        not packet.mark,
+        packet.out_interface != "lo",
+    )
