@@ -178,6 +178,8 @@ def make_lab(
         return lab
 
     yield make
+    for one in made:
+        one.kill_runs()
     assert all(one.production.read_text() == production for one in made)
 
 

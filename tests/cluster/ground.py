@@ -170,6 +170,7 @@ class Lab:
         istioctl: the program that installs.
         images: loaded into the nodes.
         options: for pytest, beside those that every lab has.
+        runs: that were started.
     """
 
     testbed: Testbed
@@ -179,6 +180,7 @@ class Lab:
     images: tuple[str, ...]
     name: str
     options: tuple[str, ...] = ()
+    runs: list[subprocess.Popen[str]] = field(default_factory=list)
 
     @property
     def environment(self) -> dict[str, str]:
@@ -209,7 +211,7 @@ class Lab:
         with (self.directory / "output.txt").open("w") as output:
             # A job in the background is started with SIGINT ignored, and so are its children.
             heard = ["env", "--default-signal=INT"]
-            return subprocess.Popen(
+            run = subprocess.Popen(
                 [*heard, *self.argv(*arguments)],
                 cwd=self.directory,
                 env=self.environment,
@@ -219,6 +221,8 @@ class Lab:
                 text=True,
                 start_new_session=True,
             )
+        self.runs.append(run)
+        return run
 
     def end(self, run: subprocess.Popen[str], *, timeout: float = 300) -> Outcome:
         """Wait for a run."""
@@ -251,8 +255,16 @@ class Lab:
         """Whether kind knows the lab's cluster."""
         return self.name in self.testbed.run("kind", "get", "clusters").stdout.split()
 
+    def kill_runs(self) -> None:
+        """End what a test that failed, or was interrupted, did not wait for."""
+        for run in self.runs:
+            if run.poll() is None:
+                os.killpg(run.pid, signal.SIGKILL)
+                run.wait(30)
+
     def delete(self) -> None:
         """Delete the lab's cluster, whatever its runs have left."""
+        self.kill_runs()
         self.testbed.run("kind", "delete", "cluster", "--name", self.name, check=False)
 
     def command(self, *argv: str) -> subprocess.CompletedProcess[str]:
