@@ -16,7 +16,7 @@ quick: lint
 
 # On a real kind cluster of the test bed beside the checkout (tests/cluster/README.md); skips without one.
 cluster-test: setup
-	@.venv/bin/pytest tests/cluster
+	@.venv/bin/pytest tests/cluster -n 3 --dist loadfile
 
 lint: setup
 	@scripts/lint

@@ -16,41 +16,69 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from filelock import FileLock
 from ground import (
     CHECKOUT,
     DOUBLE,
     HTTPBIN,
     KUBERNETES,
     LAB_VERSION,
+    RUN,
     Cluster,
     Lab,
     Testbed,
     kind_cluster,
+    new_name,
     write_istioctl,
 )
 
 
-@pytest.fixture(scope="session")
-def testbed() -> Iterator[Testbed]:
+def program_of_the_testbed() -> Path:
     given = os.environ.get("ISTIO_SIDECAR_TESTBED_DIRECTORY")
-    directory = Path(given) if given else CHECKOUT.parent / "shared" / "testbed"
-    if not (directory / "testbed").is_file():
+    return (Path(given) if given else CHECKOUT.parent / "shared" / "testbed") / "testbed"
+
+
+ENGINE_RAN = pytest.StashKey[bool]()
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    if not hasattr(session.config, "workerinput"):
+        session.config.stash[ENGINE_RAN] = _succeeds(["docker", "info"])
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Whoever started the engine stops it, once no worker needs it; what a killed worker left, goes."""
+    program = program_of_the_testbed()
+    if hasattr(session.config, "workerinput") or not program.is_file() or not _succeeds(["docker", "info"]):
+        return
+    if not session.config.stash.get(ENGINE_RAN, True):
+        subprocess.run([program, "down"], check=False, timeout=120)
+        return
+    nodes = _containers(f"-{RUN}-")
+    if nodes:
+        subprocess.run(["docker", "rm", "--force", "--volumes", *nodes], check=False, timeout=120)
+
+
+@pytest.fixture(scope="session")
+def testbed(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Testbed:
+    program = program_of_the_testbed()
+    if not program.is_file():
         pytest.skip(
-            f"there is no test bed at {directory}; ISTIO_SIDECAR_TESTBED_DIRECTORY names another place"
+            f"there is no test bed at {program.parent}; ISTIO_SIDECAR_TESTBED_DIRECTORY names another place"
         )
-    program = directory / "testbed"
-    was_running = _succeeds(["docker", "info"])
-    try:
-        # Where everything is there it takes no time, and kubectl becomes that of this release.
-        subprocess.run([program, "up", KUBERNETES], check=True, timeout=3600)
-        told = subprocess.run([program, "env"], check=True, capture_output=True, text=True, timeout=30).stdout
-        # one line: export PATH=…:$PATH
-        place = told.partition("PATH=")[2].partition(":$PATH")[0]
-        environment = {**os.environ, "PATH": f"{place}:{os.environ['PATH']}"}
-        yield Testbed(directory=directory, environment=environment)
-    finally:
-        if not was_running:
-            subprocess.run([program, "down"], check=False, timeout=120)
+    ours = tmp_path_factory.getbasetemp()
+    shared = ours if worker_id == "master" else ours.parent
+    with FileLock(shared / "testbed.lock"):
+        if not (shared / "testbed-is-up").exists():
+            # Where everything is there it takes no time, and kubectl becomes that of this release.
+            subprocess.run([program, "up", KUBERNETES], check=True, timeout=3600)
+            (shared / "testbed-is-up").touch()
+    answer = subprocess.run([program, "env"], check=True, capture_output=True, text=True, timeout=30).stdout
+    # one line: export PATH=…:$PATH
+    place = answer.partition("PATH=")[2].partition(":$PATH")[0]
+    environment = {**os.environ, "PATH": f"{place}:{os.environ['PATH']}"}
+    return Testbed(directory=program.parent, environment=environment)
 
 
 def _succeeds(argv: Sequence[str]) -> bool:
@@ -58,6 +86,12 @@ def _succeeds(argv: Sequence[str]) -> bool:
         return subprocess.run(argv, capture_output=True, timeout=60, check=False).returncode == 0
     except FileNotFoundError:
         return False
+
+
+def _containers(part: str) -> list[str]:
+    """The engine's containers with a part in their names."""
+    argv = ["docker", "ps", "--all", "--quiet", f"--filter=name={part}"]
+    return subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False).stdout.split()
 
 
 @pytest.fixture(scope="session")
@@ -100,8 +134,8 @@ users: [{name: somebody, user: {token: not-a-token}}]
 """
 
 
-@pytest.fixture
-def production(tmp_path: Path) -> Iterator[str]:
+@pytest.fixture(scope="module")
+def production() -> Iterator[str]:
     """A kubeconfig whose current context is someone's production, which is never asked anything."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         yield PRODUCTION.replace("PORT", str(server.getsockname()[1]))
@@ -110,12 +144,11 @@ def production(tmp_path: Path) -> Iterator[str]:
             server.accept()
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def make_lab(
     testbed: Testbed,
     istio_images: Callable[[str], tuple[str, ...]],
-    istioctl: Callable[..., Path],
-    tmp_path: Path,
+    tmp_path_factory: pytest.TempPathFactory,
     production: str,
 ) -> Iterator[Callable[..., Lab]]:
     """Makes labs on clusters of any name; what becomes of the clusters is for who names them."""
@@ -127,43 +160,62 @@ def make_lab(
         fault: str = "",
         delay: float = 4,
         options: tuple[str, ...] = (),
+        images: tuple[str, ...] | None = None,
     ) -> Lab:
-        directory = tmp_path / f"lab-{len(made)}"
-        (directory / "runtime").mkdir(mode=0o700, parents=True)
+        directory = tmp_path_factory.mktemp("lab")
+        (directory / "runtime").mkdir(mode=0o700)
         (directory / "production.kubeconfig").write_text(production)
-        images = (*istio_images(version), HTTPBIN)
-        program = istioctl(version, fault, delay)
-        arguments = {"directory": directory, "istioctl": program, "version": version, "options": options}
-        made.append(Lab(testbed=testbed, images=images, name=name, **arguments))
-        return made[-1]
+        lab = Lab(
+            testbed=testbed,
+            directory=directory,
+            istioctl=write_istioctl(directory, version, fault, delay),
+            version=version,
+            images=(*istio_images(version), HTTPBIN) if images is None else images,
+            name=name,
+            options=options,
+        )
+        made.append(lab)
+        return lab
 
     yield make
+    for one in made:
+        one.kill_runs()
     assert all(one.production.read_text() == production for one in made)
 
 
 @pytest.fixture
-def lab(testbed: Testbed, make_lab: Callable[..., Lab]) -> Iterator[Callable[..., Lab]]:
+def lab(make_lab: Callable[..., Lab]) -> Iterator[Callable[..., Lab]]:
     """Makes labs that have their clusters made; whatever their runs leave, their clusters go."""
-    names: list[str] = []
+    made: list[Lab] = []
 
     def make(**arguments: Any) -> Lab:
-        names.append(f"lab-{uuid.uuid4().hex[:6]}")
-        return make_lab(names[-1], **arguments)
+        made.append(make_lab(new_name("lab"), **arguments))
+        return made[-1]
 
     try:
         yield make
     finally:
-        for name in names:
-            testbed.run("kind", "delete", "cluster", "--name", name, check=False)
+        for one in made:
+            one.delete()
 
 
 @pytest.fixture
-def standing_lab(cluster: Cluster, make_lab: Callable[..., Lab]) -> Callable[..., Lab]:
-    """Makes a lab in the tests' one cluster, emptied first: its runs reuse the cluster, and leave it."""
+def standing_lab(
+    cluster: Cluster, make_lab: Callable[..., Lab], istio_images: Callable[[str], tuple[str, ...]]
+) -> Callable[..., Lab]:
+    """Makes a lab in the tests' one cluster, emptied first: its runs reuse the cluster, and leave it.
 
-    def make(**arguments: Any) -> Lab:
+    Its node has the images, and sidecars that go drain for one second instead of five.
+    """
+
+    def make(version: str = LAB_VERSION, **arguments: Any) -> Lab:
         cluster.empty()
-        options = ("--istio-reuse", f"--istio-namespace=lab-{uuid.uuid4().hex[:6]}")
-        return make_lab(cluster.name, options=options, **arguments)
+        cluster.load(istio_images(version))
+        options = (
+            "--istio-reuse",
+            f"--istio-namespace=lab-{uuid.uuid4().hex[:6]}",
+            "--istio-set=meshConfig.defaultConfig.terminationDrainDuration=1s",
+        )
+        return make_lab(cluster.name, version=version, options=options, images=(), **arguments)
 
     return make

@@ -26,6 +26,8 @@ KUBERNETES = os.environ.get("ISTIO_SIDECAR_KUBERNETES", "1.20.15")
 MINOR = int(KUBERNETES.split(".")[1])
 LAB_VERSION = "1.8.3" if MINOR < 22 else "1.27.3"
 """The lab's Istio; up to 1.9 its webhook and CRDs are v1beta1, which Kubernetes has not had since 1.22."""
+RUN = os.environ.setdefault("ISTIO_SIDECAR_CLUSTER_TEST", uuid.uuid4().hex[:6])
+"""In the name of every cluster of this run, those that its workers make too."""
 
 until_1_21 = pytest.mark.skipif(
     MINOR >= 22, reason=f"needs Kubernetes up to 1.21 (Istio 1.8 and older), and this is {KUBERNETES}"
@@ -89,17 +91,19 @@ class Cluster:
         return self.testbed.run(*command, text=text, timeout=timeout, check=check).stdout
 
     def empty(self) -> None:
-        """Take out Istio and every namespace that a test made, at once."""
-        kinds = "mutatingwebhookconfigurations,validatingwebhookconfigurations"
-        self.kubectl("delete", kinds, "--all")
-        told = self.kubectl("get", "namespaces", "-o", "name").split()
-        made = [name for name in told if not name.startswith(("namespace/kube-", "namespace/local-"))]
-        made.remove("namespace/default")
+        """Take out Istio and everything that a test made, at once.
+
+        Namespaces go on their own, but for Istio's, which is emptied: one on its way takes nothing new.
+        """
+        self.kubectl("delete", "mutatingwebhookconfigurations,validatingwebhookconfigurations", "--all")
+        told = self.kubectl("get", "namespaces", "-o", "jsonpath={.items[*].metadata.name}").split()
+        made = [name for name in told if not name.startswith(("kube-", "local-")) and name != "default"]
+        # Owners first, so that nothing is made anew.
+        kinds = "deployments,replicasets,pods,services,configmaps,events"
         for name in made:
-            namespace = name.partition("/")[2]
-            self.kubectl("delete", "pods", "--all", "-n", namespace, "--grace-period=0", "--force")
-        if made:
-            self.kubectl("delete", *made, "--timeout=100s")
+            self.kubectl("delete", kinds, "--all", "-n", name, "--grace-period=0", "--force")
+        if passing := [name for name in made if name != "istio-system"]:
+            self.kubectl("delete", "namespaces", *passing, "--wait=false")
 
     def load(self, images: Sequence[str]) -> None:
         """Bring images of this machine into the node."""
@@ -123,10 +127,15 @@ def write_istioctl(folder: Path, version: str, fault: str = "", delay: float = 4
     return program
 
 
+def new_name(kind: str) -> str:
+    """A name for a cluster of this run that no other has."""
+    return f"{kind}-{RUN}-{uuid.uuid4().hex[:4]}"
+
+
 @contextlib.contextmanager
 def kind_cluster(testbed: Testbed, directory: Path) -> Iterator[Cluster]:
     """A cluster that is deleted whatever happens."""
-    name = f"double-{uuid.uuid4().hex[:6]}"
+    name = new_name("double")
     kubeconfig = directory / f"{name}.kubeconfig"
     argv = ("kind", "create", "cluster", "--name", name, "--kubeconfig", kubeconfig)
     try:
@@ -161,6 +170,7 @@ class Lab:
         istioctl: the program that installs.
         images: loaded into the nodes.
         options: for pytest, beside those that every lab has.
+        runs: that were started.
     """
 
     testbed: Testbed
@@ -170,6 +180,7 @@ class Lab:
     images: tuple[str, ...]
     name: str
     options: tuple[str, ...] = ()
+    runs: list[subprocess.Popen[str]] = field(default_factory=list)
 
     @property
     def environment(self) -> dict[str, str]:
@@ -200,7 +211,7 @@ class Lab:
         with (self.directory / "output.txt").open("w") as output:
             # A job in the background is started with SIGINT ignored, and so are its children.
             heard = ["env", "--default-signal=INT"]
-            return subprocess.Popen(
+            run = subprocess.Popen(
                 [*heard, *self.argv(*arguments)],
                 cwd=self.directory,
                 env=self.environment,
@@ -210,6 +221,8 @@ class Lab:
                 text=True,
                 start_new_session=True,
             )
+        self.runs.append(run)
+        return run
 
     def end(self, run: subprocess.Popen[str], *, timeout: float = 300) -> Outcome:
         """Wait for a run."""
@@ -242,11 +255,17 @@ class Lab:
         """Whether kind knows the lab's cluster."""
         return self.name in self.testbed.run("kind", "get", "clusters").stdout.split()
 
-    def kubectl(self, *argv: str, check: bool = True) -> str:
-        """kubectl on the lab's cluster, for what a test does to it behind the plugin's back."""
-        kubeconfig = self.directory / "behind.kubeconfig"
-        self.testbed.run("kind", "export", "kubeconfig", "--name", self.name, "--kubeconfig", kubeconfig)
-        return self.testbed.run("kubectl", f"--kubeconfig={kubeconfig}", *argv, check=check).stdout
+    def kill_runs(self) -> None:
+        """End what a test that failed, or was interrupted, did not wait for."""
+        for run in self.runs:
+            if run.poll() is None:
+                os.killpg(run.pid, signal.SIGKILL)
+                run.wait(30)
+
+    def delete(self) -> None:
+        """Delete the lab's cluster, whatever its runs have left."""
+        self.kill_runs()
+        self.testbed.run("kind", "delete", "cluster", "--name", self.name, check=False)
 
     def command(self, *argv: str) -> subprocess.CompletedProcess[str]:
         """`istio-sidecar …` as the same user."""

@@ -21,15 +21,14 @@ from pathlib import Path
 import pytest
 from ground import (
     CHECKOUT,
-    HTTPBIN,
     LAB_VERSION,
     MINOR,
     Lab,
     Outcome,
     Testbed,
     from_1_33,
+    new_name,
     until_1_21,
-    write_istioctl,
 )
 
 SUITE = ("--pyargs", "pytest_istio_sidecar.suite")
@@ -141,25 +140,11 @@ class Mesh:
 
 
 @pytest.fixture(scope="module")
-def mesh(
-    testbed: Testbed,
-    istio_images: Callable[[str], tuple[str, ...]],
-    tmp_path_factory: pytest.TempPathFactory,
-) -> Iterator[Mesh]:
-    folder = tmp_path_factory.mktemp("mesh")
-    (folder / "runtime").mkdir(mode=0o700)
-    (folder / "production.kubeconfig").write_text("current-context: production\n")
-    (folder / "test_one.py").write_text(ONE_TEST)
-    program = write_istioctl(folder, LAB_VERSION)
-    images = (*istio_images(LAB_VERSION), HTTPBIN)
-    lab = Lab(
-        testbed=testbed,
-        directory=folder,
-        istioctl=program,
-        version=LAB_VERSION,
-        images=images,
-        name=f"mesh-{uuid.uuid4().hex[:6]}",
-    )
+def mesh(testbed: Testbed, make_lab: Callable[..., Lab]) -> Iterator[Mesh]:
+    # Its pods are replaced again and again: they drain for one second instead of five.
+    options = ("--istio-set=meshConfig.defaultConfig.terminationDrainDuration=1s",)
+    lab = make_lab(new_name("mesh"), options=options)
+    (lab.directory / "test_one.py").write_text(ONE_TEST)
     try:
         done = lab.run("test_one.py", "--istio-keep=always")
         assert done.status == 0, done.output
@@ -168,14 +153,14 @@ def mesh(
         manifest = (MANIFESTS / "httpbin.yaml").read_text().replace("replicas: 1", "replicas: 2")
         environment = {**testbed.environment, "KUBECONFIG": str(made.kubeconfig)}
         injected = subprocess.run(
-            [program, "kube-inject", "-f", "-"],
+            [lab.istioctl, "kube-inject", "-f", "-"],
             input=manifest, env=environment, capture_output=True, text=True, timeout=60, check=True,
         )  # fmt: skip
         made.kubectl("apply", "-n", "plain", "-f", "-", text=injected.stdout)
         made.settle("plain")
         yield made
     finally:
-        testbed.run("kind", "delete", "cluster", "--name", lab.name, check=False)
+        lab.delete()
 
 
 def test_reading_takes_the_role_for_reading_and_nothing_else(mesh: Mesh) -> None:

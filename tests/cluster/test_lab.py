@@ -8,10 +8,12 @@ whose current context is someone's production.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+import subprocess
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 import pytest
-from ground import Lab, until_1_21
+from ground import Lab, Outcome, new_name, until_1_21
 
 SUITE = ("--pyargs", "pytest_istio_sidecar.suite")
 
@@ -50,15 +52,50 @@ def test_the_options(istio_options, istio_version, iptables_nat):
 """
 
 
-def test_the_suite_passes_on_a_cluster_of_its_own_which_is_gone_afterwards(lab: Callable[..., Lab]) -> None:
-    place = lab()
-    done = place.run(*SUITE)
+@dataclass(frozen=True, kw_only=True)
+class TwoRuns:
+    """A run from beginning to end, and what a second one of the same name said meanwhile."""
+
+    lab: Lab
+    process: int
+    first: Outcome
+    second: subprocess.CompletedProcess[str]
+
+
+@pytest.fixture(scope="module")
+def two_runs(make_lab: Callable[..., Lab]) -> Iterator[TwoRuns]:
+    lab = make_lab(new_name("lab"))
+    try:
+        run = lab.start(*SUITE)
+        lab.wait_for("installing Istio", run)
+        second = subprocess.run(
+            lab.argv(*SUITE),
+            cwd=lab.directory,
+            env=lab.environment,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+        yield TwoRuns(lab=lab, process=run.pid, first=lab.end(run), second=second)
+    finally:
+        lab.delete()
+
+
+def test_the_suite_passes_on_a_cluster_of_its_own_which_is_gone_afterwards(two_runs: TwoRuns) -> None:
+    lab, done = two_runs.lab, two_runs.first
     assert done.status == 0, done.output
     assert done.count("passed") > 10, done.output
     assert done.count("failed") == done.count("error") == 0, done.output
-    assert not place.exists()
-    assert list((place.directory / "runtime").rglob("*.json")) == []
-    assert not (place.directory / ".pytest-kind").exists()
+    assert not lab.exists()
+    assert list((lab.directory / "runtime").rglob("*.json")) == []
+    assert not (lab.directory / ".pytest-kind").exists()
+
+
+def test_a_second_run_with_the_same_name_is_refused_and_the_first_goes_on(two_runs: TwoRuns) -> None:
+    assert two_runs.second.returncode != 0
+    assert f"{two_runs.lab.name} is in use by process {two_runs.process}" in two_runs.second.stdout
+    assert two_runs.first.status == 0, two_runs.first.output
 
 
 def test_the_suite_passes_on_what_the_webhook_injects(standing_lab: Callable[..., Lab]) -> None:
@@ -95,23 +132,35 @@ def test_a_users_container_is_merged_and_the_right_back_end_read(
     assert done.count("passed") == 2, done.output
 
 
-def test_four_workers_share_one_cluster(lab: Callable[..., Lab]) -> None:
-    place = lab()
-    done = place.run(*SUITE, "-n", "4")
+@pytest.fixture(scope="module")
+def four_workers(make_lab: Callable[..., Lab]) -> Iterator[tuple[Lab, Outcome]]:
+    """The suite by four workers, and the cluster that they made, which is kept."""
+    lab = make_lab(new_name("lab"))
+    try:
+        yield lab, lab.run(*SUITE, "-n", "4", "--istio-keep=always")
+    finally:
+        lab.delete()
+
+
+def test_four_workers_share_one_cluster(four_workers: tuple[Lab, Outcome]) -> None:
+    lab, done = four_workers
     assert done.status == 0, done.output
     assert len(re.findall(r" [\d.]+ s  creating the kind cluster .*$", done.output, re.MULTILINE)) == 1
-    assert not place.exists()
+    assert "KUBECONFIG=" in done.output
+    assert lab.exists()
 
 
 @until_1_21
-def test_a_users_own_tests_read_as_the_lab_does(lab: Callable[..., Lab]) -> None:
-    place = lab()
-    (place.directory / "test_mine.py").write_text(WHAT_THE_LAB_READS)
-    done = place.run("test_mine.py", "--istio-keep=always")
+def test_a_users_own_tests_read_as_the_lab_does_on_a_kept_cluster_until_it_is_let_go(
+    four_workers: tuple[Lab, Outcome],
+) -> None:
+    lab, _ = four_workers
+    (lab.directory / "test_mine.py").write_text(WHAT_THE_LAB_READS)
+    done = lab.run("test_mine.py", "--istio-reuse", "--istio-keep=always")
     assert done.status == 0, done.output
     assert done.count("passed") == 4
-    assert place.exists()
+    assert lab.exists()
     assert "KUBECONFIG=" in done.output
-    again = place.run("test_mine.py", "--istio-reuse")
+    again = lab.run("test_mine.py", "--istio-reuse")
     assert again.status == 0, again.output
-    assert not place.exists()
+    assert not lab.exists()

@@ -31,7 +31,8 @@ VERSION = (HOME / "version").read_text().strip()
 NUMBERS = tuple(int(part) for part in VERSION.split("-")[0].split("."))
 ADMIN = "http://127.0.0.1:15000"
 NEEDS_NFT = NUMBERS >= (1, 26) or (1, 25, 4) <= NUMBERS < (1, 26)
-DRAIN_SECONDS = 5
+DRAIN = "5s"
+"""terminationDrainDuration where the mesh names none."""
 
 _OPTIONS = {
     "-p": ("ProxyPort", "15001"),
@@ -147,9 +148,11 @@ def proxy(arguments: list[str]) -> None:
         ]
     )
 
+    drain = float(mesh.get("defaultConfig", {}).get("terminationDrainDuration", DRAIN).removesuffix("s"))
+
     def finish(_signal: int, _frame: object) -> None:
         print("info\tAgent draining Proxy", flush=True)
-        threading.Timer(DRAIN_SECONDS, envoy.kill).start()
+        threading.Timer(drain, envoy.kill).start()
 
     signal.signal(signal.SIGTERM, finish)
     signal.signal(signal.SIGINT, finish)
