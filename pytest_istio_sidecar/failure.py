@@ -1,8 +1,8 @@
 """What a message to the user consists of, and how every one is laid out.
 
 Knows a first line that stands on its own, labelled facts in a column, then cause, fix and note. Does
-not know any single message: each package has its own in a module `messages`, and `catalogue` lists them
-all. Invariant: text is wrapped between words at `WIDTH`; what a program printed stays as it was.
+not know any single message: each package has its own in a module `messages`. Invariant: text is wrapped
+between words at `WIDTH`; what a program printed stays as it was.
 
 Named tuples, as every start of pytest makes these classes: a dataclass takes five times as long.
 """

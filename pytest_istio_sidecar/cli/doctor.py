@@ -24,7 +24,7 @@ def add(commands: Commands) -> None:
 
 def run(options: argparse.Namespace) -> Status:
     """Look, and tell line by line."""
-    from pytest_istio_sidecar.machine.doctor import Condition, examine
+    from pytest_istio_sidecar.environments.doctor import Condition, examine
 
     lines = examine(options.istio_version)
     missing = any(line.condition is Condition.MISSING for line in lines)

@@ -24,8 +24,8 @@ def add(commands: Commands) -> None:
 
 def run(options: argparse.Namespace) -> Status:
     """Print them."""
+    from pytest_istio_sidecar.environments.kind.download import release_of
     from pytest_istio_sidecar.istio.versions import checksum, clusters
-    from pytest_istio_sidecar.machine.download import release_of
 
     def sha256(program: str, version: str) -> str:
         return checksum(version, release_of(program, version).file_name) or ""

@@ -13,20 +13,21 @@ from pathlib import Path
 from typing import ClassVar, Self
 
 from pytest_istio_sidecar.environments.choices import Choices
+from pytest_istio_sidecar.environments.excerpts import configuration_as_evidence
 from pytest_istio_sidecar.errors import EnvironmentProblem
 from pytest_istio_sidecar.istio.listeners import Listener
 from pytest_istio_sidecar.istio.observation import Observation, RequestKind
 from pytest_istio_sidecar.istio.options import IstioOptions
 from pytest_istio_sidecar.istio.policy_route import Routings
+from pytest_istio_sidecar.machine.command import kept
 from pytest_istio_sidecar.machine.progress import Progress
-from pytest_istio_sidecar.machine.redaction import configuration_as_evidence
 from pytest_istio_sidecar.netfilter.model import Family, PodRules
 from pytest_istio_sidecar.netfilter.packet import Host
 from pytest_istio_sidecar.netfilter.sockets import Socket
-from pytest_istio_sidecar.readers.command import Runner, kept
 from pytest_istio_sidecar.readers.host import read_host
 from pytest_istio_sidecar.readers.listeners import Ask, read_listeners
 from pytest_istio_sidecar.readers.policy_routes import read_policy_routes
+from pytest_istio_sidecar.readers.runner import Runner
 from pytest_istio_sidecar.readers.sockets import read_sockets
 from pytest_istio_sidecar.readers.tables import read_tables
 from pytest_istio_sidecar.readers.traffic import APPLICATION_ID, Traffic

@@ -177,6 +177,7 @@ def _take_down(config: pytest.Config) -> None:
     if run is not None and run.is_owner and run.directory.exists():
         from pytest_istio_sidecar.environments.shared import take_down
         from pytest_istio_sidecar.machine.progress import Progress
+        from pytest_istio_sidecar.plugin import messages
 
         keep = settings.Settings.from_config(config).keep
         keep_it = keep == "always" or (keep == "failed" and config.stash.get(FAILED, True))
@@ -188,8 +189,13 @@ def _take_down(config: pytest.Config) -> None:
             )
         except (IstioSidecarError, KeyboardInterrupt) as problem:
             failed = True
-            left = str(problem) or "interrupted while it was taken down"
-            left += "\n\n  left     what this run made is on file; remove it: istio-sidecar clean"
+            failure = (
+                problem.failure
+                if isinstance(problem, IstioSidecarError)
+                else messages.TAKE_DOWN_INTERRUPTED()
+            )
+            on_file = "what this run made is on file; remove it: istio-sidecar clean"
+            left = str(failure.and_facts([("left", on_file)]))
         finally:
             workers.end_progress(config)
             run.remove()

@@ -27,6 +27,7 @@ PLUGINS_DIFFER = Message(
     "{ours}={value} and pytest-kind's {theirs}={other} say something different",
     help="give one of them, or the same to both",
 )
+TAKE_DOWN_INTERRUPTED = Message("IS914", "interrupted while it was taken down", help="istio-sidecar clean")
 KEEP_DIFFERS = Message(
     "IS911",
     "--istio-keep={keep} and pytest-kind's --keep-cluster say something different",

@@ -13,8 +13,8 @@ from typing import Protocol
 
 from pytest_istio_sidecar.errors import EnvironmentProblem
 from pytest_istio_sidecar.failure import Advice, advise
+from pytest_istio_sidecar.machine.command import NOT_FOUND, CommandResult
 from pytest_istio_sidecar.readers import messages
-from pytest_istio_sidecar.readers.command import NOT_FOUND, CommandResult
 
 _SUDO_REFUSALS = (
     Advice(

@@ -15,7 +15,7 @@ import json
 from pytest_istio_sidecar.errors import EnvironmentProblem
 from pytest_istio_sidecar.netfilter.packet import Host
 from pytest_istio_sidecar.readers import messages
-from pytest_istio_sidecar.readers.command import Runner
+from pytest_istio_sidecar.readers.runner import Runner
 
 
 def read_host(runner: Runner, *, timeout: float, pod: str = "") -> Host:

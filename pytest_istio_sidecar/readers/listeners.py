@@ -15,9 +15,10 @@ from pytest_istio_sidecar.errors import EnvironmentProblem
 from pytest_istio_sidecar.failure import Fact
 from pytest_istio_sidecar.istio import ports
 from pytest_istio_sidecar.istio.listeners import Listener, parse_listeners
+from pytest_istio_sidecar.machine.command import CommandResult
 from pytest_istio_sidecar.readers import messages
-from pytest_istio_sidecar.readers.command import CommandResult, Runner
 from pytest_istio_sidecar.readers.exec import Exec
+from pytest_istio_sidecar.readers.runner import Runner
 
 _ASK = """
 import http.client, sys

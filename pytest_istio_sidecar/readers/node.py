@@ -13,8 +13,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from pytest_istio_sidecar.errors import EnvironmentProblem
+from pytest_istio_sidecar.machine.command import NOT_FOUND, CommandResult
 from pytest_istio_sidecar.readers import messages
-from pytest_istio_sidecar.readers.command import NOT_FOUND, CommandResult
 from pytest_istio_sidecar.readers.exec import Exec
 
 

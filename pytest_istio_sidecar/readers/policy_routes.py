@@ -9,7 +9,7 @@ from pytest_istio_sidecar.errors import EnvironmentProblem
 from pytest_istio_sidecar.istio.policy_route import PolicyRouting, Routings, parse_policy_routing
 from pytest_istio_sidecar.netfilter.model import Family
 from pytest_istio_sidecar.readers import messages
-from pytest_istio_sidecar.readers.command import Runner
+from pytest_istio_sidecar.readers.runner import Runner
 
 _IP: tuple[tuple[Family, list[str]], ...] = ((4, ["ip", "-4"]), (6, ["ip", "-6"]))
 _NO_FAMILY = "Address family not supported"

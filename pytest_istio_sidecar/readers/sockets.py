@@ -8,7 +8,7 @@ from __future__ import annotations
 from pytest_istio_sidecar.errors import EnvironmentProblem
 from pytest_istio_sidecar.netfilter.sockets import Socket, TransportName, parse_sockets
 from pytest_istio_sidecar.readers import messages
-from pytest_istio_sidecar.readers.command import Runner
+from pytest_istio_sidecar.readers.runner import Runner
 
 _FILES: tuple[tuple[TransportName, str], ...] = (
     ("tcp", "/proc/net/tcp"),

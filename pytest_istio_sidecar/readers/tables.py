@@ -17,11 +17,12 @@ from pathlib import Path
 
 from pytest_istio_sidecar.errors import EnvironmentProblem, ParseError
 from pytest_istio_sidecar.failure import Advice, advise
+from pytest_istio_sidecar.machine.command import CommandResult
 from pytest_istio_sidecar.netfilter.model import Backend, Family, PodRules, Ruleset, joined
 from pytest_istio_sidecar.netfilter.text.parse_list import parse_iptables_list
 from pytest_istio_sidecar.netfilter.text.parse_save import parse_iptables_save
 from pytest_istio_sidecar.readers import messages
-from pytest_istio_sidecar.readers.command import CommandResult, Runner
+from pytest_istio_sidecar.readers.runner import Runner
 
 _PREFIXES: Mapping[Family, str] = {4: "iptables", 6: "ip6tables"}
 _FRONT_ENDS = {Backend.LEGACY: "legacy-save", Backend.NF_TABLES: "nft-save"}

@@ -23,7 +23,7 @@ from pytest_istio_sidecar.istio.observation import (
 )
 from pytest_istio_sidecar.netfilter.model import Family
 from pytest_istio_sidecar.netfilter.packet import Endpoint
-from pytest_istio_sidecar.readers.command import Runner
+from pytest_istio_sidecar.readers.runner import Runner
 from pytest_istio_sidecar.readers.tables import read_counters
 
 APPLICATION_ID = 1000

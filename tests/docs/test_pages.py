@@ -13,10 +13,10 @@ from functools import cache
 from itertools import pairwise
 
 import pytest
+from catalogue import CATALOGUE
 from markdown_blocks import CHECKOUT, PAGES, tokens_of
 
 import pytest_istio_sidecar
-from pytest_istio_sidecar.catalogue import CATALOGUE
 from pytest_istio_sidecar.cli import _COMMANDS, main
 from pytest_istio_sidecar.netfilter.text.diagnosis import KNOWN, diagnose
 from pytest_istio_sidecar.plugin.options import OPTIONS

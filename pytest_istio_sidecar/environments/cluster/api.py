@@ -32,8 +32,8 @@ from pytest_istio_sidecar.environments.cluster.api_problems import (
 )
 from pytest_istio_sidecar.errors import EnvironmentProblem
 from pytest_istio_sidecar.failure import Failure
+from pytest_istio_sidecar.machine.command import NOT_FOUND, CommandResult
 from pytest_istio_sidecar.machine.state_file import Json
-from pytest_istio_sidecar.readers.command import NOT_FOUND, CommandResult
 
 __all__ = ["ApiProblem", "Json", "KubernetesApi"]
 

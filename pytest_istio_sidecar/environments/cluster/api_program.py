@@ -12,8 +12,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 
 from pytest_istio_sidecar.environments.cluster.api_problems import ADMINISTRATOR
-from pytest_istio_sidecar.machine.command import run_command
-from pytest_istio_sidecar.readers.command import CommandResult
+from pytest_istio_sidecar.machine.command import CommandResult, run_command
 
 _PAUSE_SECONDS = 1.0
 

@@ -27,20 +27,20 @@ from pytest_istio_sidecar.environments.cluster.workload import (
     owner_of,
     reread,
 )
+from pytest_istio_sidecar.environments.excerpts import pod_as_evidence, workload_as_evidence
 from pytest_istio_sidecar.errors import EnvironmentProblem
 from pytest_istio_sidecar.istio import ports
 from pytest_istio_sidecar.istio.listeners import Direction, Listener
 from pytest_istio_sidecar.istio.observation import RequestKind
 from pytest_istio_sidecar.istio.options import IstioOptions
 from pytest_istio_sidecar.istio.pod_options import unlike_user
-from pytest_istio_sidecar.machine.command import run_command
-from pytest_istio_sidecar.machine.redaction import pod_as_evidence, workload_as_evidence
+from pytest_istio_sidecar.machine.command import CommandResult, run_command
 from pytest_istio_sidecar.netfilter.model import Family, PodRules
-from pytest_istio_sidecar.readers.command import CommandResult, Runner
 from pytest_istio_sidecar.readers.exec import CannotBecomeRoot, Exec, become_root
 from pytest_istio_sidecar.readers.listeners import Ask, ask_in_sidecar
 from pytest_istio_sidecar.readers.name_servers import read_name_servers
 from pytest_istio_sidecar.readers.node import enter_pod
+from pytest_istio_sidecar.readers.runner import Runner
 
 COMMAND_SECONDS = 30.0
 START_SECONDS = 120.0

@@ -18,7 +18,7 @@ from pytest_istio_sidecar.environments.cluster import messages
 from pytest_istio_sidecar.environments.cluster.api import KubernetesApi, websocket_error
 from pytest_istio_sidecar.environments.cluster.api_problems import ApiUnreachable
 from pytest_istio_sidecar.failure import Failure
-from pytest_istio_sidecar.readers.command import CommandResult
+from pytest_istio_sidecar.machine.command import CommandResult
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer

@@ -20,9 +20,9 @@ from pytest_istio_sidecar.errors import EnvironmentProblem
 from pytest_istio_sidecar.istio import ports
 from pytest_istio_sidecar.istio.listeners import Direction
 from pytest_istio_sidecar.istio.observation import RequestKind, TrackedConnection
+from pytest_istio_sidecar.machine.command import CommandResult
 from pytest_istio_sidecar.netfilter.model import Family
 from pytest_istio_sidecar.netfilter.packet import Endpoint, IPAddress
-from pytest_istio_sidecar.readers.command import CommandResult
 from pytest_istio_sidecar.readers.exec import Exec
 from pytest_istio_sidecar.readers.traffic import (
     HTTPBIN_PORT,

@@ -42,7 +42,11 @@ _LIBC = ctypes.CDLL(None, use_errno=True)
 
 
 class PodProblemError(Exception):
-    """Why the pod cannot come up; its text is the message that the user gets."""
+    """Why the pod cannot come up: a sentence, and what a program said of it as labelled facts."""
+
+    def __init__(self, sentence: str, *facts: tuple[str, str]) -> None:
+        super().__init__(sentence)
+        self.facts = [fact for fact in facts if fact[1]]
 
 
 class Starter:
@@ -147,11 +151,12 @@ def command(argv: Sequence[str], text: str = "") -> None:
     done = run({"argv": argv, "input": text, "timeout": 10})
     if done["exit_status"] == 0:
         return
-    lines = [f"{argv[0].rpartition('/')[2]} failed while the pod was built", ""]
     status = "no end" if done["exit_status"] is None else f"exit {done['exit_status']}"
-    lines.append(f"  ran      {' '.join(argv)}   {status} after {done['seconds']:.1f} s")
-    lines += [f"  stderr   {line}" for line in str(done["stderr"]).splitlines()[:5]]
-    raise PodProblemError("\n".join(lines))
+    raise PodProblemError(
+        f"{argv[0].rpartition('/')[2]} failed while the pod was built",
+        ("ran", f"{' '.join(argv)}   {status} after {done['seconds']:.1f} s"),
+        ("stderr", "\n".join(str(done["stderr"]).splitlines()[:5])),
+    )
 
 
 def build_networks(pod: Specification) -> None:
@@ -242,7 +247,7 @@ class Services:
         for name, process in self._running.items():
             if process.poll() is not None:
                 raise PodProblemError(
-                    f"{name} ended with status {process.returncode}{self._last_words(name)}"
+                    f"{name} ended with status {process.returncode}", ("stderr", self._last_words(name))
                 )
 
     def ended(self) -> list[str]:
@@ -260,8 +265,7 @@ class Services:
     def _last_words(self, name: str) -> str:
         descriptor = os.open(f"{name}.err", os.O_RDONLY, dir_fd=self._directory)
         with open(descriptor, "rb") as log:
-            lines = log.read().decode(errors="backslashreplace").splitlines()[-6:]
-        return "\n" + "\n".join(f"  stderr   {line}" for line in lines)
+            return "\n".join(log.read().decode(errors="backslashreplace").splitlines()[-6:])
 
     def wait_for(self, name: str, port: int, path: str, deadline: float, starter: Starter) -> None:
         """Wait until a service answers `200` on a local port."""
@@ -280,7 +284,8 @@ class Services:
                     return
             time.sleep(0.005)
         raise PodProblemError(
-            f"{name} did not become ready in time; last seen on port {port}: {seen}{self._last_words(name)}"
+            f"{name} did not become ready in time; last seen on port {port}: {seen}",
+            ("stderr", self._last_words(name)),
         )
 
 
@@ -363,7 +368,7 @@ def main(specification: str, starter_descriptor: str, owner_descriptor: str) -> 
         starter.let_go()
         serve_requests(control, owner, services)
     except PodProblemError as problem:
-        starter.tell(problem=str(problem))
+        starter.tell(problem=str(problem), facts=problem.facts)
     except BrokenPipeError:
         pass  # nobody is left to be told
     finally:

@@ -22,9 +22,9 @@ from pytest_istio_sidecar.environments.embedded.namespaces import explain_failed
 from pytest_istio_sidecar.environments.embedded.specification import Specification
 from pytest_istio_sidecar.errors import EnvironmentProblem
 from pytest_istio_sidecar.failure import Advice, Fact, Failure, advise
+from pytest_istio_sidecar.machine.command import CommandResult
 from pytest_istio_sidecar.machine.lease import Lease, write_supervisor
 from pytest_istio_sidecar.machine.process import ProcessIdentity
-from pytest_istio_sidecar.readers.command import CommandResult
 
 COMMAND_SECONDS = 10.0
 """For a command in the pod; they take milliseconds."""
@@ -197,8 +197,8 @@ def _wait_until_ready(status: socket.socket, directory: Path, timeout: float) ->
         for line in lines:
             fact = json.loads(line)
             if "problem" in fact:
-                failure = messages.NOT_MADE(problem=fact["problem"])
-                raise EnvironmentProblem(failure.advised(advise(fact["problem"], _ADVICE)))
+                failure = messages.NOT_MADE(problem=fact["problem"], facts=map(tuple, fact["facts"]))
+                raise EnvironmentProblem(failure.advised(advise(str(failure), _ADVICE)))
             if "ready" in fact:
                 return parts
             parts[fact["part"]] = float(fact["seconds"])

@@ -20,9 +20,8 @@ from pytest_istio_sidecar.environments.cluster.api_program import run_api_progra
 from pytest_istio_sidecar.environments.kind import messages
 from pytest_istio_sidecar.errors import EnvironmentProblem
 from pytest_istio_sidecar.failure import Advice, Failure, advise
-from pytest_istio_sidecar.machine.command import run_command
+from pytest_istio_sidecar.machine.command import CommandResult, run_command
 from pytest_istio_sidecar.machine.progress import Progress
-from pytest_istio_sidecar.readers.command import CommandResult
 
 if TYPE_CHECKING:
     from pytest_kind import KindCluster

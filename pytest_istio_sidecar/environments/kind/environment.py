@@ -27,11 +27,11 @@ from pytest_istio_sidecar.environments.cluster.stuck_pods import wait_until_sett
 from pytest_istio_sidecar.environments.cluster.workload import SIDECAR, Workload, is_ready
 from pytest_istio_sidecar.environments.kind import messages
 from pytest_istio_sidecar.environments.kind.cluster import Cluster, KindFailed
+from pytest_istio_sidecar.environments.kind.download import find_or_download
 from pytest_istio_sidecar.environments.kind.httpbin import deploy, deployment_of, make_namespace
 from pytest_istio_sidecar.environments.kind.istioctl import install, istioctl_of
 from pytest_istio_sidecar.errors import EnvironmentProblem
 from pytest_istio_sidecar.istio.versions import cluster_pair, number_of
-from pytest_istio_sidecar.machine.download import find_or_download
 from pytest_istio_sidecar.machine.lease import CLUSTER, Lease, leases
 from pytest_istio_sidecar.machine.progress import Progress
 from pytest_istio_sidecar.machine.state_file import StateUnreadable, read_state, write_state

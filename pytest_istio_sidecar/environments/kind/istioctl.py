@@ -20,9 +20,8 @@ from pytest_istio_sidecar.environments.kind import messages
 from pytest_istio_sidecar.errors import EnvironmentProblem
 from pytest_istio_sidecar.failure import Advice, Fact, Failure
 from pytest_istio_sidecar.istio.versions import default_hub
-from pytest_istio_sidecar.machine.command import run_command
+from pytest_istio_sidecar.machine.command import CommandResult, run_command
 from pytest_istio_sidecar.machine.progress import Progress
-from pytest_istio_sidecar.readers.command import CommandResult
 
 NAMESPACE = "istio-system"
 _QUESTION_SECONDS = 60.0

@@ -1,11 +1,13 @@
-"""What is said of kind clusters, Istio's installation and the lab's edit: IS75 to IS79.
+"""What is said of kind clusters, Istio's installation and the lab's edit: IS75 to IS79, of downloads IS80.
 
 Knows the words. Does not know when they are said.
 """
 
 from __future__ import annotations
 
-from pytest_istio_sidecar.failure import Message
+from pytest_istio_sidecar.failure import IN_THE_TEXT, Message
+
+_MIRROR = "correct the mirror, or the release; nothing of it was kept"
 
 KUBECTL_FAILED = Message("IS751", "kubectl failed on the cluster {cluster}", help="its own words say why")
 KIND_FAILED = Message(
@@ -53,4 +55,22 @@ MANIFEST_WITHOUT_DEPLOYMENT = Message(
     "IS771",
     "the manifest has no Deployment to read the sidecar of",
     help="the manifest of this package was changed: install it again",
+)
+NO_PROGRAM = Message("IS801", "{option}={program} is no program", help="name a file that can be executed")
+NO_CHECKSUM = Message("IS802", "{url} has no SHA-256 in it: {text!r}", help=_MIRROR)
+OTHER_CHECKSUM = Message(
+    "IS803", "{url} is not what its release says it is", note="nothing of it was kept", help=_MIRROR
+)
+ANSWER_WITHOUT_END = Message(
+    "IS804", "the answer goes on after {limit} MiB, which no program does", help=_MIRROR
+)
+NOT_IN_ARCHIVE = Message("IS805", "{url} has no {program} in it ({problem!r})", help=_MIRROR)
+NO_MIRROR = Message(
+    "IS806", "{variable}={value}: expected an address that begins with https://", help=IN_THE_TEXT
+)
+NOT_DOWNLOADED = Message(
+    "IS807",
+    "there is no {program} on the PATH, and {version} could not be downloaded",
+    fix="install {program}, or name it with {option}; behind a mirror: {mirror}=URL; "
+    "without a cluster: --istio-environment=embedded",
 )

@@ -14,9 +14,9 @@ from typing import NoReturn
 from pytest_istio_sidecar.errors import ParseError
 from pytest_istio_sidecar.failure import Failure
 from pytest_istio_sidecar.netfilter import messages
-from pytest_istio_sidecar.netfilter.call_graph import first_circle
 from pytest_istio_sidecar.netfilter.model import Backend, Chain, Family, Rule, Ruleset, Table
 from pytest_istio_sidecar.netfilter.targets import Extended, Goto, Jump, Target
+from pytest_istio_sidecar.netfilter.text.call_graph import first_circle
 from pytest_istio_sidecar.netfilter.text.diagnosis import diagnose
 from pytest_istio_sidecar.netfilter.text.infer_table import infer_table
 from pytest_istio_sidecar.netfilter.text.parse_match import strict_number

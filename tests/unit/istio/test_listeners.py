@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from pytest_istio_sidecar import assert_listener, assert_rules_reach_listeners, expected_ruleset
+from pytest_istio_sidecar.environments.excerpts import configuration_as_evidence
 from pytest_istio_sidecar.errors import ParseError
 from pytest_istio_sidecar.istio.listeners import _field, parse_listeners
-from pytest_istio_sidecar.machine.redaction import configuration_as_evidence
 
 RECORDED = Path(__file__).parents[2] / "data" / "envoy"
 LISTENING = (RECORDED / "listeners-1.8.json").read_text()

@@ -9,7 +9,7 @@ import json
 
 import pytest
 
-from pytest_istio_sidecar.readers.command import CommandResult
+from pytest_istio_sidecar.machine.command import CommandResult
 from pytest_istio_sidecar.readers.exec import CannotBecomeRoot, ExecRunner, become_root
 from pytest_istio_sidecar.readers.node import NodeUnreadable, enter_pod
 

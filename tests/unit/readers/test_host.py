@@ -7,7 +7,7 @@ import json
 import pytest
 
 from pytest_istio_sidecar.errors import EnvironmentProblem
-from pytest_istio_sidecar.readers.command import CommandResult
+from pytest_istio_sidecar.machine.command import CommandResult
 from pytest_istio_sidecar.readers.host import read_host
 
 LO = {"ifname": "lo", "flags": ["LOOPBACK", "UP", "LOWER_UP"], "addr_info": [

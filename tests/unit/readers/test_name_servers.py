@@ -8,7 +8,7 @@ import pytest
 
 from pytest_istio_sidecar import IstioOptions, expected_ruleset, outbound, trace
 from pytest_istio_sidecar.environments.cluster.pod import ClusterPod
-from pytest_istio_sidecar.readers.command import CommandResult
+from pytest_istio_sidecar.machine.command import CommandResult
 from pytest_istio_sidecar.readers.name_servers import read_name_servers
 
 POD = Path(__file__).parents[2] / "data" / "observed-1.20.8" / "pod.json"

@@ -10,7 +10,7 @@ import pytest
 from pytest_istio_sidecar import NotIntercepted, RedirectError, assert_intercepted, assert_not_intercepted
 from pytest_istio_sidecar.environments.cluster.traffic import ClusterTraffic
 from pytest_istio_sidecar.errors import EnvironmentProblem, Undecided
-from pytest_istio_sidecar.readers.command import CommandResult
+from pytest_istio_sidecar.machine.command import CommandResult
 
 POD, CLIENT = ipaddress.ip_address("10.244.0.7"), ipaddress.ip_address("10.244.0.6")
 HTTPBIN = (

@@ -11,7 +11,7 @@ from pytest_istio_sidecar.environments.cluster.api import KubernetesApi
 from pytest_istio_sidecar.environments.cluster.api_problems import ApiRefused, ApiUnreachable
 from pytest_istio_sidecar.environments.cluster.port_forward import get_from_pod
 from pytest_istio_sidecar.errors import EnvironmentProblem
-from pytest_istio_sidecar.readers.command import CommandResult
+from pytest_istio_sidecar.machine.command import CommandResult
 from pytest_istio_sidecar.readers.listeners import read_listeners
 
 PORT = (15000).to_bytes(2, "little")

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from pytest_istio_sidecar.cli import main
-from pytest_istio_sidecar.machine import doctor
-from pytest_istio_sidecar.machine.doctor import Condition, Line, examine
+from pytest_istio_sidecar.environments import doctor
+from pytest_istio_sidecar.environments.doctor import Condition, Line, examine
 
 
 @pytest.fixture

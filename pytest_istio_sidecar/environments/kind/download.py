@@ -22,9 +22,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, TypeVar
 
+from pytest_istio_sidecar.environments.kind import messages
 from pytest_istio_sidecar.errors import EnvironmentProblem
 from pytest_istio_sidecar.istio.versions import checksum, number_of
-from pytest_istio_sidecar.machine import messages
 from pytest_istio_sidecar.machine.progress import Progress
 
 T = TypeVar("T")

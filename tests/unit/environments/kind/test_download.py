@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from pytest_istio_sidecar.environments.kind.download import MIRROR, find_or_download, release_of
 from pytest_istio_sidecar.errors import EnvironmentProblem
 from pytest_istio_sidecar.istio.versions import clusters
-from pytest_istio_sidecar.machine.download import MIRROR, find_or_download, release_of
 from pytest_istio_sidecar.machine.progress import Progress
 
 PROGRAM = b"#!/bin/sh\necho kind\n"

@@ -1,0 +1,29 @@
+"""Every message that users can get: what the modules `messages` of the package have.
+
+The hundreds tell what a message is about: 1 verdicts and notices, 2 listings, rules and packets, 3 options
+and releases of Istio, 4 what prevents a verdict, 5 reading a pod, 6 and 7 environments, 8 this machine,
+9 options of pytest and of the command line.
+"""
+
+from importlib import import_module
+from pathlib import Path
+
+import pytest_istio_sidecar
+from pytest_istio_sidecar.failure import Message
+
+PACKAGE = Path(pytest_istio_sidecar.__file__).parent
+
+
+def module_of(path):
+    return import_module(".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts))
+
+
+NAMED = [
+    (name, value)
+    for path in sorted(PACKAGE.rglob("messages.py"))
+    for name, value in vars(module_of(path)).items()
+    if isinstance(value, Message)
+]
+
+BY_NAME = dict(NAMED)
+CATALOGUE = tuple(sorted(message for _, message in NAMED))
