@@ -14,7 +14,8 @@ from typing import TypedDict
 
 from pytest_istio_sidecar.failure import WIDTH
 from pytest_istio_sidecar.netfilter.model import HOOKS, Rule
-from pytest_istio_sidecar.netfilter.trace.trace import Step, Trace
+from pytest_istio_sidecar.netfilter.trace.table import Step
+from pytest_istio_sidecar.netfilter.trace.trace import Trace
 
 
 class PathLine(TypedDict):

@@ -13,7 +13,8 @@ from pytest_istio_sidecar.checks.wording import describe
 from pytest_istio_sidecar.netfilter.model import HOOKS, Rule
 from pytest_istio_sidecar.netfilter.packet import Fate
 from pytest_istio_sidecar.netfilter.targets import Goto, Jump, Redirect, SetMark, Target, Verdict
-from pytest_istio_sidecar.netfilter.trace.trace import Step, Trace
+from pytest_istio_sidecar.netfilter.trace.table import Step
+from pytest_istio_sidecar.netfilter.trace.trace import Trace
 from pytest_istio_sidecar.reports.path import short_rule
 from pytest_istio_sidecar.reports.way import Way, way_of
 

@@ -19,11 +19,11 @@ from pytest_istio_sidecar.netfilter.routing import Routing
 from pytest_istio_sidecar.netfilter.targets import Redirect, Tproxy
 from pytest_istio_sidecar.netfilter.trace import nat
 from pytest_istio_sidecar.netfilter.trace.packet_state import Skb
-from pytest_istio_sidecar.netfilter.trace.table import CompiledChain, Entry, Oracle, traverse
+from pytest_istio_sidecar.netfilter.trace.table import CompiledChain, Oracle, Step, traverse
 
 
 class Traversal:
-    """What happens to one packet; `fate`, `destination`, `mark`, `deciding` and `journal` are the results."""
+    """What happens to one packet; `fate`, `destination`, `mark`, `deciding` and `steps` are the results."""
 
     def __init__(self, packet: Packet, routing: Routing, legs: Legs[CompiledChain], oracle: Oracle) -> None:
         self.packet = packet
@@ -32,7 +32,7 @@ class Traversal:
         self.skb = Skb(packet, routing)
         self.fate = Fate.UNCHANGED
         self.deciding: Rule | None = None
-        self.journal: list[Entry] = []
+        self.steps: list[Step] = []
         self._legs = legs
         self._route = ""
         self._socket: Endpoint | None = None
@@ -75,7 +75,7 @@ class Traversal:
         """Conntrack looks the packet up, unless raw told it not to."""
         skb = self.skb
         if skb.state == "UNTRACKED":
-            self.deciding = next((entry.rule for entry in reversed(self.journal) if _untracks(entry)), None)
+            self.deciding = next((step.rule for step in reversed(self.steps) if _untracks(step)), None)
         else:
             skb.state = self.packet.state
             skb.tracked = skb.state not in ("INVALID", "UNTRACKED")
@@ -126,7 +126,7 @@ class Traversal:
         for base, chain in chains:
             if base.type == "nat" and self.skb.state != "NEW":
                 continue
-            action, rule = traverse(base.table, chain, self.skb, base.hook, self.journal, self.oracle)
+            action, rule = traverse(base.table, chain, self.skb, base.hook, self.steps, self.oracle)
             if action is Action.DROP:
                 self.fate, self.deciding = Fate.DROPPED, rule
                 return False
@@ -153,7 +153,7 @@ class Traversal:
     def _drop(self, why: str) -> bool:
         """Routing drops the packet; the rule that sent it there stays the one that decided."""
         self.fate = Fate.DROPPED
-        self.journal.append(Entry("routing", self.packet.hook, None, True, f"dropped: {why}"))
+        self.steps.append(Step("routing", self.packet.hook, None, True, f"dropped: {why}"))
         return False
 
 
@@ -166,5 +166,5 @@ _MOMENTS: dict[Moment, Callable[[Traversal], bool]] = {
 }
 
 
-def _untracks(entry: Entry) -> bool:
-    return entry.rule is not None and entry.matched is not False and is_about_tracking(entry.rule.target)
+def _untracks(step: Step) -> bool:
+    return step.rule is not None and step.matched is not False and is_about_tracking(step.rule.target)

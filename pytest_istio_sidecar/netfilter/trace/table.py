@@ -2,8 +2,7 @@
 
 Knows chains, jump, goto, RETURN and policies. Does not know what targets do (`actions`, `nat`), nor the
 order of tables and hooks (`hooks`). Invariant: a
-ruleset is compiled once and never changes; every rule met leaves one entry in
-the journal, in the order met.
+ruleset is compiled once and never changes; every rule met leaves one step, in the order met.
 Semantics: docs/semantics.md, 4.
 """
 
@@ -26,14 +25,31 @@ HOPS = 65_536
 """Jumps beyond which chains must be jumping in a circle; the kernel refuses such rules (ELOOP)."""
 
 
-class Entry(NamedTuple):
-    """One line of the journal: a rule and whether it matched (None: cannot be told), or a policy."""
+class Step(NamedTuple):
+    """One rule that the packet met, or what happened without one: the policy of a base chain, no route.
+
+    Attributes:
+        rule: None: there is none.
+        matched: None: it cannot be told.
+        remark: what happened, where that does not follow from the rule.
+    """
 
     table: str
     chain: str
     rule: Rule | None
     matched: bool | None
-    outcome: str = ""
+    remark: str = ""
+
+    @property
+    def outcome(self) -> str:
+        """What the rule did: "no match", "match, jump", "unknown", "policy ACCEPT" and the like."""
+        if self.remark or self.rule is None:
+            return self.remark
+        if self.matched is None:
+            return "unknown"
+        if not self.matched:
+            return "no match"
+        return "match" if self.rule.target is None else f"match, {self.rule.target.verb}"
 
 
 End = tuple[Action, Rule | None]
@@ -80,9 +96,7 @@ def _is_worth_asking(base: BaseChain, chain: CompiledChain) -> bool:
     return bool(chain.rules) or chain.policy == "DROP" or (base.type == "nat" and base.hook in FIRST)
 
 
-def traverse(
-    table: str, start: CompiledChain, skb: Skb, hook: str, journal: list[Entry], oracle: Oracle
-) -> End:
+def traverse(table: str, start: CompiledChain, skb: Skb, hook: str, steps: list[Step], oracle: Oracle) -> End:
     """Take the packet through a built-in chain and what it jumps to.
 
     Returns:
@@ -101,7 +115,7 @@ def traverse(
             if stack:
                 chain, index = stack.pop()
                 continue
-            return _policy(table, start, journal, returned)
+            return _policy(table, start, steps, returned)
         compiled = chain.rules[index]
         index += 1
         rule = compiled.rule
@@ -114,15 +128,15 @@ def traverse(
             if answer is None:
                 truth = None
         if truth is False:
-            journal.append(Entry(table, chain.name, rule, False))
+            steps.append(Step(table, chain.name, rule, False))
             continue
         action = compiled.action
         if truth is None:
-            journal.append(Entry(table, chain.name, rule, None))
+            steps.append(Step(table, chain.name, rule, None))
             if action is Action.CONTINUE or not oracle(compiled, skb):
                 continue
         else:
-            journal.append(Entry(table, chain.name, rule, True))
+            steps.append(Step(table, chain.name, rule, True))
         if action is Action.CONTINUE:
             continue
         if action is Action.JUMP or action is Action.GOTO:
@@ -135,28 +149,28 @@ def traverse(
         elif action is Action.RETURN:
             returned = rule
             if not stack:
-                return _policy(table, start, journal, returned)
+                return _policy(table, start, steps, returned)
             chain, index = stack.pop()
         elif action is Action.EFFECT:
             compiled.argument(skb)  # type: ignore[operator]
         elif action is Action.ACCEPT or action is Action.DROP or action is Action.TPROXY:
             return action, rule
         elif action is Action.NAT:
-            return _translate(compiled, skb, hook, journal), rule
+            return _translate(compiled, skb, hook, steps), rule
         else:
             raise Unforeseeable(str(compiled.argument))
 
 
-def _policy(table: str, chain: CompiledChain, journal: list[Entry], returned: Rule | None) -> End:
-    journal.append(Entry(table, chain.name, None, True, f"policy {chain.policy or 'ACCEPT'}"))
+def _policy(table: str, chain: CompiledChain, steps: list[Step], returned: Rule | None) -> End:
+    steps.append(Step(table, chain.name, None, True, f"policy {chain.policy or 'ACCEPT'}"))
     return (Action.DROP, None) if chain.policy == "DROP" else (Action.ACCEPT, returned)
 
 
-def _translate(compiled: CompiledRule, skb: Skb, hook: str, journal: list[Entry]) -> Action:
+def _translate(compiled: CompiledRule, skb: Skb, hook: str, steps: list[Step]) -> Action:
     if translate(compiled.argument, skb, hook):  # type: ignore[arg-type]
         return Action.NAT
     address = f"{skb.incoming} has no address to redirect to"
-    journal[-1] = journal[-1]._replace(outcome=f"match, dropped: {address}")
+    steps[-1] = steps[-1]._replace(remark=f"match, dropped: {address}")
     return Action.DROP
 
 

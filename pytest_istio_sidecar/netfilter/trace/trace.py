@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 from typing import TypeVar
 
 from pytest_istio_sidecar.markup import html_table
@@ -27,7 +26,7 @@ from pytest_istio_sidecar.netfilter.trace.table import (
     CompiledChain,
     CompiledRule,
     CompiledRuleset,
-    Entry,
+    Step,
     compile_ruleset,
 )
 
@@ -38,20 +37,6 @@ COMBINATIONS = 4096
 
 REMEMBERED = 64
 """Rulesets and hosts whose compiled form is kept."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Step:
-    """One rule that the packet met, or the policy at the end of a built-in chain."""
-
-    table: str
-    chain: str
-    rule: Rule | None
-    """None: the chain's policy."""
-    matched: bool | None
-    """None: it cannot be told."""
-    outcome: str
-    """ "no match", "match, jump", "unknown", "policy ACCEPT" and the like."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,6 +50,7 @@ class Trace:
         deciding_rule: what decided the fate: the rule that translates, drops or hands over the
             packet, or the last RETURN or ACCEPT that let it by; None: a policy.
         reasons: why the fate is unknown, one sentence each.
+        steps: every rule the packet met, in order; where the fate is unknown, as if unknown matches failed.
     """
 
     packet: Packet
@@ -75,21 +61,7 @@ class Trace:
     mark: int | None
     deciding_rule: Rule | None
     reasons: tuple[str, ...] = ()
-    _journal: tuple[Entry, ...] = field(default=(), repr=False)
-
-    @cached_property
-    def steps(self) -> tuple[Step, ...]:
-        """Every rule the packet met, in order; where the fate is unknown, as if unknown matches failed."""
-        return tuple(
-            Step(
-                table=entry.table,
-                chain=entry.chain,
-                rule=entry.rule,
-                matched=entry.matched,
-                outcome=entry.outcome or _outcome(entry),
-            )
-            for entry in self._journal
-        )
+    steps: tuple[Step, ...] = field(default=(), repr=False)
 
     def _repr_html_(self) -> str:
         """The traversal as a table, for notebooks."""
@@ -159,7 +131,7 @@ def _agreed(rules: Rules, packet: Packet, host: Host, routing: Routing, legs: Le
         reasons = answers.reasons
         if combinations > COMBINATIONS:
             reasons[f"more than {COMBINATIONS} combinations of matches would have to be tried"] = None
-        return _unknown(rules, packet, host, reasons, shown.journal, answers.first)
+        return _unknown(rules, packet, host, reasons, shown.steps, answers.first)
     return Trace(
         packet=packet,
         rules=rules,
@@ -168,7 +140,7 @@ def _agreed(rules: Rules, packet: Packet, host: Host, routing: Routing, legs: Le
         destination=shown.destination,
         mark=mark,
         deciding_rule=shown.deciding,
-        _journal=tuple(shown.journal),
+        steps=tuple(shown.steps),
     )
 
 
@@ -246,7 +218,7 @@ def _unknown(
     packet: Packet,
     host: Host,
     reasons: Iterable[str],
-    journal: Iterable[Entry] = (),
+    steps: Iterable[Step] = (),
     rule: Rule | None = None,
 ) -> Trace:
     return Trace(
@@ -258,22 +230,12 @@ def _unknown(
         mark=None,
         deciding_rule=rule,
         reasons=tuple(reasons),
-        _journal=tuple(journal),
+        steps=tuple(steps),
     )
 
 
 def _own(packet: Packet) -> Endpoint:
     return Endpoint(packet.destination, packet.destination_port)  # type: ignore[arg-type]
-
-
-def _outcome(entry: Entry) -> str:
-    if entry.matched is None:
-        return "unknown"
-    if not entry.matched:
-        return "no match"
-    if entry.rule is None:
-        return "policy"
-    return "match" if entry.rule.target is None else f"match, {entry.rule.target.verb}"
 
 
 _DEFAULT_HOST = Host()
