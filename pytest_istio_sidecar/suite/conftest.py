@@ -38,9 +38,9 @@ def claim(expected, sidecar_pod, istio_version, istio_options) -> Callable[..., 
         try:
             assertion(meant, *arguments, **named)
         except VerdictAgainst as problem:
-            told = ", ".join(f"{name}={value}" for name, value in istio_options.changed().items())
+            options = ", ".join(f"{name}={value}" for name, value in istio_options.changed().items())
             pytest.skip(
-                f"not meant by Istio {istio_version} with {told or 'its defaults'}: {problem.args[0]}"
+                f"not meant by Istio {istio_version} with {options or 'its defaults'}: {problem.args[0]}"
             )
         assertion(rules, *arguments, **named)
 
@@ -124,8 +124,8 @@ def istio_output(_captures_outbound, iptables_nat) -> frozenset[str]:
 @pytest.fixture(scope="session")
 def dead_rules(_captures_outbound, iptables_nat, sidecar_pod) -> frozenset[str]:
     """The rules of ISTIO_OUTPUT that no packet of this pod matches, as text."""
-    found = check_dead_rules(iptables_nat, host=sidecar_pod.host)
-    return frozenset(text_of(finding.rule) for finding in found)
+    dead = check_dead_rules(iptables_nat, host=sidecar_pod.host)
+    return frozenset(text_of(finding.rule) for finding in dead)
 
 
 @pytest.fixture(scope="session")
