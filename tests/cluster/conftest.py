@@ -68,7 +68,7 @@ def testbed(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Testbed
         pytest.skip(
             f"there is no test bed at {program.parent}; ISTIO_SIDECAR_TESTBED_DIRECTORY names another place"
         )
-    # The first start compiles Kubernetes: longer than what pytest takes for a deadlock, for those who wait too.
+    # The first start compiles Kubernetes, for longer than what pytest takes for a deadlock.
     faulthandler.cancel_dump_traceback_later()
     ours = tmp_path_factory.getbasetemp()
     shared = ours if worker_id == "master" else ours.parent
