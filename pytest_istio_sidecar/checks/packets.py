@@ -7,8 +7,9 @@ Invariant: a packet whose fate is unknown raises `Undecided`; it is never a find
 from __future__ import annotations
 
 from pytest_istio_sidecar.checks import messages
+from pytest_istio_sidecar.checks.cause import cause_of
 from pytest_istio_sidecar.checks.finding import Finding, Kind
-from pytest_istio_sidecar.checks.tracing import CAPTURED, assumptions, cause_of, decided, of_pod
+from pytest_istio_sidecar.checks.tracing import CAPTURED, assumptions, decided, of_pod
 from pytest_istio_sidecar.checks.wording import describe
 from pytest_istio_sidecar.failure import Failure
 from pytest_istio_sidecar.istio.ports import INBOUND, OUTBOUND, PURPOSE

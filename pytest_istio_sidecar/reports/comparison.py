@@ -68,9 +68,7 @@ def comparison_fields(comparison: Comparison) -> dict[str, Any]:
 
 def render_chain(chain: AlignedChain) -> list[str]:
     """One chain: expected rules on the left, where they are on the right."""
-    where = f"{chain.table} {chain.name}"
-    if chain.family == 6:
-        where = f"IPv6 {where}"
+    where = chain.place
     if chain.backend is not None:
         where += f" ({chain.backend})"
     rows = list(_rows(chain.lines))

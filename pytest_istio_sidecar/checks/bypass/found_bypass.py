@@ -13,8 +13,9 @@ from itertools import islice
 
 from pytest_istio_sidecar.checks.bypass.bypass import Bypass
 from pytest_istio_sidecar.checks.wording import CLAUSES, DIRECTIONS, Direction, named_family, packet_fields
-from pytest_istio_sidecar.netfilter.model import Family, Rule, Rules, rulesets_of
-from pytest_istio_sidecar.netfilter.packet import Packet
+from pytest_istio_sidecar.netfilter.hooks import orders
+from pytest_istio_sidecar.netfilter.model import Family, PodRules, Rule, Rules, rulesets_of
+from pytest_istio_sidecar.netfilter.packet import Fate, Packet
 from pytest_istio_sidecar.netfilter.space.partition import Part, Where
 from pytest_istio_sidecar.netfilter.trace.trace import Trace, trace
 
@@ -106,8 +107,20 @@ class FoundBypass:
         if not any(any(ruleset.rules()) for ruleset in rulesets_of(self._rules, self.family)):
             text += ": no rules"
         elif self._passing.moved:
-            text += f": sent to {self.trace.destination}"
+            text += f": sent to {self.sent_to}" if self.sent_to else ": may be sent elsewhere"
         return text
+
+    @cached_property
+    def sent_to(self) -> str:
+        """Where the witness is sent, if not where it was going; several where the order of back ends decides."""
+        if not self._passing.moved:
+            return ""
+        in_order = (
+            PodRules(rulesets=tuple(order), order_known=True) for order in orders(self._rules, self.family)
+        )
+        traces = [trace(rules, self.witness, host=self._part.host) for rules in in_order]
+        ends = dict.fromkeys(str(each.destination) for each in traces if each.fate is not Fate.UNKNOWN)
+        return " or ".join(ends)
 
     def to_dict(self) -> dict[str, object]:
         """For JSON."""

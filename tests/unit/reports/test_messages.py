@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from pytest_istio_sidecar import (
+    IstioOptions,
     PodRules,
     VerdictAgainst,
     assert_bypasses,
@@ -24,6 +25,7 @@ from pytest_istio_sidecar import (
     parse_iptables_save,
     render_save,
 )
+from pytest_istio_sidecar.checks.cause import expecting
 
 MESSAGES = Path(__file__).parents[2] / "data" / "messages"
 EXCLUDED = {15008, 22, 15090, 15021, 15020}
@@ -81,7 +83,8 @@ def pod(edit: Callable[[str], str]) -> PodRules:
     broken = edit(text)
     assert broken != text
     ruleset = parse_iptables_save(broken, source="httpbin.rules")
-    return PodRules(rulesets=(replace(ruleset, pod="demo/httpbin-7d9c"),), pod="demo/httpbin-7d9c")
+    rules = PodRules(rulesets=(replace(ruleset, pod="demo/httpbin-7d9c"),), pod="demo/httpbin-7d9c")
+    return expecting(rules, "1.8.3", IstioOptions())
 
 
 @pytest.mark.parametrize("fault", FAULTS)
