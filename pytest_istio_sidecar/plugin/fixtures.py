@@ -270,6 +270,7 @@ def send_request(istio_environment: Environment, pytestconfig: pytest.Config) ->
             uid=observation.uid,
             gid=observation.gid,
             captured=observation.captured_by,
+            decided=observation.decided,
         )
         return observation
 

@@ -68,7 +68,7 @@ def redirected(rules: PodRules, host: Host, options: IstioOptions) -> list[str]:
 def _senders(own: IPAddress, host: Host, options: IstioOptions) -> Iterator[_Sender]:
     tcp = PROTOCOLS["tcp"]
     yield _Sender(hook="PREROUTING", whose="", product={"protocol": ((tcp, tcp),)})
-    ids = {"uid": _APPLICATION_ID, "gid": _APPLICATION_ID}
+    ids: dict[FieldName, int] = {"uid": _APPLICATION_ID, "gid": _APPLICATION_ID}
     away: Product = {
         "interface": (host.external(),),
         **_only({"protocol": tcp, "source": int(own), "mark": 0, **ids}),

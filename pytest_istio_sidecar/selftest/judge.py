@@ -17,8 +17,8 @@ from pytest_istio_sidecar.checks.chains import (
     check_jump,
     check_redirect_target,
 )
-from pytest_istio_sidecar.checks.dead_rules import dead_rules
 from pytest_istio_sidecar.checks.comparison.expectation import check_matches_istio
+from pytest_istio_sidecar.checks.dead_rules import dead_rules
 from pytest_istio_sidecar.checks.finding import Finding, Kind, violations
 from pytest_istio_sidecar.checks.packets import check_not_redirected, check_redirected
 from pytest_istio_sidecar.istio import ports

@@ -145,7 +145,7 @@ def meant_dead(_captures_outbound, expected, sidecar_pod) -> dict[str, list[Find
 def _dead(nat: Table, host: Host) -> dict[str, list[Finding]]:
     found: dict[str, list[Finding]] = {}
     for finding in check_dead_rules(nat, host=host):
-        if finding.rule.chain == "ISTIO_OUTPUT":
+        if finding.rule is not None and finding.rule.chain == "ISTIO_OUTPUT":
             found.setdefault(text_of(finding.rule), []).append(finding)
     return found
 

@@ -112,7 +112,7 @@ class FoundBypass:
 
     @cached_property
     def sent_to(self) -> str:
-        """Where the witness is sent, if not where it was going; several where the order of back ends decides."""
+        """Where the witness is sent, if not where it was going: by either order of two back ends."""
         if not self._passing.moved:
             return ""
         in_order = (

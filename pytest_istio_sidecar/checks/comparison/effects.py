@@ -84,7 +84,7 @@ def effects_of(observed: Rules, expected: Rules, *, family: Family, host: Host) 
     Raises:
         Undecided: one side does not tell what becomes of some packet.
     """
-    effects = []
+    effects: list[Effect] = []
     for state in _states(observed, expected, family):
         for hook in _HOOKS:
             differences = differing(observed, expected, hook, host=host, family=family, state=state)

@@ -123,7 +123,7 @@ def foreign_rules(
 
 
 def _owner(chain: AlignedChain, rule: Rule, expected: set[tuple[str, Rule]]) -> str:
-    """Whose an additional rule is; "" for one in or to a chain of Istio's, which a hand may have put there."""
+    """Whose an additional rule is; "" for one in or to a chain of Istio's, which a hand may have put."""
     if any(isinstance(match, Protocol) and match.number == _PROBE for match in rule.matches):
         return PROBE
     if (chain.table, rule) in expected:
