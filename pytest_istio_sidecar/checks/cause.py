@@ -126,8 +126,8 @@ def _as_asked(traced: Trace, expectation: _Expectation) -> str:
         rules = expected_ruleset(version, family=family, options=without)
         words = as_a_pod_asks(in_effect(number, without), in_effect(number, asked))
         if words and _end(trace(rules, traced.packet, host=traced.host)) != _end(traced):
-            return f"Istio {version}'s rules do the same as with {' and '.join(words)}"
-    return f"Istio {version}'s rules do the same" + (" with this pod's options" if asked.changed() else "")
+            return f"the pod asks for it: Istio {version} does the same with {' and '.join(words)}"
+    return f"Istio {version}'s own rules do the same" + (" with this pod's options" if asked.changed() else "")
 
 
 def _missing(there: Trace, main: Ruleset, expectation: _Expectation) -> Iterator[str]:

@@ -43,7 +43,7 @@ def check_redirected(
             failure=messages.WRONG_PORT(packet=describe(packet), port=port, wanted=to, pod=of_pod(nat))
             if wrong_port
             else _reaches(trace, of_pod(nat)),
-            wanted=f"REDIRECT to :{to}{_purpose(to)}",
+            wanted=f"sent to :{to}{_purpose(to)}",
             got=_got(trace),
             trace=trace,
             cause=cause_of(trace, nat),
