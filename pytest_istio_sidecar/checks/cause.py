@@ -127,7 +127,9 @@ def _as_asked(traced: Trace, expectation: _Expectation) -> str:
         words = as_a_pod_asks(in_effect(number, without), in_effect(number, asked))
         if words and _end(trace(rules, traced.packet, host=traced.host)) != _end(traced):
             return f"the pod asks for it: Istio {version} does the same with {' and '.join(words)}"
-    return f"Istio {version}'s own rules do the same" + (" with this pod's options" if asked.changed() else "")
+    return f"Istio {version}'s own rules do the same" + (
+        " with this pod's options" if asked.changed() else ""
+    )
 
 
 def _missing(there: Trace, main: Ruleset, expectation: _Expectation) -> Iterator[str]:
@@ -188,7 +190,8 @@ class _Met:
 
 
 def _matched(traced: Trace) -> list[_Met]:
-    return [_Met(step.table, step.rule) for step in traced.steps if step.matched and step.rule is not None]
+    met = [_Met(step.table, step.rule) for step in traced.steps if step.matched and step.rule is not None]
+    return list({id(each.rule): each for each in met}.values())
 
 
 def _rules(ruleset: Ruleset, met: _Met) -> tuple[Rule, ...]:

@@ -82,6 +82,12 @@ def test_rules_that_change_nothing_for_the_packet_are_not_named():
     assert cause(rules, inbound(80)) == "rule 8 of ISTIO_INBOUND is not Istio 1.8.3's"
 
 
+def test_a_rule_that_the_packet_meets_twice_is_named_once():
+    jump = "-A PREROUTING -p tcp -j ISTIO_INBOUND\n"
+    rules = read("1.8.3", IstioOptions(), (jump, jump * 2), (CATCH_ALL, RETURN_80 + CATCH_ALL))
+    assert "rule 6 of ISTIO_INBOUND is not Istio 1.8.3's" in cause(rules, inbound(80))
+
+
 def test_several_rules_at_fault_are_in_the_plural():
     both = (
         "-A ISTIO_INBOUND -p tcp -m tcp --dport 80 -j MARK --set-xmark 0x1/0x1\n"
