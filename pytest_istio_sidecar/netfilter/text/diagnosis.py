@@ -176,7 +176,7 @@ KNOWN: tuple[Advice, ...] = (
         _NFT,
     ),
     Advice(
-        r"^\S{0,60}[$#>%] .*\n+(Chain \S|\*|-P |# Generated)",
+        r"\A\s*\S{0,60}[$#>%] (?!Generated|Completed|Warning|Table).*\b(ip6?tables|kubectl|nsenter)\b",
         "a line of the terminal, with the command, stands above the listing",
         "leave out what stands above its first line: Chain, -P, *nat or # Generated",
     ),
