@@ -11,9 +11,10 @@ from collections.abc import Callable, Collection, Hashable, Iterator, Sequence
 from dataclasses import replace
 
 from pytest_istio_sidecar.checks import messages
-from pytest_istio_sidecar.checks.finding import Finding, Kind, Severity
-from pytest_istio_sidecar.checks.tracing import CAPTURED, assumptions, cause_of, decided, of_pod
-from pytest_istio_sidecar.checks.wording import describe
+from pytest_istio_sidecar.checks.cause import cause_of
+from pytest_istio_sidecar.checks.finding import Finding, Kind
+from pytest_istio_sidecar.checks.tracing import CAPTURED, assumptions, decided, of_pod
+from pytest_istio_sidecar.checks.wording import describe, of_family
 from pytest_istio_sidecar.errors import Undecided, UsageProblem
 from pytest_istio_sidecar.istio import ports
 from pytest_istio_sidecar.netfilter.intervals import Interval, joined, outside
@@ -25,7 +26,6 @@ from pytest_istio_sidecar.netfilter.space.partition import (
     Part,
     entering,
     fates,
-    reach,
 )
 from pytest_istio_sidecar.netfilter.targets import Extended, Goto, Jump
 from pytest_istio_sidecar.netfilter.trace.trace import Trace
@@ -52,25 +52,26 @@ def check_jump(
     chain = nat.chain(source) if source in nat else Chain(name=source)
     if target not in nat:
         return [_absent(nat, target, wanted=f"{source} sends {protocol} to {target}")]
+    packets = f"{of_family(family)}{protocol}"
     jumps = [rule for rule in chain if isinstance(rule.target, Jump | Goto) and rule.target.chain == target]
     ending = _ending_at(nat, target)
-    coming, missed = _parted(ending, _hook_of(source), family, protocol, host, _is_unknown, source=nat)
+    coming, missed = _parted(ending, _hook_of(source), family, protocol, host, _is_undecided, source=nat)
     if not missed:
         return []
     first = decided(nat, _most_ordinary(missed), host)
     return [
         Finding(
             kind=Kind.BYPASS,
-            failure=messages.NONE_COMES(protocol=protocol, source=source, target=target, pod=of_pod(nat))
+            failure=messages.NONE_COMES(protocol=packets, source=source, target=target, pod=of_pod(nat))
             if not coming
             else messages.NOT_ALL_COME(
-                protocol=protocol,
+                protocol=packets,
                 source=source,
                 target=target,
                 packet=describe(first.packet),
                 pod=of_pod(nat),
             ),
-            wanted=f"{source} sends every {protocol} packet to {target}",
+            wanted=f"{source} sends every {packets} packet to {target}",
             got=_what_instead(chain, jumps, target),
             trace=first,
             cause=cause_of(first, nat),
@@ -90,7 +91,7 @@ def check_inbound_exclusions(
     if not rulesets_of(nat, family):
         raise Undecided(messages.NO_RULES_READ(packet="inbound tcp", family=family, pod=of_pod(nat)))
     wanted = set(ports)
-    captured, passing = _parted(nat, "PREROUTING", family, "tcp", host, lambda end: end.fate in CAPTURED)
+    captured, passing = _parted(nat, "PREROUTING", family, "tcp", host, _is_captured)
     also = _ports_of(captured)
     findings = [
         _not_excluded(nat, decided(nat, _packet_to(captured, port), host), port)
@@ -118,47 +119,26 @@ def check_redirect_target(nat: Table, chain: str, port: int, *, host: Host | Non
         family,
         "tcp",
         host,
-        lambda outcome: outcome.fate in CAPTURED and outcome.port == port,
+        lambda outcome, there: there and outcome.fate in CAPTURED,
+        ports=(port,),
     )
     if not others:
         return []
+    ordinary = _most_ordinary(others)
     shown = _through(nat, chain, host)
+    if shown is not None and _is_sent_to(port, shown):
+        shown = decided(nat, ordinary, host)
     return [
         Finding(
             kind=Kind.REDIRECT,
-            failure=messages.NO_REDIRECT(chain=chain, port=port, pod=of_pod(nat)),
-            wanted=f"every tcp packet in {chain} is redirected to :{port}",
-            got=_effect(decided(alone, _most_ordinary(others), host)),
+            failure=messages.NO_REDIRECT(chain=f"{of_family(family)}{chain}", port=port, pod=of_pod(nat)),
+            wanted=f"every {of_family(family)}tcp packet in {chain} is redirected to :{port}",
+            got=_effect(decided(alone, ordinary, host)),
             trace=shown,
             cause=cause_of(shown, nat) if shown is not None else f"no packet comes to {chain}",
             assumptions=assumptions(nat, family),
         )
     ]
-
-
-def check_dead_rules(nat: Table, *, host: Host | None = None) -> list[Finding]:
-    """Rules that no packet of this host can match, each as a notice with the rules that shadow it."""
-    reached = [reach(nat, hook, host=host) for hook in _HOOKS]
-    findings = []
-    for rule in nat.rules():
-        place = (rule.chain, rule.number)
-        if any(place in hook.matched for hook in reached):
-            continue
-        why = "rules above take every packet it would match"
-        if any(place in hook.matchable for hook in reached):
-            why = "no route produces such a packet"
-        elif not any(rule.chain in hook.entered for hook in reached):
-            why = f"no packet comes to {rule.chain}"
-        findings.append(
-            Finding(
-                severity=Severity.NOTICE,
-                kind=Kind.RULES,
-                failure=messages.DEAD_RULE(chain=rule.chain, number=rule.number, pod=of_pod(nat), reason=why),
-                rule=rule,
-                facts=(("rule", rule.text),),
-            )
-        )
-    return findings
 
 
 def _parted(
@@ -167,13 +147,15 @@ def _parted(
     family: Family,
     protocol: str,
     host: Host | None,
-    meant: Callable[[Outcome], bool],
+    meant: Callable[[Outcome, bool], bool],
     *,
+    ports: Collection[int] = (),
     source: Rules | None = None,
 ) -> tuple[list[Part], list[Part]]:
     """The possible packets of a protocol with a meant outcome, and those with another.
 
     Args:
+        meant: asked of an outcome, and whether it comes to one of `ports` of this host.
         source: the rules that were read, where `rules` are made of them; None: `rules` were.
 
     Raises:
@@ -181,7 +163,10 @@ def _parted(
     """
     number = PROTOCOLS[protocol]
     (outcomes,) = fates([rules], hook, host=host, family=family)
-    partition = outcomes.judged(lambda answers: _judged(answers, meant)).partition()
+    labelled = outcomes.labelled(
+        lambda outcome, there: [(meant(outcome, there), outcome.fate is Fate.UNKNOWN)], ports=ports
+    )
+    partition = labelled.judged(_judged).partition()
     parts = partition.only({"protocol": ((number, number),)}).parts()
     if None in parts:
         read = rules if source is None else source
@@ -191,16 +176,21 @@ def _parted(
     return parts.get(True, []), parts.get(False, [])
 
 
-def _is_unknown(outcome: Outcome) -> bool:
+def _is_undecided(outcome: Outcome, _: bool) -> bool:
     return outcome.fate is Fate.UNKNOWN
 
 
-def _judged(answers: Collection[Hashable], meant: Callable[[Outcome], bool]) -> bool | None:
-    outcomes = [answer for answer in answers if isinstance(answer, Outcome)]
-    verdicts = set(map(meant, outcomes))
-    if len(verdicts) > 1 or (any(map(_is_unknown, outcomes)) and verdicts != {True}):
+def _is_captured(outcome: Outcome, _: bool) -> bool:
+    return outcome.fate in CAPTURED
+
+
+def _judged(answers: Collection[Hashable]) -> bool | None:
+    """Whether all outcomes are meant, of which each is told with whether it is unknown; None: in doubt."""
+    told = [answer for answer in answers if isinstance(answer, tuple)]
+    verdicts = {meant for meant, _ in told}
+    if len(verdicts) > 1 or (any(unknown for _, unknown in told) and verdicts != {True}):
         return None
-    return verdicts.pop()
+    return bool(verdicts.pop())
 
 
 def _ports_of(parts: Sequence[Part]) -> tuple[Interval, ...]:
@@ -256,6 +246,10 @@ def _through(nat: Table, chain: str, host: Host | None) -> Trace | None:
     return None
 
 
+def _is_sent_to(port: int, trace: Trace) -> bool:
+    return trace.fate in CAPTURED and trace.destination.port == port
+
+
 def _entered_directly(nat: Table, chain: str) -> Table:
     """The same table with OUTPUT made one jump to `chain`, and no other table beside it."""
     entry = Chain(name="OUTPUT", policy="ACCEPT", rules=(Rule(chain="OUTPUT", number=1, target=Jump(chain)),))
@@ -285,7 +279,9 @@ def _absent(nat: Table, chain: str, *, wanted: str) -> Finding:
     names = ", ".join(other.name for other in nat.chains) or "none"
     return Finding(
         kind=Kind.RULES,
-        failure=messages.NO_CHAIN(table=nat.name, chain=chain, pod=of_pod(nat)),
+        failure=messages.NO_CHAIN(
+            table=f"{of_family(nat.ruleset.family)}{nat.name}", chain=chain, pod=of_pod(nat)
+        ),
         wanted=wanted,
         got=f"chains: {names}",
         cause=""
@@ -298,7 +294,9 @@ def _not_excluded(rules: Rules, trace: Trace, port: int) -> Finding:
     return Finding(
         kind=Kind.REDIRECT,
         failure=messages.NOT_EXCLUDED(
-            port=port, purpose=ports.PURPOSE.get(port, "excluded port"), pod=of_pod(rules)
+            packet=f"inbound {of_family(trace.packet.family)}tcp {port}",
+            purpose=ports.PURPOSE.get(port, "excluded port"),
+            pod=of_pod(rules),
         ),
         wanted=f"tcp {port} reaches the pod unchanged",
         got=f"{trace.fate} to {trace.destination}",
@@ -309,7 +307,7 @@ def _not_excluded(rules: Rules, trace: Trace, port: int) -> Finding:
 
 
 def _excluded(rules: Rules, trace: Trace, low: int, high: int, wanted: set[int]) -> Finding:
-    span = f"tcp {low}" if low == high else f"tcp {low}-{high}"
+    span = f"{of_family(trace.packet.family)}tcp {low}" + (f"-{high}" if high > low else "")
     listed = ", ".join(map(str, sorted(wanted))) or "none"
     dropped = trace.fate is Fate.DROPPED
     packet, pod = f"inbound {span}", of_pod(rules)

@@ -11,12 +11,12 @@ import ipaddress
 from collections.abc import Collection, Iterator, Sequence
 
 from pytest_istio_sidecar.checks import messages
+from pytest_istio_sidecar.checks.cause import cause_of
 from pytest_istio_sidecar.checks.finding import Finding, Kind, Severity
 from pytest_istio_sidecar.checks.tracing import (
     addressed_families,
     assumptions,
     captured,
-    cause_of,
     decided,
     of_pod,
 )

@@ -26,7 +26,7 @@ SENT_ELSEWHERE = Message(
 )
 NOT_EXCLUDED = Message(
     "IS107",
-    "inbound tcp {port} ({purpose}) is captured, but should be excluded{pod}",
+    "{packet} ({purpose}) is captured, but should be excluded{pod}",
     help="exclude the port (traffic.sidecar.istio.io/excludeInboundPorts), or do not expect it to be",
 )
 NOT_REVIEWED = Message(

@@ -7,8 +7,9 @@ Invariant: a packet whose fate is unknown raises `Undecided`; it is never a find
 from __future__ import annotations
 
 from pytest_istio_sidecar.checks import messages
+from pytest_istio_sidecar.checks.cause import cause_of
 from pytest_istio_sidecar.checks.finding import Finding, Kind
-from pytest_istio_sidecar.checks.tracing import CAPTURED, assumptions, cause_of, decided, of_pod
+from pytest_istio_sidecar.checks.tracing import CAPTURED, assumptions, decided, of_pod
 from pytest_istio_sidecar.checks.wording import describe
 from pytest_istio_sidecar.failure import Failure
 from pytest_istio_sidecar.istio.ports import INBOUND, OUTBOUND, PURPOSE
@@ -42,7 +43,7 @@ def check_redirected(
             failure=messages.WRONG_PORT(packet=describe(packet), port=port, wanted=to, pod=of_pod(nat))
             if wrong_port
             else _reaches(trace, of_pod(nat)),
-            wanted=f"REDIRECT to :{to}{_purpose(to)}",
+            wanted=f"sent to :{to}{_purpose(to)}",
             got=_got(trace),
             trace=trace,
             cause=cause_of(trace, nat),

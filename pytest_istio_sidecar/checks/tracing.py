@@ -1,29 +1,23 @@
-"""What becomes of packets where that must be known, and what sets the rules they met apart from Istio's.
+"""What becomes of packets where that must be known.
 
-Knows whole classes of packets that are captured, and single ones; how the chains that a packet passed differ
-from a described release's. Does not know what should become of a packet. Invariant: a packet whose fate
-is unknown raises `Undecided`; a cause is a difference of text only, and no verdict rests on it.
+Knows whole classes of packets that are captured, and single ones. Does not know what should become of a
+packet. Invariant: a packet whose fate is unknown raises `Undecided`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import cache
 
 from pytest_istio_sidecar.checks import messages
 from pytest_istio_sidecar.checks.wording import describe
 from pytest_istio_sidecar.errors import Undecided
-from pytest_istio_sidecar.istio.rules import ERAS, expected_ruleset
 from pytest_istio_sidecar.netfilter.matches import PROTOCOLS
-from pytest_istio_sidecar.netfilter.model import Chain, Family, Rule, Rules, Ruleset, rulesets_of
+from pytest_istio_sidecar.netfilter.model import Family, Rules, rulesets_of
 from pytest_istio_sidecar.netfilter.packet import Fate, Hook, Host, IPAddress, Packet
 from pytest_istio_sidecar.netfilter.space.partition import FieldName, regions
-from pytest_istio_sidecar.netfilter.targets import Goto, Jump
 from pytest_istio_sidecar.netfilter.trace.trace import Trace, trace
 
 CAPTURED = (Fate.REDIRECTED, Fate.TPROXIED, Fate.TRANSLATED)
-_ALIKE = 0.5
-"""Share of a release's rules that a ruleset must have for the two to be worth comparing."""
 _FAMILIES: tuple[Family, ...] = (4, 6)
 _HOOKS: tuple[Hook, ...] = ("PREROUTING", "OUTPUT")
 
@@ -98,68 +92,3 @@ def assumptions(rules: Rules, family: int) -> tuple[str, ...]:
     """What the rulesets of a family took from an expectation."""
     taken = rulesets_of(rules, 4 if family == 4 else 6)
     return tuple(assumption for ruleset in taken for assumption in ruleset.assumptions)
-
-
-def cause_of(traced: Trace, rules: Rules) -> str:
-    """What sets the chains of nat that a packet passed apart from Istio's, or ""."""
-    steps = [step for step in traced.steps if step.table == "nat"]
-    passed = {step.chain for step in steps}
-    for step in steps:
-        if step.matched and step.rule is not None and isinstance(step.rule.target, Jump | Goto):
-            passed.add(step.rule.target.chain)
-    for ruleset in rulesets_of(rules, traced.packet.family):
-        version, expected = _nearest(ruleset)
-        if expected is None:
-            continue
-        parts = [
-            part
-            for chain in expected.nat.chains
-            if chain.name in passed
-            for part in _differences(chain, _chain(ruleset, chain.name), version)
-        ]
-        if parts:
-            return "; ".join(parts)
-    return ""
-
-
-def _nearest(ruleset: Ruleset) -> tuple[str, Ruleset | None]:
-    """The described release from which this ruleset differs least, if they have enough in common."""
-    own = set(ruleset.nat.rules())
-    best: tuple[int, str, Ruleset] | None = None
-    for version in ERAS:
-        expected = _expected(version, ruleset.family)
-        wanted = set(expected.nat.rules())
-        differing = len(wanted ^ own)
-        alike = len(wanted & own) >= _ALIKE * len(wanted)
-        if alike and (best is None or differing < best[0]):
-            best = differing, version, expected
-    return (best[1], best[2]) if best else ("", None)
-
-
-@cache
-def _expected(version: str, family: Family) -> Ruleset:
-    return expected_ruleset(version, family=family)
-
-
-def _chain(ruleset: Ruleset, name: str) -> Chain:
-    return ruleset.nat.chain(name) if name in ruleset.nat else Chain(name=name)
-
-
-def _differences(expected: Chain, observed: Chain, version: str) -> list[str]:
-    missing = [rule for rule in expected if rule not in observed.rules]
-    foreign = [rule for rule in observed if rule not in expected.rules]
-    parts = []
-    if missing:
-        parts.append(f"{expected.name} lacks Istio {version}'s {_listed(missing)}")
-    if foreign:
-        numbers = ", ".join(str(rule.number) for rule in foreign)
-        which = f"rule{'s' if len(foreign) > 1 else ''} {numbers}"
-        where = f" ({foreign[0].location})" if foreign[0].location else ""
-        parts.append(f"{which} of {expected.name}{where} is not Istio {version}'s")
-    if not parts and observed.rules != expected.rules:
-        parts.append(f"the rules of {expected.name} are in another order than Istio {version}'s")
-    return parts
-
-
-def _listed(rules: list[Rule]) -> str:
-    return ", ".join(f"`{rule.text.removeprefix(f'-A {rule.chain} ')}`" for rule in rules)

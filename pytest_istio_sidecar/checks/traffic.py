@@ -92,7 +92,9 @@ def _not_seen(observation: Observation) -> Failure:
     request, pod = _request(observation), _pod(observation)
     if observation.answered_by is None:
         return messages.SEEN_BY_NOBODY(request=request, pod=pod)
-    return messages.WITHOUT_ENVOY(request=request, peer=observation.answered_by, pod=pod)
+    refused = observation.answered_by == "kernel"
+    peer = "the kernel, which refused it," if refused else observation.answered_by
+    return messages.WITHOUT_ENVOY(request=request, peer=peer, pod=pod)
 
 
 def _pod(observation: Observation) -> str:

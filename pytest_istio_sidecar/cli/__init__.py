@@ -26,7 +26,7 @@ from pytest_istio_sidecar.cli import (
     selftest,
     trace,
 )
-from pytest_istio_sidecar.cli.command import Status
+from pytest_istio_sidecar.cli.command import Status, for_terminal
 from pytest_istio_sidecar.errors import IstioSidecarError, ParseError, UsageProblem
 
 _COMMANDS = (trace, bypasses, compare, check, selftest, read, expected, doctor, matrix, clean, completion)
@@ -46,10 +46,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return int(options.command(options))
     except (UsageProblem, ParseError) as problem:
-        print(f"istio-sidecar: {problem}", file=sys.stderr)
+        print(*for_terminal(f"istio-sidecar: {problem}", sys.stderr), sep="\n", file=sys.stderr)
         return Status.UNUSABLE
     except IstioSidecarError as problem:
-        print(f"istio-sidecar: {problem}", file=sys.stderr)
+        print(*for_terminal(f"istio-sidecar: {problem}", sys.stderr), sep="\n", file=sys.stderr)
         return Status.UNDECIDED
     except BrokenPipeError:
         return Status.UNDECIDED

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import shutil
 from collections.abc import Callable, Sequence
 from enum import IntEnum
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, TextIO, TypeAlias
 
 from pytest_istio_sidecar.cli import messages
 from pytest_istio_sidecar.errors import UsageProblem
+from pytest_istio_sidecar.failure import fitted
 
 if TYPE_CHECKING:
     from pytest_istio_sidecar.istio.options import IstioOptions
@@ -104,6 +106,13 @@ def options_of(options: argparse.Namespace) -> IstioOptions:
     if options.option and not options.istio_version:
         raise UsageProblem(messages.OPTION_OF_RELEASE())
     return IstioOptions.from_pairs(options.option)
+
+
+def for_terminal(text: str, stream: TextIO) -> list[str]:
+    """The lines of a text, those that a terminal would break inside a word broken between words."""
+    if not stream.isatty():
+        return text.splitlines()
+    return fitted(text, shutil.get_terminal_size().columns)
 
 
 def row(widths: Sequence[int], *cells: object) -> str:

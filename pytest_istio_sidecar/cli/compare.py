@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from typing import TYPE_CHECKING
 
 from pytest_istio_sidecar.cli import messages
@@ -14,6 +15,7 @@ from pytest_istio_sidecar.cli.command import (
     add_interface_argument,
     add_option_argument,
     add_rules_argument,
+    for_terminal,
     host_of,
     options_of,
 )
@@ -74,7 +76,7 @@ def _compare(options: argparse.Namespace, rules: PodRules, host: Host) -> Status
         document["as_with"] = findings[0].cause if findings else ""
         print(json.dumps(document))
     elif findings:
-        print(render_findings(findings))
+        print(*for_terminal(render_findings(findings), sys.stdout), sep="\n")
     else:
         print(f"these are Istio {options.istio_version}'s rules, rule for rule")
     return Status.AGAINST if violations(findings) else Status.HOLDS
@@ -109,5 +111,5 @@ def _guess(options: argparse.Namespace, rules: PodRules, host: Host) -> Status:
         nearest = guesses[0]
         print(f"no release installs rules that do the same; nearest is {nearest.text}:")
         for effect in nearest.comparison.effects:
-            print(f"  {effect.text}: {effect.fates}")
+            print(*for_terminal(f"  {effect.text}: {effect.fates}", sys.stdout), sep="\n")
     return Status.HOLDS if equivalent else Status.AGAINST

@@ -43,7 +43,7 @@ class IstioOptions(OptionValues):
         for name in given:
             if name not in _DEFAULTS:
                 near = difflib.get_close_matches(name, _DEFAULTS, n=1)
-                hint = f"; {near[0]}?" if near else ""
+                hint = f"; {near[0]}?" if near else "."
                 raise UsageProblem(
                     messages.NO_SUCH_OPTION(option=name, hint=hint, known=", ".join(_DEFAULTS))
                 )

@@ -92,13 +92,16 @@ class Chain:
         return replace(self, rules=tuple(numbered))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class Table:
     """One table of one family and back end."""
 
     name: str
     chains: tuple[Chain, ...] = ()
     _ruleset: Ruleset | None = field(default=None, init=False, repr=False, compare=False)
+
+    def __repr__(self) -> str:
+        return f"<Table {self.name}: {sum(1 for _ in self.rules())} rules in {len(self.chains)} chains>"
 
     @property
     def ruleset(self) -> Ruleset:
@@ -132,7 +135,7 @@ class Table:
             yield from chain.rules
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class Ruleset:
     """Everything read from one back end for one family.
 
@@ -158,6 +161,13 @@ class Ruleset:
     """Where nobody read them: the options by which the command line is asked for the same rules."""
     completed_from: tuple[str, ...] = field(default=(), compare=False)
     """The `origin` of the expectation that `assumptions` are from."""
+    expected_from: tuple[str, ...] = field(default=(), compare=False)
+    """The `origin` of the rules that are expected here; (): neither release nor options are known."""
+
+    def __repr__(self) -> str:
+        backend = f" {self.backend}" if self.backend else ""
+        tables = ", ".join(f"{table.name} {sum(1 for _ in table.rules())}" for table in self.tables)
+        return f"<Ruleset IPv{self.family}{backend}, rules: {tables or 'none'}>"
 
     def __post_init__(self) -> None:
         owned = tuple(replace(table) for table in self.tables)
@@ -234,7 +244,7 @@ def joined(listings: Sequence[Ruleset]) -> Ruleset:
     )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class PodRules:
     """Every ruleset read from one network namespace, of both families and back ends.
 
@@ -251,6 +261,10 @@ class PodRules:
     """What the reader saw that bears on trust in these rulesets."""
     native_tables: tuple[str, ...] = ()
     """nf_tables' own tables, which iptables does not show: "inet istio-proxy-nat"."""
+
+    def __repr__(self) -> str:
+        pod = f" of {self.pod}" if self.pod else ""
+        return f"<PodRules{pod}: {', '.join(map(repr, self.rulesets)) or 'none were read'}>"
 
     def of_family(self, family: Family) -> tuple[Ruleset, ...]:
         return tuple(ruleset for ruleset in self.rulesets if ruleset.family == family)

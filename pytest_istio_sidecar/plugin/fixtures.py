@@ -184,11 +184,13 @@ def replica_rules(
 
 
 def _completed(rules: PodRules, version: str, options: IstioOptions) -> PodRules:
-    """The same rules, what a lossy listing hides taken from those of the release."""
+    """The same rules, what a lossy listing hides taken from those of the release, which are expected."""
+    from pytest_istio_sidecar.checks.cause import expecting
     from pytest_istio_sidecar.checks.comparison.expectation import completed, expected_of
 
     try:
-        return cast("PodRules", completed(rules, expected_of(rules, version, options)))
+        whole = cast("PodRules", completed(rules, expected_of(rules, version, options)))
+        return expecting(whole, version, options)
     except UsageProblem:
         return rules  # a release or options that nothing is known of complete nothing
 
@@ -268,6 +270,7 @@ def send_request(istio_environment: Environment, pytestconfig: pytest.Config) ->
             uid=observation.uid,
             gid=observation.gid,
             captured=observation.captured_by,
+            decided=observation.decided,
         )
         return observation
 

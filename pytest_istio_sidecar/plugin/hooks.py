@@ -98,8 +98,20 @@ def pytest_runtest_makereport(
         and not isinstance(raised, VerdictAgainst)
     ):
         report.when = collector.UNDECIDED  # type: ignore[assignment]
+    if report.failed and (isinstance(raised, IstioSidecarError) or SUITE in item.path.parents):
+        from pytest_istio_sidecar.plugin.traceback import tidy
+
+        tidy(report, of_suite=SUITE in item.path.parents, columns=_columns(item.config))
     collector.leave(item, report, raised)
     return report
+
+
+def _columns(config: pytest.Config) -> int | None:
+    """Of the terminal that pytest writes to; None: it is none, or a worker's."""
+    output = config.stash.get(workers.STDOUT, None)
+    if output is None or not os.isatty(output):
+        return None
+    return config.get_terminal_writer().fullwidth
 
 
 def _hide_own_frames(raised: IstioSidecarError) -> None:

@@ -6,6 +6,7 @@ Invariant: printed by the owner of the run only, above pytest's own last line.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
@@ -20,6 +21,8 @@ VERSIONS = ("istio", "kubernetes", "kind", "envoy", "httpbin", "iptables", "kern
 """Facts about an environment that share a line."""
 
 _MARKUP = {"holds": {"green": True}, "against": {"red": True}, "undecided": {"yellow": True}}
+_REASONS = 6
+"""Reasons for skipped tests that are told; the rest are counted."""
 _COUNTED = {
     "passed": "as wanted",
     "failed": "against",
@@ -62,12 +65,12 @@ def annotate(reporter: pytest.TerminalReporter, lines: Sequence[str]) -> None:
 def _lines(report: Report) -> Iterator[tuple[str, str]]:
     answer, capture, facts = report["answer"], report["capture"], report["environment"]
     for label, texts in (("inbound", answer["inbound"]), ("outbound", answer["outbound"])):
-        if texts:
-            yield f"  {label}", "; ".join(texts)
+        yield from ((f"  {label}", text) for text in _by_design(texts, label, answer["unexpected"]))
     counted = [f"{count} {_COUNTED[name]}" for name, count in report["counts"].items() if count]
     yield "verdicts", ", ".join(counted) or "none"
     yield from ((label, text) for label, text in facts.items() if label not in VERSIONS)
-    versions = ", ".join(f"{name} {facts[name]}" for name in VERSIONS if name in facts)
+    yield from (("skipped", text) for text in _skipped(report))
+    versions = ", ".join(_version(name, facts[name]) for name in VERSIONS if name in facts)
     if versions:
         yield "versions", versions
     if capture is not None:
@@ -77,3 +80,33 @@ def _lines(report: Report) -> Iterator[tuple[str, str]]:
     yield from (("notice", text) for text in report["notices"])
     if report["evidence"]:
         yield "evidence", report["evidence"]
+
+
+def _by_design(texts: Sequence[str], direction: str, unexpected: Sequence[str]) -> Iterator[str]:
+    """What gets by in a direction; where some of all is not by design, that and the rest each marked."""
+    against = {text.replace(f"{direction} ", "", 1) for text in unexpected}
+    found = [text for text in texts if text in against]
+    meant = [text for text in texts if text not in against]
+    if found:
+        yield f"NOT BY DESIGN: {'; '.join(found)}"
+    if meant:
+        yield ("by design: " if unexpected else "") + "; ".join(meant)
+
+
+def _skipped(report: Report) -> Iterator[str]:
+    """Why tests were skipped, the commonest reason first."""
+    reasons = Counter(test["message"] for test in report["tests"] if test["outcome"] == "skipped")
+    for reason, count in reasons.most_common(_REASONS):
+        yield f"{count}: {reason or 'no reason given'}"
+    left = sum(count for _, count in reasons.most_common()[_REASONS:])
+    if left:
+        yield f"{left} for other reasons: pytest -rs"
+
+
+def _version(name: str, text: str) -> str:
+    """A version in words; of iptables whose it is, and of which back end the plain command."""
+    if name != "iptables":
+        return f"{name} {text}"
+    number, _, backend = text.partition(" ")
+    which = f" (plain `iptables` is {backend.strip('()')})" if backend else ""
+    return f"the reader's iptables {number}{which}"

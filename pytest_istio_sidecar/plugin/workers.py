@@ -196,9 +196,13 @@ class ProgressSettling:
     def __init__(self, config: pytest.Config) -> None:
         self._config = config
 
-    @pytest.hookimpl(tryfirst=True)
-    def pytest_runtest_logreport(self) -> None:
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_runtest_logreport(self) -> Generator[None]:
         settle_progress(self._config)
+        display = self._config.stash.get(_DISPLAY, None)
+        # What another process tells meanwhile waits: it would take the letter's line for an empty one.
+        with display.aside() if display is not None else contextlib.nullcontext():
+            yield
 
     @pytest.hookimpl(tryfirst=True, optionalhook=True)
     def pytest_testnodedown(self) -> None:

@@ -22,6 +22,8 @@ from pytest_istio_sidecar.reports.path import PathLine, path_of
 from pytest_istio_sidecar.reports.replay import replay_command
 
 _REASONS = 3
+_ALIGNED = 72
+"""Columns of a rule up to which outcomes stand in a column of their own; a longer one pushes its own."""
 _COLOURS: dict[Fate, Style] = {Fate.REDIRECTED: "green", Fate.TPROXIED: "green", Fate.DROPPED: "red"}
 
 
@@ -64,7 +66,7 @@ def render_way(trace: Trace, paint: Paint = plain) -> list[str]:
         return [*lines, *lay_out("path", "no rule and no policy took part")]
     cells = [(line["where"], f"{line['numbers']:>4}  {line['text']}", _outcome(line)) for line in path]
     place = max(len(where) for where, _, _ in cells)
-    rule = max(len(text) for _, text, _ in cells)
+    rule = max((len(text) for _, text, _ in cells if len(text) <= _ALIGNED), default=0)
     shown = [
         paint(f"{where:<{place}}  {text:<{rule}}  {outcome}".rstrip(), _style(line))
         for line, (where, text, outcome) in zip(path, cells, strict=True)

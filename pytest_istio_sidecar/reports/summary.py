@@ -13,20 +13,19 @@ from typing import Any, TypedDict
 from pytest_istio_sidecar.checks.bypass.bypasses import BypassReport, bypasses, with_rules
 from pytest_istio_sidecar.checks.comparison.comparison import compare
 from pytest_istio_sidecar.checks.comparison.expectation import completed, expected_of
-from pytest_istio_sidecar.checks.tracing import CAPTURED
 from pytest_istio_sidecar.errors import IstioSidecarError
 from pytest_istio_sidecar.istio.options import IstioOptions
-from pytest_istio_sidecar.istio.ports import PROXY_ID, PURPOSE
+from pytest_istio_sidecar.istio.ports import PURPOSE
 from pytest_istio_sidecar.netfilter.model import Family, PodRules, Rules, Ruleset
 from pytest_istio_sidecar.netfilter.packet import Host, inbound, outbound
 from pytest_istio_sidecar.netfilter.trace.trace import Trace, trace
 from pytest_istio_sidecar.reports.comparison import comparison_fields, render_comparison
+from pytest_istio_sidecar.reports.redirected import redirected
 from pytest_istio_sidecar.reports.way import Way, way_of
 
 _ELSEWHERE = {4: "198.51.100.7", 6: "2001:db8:1::7"}
 """Somebody outside the pod's networks (RFC 5737, RFC 3849)."""
 _PORT = 80
-_WHO = {"PREROUTING": "inbound tcp", "OUTPUT": "outbound tcp of the application"}
 
 
 class Section(TypedDict):
@@ -81,9 +80,8 @@ def capture_of(rules: PodRules, host: Host, version: str, options: IstioOptions)
         report = bypasses(rules, expected=_of_both_families(expected), host=host)
         capture["bypasses"], capture["unseen"] = with_rules(report), list(report.unseen)
         capture["beside"] = _sections(report)
-        ordinary = list(_ordinary(rules, host))
-        capture["ways"] = [way_of(traced) for traced in ordinary]
-        capture["lines"] += _redirected(ordinary, rules, host)
+        capture["ways"] = [way_of(traced) for traced in _ordinary(rules, host)]
+        capture["lines"] += [["redirected", line] for line in redirected(rules, host, options)]
         comparison = compare(completed(rules, expected), expected, host=host)
         capture["comparison"] = comparison_fields(comparison)
         capture["difference"] = render_comparison(comparison)
@@ -158,17 +156,3 @@ def _held(rules: PodRules) -> str:
         backend = f" in {ruleset.backend}" if ruleset.backend else ""
         parts.append(f"{count or 'none'}{backend} (IPv{ruleset.family})")
     return ", ".join(parts) or "none were read"
-
-
-def _redirected(ordinary: Iterable[Trace], rules: PodRules, host: Host) -> list[list[str]]:
-    """Where ordinary packets go, and what the proxy sends to its own pod."""
-    senders = [(traced, _WHO[traced.packet.hook]) for traced in ordinary]
-    for traced, _ in senders[:1]:
-        own = str(traced.packet.destination)
-        packet = outbound(own, _PORT, uid=PROXY_ID, gid=PROXY_ID, source=own)
-        senders.append((trace(rules, packet, host=host), "outbound tcp of the proxy to its own pod"))
-    return [
-        ["redirected", f"{who} -> :{traced.destination.port}"]
-        for traced, who in senders
-        if traced.fate in CAPTURED
-    ]

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 
 import pytest
 
 from pytest_istio_sidecar import (
+    Finding,
+    Host,
     Packet,
     Ruleset,
+    Table,
     VerdictAgainst,
     check_dead_rules,
     expected_ruleset,
@@ -122,18 +126,28 @@ def istio_output(_captures_outbound, iptables_nat) -> frozenset[str]:
 
 
 @pytest.fixture(scope="session")
-def dead_rules(_captures_outbound, iptables_nat, sidecar_pod) -> frozenset[str]:
-    """The rules of ISTIO_OUTPUT that no packet of this pod matches, as text."""
-    dead = check_dead_rules(iptables_nat, host=sidecar_pod.host)
-    return frozenset(text_of(finding.rule) for finding in dead)
+def dead_rules(_captures_outbound, iptables_nat, sidecar_pod) -> dict[str, list[Finding]]:
+    """What is found of the rules of ISTIO_OUTPUT that no packet of this pod matches, by their text.
+
+    A rule that stands there several times is among them where no packet matches any of its copies.
+    """
+    found = _dead(iptables_nat, sidecar_pod.host)
+    copies = Counter(map(text_of, iptables_nat.chain("ISTIO_OUTPUT")))
+    return {text: findings for text, findings in found.items() if len(findings) == copies[text]}
 
 
 @pytest.fixture(scope="session")
-def meant_dead(_captures_outbound, expected, sidecar_pod) -> frozenset[str]:
-    """The rules of the expected ISTIO_OUTPUT that no packet of this pod matches, as text."""
-    return frozenset(
-        text_of(finding.rule) for finding in check_dead_rules(expected.nat, host=sidecar_pod.host)
-    )
+def meant_dead(_captures_outbound, expected, sidecar_pod) -> dict[str, list[Finding]]:
+    """The same of the expected ISTIO_OUTPUT."""
+    return _dead(expected.nat, sidecar_pod.host)
+
+
+def _dead(nat: Table, host: Host) -> dict[str, list[Finding]]:
+    found: dict[str, list[Finding]] = {}
+    for finding in check_dead_rules(nat, host=host):
+        if finding.rule is not None and finding.rule.chain == "ISTIO_OUTPUT":
+            found.setdefault(text_of(finding.rule), []).append(finding)
+    return found
 
 
 @pytest.fixture

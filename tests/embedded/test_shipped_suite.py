@@ -84,7 +84,7 @@ def test_the_summary_tells_what_was_tested_and_pytests_line_is_the_last(pytester
             "verdicts *as wanted*",
             "environment *embedded*",
             "pod *embedded/httpbin*",
-            "redirected *inbound tcp -> :15006",
+            "redirected *inbound tcp not 22,15008,15020-15021,15090 -> :15006",
             "real requests *inbound to 80, 8443: captured by Envoy's inbound listener",
             "evidence *",
         ]

@@ -14,15 +14,18 @@ from pytest_istio_sidecar.checks import messages
 from pytest_istio_sidecar.checks.bypass.bypass import Bypass
 from pytest_istio_sidecar.checks.bypass.found_bypass import FoundBypass, Passing, told_apart
 from pytest_istio_sidecar.checks.bypass.rows import HEADS, rows_of
+from pytest_istio_sidecar.checks.cause import cause_of
 from pytest_istio_sidecar.checks.finding import Finding, Kind
-from pytest_istio_sidecar.checks.tracing import CAPTURED, assumptions, cause_of, of_pod
+from pytest_istio_sidecar.checks.tracing import CAPTURED, assumptions, of_pod
 from pytest_istio_sidecar.checks.wording import HOOKS, Direction
 from pytest_istio_sidecar.errors import Undecided
 from pytest_istio_sidecar.istio.ports import INBOUND, OUTBOUND
 from pytest_istio_sidecar.markup import html_table
+from pytest_istio_sidecar.netfilter.matches import Owner
 from pytest_istio_sidecar.netfilter.model import Backend, Family, PodRules, Rules, Table, rulesets_of
 from pytest_istio_sidecar.netfilter.packet import Fate, Host
 from pytest_istio_sidecar.netfilter.space.partition import Outcome, Partition, fates, no_collection
+from pytest_istio_sidecar.netfilter.targets import Jump
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,7 +108,7 @@ def bypasses(
         inbound=tuple(each for each in classes if each.certain and each.direction == "inbound"),
         outbound=tuple(each for each in classes if each.certain and each.direction == "outbound"),
         conditional=tuple(each for each in classes if not each.certain),
-        unseen=(*_UNSEEN, *_unread(rules)),
+        unseen=(*_UNSEEN, _taken_for_envoy(rules), *_unread(rules)),
     )
 
 
@@ -172,10 +175,8 @@ def _as_bypass(allowed: Bypass | FoundBypass | str) -> Bypass:
 def _not_allowed(bypass: FoundBypass, rules: Rules) -> Finding:
     message = messages.REACHED_PAST_ENVOY if bypass.direction == "inbound" else messages.LEFT_PAST_ENVOY
     failure = message(packet=bypass.text, pod=of_pod(rules))
-    if bypass.trace.fate in CAPTURED:
-        failure = messages.SENT_ELSEWHERE(
-            packet=bypass.bypass, destination=bypass.trace.destination, pod=of_pod(rules)
-        )
+    if bypass.sent_to:
+        failure = messages.SENT_ELSEWHERE(packet=bypass.bypass, destination=bypass.sent_to, pod=of_pod(rules))
     return Finding(
         kind=Kind.BYPASS,
         failure=failure,
@@ -252,5 +253,24 @@ _UNSEEN = (
     "UDP, ICMP and others are listed above where nothing takes them: Istio captures TCP, and DNS if told",
     "connections made before the rules were loaded, and packets that conntrack calls INVALID, skip nat",
     "packet sockets (AF_PACKET) send and receive beneath every rule",
-    "an application that runs as the proxy's user or group (1337) is taken for Envoy",
 )
+
+
+def _taken_for_envoy(rules: Rules) -> str:
+    """Whose packets Istio's rules let by, whoever sends them."""
+    owners = [
+        match
+        for family in families_of(rules)
+        for ruleset in rulesets_of(rules, family)
+        for rule in ruleset.rules()
+        for match in rule.matches
+        if rule.target == Jump("ISTIO_IN_REDIRECT") and isinstance(match, Owner)
+    ]
+    named = dict.fromkeys(
+        f"{kind} {owner.low}"
+        for kind in ("uid", "gid")
+        for match in owners
+        if (owner := getattr(match, kind)) is not None
+    )
+    which = f" ({', '.join(named)})" if named else ""
+    return f"an application that runs as the proxy's user or group{which} is taken for Envoy"

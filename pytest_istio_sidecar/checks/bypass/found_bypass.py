@@ -13,13 +13,17 @@ from itertools import islice
 
 from pytest_istio_sidecar.checks.bypass.bypass import Bypass
 from pytest_istio_sidecar.checks.wording import CLAUSES, DIRECTIONS, Direction, named_family, packet_fields
-from pytest_istio_sidecar.netfilter.model import Family, Rule, Rules, rulesets_of
-from pytest_istio_sidecar.netfilter.packet import Packet
+from pytest_istio_sidecar.netfilter.hooks import orders
+from pytest_istio_sidecar.netfilter.model import Family, PodRules, Rule, Rules, rulesets_of
+from pytest_istio_sidecar.netfilter.packet import Endpoint, Fate, Packet
 from pytest_istio_sidecar.netfilter.space.partition import Part, Where
 from pytest_istio_sidecar.netfilter.trace.trace import Trace, trace
 
 _READABLE = 256
 """Classes of one kind whose texts are compared with each other."""
+_ENDS = 3
+"""Places to which packets of a class are sent that are told; the rest are not."""
+_MOVED = (Fate.REDIRECTED, Fate.TPROXIED, Fate.TRANSLATED)
 _TRACED = 16
 """Packets of a class that are traced to name the rules which let it by."""
 
@@ -106,8 +110,32 @@ class FoundBypass:
         if not any(any(ruleset.rules()) for ruleset in rulesets_of(self._rules, self.family)):
             text += ": no rules"
         elif self._passing.moved:
-            text += f": sent to {self.trace.destination}"
+            text += f": sent to {self.sent_to}" if self.sent_to else ": may be sent elsewhere"
         return text
+
+    @cached_property
+    def sent_to(self) -> str:
+        """Where packets of the class are sent, if not where they were going; by any order of back ends."""
+        if not self._passing.moved:
+            return ""
+        ends: dict[Endpoint, None] = {}
+        keep_their_ports = False
+        for order in orders(self._rules, self.family):
+            rules = PodRules(rulesets=tuple(order), order_known=True)
+            packets = (self.witness, *islice(self._part.samples(), _TRACED))
+            traces = [trace(rules, packet, host=self._part.host) for packet in packets]
+            moved = [each for each in traces if each.fate in _MOVED]
+            ports = {each.packet.destination_port for each in moved}
+            if len(ports) > 1 and all(
+                each.destination.port == each.packet.destination_port for each in moved
+            ):
+                keep_their_ports = True
+                moved = moved[:1]
+            ends |= dict.fromkeys(each.destination for each in moved)
+        if keep_their_ports:
+            return f"{next(iter(ends)).address}, each to its own port"
+        listed = list(map(str, ends))
+        return " or ".join([*listed[:_ENDS], *(["elsewhere"] if len(listed) > _ENDS else [])])
 
     def to_dict(self) -> dict[str, object]:
         """For JSON."""

@@ -14,6 +14,7 @@ from pytest_istio_sidecar.checks import messages
 from pytest_istio_sidecar.checks.comparison.alignment import AlignedChain, Change, Line, align
 from pytest_istio_sidecar.checks.comparison.effects import Effect, effects_of
 from pytest_istio_sidecar.checks.comparison.foreign import ForeignRules, foreign_rules
+from pytest_istio_sidecar.checks.wording import of_family
 from pytest_istio_sidecar.errors import Undecided, UsageProblem
 from pytest_istio_sidecar.failure import Failure
 from pytest_istio_sidecar.istio.tables import PREFIX
@@ -45,7 +46,7 @@ class Difference:
     def text(self) -> str:
         """The difference in one line: "nat ISTIO_INBOUND: missing -p tcp --dport 15021 -j RETURN"."""
         rule = self.line.rule.text.removeprefix(f"-A {self.chain} ")
-        text = f"{self.table} {self.chain}: {self.kind} {rule}"
+        text = f"{of_family(self.family)}{self.table} {self.chain}: {self.kind} {rule}"
         if self.kind is Change.CHANGED and self.line.expected is not None:
             return f"{text} (expected {self.line.expected.text.removeprefix(f'-A {self.chain} ')})"
         return text

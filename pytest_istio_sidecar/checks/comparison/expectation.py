@@ -17,6 +17,7 @@ from pytest_istio_sidecar.checks.comparison.comparison import Comparison, compar
 from pytest_istio_sidecar.checks.comparison.foreign import REPEATED
 from pytest_istio_sidecar.checks.finding import Finding, Kind, Severity
 from pytest_istio_sidecar.checks.tracing import of_pod
+from pytest_istio_sidecar.checks.wording import of_family
 from pytest_istio_sidecar.errors import Undecided, UsageProblem
 from pytest_istio_sidecar.istio.messages import OPTIONS_TWICE
 from pytest_istio_sidecar.istio.option_table import OptionFields
@@ -240,13 +241,21 @@ def counted(comparison: Comparison) -> str:
 
 
 def _chains(comparison: Comparison) -> str:
-    names = list(dict.fromkeys(chain.name for chain in comparison.chains if chain.differs))
-    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+    """The chains that differ, by family: "ISTIO_INBOUND and ISTIO_OUTPUT, IPv6 ISTIO_INBOUND"."""
+    return ", ".join(
+        of_family(family) + (f"{', '.join(names[:-1])} and {names[-1]}" if names[1:] else names[0])
+        for family in _FAMILIES
+        if (names := _differing(comparison, family))
+    )
+
+
+def _differing(comparison: Comparison, family: Family) -> list[str]:
+    chains = (chain for chain in comparison.chains if chain.family == family and chain.differs)
+    return list(dict.fromkeys(chain.name for chain in chains))
 
 
 def _verb(comparison: Comparison) -> str:
-    names = {chain.name for chain in comparison.chains if chain.differs}
-    return "is" if len(names) == 1 else "are"
+    return "is" if sum(len(_differing(comparison, family)) for family in _FAMILIES) == 1 else "are"
 
 
 def _facts(
@@ -255,7 +264,7 @@ def _facts(
     shown = [f"{effect.text}: {effect.fates}" for effect in comparison.effects[:_EFFECTS]]
     left = len(comparison.effects) - _EFFECTS
     if left > 0:
-        shown.append(f"and {left} more classes of packets")
+        shown.append(f"and {left} more class{'es' if left > 1 else ''} of packets")
     facts = [("effect", "\n".join(shown) or "no packet is affected")]
     if comparison.foreign:
         facts.append(("foreign", "\n".join(foreign.text for foreign in comparison.foreign)))

@@ -17,7 +17,7 @@ from pytest_istio_sidecar.netfilter import messages
 from pytest_istio_sidecar.netfilter.model import Backend, Chain, Family, Rule, Ruleset, Table
 from pytest_istio_sidecar.netfilter.targets import Extended, Goto, Jump, Target
 from pytest_istio_sidecar.netfilter.text.call_graph import first_circle
-from pytest_istio_sidecar.netfilter.text.diagnosis import diagnose
+from pytest_istio_sidecar.netfilter.text.diagnosis import BROKEN_OFF, diagnose
 from pytest_istio_sidecar.netfilter.text.infer_table import infer_table
 from pytest_istio_sidecar.netfilter.text.parse_match import strict_number
 from pytest_istio_sidecar.netfilter.text.parse_rule import Counters, parse_rule
@@ -100,9 +100,17 @@ class _Text:
         text = self.lines[number - 1] if number else ""
         # In a text that began as a listing, words of a comment would be taken for a message.
         known = diagnose(text) or (None if self.recognised else diagnose(self.text))
+        if known is None and self._breaks_off(number):
+            known = BROKEN_OFF
         if len(failure.summary) > _SHOWN:
             failure = failure._replace(summary=f"{failure.summary[:_SHOWN]}...")
         raise ParseError(failure.advised(known), source=self.source, line=number, text=text) from None
+
+    def _breaks_off(self, number: int) -> bool:
+        """Whether a line is the last of a listing that should go on, or was cut in its middle."""
+        if not self.recognised or any(line.strip() for line in self.lines[number:]):
+            return False
+        return bool(self.table) or not self.text.endswith("\n")
 
     def read(self) -> Ruleset:
         self._refuse_what_is_no_text()
