@@ -251,6 +251,8 @@ class PodRules:
     """What the reader saw that bears on trust in these rulesets."""
     native_tables: tuple[str, ...] = ()
     """nf_tables' own tables, which iptables does not show: "inet istio-proxy-nat"."""
+    native_read: bool = False
+    """Whether those were looked for, so that none named means that there is none."""
 
     def of_family(self, family: Family) -> tuple[Ruleset, ...]:
         return tuple(ruleset for ruleset in self.rulesets if ruleset.family == family)
