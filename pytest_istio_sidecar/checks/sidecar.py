@@ -7,44 +7,17 @@ said only where rules that iptables does not show would have been seen.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Sequence
 
 from pytest_istio_sidecar.checks import messages
 from pytest_istio_sidecar.checks.finding import Finding, Kind
 from pytest_istio_sidecar.errors import Undecided
 from pytest_istio_sidecar.failure import Failure
-from pytest_istio_sidecar.istio.injection import Labels, injection_of, is_ambient, why_missing
+from pytest_istio_sidecar.istio.injection import Unproxied, injection_of, is_ambient, why_missing
 from pytest_istio_sidecar.istio.tables import has_istio_rules, other_mode, writes_native_tables
 from pytest_istio_sidecar.netfilter.model import PodRules
 from pytest_istio_sidecar.netfilter.packet import Host, inbound
 from pytest_istio_sidecar.netfilter.trace.trace import trace
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Unproxied:
-    """A pod under test that has no sidecar.
-
-    Attributes:
-        pod: as the API server has it.
-        named: how it came to be under test: "it is named by --istio-workload".
-        namespace: the labels of its namespace; None: they were not read.
-        unread: why they were not; "" where they were.
-        workload: that it belongs to, with its kind; None: none, or it was not read.
-    """
-
-    pod: Mapping[str, Any]
-    named: str
-    namespace: Labels | None = None
-    unread: str = ""
-    workload: Mapping[str, Any] | None = None
-
-    @property
-    def name(self) -> str:
-        """How messages name it: `namespace/name`."""
-        metadata = self.pod["metadata"]
-        return f"{metadata.get('namespace', 'default')}/{metadata['name']}"
 
 
 def check_sidecars(pods: Sequence[Unproxied]) -> list[Finding]:

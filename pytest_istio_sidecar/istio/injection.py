@@ -45,6 +45,31 @@ class Injection:
     opts_out: bool = False
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unproxied:
+    """A pod under test that has no sidecar.
+
+    Attributes:
+        pod: as the API server has it.
+        named: how it came to be under test: "it is named by --istio-workload".
+        namespace: the labels of its namespace; None: they were not read.
+        unread: why they were not; "" where they were.
+        workload: that it belongs to, with its kind; None: none, or it was not read.
+    """
+
+    pod: Mapping[str, Any]
+    named: str
+    namespace: Labels | None = None
+    unread: str = ""
+    workload: Mapping[str, Any] | None = None
+
+    @property
+    def name(self) -> str:
+        """How messages name it: `namespace/name`."""
+        metadata = self.pod["metadata"]
+        return f"{metadata.get('namespace', 'default')}/{metadata['name']}"
+
+
 def injection_of(pod: Mapping[str, Any], namespace: Labels | None) -> Injection:
     """What a pod, as the API server has it, and the labels of its namespace say of a sidecar."""
     if pod["spec"].get("hostNetwork"):

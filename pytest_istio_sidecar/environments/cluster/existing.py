@@ -16,7 +16,6 @@ from typing import Self
 
 import yaml
 
-from pytest_istio_sidecar.checks.sidecar import Unproxied
 from pytest_istio_sidecar.environments.base import Environment
 from pytest_istio_sidecar.environments.choices import ExistingChoices, ReaderName
 from pytest_istio_sidecar.environments.cluster import messages
@@ -42,6 +41,7 @@ from pytest_istio_sidecar.environments.cluster.workload import (
     unready_pods,
 )
 from pytest_istio_sidecar.errors import EnvironmentProblem
+from pytest_istio_sidecar.istio.injection import Unproxied
 from pytest_istio_sidecar.istio.versions import number_of
 from pytest_istio_sidecar.machine.command import run_command
 from pytest_istio_sidecar.machine.lease import EDIT, Lease, leases

@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from functools import cache
 
-from pytest_istio_sidecar.checks.sidecar import Unproxied
 from pytest_istio_sidecar.environments.cluster.api import ApiProblem, Json, KubernetesApi
 from pytest_istio_sidecar.environments.cluster.workload import container_of, owner_of
+from pytest_istio_sidecar.istio.injection import Unproxied
 
 
 def unproxied_of(api: KubernetesApi, pods: Iterable[Json], *, named: str) -> list[Unproxied]:

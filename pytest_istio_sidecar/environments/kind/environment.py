@@ -14,7 +14,6 @@ from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Self
 
-from pytest_istio_sidecar.checks.sidecar import Unproxied
 from pytest_istio_sidecar.environments.base import Environment
 from pytest_istio_sidecar.environments.choices import Injection, Keep, KindChoices, ReaderName
 from pytest_istio_sidecar.environments.cluster.api import Json, KubernetesApi
@@ -35,6 +34,7 @@ from pytest_istio_sidecar.environments.kind.values import (
     values_of,
 )
 from pytest_istio_sidecar.errors import EnvironmentProblem
+from pytest_istio_sidecar.istio.injection import Unproxied
 from pytest_istio_sidecar.istio.versions import cluster_pair
 from pytest_istio_sidecar.machine.lease import CLUSTER, Lease, leases
 from pytest_istio_sidecar.machine.progress import Progress

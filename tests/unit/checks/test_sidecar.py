@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 
 from pytest_istio_sidecar import PodRules, Ruleset, expected_ruleset, parse_iptables_save
-from pytest_istio_sidecar.checks.sidecar import Unproxied, check_istio_rules, check_sidecars
+from pytest_istio_sidecar.checks.sidecar import check_istio_rules, check_sidecars
 from pytest_istio_sidecar.errors import Undecided
+from pytest_istio_sidecar.istio.injection import Unproxied
 from pytest_istio_sidecar.netfilter.model import Backend
 from pytest_istio_sidecar.reports.message import render_findings
 
