@@ -45,8 +45,8 @@ def run(options: argparse.Namespace) -> Status:
         *(f"{what} is gone already" for what in gone),
     ]
     if options.json:
-        told = {"removed": [*put_back, *removed], "problems": problems}
-        print(json.dumps(told | ({"gone": gone} if gone else {})))
+        document = {"removed": [*put_back, *removed], "problems": problems}
+        print(json.dumps(document | ({"gone": gone} if gone else {})))
     elif said:
         print("\n".join(said))
     elif not problems:

@@ -127,10 +127,10 @@ def report_of(run: Run, gathering: Gathering) -> Report:
         records.setdefault(str(record.pop("kind")), []).append(record)
     tests = list(gathering.tests.values())
     names = list(dict.fromkeys(test["workload"] for test in tests if test["workload"]))
-    each = [judged(name, tests=tests, **_told(records, name)) for name in names]
-    told = _told(records, None)
+    each = [judged(name, tests=tests, **_recorded(records, name)) for name in names]
+    whole = _recorded(records, None)
     if each:
-        told["environment"] = {
+        whole["environment"] = {
             name: text
             for name, text in each[0]["environment"].items()
             if all(one["environment"].get(name) == text for one in each)
@@ -142,13 +142,13 @@ def report_of(run: Run, gathering: Gathering) -> Report:
             workloads=each,
             notices=list(gathering.notices),
             evidence=str(run.place(run.evidence)) if run.evidence.exists() else "",
-            **told,
+            **whole,
         )
     )
     return report
 
 
-def _told(records: Mapping[str, Sequence[dict[str, Any]]], workload: str | None) -> dict[str, Any]:
+def _recorded(records: Mapping[str, Sequence[dict[str, Any]]], workload: str | None) -> dict[str, Any]:
     """What the processes of the run have told of a workload; None: of all."""
     from pytest_istio_sidecar.reports.requests import describe_requests
 

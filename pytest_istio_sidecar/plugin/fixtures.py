@@ -214,7 +214,7 @@ def pod_rules(
         release = _release_of(istio_environment, istio_settings)
         gateway = istio_environment.is_gateway
         meant = istio_options.inbound_interception_mode != "NONE"
-        found = claims.ask(
+        findings = claims.ask(
             lambda: (
                 check_istio_rules(rules, release, host=sidecar_pod.host, gateway=gateway) if meant else []
             ),
@@ -222,7 +222,7 @@ def pod_rules(
         )
         if istio_settings.environment in (EnvironmentName.KIND, EnvironmentName.EXISTING):
             # Of listings each test says what becomes of its own packet.
-            claims.against(found, about=about)
+            claims.against(findings, about=about)
         capture = capture_of(rules, sidecar_pod.host, istio_version, istio_options)
         run.record("capture", workload=istio_workload, **capture)
         return rules

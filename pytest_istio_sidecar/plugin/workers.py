@@ -88,11 +88,11 @@ class Run(NamedTuple):  # as Settings
         """The test that tells something which every test would tell: this one where none has yet."""
         with self.exclusive(_TELLING_SECONDS):
             path = self.make_directory() / "told.json"
-            told: dict[str, str] = json.loads(path.read_text()) if path.exists() else {}
-            if about not in told:
-                told[about] = test
-                path.write_text(json.dumps(told))
-        return told[about]
+            tests: dict[str, str] = json.loads(path.read_text()) if path.exists() else {}
+            if about not in tests:
+                tests[about] = test
+                path.write_text(json.dumps(tests))
+        return tests[about]
 
     def record(self, kind: str, **content: object) -> None:
         """Leave a fact for the summary, which the owner prints."""

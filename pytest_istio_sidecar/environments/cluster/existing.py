@@ -145,7 +145,7 @@ class ExistingEnvironment(ClusterPod, Environment):
             text: describe_pods(unready_pods(api, workload)) for text, workload in workloads.items()
         }
         client = _client(api, changes, choices) if choices.traffic else None
-        written["workloads"] = {text: [_path(pod) for pod in found] for text, found in pods.items()}
+        written["workloads"] = {text: [_path(pod) for pod in members] for text, members in pods.items()}
         written["client"] = None if client is None else _path(client)
         write_state(state, written)
         return cls(api, pods, client, written, next(iter(pods)))

@@ -24,15 +24,17 @@ def unproxied_of(api: KubernetesApi, pods: Iterable[Json], *, named: str) -> lis
     @cache
     def labels(namespace: str) -> tuple[Json | None, str]:
         try:
-            found = api.get(f"/api/v1/namespaces/{namespace}")
+            answer = api.get(f"/api/v1/namespaces/{namespace}")
         except ApiProblem as problem:
             return None, (problem.said or problem.failure.summary).partition("\n")[0]
-        return found["metadata"].get("labels") or {}, ""
+        return answer["metadata"].get("labels") or {}, ""
 
     lacking = []
     for pod in pods:
         if container_of(pod) is None:
-            held, unread = labels(pod["metadata"]["namespace"])
+            of_namespace, unread = labels(pod["metadata"]["namespace"])
             workload = owner_of(api, pod)
-            lacking.append(Unproxied(pod=pod, named=named, namespace=held, unread=unread, workload=workload))
+            lacking.append(
+                Unproxied(pod=pod, named=named, namespace=of_namespace, unread=unread, workload=workload)
+            )
     return lacking

@@ -82,9 +82,9 @@ def require_values(file: Path, choices: KindChoices, *, cluster: str) -> None:
     known = noted_values(file).get(_NOTED, [])
     missing = [value for value in _asked(choices) if value not in known]
     if missing:
-        told = ", ".join(value if value.startswith("--") else f"--istio-set={value}" for value in missing)
+        values = ", ".join(value if value.startswith("--") else f"--istio-set={value}" for value in missing)
         raise EnvironmentProblem(
-            messages.VALUES_WITHOUT_EFFECT(version=choices.version, cluster=cluster, values=told)
+            messages.VALUES_WITHOUT_EFFECT(version=choices.version, cluster=cluster, values=values)
         )
 
 

@@ -149,8 +149,8 @@ def _pair(line: Sequence[str]) -> tuple[str, str]:
 
 def _failure(test: Test, capture: Capture | None) -> Markup:
     ways = [problem["way"] for problem in test["problems"] if problem["way"] is not None]
-    told = {"Workload": test["workload"], "Evidence": test["evidence"]}
-    kept = [tag("p", f"{label}: {text}", class_="quiet") for label, text in told.items() if text]
+    labelled = {"Workload": test["workload"], "Evidence": test["evidence"]}
+    kept = [tag("p", f"{label}: {text}", class_="quiet") for label, text in labelled.items() if text]
     return tag(
         "details",
         tag("summary", tag("strong", first_line(test)), tag("br"), tag("code", test["id"])),
