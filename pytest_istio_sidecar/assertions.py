@@ -54,7 +54,7 @@ def asserting(
 
     def decorate(described: Callable[[], None]) -> Callable[_Parameters, None]:
         def assertion(*arguments: _Parameters.args, **named: _Parameters.kwargs) -> None:
-            _raise(check(*arguments, **named))
+            raise_against(check(*arguments, **named))
 
         update_wrapper(assertion, described)
         assertion.__annotations__ = {**check.__annotations__, "return": None}
@@ -195,7 +195,7 @@ def assert_reviewed_bypasses(
         UsageProblem: no such release or option.
     """
     day = today or datetime.now(tz=UTC).date()
-    _raise(check_reviewed_bypasses(version, options, reviewed, today=day, host=host))
+    raise_against(check_reviewed_bypasses(version, options, reviewed, today=day, host=host))
 
 
 @asserting(check_replicas)
@@ -242,7 +242,12 @@ def assert_not_intercepted() -> None:
     """
 
 
-def _raise(findings: Sequence[Finding]) -> None:
+def raise_against(findings: Sequence[Finding]) -> None:
+    """Raise the verdict that findings are, where any is against.
+
+    Raises:
+        VerdictAgainst: of the class that its first finding's kind stands for.
+    """
     against = violations(findings)
     if against:
         error = _ERRORS[against[0].kind](render_findings(against))

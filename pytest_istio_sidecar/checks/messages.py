@@ -38,6 +38,19 @@ ASKED_FOR = Message(
     "IS109", "{packet} gets by without Envoy, as the pod asks for it ({options})", help=_NOTICE
 )
 
+# Verdicts on pods.
+SIDECAR_MISSING = Message(
+    "IS181",
+    "{pod} has no sidecar, though it should: {why}",
+    fix="{fix}",
+    help="what asks for a sidecar has to be there when the pod is made: restart the workload",
+)
+NO_RULE_OF_ISTIO = Message(
+    "IS182",
+    "{pod} has a sidecar, and no rule of Istio's that would send it any traffic",
+    help="see the log of istio-init, or of istio-cni on the node; restart the pod",
+)
+
 # Verdicts on rules.
 NONE_COMES = Message(
     "IS121", "no {protocol} packet comes from {source} to {target}{pod}", help=_RULES_CHANGED
@@ -139,6 +152,32 @@ NOTHING_SHOWS = Message(
     "IS409",
     "{request}: nothing shows whether Envoy saw it{pod}",
     help="--istio-traffic, and a reader that sees the connections of the pod",
+)
+
+OPTED_OUT = Message(
+    "IS411",
+    "{pod} is not to have a sidecar: {why}",
+    note="nothing of this pod was checked, as there is nothing to prove",
+    fix="name another workload, or take that out of the pod template",
+)
+IS_AMBIENT = Message(
+    "IS412",
+    "{pod} is in ambient mode: ztunnel on its node captures its traffic, and no sidecar",
+    note="nothing of this pod was checked, as there is no sidecar to judge",
+    fix="name a workload with a sidecar",
+)
+NATIVE_NOT_READ = Message(
+    "IS413",
+    "no rule of Istio's was found in iptables of {pod}, and nf_tables' own tables were not read",
+    cause="{release} can write its rules there (nativeNftables), where iptables does not show them",
+    fix="let `nft list ruleset` be read: --istio-reader=node or debug, where nft is installed",
+    note="whether the pod has rules was not seen",
+)
+IS_GATEWAY = Message(
+    "IS414",
+    "{pod} is a gateway: its istio-proxy is a router, and captures no traffic",
+    note="nothing of this pod was checked, as there is no sidecar to judge",
+    fix="name a workload with a sidecar",
 )
 
 # What cannot be asked.

@@ -27,7 +27,7 @@ from pytest_istio_sidecar.cli import (
     trace,
 )
 from pytest_istio_sidecar.cli.command import Status, for_terminal
-from pytest_istio_sidecar.errors import IstioSidecarError, ParseError, UsageProblem
+from pytest_istio_sidecar.errors import IstioSidecarError, ParseError, UsageProblem, VerdictAgainst
 
 _COMMANDS = (trace, bypasses, compare, check, selftest, read, expected, doctor, matrix, clean, completion)
 
@@ -48,6 +48,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (UsageProblem, ParseError) as problem:
         print(*for_terminal(f"istio-sidecar: {problem}", sys.stderr), sep="\n", file=sys.stderr)
         return Status.UNUSABLE
+    except VerdictAgainst as verdict:
+        print(*for_terminal(f"istio-sidecar: {verdict}", sys.stderr), sep="\n", file=sys.stderr)
+        return Status.AGAINST
     except IstioSidecarError as problem:
         print(*for_terminal(f"istio-sidecar: {problem}", sys.stderr), sep="\n", file=sys.stderr)
         return Status.UNDECIDED

@@ -7,7 +7,7 @@ or the pod comes about. Invariant: reading changes nothing in the pod.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar, Self
@@ -15,6 +15,7 @@ from typing import ClassVar, Self
 from pytest_istio_sidecar.environments.choices import Choices
 from pytest_istio_sidecar.environments.excerpts import configuration_as_evidence
 from pytest_istio_sidecar.errors import EnvironmentProblem
+from pytest_istio_sidecar.istio.injection import Unproxied
 from pytest_istio_sidecar.istio.listeners import Listener
 from pytest_istio_sidecar.istio.observation import Observation, RequestKind
 from pytest_istio_sidecar.istio.options import IstioOptions
@@ -95,6 +96,11 @@ class PodAccess(ABC):
         Raises:
             NotServed: there is no traffic here, or none of this family.
         """
+
+    @property
+    def is_gateway(self) -> bool:
+        """Whether Envoy is there for traffic of others, and captures none of the pod's."""
+        return False
 
     def options(self) -> IstioOptions:
         """What the pod's rules were installed with, where it tells that."""
@@ -227,6 +233,14 @@ class Environment(PodAccess):
         Raises:
             EnvironmentProblem: some of it could not be.
         """
+
+    def of_workload(self, name: str) -> Environment:  # noqa: ARG002 - most have one
+        """The same with another of its workloads under test, as `--istio-workload` names it."""
+        return self
+
+    def unproxied(self) -> Sequence[Unproxied]:
+        """The pods under test that have no sidecar, of which nothing can be read."""
+        return ()
 
     @abstractmethod
     def describe(self) -> Mapping[str, str]:

@@ -261,6 +261,8 @@ class PodRules:
     """What the reader saw that bears on trust in these rulesets."""
     native_tables: tuple[str, ...] = ()
     """nf_tables' own tables, which iptables does not show: "inet istio-proxy-nat"."""
+    native_read: bool = False
+    """Whether those were looked for, so that none named means that there is none."""
 
     def __repr__(self) -> str:
         pod = f" of {self.pod}" if self.pod else ""

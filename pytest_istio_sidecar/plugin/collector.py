@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import os
 import traceback
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pytest_istio_sidecar.errors import IstioSidecarError, VerdictAgainst
+from pytest_istio_sidecar.plugin.claims import UNDECIDED
 from pytest_istio_sidecar.plugin.workers import Run, run_of
+from pytest_istio_sidecar.plugin.workloads import folder_of, workload_of
 
 if TYPE_CHECKING:
     import pytest
@@ -22,8 +24,6 @@ if TYPE_CHECKING:
     from pytest_istio_sidecar.checks.finding import Finding
     from pytest_istio_sidecar.reports.document import Outcome, Problem, Report, Test
 
-UNDECIDED = "verdict"
-"""Phase given to the report of a test that reached no verdict: pytest shows it as an error."""
 NOTICE = "istio-notice"
 """Name of the user property by which a test leaves a notice for the summary."""
 
@@ -69,6 +69,7 @@ class Gathering:
             return
         self.tests[report.nodeid] = {
             "id": report.nodeid,
+            "workload": left["workload"],
             "outcome": outcome,
             "seconds": round(report.duration, 3),
             "message": left["message"] or _message(report),
@@ -86,10 +87,12 @@ def leave(item: pytest.Item, report: pytest.TestReport, raised: BaseException | 
         return
     run = run_of(item.config)
     path, line, _ = item.location
+    workload = workload_of(item)
     left: dict[str, Any] = {
+        "workload": workload,
         "path": path,
         "line": _line_of(item, raised) or (line or 0) + 1,
-        "message": str(raised) if own else "",
+        "message": str(raised) if own and not report.skipped else "",
         "problems": [],
         "evidence": "",
     }
@@ -97,8 +100,11 @@ def leave(item: pytest.Item, report: pytest.TestReport, raised: BaseException | 
         findings: tuple[Any, ...] = raised.findings if isinstance(raised, VerdictAgainst) else ()
         left["problems"] = [_problem(finding) for finding in findings]
         if report.when in ("call", UNDECIDED) and run.evidence.exists():
-            left["evidence"] = _keep(run, item.nodeid, left["message"] or report.longreprtext, findings)
+            read = run.evidence / folder_of(item.config, workload)
+            message = left["message"] or report.longreprtext
+            left["evidence"] = _keep(run, read, item.nodeid, message, findings)
         properties = {
+            "istio-workload": workload,
             "istio-verdict": "against" if isinstance(raised, VerdictAgainst) else "none",
             "istio-summary": left["problems"][0]["summary"] if left["problems"] else "",
             "istio-replay": next((each["way"]["replay"] for each in left["problems"] if each["way"]), ""),
@@ -114,29 +120,50 @@ def report_of(run: Run, gathering: Gathering) -> Report:
     from importlib import metadata
 
     from pytest_istio_sidecar.machine.redaction import scrub_values
-    from pytest_istio_sidecar.reports.document import assemble
-    from pytest_istio_sidecar.reports.requests import describe_requests
+    from pytest_istio_sidecar.reports.document import assemble, judged
 
     records: dict[str, list[dict[str, Any]]] = {}
     for record in run.records():
         records.setdefault(str(record.pop("kind")), []).append(record)
-    # What is known only later is told later: by which way Envoy was asked.
-    facts = {
-        name: text for record in records.get("environment", []) for name, text in record["facts"].items()
-    }
-    captures: list[Any] = records.get("capture", [])
+    tests = list(gathering.tests.values())
+    names = list(dict.fromkeys(test["workload"] for test in tests if test["workload"]))
+    each = [judged(name, tests=tests, **_recorded(records, name)) for name in names]
+    whole = _recorded(records, None)
+    if each:
+        whole["environment"] = {
+            name: text
+            for name, text in each[0]["environment"].items()
+            if all(one["environment"].get(name) == text for one in each)
+        }
     report: Report = scrub_values(
         assemble(
             version=metadata.version("pytest-istio-sidecar"),
-            environment=facts,
-            capture=captures[0] if captures else None,
-            requests=describe_requests(records.get("observation", [])),
-            tests=list(gathering.tests.values()),
+            tests=tests,
+            workloads=each,
             notices=list(gathering.notices),
             evidence=str(run.place(run.evidence)) if run.evidence.exists() else "",
+            **whole,
         )
     )
     return report
+
+
+def _recorded(records: Mapping[str, Sequence[dict[str, Any]]], workload: str | None) -> dict[str, Any]:
+    """What the processes of the run have told of a workload; None: of all."""
+    from pytest_istio_sidecar.reports.requests import describe_requests
+
+    def of(kind: str) -> list[dict[str, Any]]:
+        own = [record for record in records.get(kind, []) if workload in (None, record["workload"])]
+        return [{name: value for name, value in record.items() if name != "workload"} for record in own]
+
+    captures = of("capture")
+    # What is known only later is told later: by which way Envoy was asked.
+    facts = {name: text for record in of("environment") for name, text in record["facts"].items()}
+    return {
+        "environment": facts,
+        "capture": captures[0] if captures else None,
+        "requests": describe_requests(of("observation")),
+    }
 
 
 def write_reports(report: Report, paths: Sequence[Path]) -> list[str]:
@@ -217,13 +244,13 @@ def _problem(finding: Finding) -> Problem:
     }
 
 
-def _keep(run: Run, test: str, message: str, findings: Sequence[Finding]) -> str:
+def _keep(run: Run, read: Path, test: str, message: str, findings: Sequence[Finding]) -> str:
     from pytest_istio_sidecar.machine.evidence import write_evidence
     from pytest_istio_sidecar.reports.evidence import files_of, folder_name
 
     around = {
         path.name: path.read_bytes().decode(errors="replace")
-        for path in sorted(run.evidence.iterdir())
+        for path in sorted(read.glob("*"))
         if path.is_file() and path.stat().st_size <= _AROUND_BYTES
     }
     folder = folder_name(test)

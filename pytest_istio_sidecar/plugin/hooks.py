@@ -20,7 +20,16 @@ import pytest
 
 from pytest_istio_sidecar.environments.choices import EnvironmentName
 from pytest_istio_sidecar.errors import IstioSidecarError, VerdictAgainst
-from pytest_istio_sidecar.plugin import collector, markers, options, settings, terminal, workers
+from pytest_istio_sidecar.plugin import (
+    claims,
+    collector,
+    markers,
+    options,
+    settings,
+    terminal,
+    workers,
+    workloads,
+)
 
 if TYPE_CHECKING:
     from pytest_istio_sidecar.reports.document import Report
@@ -78,6 +87,10 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         pytest.skip("sends requests; on a cluster of yours --istio-traffic allows them")
 
 
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    workloads.parametrise(metafunc)
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     markers.require_version_fixture(config, items)
 
@@ -97,7 +110,8 @@ def pytest_runtest_makereport(
         and isinstance(raised, IstioSidecarError)
         and not isinstance(raised, VerdictAgainst)
     ):
-        report.when = collector.UNDECIDED  # type: ignore[assignment]
+        report.when = claims.UNDECIDED  # type: ignore[assignment]
+    claims.settle(item, report, raised)
     if report.failed and (isinstance(raised, IstioSidecarError) or SUITE in item.path.parents):
         from pytest_istio_sidecar.plugin.traceback import tidy
 
@@ -123,7 +137,7 @@ def _hide_own_frames(raised: IstioSidecarError) -> None:
 
 
 def pytest_report_teststatus(report: pytest.TestReport) -> tuple[str, str, str] | None:
-    if report.when == collector.UNDECIDED and report.failed:
+    if report.when == claims.UNDECIDED and report.failed:
         return "error", "E", "ERROR"
     return None
 

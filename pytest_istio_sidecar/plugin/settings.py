@@ -62,6 +62,12 @@ def report_paths(config: pytest.Config) -> tuple[Path, ...]:
     return tuple(config.invocation_params.dir / name for name in names)
 
 
+def named_workloads(config: pytest.Config) -> tuple[str, tuple[str, ...]]:
+    """The environment that was asked for, and the workloads, each once; unchecked, for collection."""
+    environment = _ours(config, FIELDS["environment"]) or [""]
+    return environment[0], tuple(dict.fromkeys(_ours(config, FIELDS["workloads"])))
+
+
 def asked(config: pytest.Config) -> tuple[str, ...]:
     """The options that were given, on the command line or in the ini file, as they are written."""
     return tuple(

@@ -7,7 +7,7 @@ Invariant: printed by the owner of the run only, above pytest's own last line.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from pytest_istio_sidecar.failure import wrapped
@@ -15,7 +15,7 @@ from pytest_istio_sidecar.failure import wrapped
 if TYPE_CHECKING:
     import pytest
 
-    from pytest_istio_sidecar.reports.document import Report
+    from pytest_istio_sidecar.reports.document import Answer, Judged, Report
 
 VERSIONS = ("istio", "kubernetes", "kind", "envoy", "httpbin", "iptables", "kernel")
 """Facts about an environment that share a line."""
@@ -63,23 +63,48 @@ def annotate(reporter: pytest.TerminalReporter, lines: Sequence[str]) -> None:
 
 
 def _lines(report: Report) -> Iterator[tuple[str, str]]:
-    answer, capture, facts = report["answer"], report["capture"], report["environment"]
-    for label, texts in (("inbound", answer["inbound"]), ("outbound", answer["outbound"])):
-        yield from ((f"  {label}", text) for text in _by_design(texts, label, answer["unexpected"]))
     counted = [f"{count} {_COUNTED[name]}" for name, count in report["counts"].items() if count]
-    yield "verdicts", ", ".join(counted) or "none"
-    yield from ((label, text) for label, text in facts.items() if label not in VERSIONS)
-    yield from (("skipped", text) for text in _skipped(report))
-    versions = ", ".join(_version(name, facts[name]) for name in VERSIONS if name in facts)
-    if versions:
-        yield "versions", versions
-    if capture is not None:
-        yield from ((label, text) for label, text in capture["lines"])
-        yield from (("undecided", problem) for problem in capture["problems"])
-    yield from ((label, text) for label, text in report["requests"])
+    if report["workloads"]:
+        yield "verdicts", ", ".join(counted)
+        yield from (("skipped", text) for text in _skipped(report))
+        yield from _facts(report["environment"])
+        for each in report["workloads"]:
+            yield "workload", f"{each['name']}: {each['answer']['text']}"
+            yield from _let_by(each["answer"])
+            common = {**report["environment"], "workload": each["name"]}
+            yield from _facts(
+                {name: text for name, text in each["environment"].items() if common.get(name) != text}
+            )
+            yield from _captured(each)
+    else:
+        yield from _let_by(report["answer"])
+        yield "verdicts", ", ".join(counted) or "none"
+        yield from (("skipped", text) for text in _skipped(report))
+        yield from _facts(report["environment"])
+        yield from _captured(report)
     yield from (("notice", text) for text in report["notices"])
     if report["evidence"]:
         yield "evidence", report["evidence"]
+
+
+def _let_by(answer: Answer) -> Iterator[tuple[str, str]]:
+    for label, texts in (("inbound", answer["inbound"]), ("outbound", answer["outbound"])):
+        yield from ((f"  {label}", text) for text in _by_design(texts, label, answer["unexpected"]))
+
+
+def _facts(facts: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+    yield from ((label, text) for label, text in facts.items() if label not in VERSIONS)
+    versions = ", ".join(_version(name, facts[name]) for name in VERSIONS if name in facts)
+    if versions:
+        yield "versions", versions
+
+
+def _captured(judged: Judged | Report) -> Iterator[tuple[str, str]]:
+    capture = judged["capture"]
+    if capture is not None:
+        yield from ((label, text) for label, text in capture["lines"])
+        yield from (("undecided", problem) for problem in capture["problems"])
+    yield from ((label, text) for label, text in judged["requests"])
 
 
 def _by_design(texts: Sequence[str], direction: str, unexpected: Sequence[str]) -> Iterator[str]:

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from pytest_istio_sidecar.machine.signals import EndingSignals
 
 _PROGRESS = "progress.jsonl"
+_TELLING_SECONDS = 600.0
+"""Longer than a workload takes to be looked at by another worker."""
 
 
 class Run(NamedTuple):  # as Settings
@@ -81,6 +83,16 @@ class Run(NamedTuple):  # as Settings
         from filelock import FileLock
 
         return FileLock(self.make_directory() / "lock", timeout=timeout)
+
+    def first_to_tell(self, about: str, test: str) -> str:
+        """The test that tells something which every test would tell: this one where none has yet."""
+        with self.exclusive(_TELLING_SECONDS):
+            path = self.make_directory() / "told.json"
+            tests: dict[str, str] = json.loads(path.read_text()) if path.exists() else {}
+            if about not in tests:
+                tests[about] = test
+                path.write_text(json.dumps(tests))
+        return tests[about]
 
     def record(self, kind: str, **content: object) -> None:
         """Leave a fact for the summary, which the owner prints."""

@@ -131,7 +131,13 @@ def read_tables(
         notes += _not_checked(native, native_tables)
     if unread and not any(True for ruleset in rulesets for _ in ruleset.rules()):
         raise _unreadable(pod, [result for result in commands if result.missing], _INCOMPLETE)
-    rules = PodRules(rulesets=tuple(rulesets), pod=pod, notes=tuple(notes), native_tables=native_tables)
+    rules = PodRules(
+        rulesets=tuple(rulesets),
+        pod=pod,
+        notes=tuple(notes),
+        native_tables=native_tables,
+        native_read=native.succeeded,
+    )
     return TablesReading(rules=rules, commands=tuple(commands))
 
 

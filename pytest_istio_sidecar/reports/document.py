@@ -18,7 +18,7 @@ Outcome = Literal["passed", "failed", "undecided", "error", "skipped"]
 Verdict = Literal["holds", "against", "undecided"]
 
 
-SCHEMA = 1
+SCHEMA = 2
 OUTCOMES: tuple[Outcome, ...] = ("passed", "failed", "undecided", "error", "skipped")
 
 
@@ -53,12 +53,14 @@ class Test(TypedDict):
 
     Attributes:
         id: as pytest has it.
+        workload: that it is about, as `--istio-workload` names it; "" where not several are named.
         message: the whole explanation; "" when it passed.
         path, line: where the test is defined, from the rootdir; the line counts from 1.
         evidence: the folder that keeps what it rests on; "" where there is none.
     """
 
     id: str
+    workload: str
     outcome: Outcome
     seconds: float
     message: str
@@ -84,8 +86,22 @@ class Answer(TypedDict):
     unexpected: list[str]
 
 
+class Judged(TypedDict):
+    """One of several workloads that were named, as `Report` has a single one."""
+
+    name: str
+    answer: Answer
+    environment: dict[str, str]
+    capture: Capture | None
+    requests: list[list[str]]
+
+
 class Report(TypedDict):
-    """Everything that a run can tell. `capture` is None where no rules were read."""
+    """Everything that a run can tell. `capture` is None where no rules were read.
+
+    Where several workloads were named, `workloads` has each: `environment` is then what they have in common,
+    `capture` that of the one which `answer` is about, else of the first.
+    """
 
     schema: int
     tool: dict[str, str]
@@ -95,6 +111,7 @@ class Report(TypedDict):
     capture: Capture | None
     requests: list[list[str]]
     tests: list[Test]
+    workloads: list[Judged]
     notices: list[str]
     evidence: str
 
@@ -108,27 +125,56 @@ def assemble(
     tests: Sequence[Test],
     notices: Iterable[str],
     evidence: str,
+    workloads: Sequence[Judged] = (),
 ) -> Report:
     """Put a report together.
 
     Args:
         version: of this package.
         requests: labelled lines on the real requests.
+        workloads: as `judged` makes each, where several were named.
         evidence: the folder of the run; "" where there is none.
     """
     counted = Counter(test["outcome"] for test in tests)
-    pod = environment.get("pod") or environment.get("listing") or "the pod"
+    answer = _answer(_pod_of(environment), capture, tests)
+    if workloads:
+        answer, first = _overall(workloads, [test for test in tests if not test["workload"]])
+        capture = first["capture"]
     return Report(
         schema=SCHEMA,
         tool={"name": "pytest-istio-sidecar", "version": version},
-        answer=_answer(pod, capture, tests),
+        answer=answer,
         counts={outcome: counted.get(outcome, 0) for outcome in OUTCOMES},
         environment=dict(environment),
         capture=capture,
         requests=[list(line) for line in requests],
         tests=list(tests),
+        workloads=list(workloads),
         notices=list(notices),
         evidence=evidence,
+    )
+
+
+def judged(
+    name: str,
+    *,
+    environment: Mapping[str, str],
+    capture: Capture | None,
+    requests: Iterable[tuple[str, str]],
+    tests: Iterable[Test],
+) -> Judged:
+    """One of several workloads.
+
+    Args:
+        tests: of the run; those of this workload count.
+    """
+    own = [test for test in tests if test["workload"] == name]
+    return Judged(
+        name=name,
+        answer=_answer(_pod_of(environment), capture, own),
+        environment=dict(environment),
+        capture=capture,
+        requests=[list(line) for line in requests],
     )
 
 
@@ -162,9 +208,45 @@ def _bypasses(capture: Capture) -> list[dict[str, Any]]:
     return [*report.get("inbound", []), *report.get("outbound", [])]
 
 
+def _pod_of(environment: Mapping[str, str]) -> str:
+    return environment.get("pod") or environment.get("listing") or "the pod"
+
+
+def _overall(workloads: Sequence[Judged], others: Sequence[Test]) -> tuple[Answer, Judged]:
+    """The answer for all workloads, and the one that it is about.
+
+    Args:
+        others: tests that are of none of them.
+    """
+    counted = Counter(each["answer"]["verdict"] for each in workloads)
+    verdict: Verdict = "against" if counted["against"] else "undecided" if counted["undecided"] else "holds"
+    first = next(each for each in workloads if each["answer"]["verdict"] == verdict)
+    lists: dict[str, list[str]] = {
+        key: list(dict.fromkeys(text for each in workloads for text in each["answer"][key]))
+        for key in ("inbound", "outbound", "unexpected")
+    }
+    failed = [test for test in others if test["outcome"] == "failed"]
+    if verdict == "holds" and failed:
+        return _say("", "against", f"a test of no workload failed: {first_line(failed[0])}", **lists), first
+    if verdict == "holds":
+        ending = ", except what their releases let by" if lists["inbound"] or lists["outbound"] else ""
+        text = f"traffic of all {len(workloads)} workloads goes through Envoy{ending}"
+        return _say("", verdict, text, **lists), first
+    one = counted[verdict] == 1
+    against = "is not as it should be" if one else "are not as they should be"
+    what = against if verdict == "against" else "could not be judged"
+    which = f"{counted[verdict]} of {len(workloads)} workloads {what}"
+    return _say("", verdict, f"{which}: {first['name']}: {first['answer']['text']}", **lists), first
+
+
 def _answer(pod: str, capture: Capture | None, tests: Sequence[Test]) -> Answer:
     if capture is None:
-        return _say(pod, "undecided", "whether traffic of {pod} goes through Envoy was not seen")
+        against = [test for test in tests if test["outcome"] == "failed"]
+        if against:
+            return _say(pod, "against", first_line(against[0]))
+        unseen = [first_line(test) for test in tests if test["outcome"] in ("undecided", "error")]
+        why = f": {unseen[0]}" if unseen else ""
+        return _say(pod, "undecided", f"whether traffic of {{pod}} goes through Envoy was not seen{why}")
     let_by = exceptions_of(capture)
     unexpected = list(
         dict.fromkeys(str(each["text"]) for each in _bypasses(capture) if not each["by_design"])

@@ -51,6 +51,7 @@ def render_finding(finding: Finding) -> str:
         for label, value in finding.facts:
             lines += lay_out(label, value)
     closing = [*lay_out("cause", finding.cause or _decides(finding.trace)), *_assumed(finding.assumptions)]
+    closing += lay_out("fix", finding.failure.fix)
     if finding.trace is not None:
         closing += lay_out("replay", replay_command(finding.trace), whole=True)
     if closing:

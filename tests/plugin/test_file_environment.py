@@ -42,3 +42,17 @@ def test_what_needs_traffic_or_listeners_is_skipped_with_the_reason(run_suite):
             "SKIPPED *sends requests; the file environment has listings only",
         ]
     )
+
+
+LISTING_OF_OTHERS = "*nat\n:PREROUTING ACCEPT [0:0]\n:OUTPUT ACCEPT [0:0]\n-A PREROUTING -j ACCEPT\nCOMMIT\n"
+
+
+def test_rules_without_istios_fail_where_the_release_can_write_no_others(run_suite):
+    assert run_suite(LISTING_OF_OTHERS).parseoutcomes()["failed"] > 5
+
+
+def test_rules_without_istios_are_undecided_where_the_release_can_write_native_tables(run_suite):
+    result = run_suite(LISTING_OF_OTHERS, "--istio-version=1.28.0")
+    outcomes = result.parseoutcomes()
+    assert (outcomes["errors"], outcomes.get("failed", 0)) == (1, 0)
+    result.stdout.fnmatch_lines(["*nf_tables' own tables were not read*"])
