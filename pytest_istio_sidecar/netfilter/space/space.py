@@ -60,6 +60,8 @@ class Space:
 
     def outcomes(self, which: int = 0) -> Node:
         """What becomes of every packet under one of the sets of rules: answers are `Outcome`s."""
+        if not rulesets_of(self.rules[which], self.family):
+            return self.diagrams.leaf(Outcome(Fate.UNKNOWN))
         with no_collection():
             return outcomes(orders(self.rules[which], self.family), self.fields, self.diagrams, self._state)
 
