@@ -18,7 +18,7 @@ from pytest_istio_sidecar.errors import Undecided, UsageProblem
 from pytest_istio_sidecar.istio import ports
 from pytest_istio_sidecar.netfilter.intervals import Interval, joined, outside
 from pytest_istio_sidecar.netfilter.matches import PROTOCOLS
-from pytest_istio_sidecar.netfilter.model import Chain, Family, Rule, Rules, Table, rulesets_of
+from pytest_istio_sidecar.netfilter.model import Chain, Family, Rule, Rules, Ruleset, Table, rulesets_of
 from pytest_istio_sidecar.netfilter.packet import Fate, Hook, Host, Packet
 from pytest_istio_sidecar.netfilter.space.partition import (
     Outcome,
@@ -27,8 +27,8 @@ from pytest_istio_sidecar.netfilter.space.partition import (
     fates,
     reach,
 )
-from pytest_istio_sidecar.netfilter.targets import Extended, Goto, Jump
-from pytest_istio_sidecar.netfilter.trace.trace import Trace
+from pytest_istio_sidecar.netfilter.targets import Extended, Goto, Jump, Target, Verdict
+from pytest_istio_sidecar.netfilter.trace.trace import Trace, trace
 
 _HOOKS: tuple[Hook, ...] = ("PREROUTING", "OUTPUT")
 _PORTS = 0xFFFF
@@ -49,15 +49,20 @@ def check_jump(
         UsageProblem: `source` is no chain in which packets enter nat.
     """
     family = nat.ruleset.family
+    if source in nat.unread:
+        raise _not_read(nat, f"what comes from {source} to {target}")
     chain = nat.chain(source) if source in nat else Chain(name=source)
+    if target not in nat and nat.unread:
+        raise _not_read(nat, f"whether there is a chain {target}")
     if target not in nat:
         return [_absent(nat, target, wanted=f"{source} sends {protocol} to {target}")]
     jumps = [rule for rule in chain if isinstance(rule.target, Jump | Goto) and rule.target.chain == target]
-    ending = _ending_at(nat, target)
-    coming, missed = _parted(ending, _hook_of(source), family, protocol, host, _is_unknown, source=nat)
+    ending, dropping = _ending_at(nat, target, Extended(name="END")), _ending_at(nat, target, Verdict("DROP"))
+    hook = _hook_of(source)
+    coming, missed = _parted(ending, hook, family, protocol, host, _is_unknown, source=nat, known_in=dropping)
     if not missed:
         return []
-    first = decided(nat, _most_ordinary(missed), host)
+    first = trace(nat, _most_ordinary(missed), host=host)
     return [
         Finding(
             kind=Kind.BYPASS,
@@ -109,6 +114,8 @@ def check_redirect_target(nat: Table, chain: str, port: int, *, host: Host | Non
         Undecided: the rules do not show it for some packet.
     """
     family = nat.ruleset.family
+    if chain not in nat and nat.unread:
+        raise _not_read(nat, f"whether there is a chain {chain}")
     if chain not in nat:
         return [_absent(nat, chain, wanted=f"{chain} redirects tcp to :{port}")]
     alone = _entered_directly(nat, chain)
@@ -137,7 +144,13 @@ def check_redirect_target(nat: Table, chain: str, port: int, *, host: Host | Non
 
 
 def check_dead_rules(nat: Table, *, host: Host | None = None) -> list[Finding]:
-    """Rules that no packet of this host can match, each as a notice with the rules that shadow it."""
+    """Rules that no packet of this host can match, each as a notice with the rules that shadow it.
+
+    Raises:
+        Undecided: a chain by which packets come to the table's rules was not read.
+    """
+    if not set(_HOOKS).isdisjoint(nat.unread):
+        raise _not_read(nat, "which rules no packet comes to")
     reached = [reach(nat, hook, host=host) for hook in _HOOKS]
     findings = []
     for rule in nat.rules():
@@ -161,6 +174,13 @@ def check_dead_rules(nat: Table, *, host: Host | None = None) -> list[Finding]:
     return findings
 
 
+def _not_read(table: Table, question: str) -> Undecided:
+    program = "iptables" if table.ruleset.family == 4 else "ip6tables"
+    return Undecided(
+        messages.TABLE_NOT_READ(question=question, table=table.name, program=program, pod=of_pod(table))
+    )
+
+
 def _parted(
     rules: Rules,
     hook: Hook,
@@ -170,19 +190,26 @@ def _parted(
     meant: Callable[[Outcome], bool],
     *,
     source: Rules | None = None,
+    known_in: Rules | None = None,
 ) -> tuple[list[Part], list[Part]]:
     """The possible packets of a protocol with a meant outcome, and those with another.
 
     Args:
         source: the rules that were read, where `rules` are made of them; None: `rules` were.
+        known_in: other rules, in which what becomes of packets with a meant outcome has to be known.
 
     Raises:
         Undecided: of some packets it cannot be told which.
     """
     number = PROTOCOLS[protocol]
-    (outcomes,) = fates([rules], hook, host=host, family=family)
-    partition = outcomes.judged(lambda answers: _judged(answers, meant)).partition()
-    parts = partition.only({"protocol": ((number, number),)}).parts()
+    outcomes, *others = fates(
+        [rules] if known_in is None else [rules, known_in], hook, host=host, family=family
+    )
+    judged = outcomes.judged(lambda answers: _judged(answers, meant))
+    for other in others:
+        doubtful = other.judged(lambda answers: _judged(answers, _is_unknown) is not False)
+        judged = judged.beside(doubtful, lambda verdict, doubt: None if verdict is doubt is True else verdict)
+    parts = judged.partition().only({"protocol": ((number, number),)}).parts()
     if None in parts:
         read = rules if source is None else source
         (packet, *_) = parts[None][0].witnesses
@@ -241,10 +268,15 @@ def _hook_of(source: str) -> Hook:
     raise UsageProblem(messages.NO_ENTRY_TO_NAT(chain=source))
 
 
-def _ending_at(nat: Table, chain: str) -> Table:
-    """The same table, in which what becomes of a packet that comes to `chain` is unknown from there on."""
-    end = Chain(name=chain, rules=(Rule(chain=chain, number=1, target=Extended(name="END")),))
-    return nat.ruleset.with_table(nat.with_chain(end)).table(nat.name)
+def _ending_at(nat: Table, chain: str, target: Target) -> Table:
+    """The same table, in which `chain` has one rule, by which packets are known that come to it."""
+    end = Chain(name=chain, rules=(Rule(chain=chain, number=1, target=target),))
+    return _alone(nat.ruleset.with_table(nat.with_chain(end))).table(nat.name)
+
+
+def _alone(ruleset: Ruleset) -> Ruleset:
+    """Rules of which something is asked that what was not read has no part in."""
+    return replace(ruleset, unread=frozenset(), beside_legacy=False)
 
 
 def _through(nat: Table, chain: str, host: Host | None) -> Trace | None:
@@ -252,7 +284,7 @@ def _through(nat: Table, chain: str, host: Host | None) -> Trace | None:
     for hook in _HOOKS:
         parts = entering(nat, chain, hook, host=host)
         if parts:
-            return decided(nat, _most_ordinary(parts), host)
+            return trace(nat, _most_ordinary(parts), host=host)
     return None
 
 
@@ -261,7 +293,7 @@ def _entered_directly(nat: Table, chain: str) -> Table:
     entry = Chain(name="OUTPUT", policy="ACCEPT", rules=(Rule(chain="OUTPUT", number=1, target=Jump(chain)),))
     others = tuple(other for other in nat.chains if other.name != "OUTPUT")
     table = Table(name="nat", chains=(entry, *others))
-    return replace(nat.ruleset, tables=(table,)).nat
+    return _alone(replace(nat.ruleset, tables=(table,))).nat
 
 
 def _what_instead(chain: Chain, jumps: Sequence[Rule], target: str) -> str:
