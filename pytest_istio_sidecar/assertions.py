@@ -217,7 +217,8 @@ def assert_only_bypasses() -> None:
 
     Raises:
         BypassError: other packets get by; the message has one, and the rule that lets it.
-        Undecided: it depends on a condition that rules alone do not tell.
+        Undecided: nothing else does, and of some packets it depends on what rules alone do not tell, or
+            on what was not read.
         UsageProblem: a text that is no bypass.
     """
 

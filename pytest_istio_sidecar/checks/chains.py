@@ -13,22 +13,23 @@ from dataclasses import replace
 from pytest_istio_sidecar.checks import messages
 from pytest_istio_sidecar.checks.cause import cause_of
 from pytest_istio_sidecar.checks.finding import Finding, Kind
-from pytest_istio_sidecar.checks.tracing import CAPTURED, assumptions, decided, of_pod
+from pytest_istio_sidecar.checks.tracing import CAPTURED, assumptions, decided, not_read, of_pod
 from pytest_istio_sidecar.checks.wording import describe, of_family
 from pytest_istio_sidecar.errors import Undecided, UsageProblem
 from pytest_istio_sidecar.istio import ports
-from pytest_istio_sidecar.netfilter.intervals import Interval, joined, outside
+from pytest_istio_sidecar.netfilter.diagram.intervals import Interval, joined, outside
 from pytest_istio_sidecar.netfilter.matches import PROTOCOLS
-from pytest_istio_sidecar.netfilter.model import Chain, Family, Rule, Rules, Table, rulesets_of
+from pytest_istio_sidecar.netfilter.model import Chain, Family, Rule, Rules, Ruleset, Table, rulesets_of
 from pytest_istio_sidecar.netfilter.packet import Fate, Hook, Host, Packet
 from pytest_istio_sidecar.netfilter.space.partition import (
+    Fates,
     Outcome,
     Part,
     entering,
     fates,
 )
-from pytest_istio_sidecar.netfilter.targets import Extended, Goto, Jump
-from pytest_istio_sidecar.netfilter.trace.trace import Trace
+from pytest_istio_sidecar.netfilter.targets import Extended, Goto, Jump, Target, Verdict
+from pytest_istio_sidecar.netfilter.trace.trace import Trace, trace
 
 _HOOKS: tuple[Hook, ...] = ("PREROUTING", "OUTPUT")
 _PORTS = 0xFFFF
@@ -49,16 +50,23 @@ def check_jump(
         UsageProblem: `source` is no chain in which packets enter nat.
     """
     family = nat.ruleset.family
+    if source in nat.unread:
+        raise not_read(nat, f"what comes from {source} to {target}")
     chain = nat.chain(source) if source in nat else Chain(name=source)
+    if target not in nat and nat.unread:
+        raise not_read(nat, f"whether there is a chain {target}")
     if target not in nat:
         return [_absent(nat, target, wanted=f"{source} sends {protocol} to {target}")]
     packets = f"{of_family(family)}{protocol}"
     jumps = [rule for rule in chain if isinstance(rule.target, Jump | Goto) and rule.target.chain == target]
-    ending = _ending_at(nat, target)
-    coming, missed = _parted(ending, _hook_of(source), family, protocol, host, _is_undecided, source=nat)
+    ending, dropping = _ending_at(nat, target, Extended(name="END")), _ending_at(nat, target, Verdict("DROP"))
+    hook = _hook_of(source)
+    coming, missed = _parted(
+        ending, hook, family, protocol, host, _is_undecided, source=nat, known_in=dropping
+    )
     if not missed:
         return []
-    first = decided(nat, _most_ordinary(missed), host)
+    first = trace(nat, _most_ordinary(missed), host=host)
     return [
         Finding(
             kind=Kind.BYPASS,
@@ -110,6 +118,8 @@ def check_redirect_target(nat: Table, chain: str, port: int, *, host: Host | Non
         Undecided: the rules do not show it for some packet.
     """
     family = nat.ruleset.family
+    if chain not in nat and nat.unread:
+        raise not_read(nat, f"whether there is a chain {chain}")
     if chain not in nat:
         return [_absent(nat, chain, wanted=f"{chain} redirects tcp to :{port}")]
     alone = _entered_directly(nat, chain)
@@ -151,29 +161,40 @@ def _parted(
     *,
     ports: Collection[int] = (),
     source: Rules | None = None,
+    known_in: Rules | None = None,
 ) -> tuple[list[Part], list[Part]]:
     """The possible packets of a protocol with a meant outcome, and those with another.
 
     Args:
         meant: asked of an outcome, and whether it comes to one of `ports` of this host.
         source: the rules that were read, where `rules` are made of them; None: `rules` were.
+        known_in: other rules, in which what becomes of packets with a meant outcome has to be known.
 
     Raises:
         Undecided: of some packets it cannot be told which.
     """
     number = PROTOCOLS[protocol]
-    (outcomes,) = fates([rules], hook, host=host, family=family)
-    labelled = outcomes.labelled(
-        lambda outcome, there: [(meant(outcome, there), outcome.fate is Fate.UNKNOWN)], ports=ports
+    outcomes, *others = fates(
+        [rules] if known_in is None else [rules, known_in], hook, host=host, family=family
     )
-    partition = labelled.judged(_judged).partition()
-    parts = partition.only({"protocol": ((number, number),)}).parts()
+    judged = _told(outcomes, meant, ports).judged(_judged)
+    for other in others:
+        doubtful = _told(other, _is_undecided, ports).judged(lambda answers: _judged(answers) is not False)
+        judged = judged.beside(doubtful, lambda verdict, doubt: None if verdict is doubt is True else verdict)
+    parts = judged.partition().only({"protocol": ((number, number),)}).parts()
     if None in parts:
         read = rules if source is None else source
         (packet, *_) = parts[None][0].witnesses
         decided(read, packet, host)
         raise Undecided(messages.NOT_TOLD(packet=describe(packet), pod=of_pod(read)))
     return parts.get(True, []), parts.get(False, [])
+
+
+def _told(outcomes: Fates, meant: Callable[[Outcome, bool], bool], ports: Collection[int]) -> Fates:
+    """Of each outcome whether it is meant, and whether it is unknown."""
+    return outcomes.labelled(
+        lambda outcome, there: [(meant(outcome, there), outcome.fate is Fate.UNKNOWN)], ports=ports
+    )
 
 
 def _is_undecided(outcome: Outcome, _: bool) -> bool:
@@ -231,10 +252,15 @@ def _hook_of(source: str) -> Hook:
     raise UsageProblem(messages.NO_ENTRY_TO_NAT(chain=source))
 
 
-def _ending_at(nat: Table, chain: str) -> Table:
-    """The same table, in which what becomes of a packet that comes to `chain` is unknown from there on."""
-    end = Chain(name=chain, rules=(Rule(chain=chain, number=1, target=Extended(name="END")),))
-    return nat.ruleset.with_table(nat.with_chain(end)).table(nat.name)
+def _ending_at(nat: Table, chain: str, target: Target) -> Table:
+    """The same table, in which `chain` has one rule, by which packets are known that come to it."""
+    end = Chain(name=chain, rules=(Rule(chain=chain, number=1, target=target),))
+    return _alone(nat.ruleset.with_table(nat.with_chain(end))).table(nat.name)
+
+
+def _alone(ruleset: Ruleset) -> Ruleset:
+    """Rules of which something is asked that what was not read has no part in."""
+    return replace(ruleset, unread=frozenset(), beside_legacy=False)
 
 
 def _through(nat: Table, chain: str, host: Host | None) -> Trace | None:
@@ -242,7 +268,7 @@ def _through(nat: Table, chain: str, host: Host | None) -> Trace | None:
     for hook in _HOOKS:
         parts = entering(nat, chain, hook, host=host)
         if parts:
-            return decided(nat, _most_ordinary(parts), host)
+            return trace(nat, _most_ordinary(parts), host=host)
     return None
 
 
@@ -255,7 +281,7 @@ def _entered_directly(nat: Table, chain: str) -> Table:
     entry = Chain(name="OUTPUT", policy="ACCEPT", rules=(Rule(chain="OUTPUT", number=1, target=Jump(chain)),))
     others = tuple(other for other in nat.chains if other.name != "OUTPUT")
     table = Table(name="nat", chains=(entry, *others))
-    return replace(nat.ruleset, tables=(table,)).nat
+    return _alone(replace(nat.ruleset, tables=(table,))).nat
 
 
 def _what_instead(chain: Chain, jumps: Sequence[Rule], target: str) -> str:

@@ -12,7 +12,7 @@ from dataclasses import replace
 
 from pytest_istio_sidecar.checks import messages
 from pytest_istio_sidecar.checks.finding import Finding, Kind, Severity
-from pytest_istio_sidecar.checks.tracing import of_pod
+from pytest_istio_sidecar.checks.tracing import not_read, of_pod
 from pytest_istio_sidecar.checks.wording import numbered, of_family
 from pytest_istio_sidecar.netfilter.model import HOOKS, Chain, Rule, Table
 from pytest_istio_sidecar.netfilter.packet import Hook, Host
@@ -25,7 +25,11 @@ _ABOVE = "rules above"
 
 
 def check_dead_rules(nat: Table, *, host: Host | None = None) -> list[Finding]:
-    """Rules that no packet of this host can match, each as a notice with the rules that shadow it."""
+    """Rules that no packet of this host can match, each as a notice with the rules that shadow it.
+
+    Raises:
+        Undecided: a chain by which packets come to the table's rules was not read.
+    """
     reached = _reached(nat, host)
     findings = []
     for rule in _unmatched(nat, reached):
@@ -54,6 +58,8 @@ def dead_rules(nat: Table, *, host: Host | None = None) -> list[Rule]:
 
 
 def _reached(nat: Table, host: Host | None) -> dict[Hook, Reach]:
+    if not set(_HOOKS).isdisjoint(nat.unread):
+        raise not_read(nat, "which rules no packet comes to")
     return {hook: reach(nat, hook, host=host) for hook in _HOOKS}
 
 

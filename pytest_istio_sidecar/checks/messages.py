@@ -153,6 +153,11 @@ NOTHING_SHOWS = Message(
     "{request}: nothing shows whether Envoy saw it{pod}",
     help="--istio-traffic, and a reader that sees the connections of the pod",
 )
+TABLE_NOT_READ = Message(
+    "IS415",
+    "{question} cannot be told: table {table} was not read, or not all of it{pod}",
+    fix="give {program}-save, which is whole, or {program} -t {table} -S as well",
+)
 
 OPTED_OUT = Message(
     "IS411",

@@ -11,11 +11,13 @@ from collections.abc import Iterator
 from pytest_istio_sidecar.checks import messages
 from pytest_istio_sidecar.checks.wording import describe
 from pytest_istio_sidecar.errors import Undecided
+from pytest_istio_sidecar.netfilter.hooks import unread_chains
 from pytest_istio_sidecar.netfilter.matches import PROTOCOLS
-from pytest_istio_sidecar.netfilter.model import Family, Rules, rulesets_of
+from pytest_istio_sidecar.netfilter.model import Family, Rules, Table, rulesets_of
 from pytest_istio_sidecar.netfilter.packet import Fate, Hook, Host, IPAddress, Packet
 from pytest_istio_sidecar.netfilter.space.partition import FieldName, regions
 from pytest_istio_sidecar.netfilter.trace.trace import Trace, trace
+from pytest_istio_sidecar.netfilter.unread import with_unread_legacy
 
 CAPTURED = (Fate.REDIRECTED, Fate.TPROXIED, Fate.TRANSLATED)
 _FAMILIES: tuple[Family, ...] = (4, 6)
@@ -58,7 +60,7 @@ def captured(
     if destination_port is not None:
         wanted["destination_port"] = destination_port
     for family in _FAMILIES:
-        if not _has_rules(rules, family):
+        if not _may_capture(rules, family):
             continue
         for hook in _HOOKS:
             for region in regions(rules, hook, host=host, family=family):
@@ -71,15 +73,17 @@ def captured(
 
 
 def addressed_families(rules: Rules, host: Host) -> Iterator[tuple[Family, IPAddress]]:
-    """The families in which there are rules and neighbours reach the host, with its address."""
+    """The families in which there are rules, or may be, and neighbours reach the host, with its address."""
     for family in _FAMILIES:
         own = host.primary(host.external(), family)
-        if own is not None and _has_rules(rules, family):
+        if own is not None and _may_capture(rules, family):
             yield family, own
 
 
-def _has_rules(rules: Rules, family: Family) -> bool:
-    return any(any(ruleset.rules()) for ruleset in rulesets_of(rules, family))
+def _may_capture(rules: Rules, family: Family) -> bool:
+    """Whether there are rules, or chains that were not read and could capture."""
+    rulesets = with_unread_legacy(rulesets_of(rules, family))
+    return any(any(ruleset.rules()) for ruleset in rulesets) or bool(unread_chains(rulesets))
 
 
 def of_pod(rules: Rules) -> str:
@@ -92,3 +96,11 @@ def assumptions(rules: Rules, family: int) -> tuple[str, ...]:
     """What the rulesets of a family took from an expectation."""
     taken = rulesets_of(rules, 4 if family == 4 else 6)
     return tuple(assumption for ruleset in taken for assumption in ruleset.assumptions)
+
+
+def not_read(table: Table, question: str) -> Undecided:
+    """The error where a question is about what was not read of a table."""
+    program = "iptables" if table.ruleset.family == 4 else "ip6tables"
+    return Undecided(
+        messages.TABLE_NOT_READ(question=question, table=table.name, program=program, pod=of_pod(table))
+    )

@@ -21,6 +21,7 @@ from pytest_istio_sidecar.cli.command import (
     add_rules_argument,
     host_of,
     options_of,
+    print_notes,
 )
 
 if TYPE_CHECKING:
@@ -62,7 +63,8 @@ def run(options: argparse.Namespace) -> Status:
     from pytest_istio_sidecar.reports.bypasses import render_bypasses
     from pytest_istio_sidecar.reports.colour import painter
 
-    rules: Rules = read_listings(options.rules)
+    given = read_listings(options.rules)
+    rules: Rules = given
     host = host_of(options.interface)
     expected = None
     asked = options_of(options)
@@ -77,10 +79,12 @@ def run(options: argparse.Namespace) -> Status:
         against, undecided = [], str(problem)
     if options.json:
         print(json.dumps(report.to_dict()))
+        print_notes(given.notes)
     else:
         width = shutil.get_terminal_size().columns
         paint = painter(sys.stdout)
-        print(render_bypasses(report, expected=expected is not None, width=width, paint=paint))
+        text = render_bypasses(report, expected=expected is not None, width=width, paint=paint)
+        print(*given.notes, text, sep="\n")
     if undecided:
         print(f"istio-sidecar: {undecided}", file=sys.stderr)
         return Status.UNDECIDED

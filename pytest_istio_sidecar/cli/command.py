@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import argparse
 import shutil
-from collections.abc import Callable, Sequence
+import sys
+from collections.abc import Callable, Iterable, Sequence
 from enum import IntEnum
 from typing import TYPE_CHECKING, TextIO, TypeAlias
 
@@ -14,6 +15,7 @@ from pytest_istio_sidecar.failure import fitted
 
 if TYPE_CHECKING:
     from pytest_istio_sidecar.istio.options import IstioOptions
+    from pytest_istio_sidecar.netfilter.model import PodRules
     from pytest_istio_sidecar.netfilter.packet import Host
 
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"  # noqa: SLF001
@@ -113,6 +115,19 @@ def for_terminal(text: str, stream: TextIO) -> list[str]:
     if not stream.isatty():
         return text.splitlines()
     return fitted(text, shutil.get_terminal_size().columns)
+
+
+def with_notes(text: str, rules: PodRules) -> str:
+    """An output whose first line says what is to be known of the rules given: "(nat only was given)"."""
+    first, newline, rest = text.partition("\n")
+    notes = f" ({'; '.join(rules.notes)})" if rules.notes else ""
+    return f"{first}{notes}{newline}{rest}"
+
+
+def print_notes(notes: Iterable[str]) -> None:
+    """Say it beside an output that is for programs."""
+    for note in notes:
+        print(f"istio-sidecar: note: {note}", file=sys.stderr)
 
 
 def row(widths: Sequence[int], *cells: object) -> str:

@@ -25,13 +25,15 @@ from pytest_istio_sidecar.cli.command import (
     add_rules_argument,
     host_of,
     options_of,
+    print_notes,
+    with_notes,
 )
 from pytest_istio_sidecar.errors import UsageProblem
 from pytest_istio_sidecar.failure import wrapped
 
 if TYPE_CHECKING:
     from pytest_istio_sidecar.istio.options import IstioOptions
-    from pytest_istio_sidecar.netfilter.intervals import Interval
+    from pytest_istio_sidecar.netfilter.diagram.intervals import Interval
     from pytest_istio_sidecar.netfilter.model import PodRules
     from pytest_istio_sidecar.netfilter.packet import Host, IPAddress, Packet
     from pytest_istio_sidecar.netfilter.trace.trace import Trace
@@ -76,7 +78,10 @@ def add(commands: Commands) -> None:
     )
     packets.add_argument("--gid", type=_identity, help="group of the sending process (default: as --uid)")
     packets.add_argument(
-        "--family", type=int, choices=(4, 6), default=4, help="of an inbound packet (default 4)"
+        "--family",
+        type=int,
+        choices=(4, 6),
+        help="of an inbound packet (default 4; 6 where all RULES are ip6:)",
     )
     add_interface_argument(trace)
     trace.add_argument(
@@ -100,20 +105,25 @@ def run(options: argparse.Namespace) -> Status:
     asked = options_of(options)
     rules = _completed(read_listings(options.rules), options.istio_version, asked)
     host = host_of(options.interface)
+    options.family = options.family or (4 if rules.of_family(4) else 6)
     undecided = False
+    notes: dict[str, None] = {}
     for packet in _packets(options, host):
-        _require_family(rules, packet)
+        if not options.packets:
+            _require_family(rules, packet)
         traced = trace(rules, packet, host=host)
         undecided |= traced.fate is Fate.UNKNOWN
         if options.svg:
             _draw(traced, options.svg)
         if options.packets or options.json:
             print(json.dumps(_as_json(traced)))
+            notes |= dict.fromkeys((*rules.notes, *traced.notes))
             continue
-        print(render_trace(traced, painter(sys.stdout)))
+        print(with_notes(render_trace(traced, painter(sys.stdout)), rules))
         if options.explain or traced.fate is not Fate.UNKNOWN:
             sentences = explain(traced)
             print("", *map(_wrapped, sentences if options.explain else sentences[-1:]), sep="\n")
+    print_notes(notes)
     return Status.UNDECIDED if undecided else Status.HOLDS
 
 

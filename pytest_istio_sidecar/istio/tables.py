@@ -8,13 +8,18 @@ from __future__ import annotations
 from pytest_istio_sidecar.errors import Undecided
 from pytest_istio_sidecar.istio import messages
 from pytest_istio_sidecar.istio.versions import number_of
-from pytest_istio_sidecar.netfilter.model import Family, PodRules, Table
+from pytest_istio_sidecar.netfilter.model import Family, PodRules, Ruleset, Table
 
 PREFIX = "ISTIO_"
 _NATIVE_SINCE = (1, 27, 0)
 """istio-init writes nf_tables' own tables where it is told to (tools/istio-nftables)."""
 _AMBIENT = "ISTIO_PRERT"
 _NATIVE, _NATIVE_AMBIENT = "istio-", "istio-ambient-"
+
+
+def has_istio_chains(ruleset: Ruleset) -> bool:
+    """Whether some chain is named as Istio names its own."""
+    return any(chain.name.startswith(PREFIX) for table in ruleset.tables for chain in table.chains)
 
 
 def istio_nat(rules: PodRules, family: Family) -> Table:

@@ -128,6 +128,8 @@ def render_trace(trace: Trace, paint: Paint = plain) -> str:
     lines = [paint(first, _COLOURS.get(trace.fate, "yellow")), "", *render_way(trace, paint)]
     if trace.reasons:
         lines += ["", *lay_out("because", "\n".join(shorten(trace.reasons)))]
+    elif trace.notes:
+        lines += ["", *lay_out("note", "\n".join(trace.notes))]
     return "\n".join(lines)
 
 

@@ -19,6 +19,7 @@ from pytest_istio_sidecar.istio.ports import PURPOSE
 from pytest_istio_sidecar.netfilter.model import Family, PodRules, Rules, Ruleset
 from pytest_istio_sidecar.netfilter.packet import Host, inbound, outbound
 from pytest_istio_sidecar.netfilter.trace.trace import Trace, trace
+from pytest_istio_sidecar.netfilter.unread import is_unread, notes_of
 from pytest_istio_sidecar.reports.comparison import comparison_fields, render_comparison
 from pytest_istio_sidecar.reports.redirected import redirected
 from pytest_istio_sidecar.reports.way import Way, way_of
@@ -88,7 +89,8 @@ def capture_of(rules: PodRules, host: Host, version: str, options: IstioOptions)
     except IstioSidecarError as problem:
         capture["problems"].append(str(problem).splitlines()[0])
     capture["lines"] += [["assumed", text] for ruleset in rules.rulesets for text in ruleset.assumptions]
-    capture["lines"] += [["note", text] for text in rules.notes]
+    unread = [text for family in (4, 6) if rules.of_family(family) for text in notes_of(rules, family)]
+    capture["lines"] += [["note", text] for text in (*rules.notes, *dict.fromkeys(unread))]
     return capture
 
 
@@ -152,7 +154,7 @@ def _ordinary(rules: PodRules, host: Host) -> Iterable[Trace]:
 def _held(rules: PodRules) -> str:
     parts = []
     for ruleset in rules.rulesets:
-        count = sum(1 for _ in ruleset.rules())
+        count = "not read" if is_unread(ruleset) else sum(1 for _ in ruleset.rules()) or "none"
         backend = f" in {ruleset.backend}" if ruleset.backend else ""
-        parts.append(f"{count or 'none'}{backend} (IPv{ruleset.family})")
+        parts.append(f"{count}{backend} (IPv{ruleset.family})")
     return ", ".join(parts) or "none were read"

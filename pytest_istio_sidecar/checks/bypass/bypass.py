@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pytest_istio_sidecar.checks import messages
 from pytest_istio_sidecar.checks.wording import CLAUSES, HOOKS, Direction, top_of, written
 from pytest_istio_sidecar.errors import UsageProblem
-from pytest_istio_sidecar.netfilter.intervals import Interval, joined, outside
+from pytest_istio_sidecar.netfilter.diagram.intervals import Interval, joined, outside
 from pytest_istio_sidecar.netfilter.matches import PROTOCOLS
 from pytest_istio_sidecar.netfilter.model import Family
 from pytest_istio_sidecar.netfilter.space.partition import (

@@ -21,11 +21,13 @@ from pytest_istio_sidecar.checks.wording import HOOKS, Direction
 from pytest_istio_sidecar.errors import Undecided
 from pytest_istio_sidecar.istio.ports import INBOUND, OUTBOUND
 from pytest_istio_sidecar.markup import html_table
+from pytest_istio_sidecar.netfilter.hooks import unread_chains
 from pytest_istio_sidecar.netfilter.matches import Owner
 from pytest_istio_sidecar.netfilter.model import Backend, Family, PodRules, Rules, Table, rulesets_of
 from pytest_istio_sidecar.netfilter.packet import Fate, Host
 from pytest_istio_sidecar.netfilter.space.partition import Outcome, Partition, fates, no_collection
 from pytest_istio_sidecar.netfilter.targets import Jump
+from pytest_istio_sidecar.netfilter.unread import notes_of, with_unread_legacy
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,29 +129,35 @@ def check_only_bypasses(
         expected: rules whose bypasses are allowed too.
 
     Raises:
-        Undecided: it depends on a condition that rules alone do not tell.
+        Undecided: nothing else does, and of some packets it depends on what rules alone do not tell, or
+            on what was not read.
         UsageProblem: a text that is no bypass.
     """
     meant = list(map(_as_bypass, allowed))
     findings: list[Finding] = []
+    untold: FoundBypass | None = None
     for direction, family, partition in _partitions(rules, envoy_ports, expected, host):
+        all_read = not unread_chains(with_unread_legacy(rulesets_of(rules, family)))
         permitted = [
             dict(bypass.where)
             for bypass in meant
             if bypass.direction == direction and bypass.family in (None, family)
         ]
         for bypass in _classes(partition.overlaid(permitted, _CAUGHT), rules):
-            if bypass.by_design:
+            if bypass.by_design and (bypass.certain or all_read):
                 continue
-            if not bypass.certain:
-                raise Undecided(
-                    messages.BYPASS_NOT_TOLD(
-                        packet=bypass.text,
-                        pod=of_pod(rules),
-                        facts=[("because", "\n".join(bypass.conditions[:3]))],
-                    )
-                )
-            findings.append(_not_allowed(bypass, rules))
+            if bypass.certain:
+                findings.append(_not_allowed(bypass, rules))
+            else:
+                untold = untold or bypass
+    if untold is not None and not findings:
+        raise Undecided(
+            messages.BYPASS_NOT_TOLD(
+                packet=untold.text,
+                pod=of_pod(rules),
+                facts=[("because", "\n".join(untold.conditions[:3]))],
+            )
+        )
     return findings
 
 
@@ -157,6 +165,10 @@ def _unread(rules: Rules) -> Iterator[str]:
     """What these rules in particular do not tell."""
     if not isinstance(rules, PodRules):
         yield "the other family and the other back end were not read"
+    for family in families_of(rules):
+        of_family = f" (IPv{family})" if len(families_of(rules)) > 1 else ""
+        yield from (f"{note}{of_family}" for note in notes_of(rules, family))
+    if not isinstance(rules, PodRules):
         return
     families = {ruleset.family for ruleset in rules.rulesets}
     yield from (f"IPv{family} rules were not read" for family in (4, 6) if family not in families)

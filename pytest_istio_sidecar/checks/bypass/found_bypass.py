@@ -107,7 +107,8 @@ class FoundBypass:
     def text(self) -> str:
         """The class in few words: conditions that change nothing, beside the other classes, are left out."""
         text = str(self.in_brief if self._brief else self.bypass)
-        if not any(any(ruleset.rules()) for ruleset in rulesets_of(self._rules, self.family)):
+        rulesets = rulesets_of(self._rules, self.family)
+        if self.certain and not any(any(ruleset.rules()) for ruleset in rulesets):
             text += ": no rules"
         elif self._passing.moved:
             text += f": sent to {self.sent_to}" if self.sent_to else ": may be sent elsewhere"

@@ -7,14 +7,15 @@ and fails nothing unless the text was asked for.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Unpack
 
 from pytest_istio_sidecar.checks import messages
 from pytest_istio_sidecar.checks.comparison.alignment import Change
 from pytest_istio_sidecar.checks.comparison.comparison import Comparison, compare
 from pytest_istio_sidecar.checks.comparison.foreign import REPEATED
+from pytest_istio_sidecar.checks.comparison.unread import each_ruleset, with_unread_taken
 from pytest_istio_sidecar.checks.finding import Finding, Kind, Severity
 from pytest_istio_sidecar.checks.tracing import of_pod
 from pytest_istio_sidecar.checks.wording import of_family
@@ -24,10 +25,10 @@ from pytest_istio_sidecar.istio.option_table import OptionFields
 from pytest_istio_sidecar.istio.options import IstioOptions
 from pytest_istio_sidecar.istio.rules import ERAS, expected_ruleset, shown_by_image
 from pytest_istio_sidecar.istio.search import explain, nearest, same_in
-from pytest_istio_sidecar.istio.tables import PREFIX, other_mode
+from pytest_istio_sidecar.istio.tables import has_istio_chains, other_mode
 from pytest_istio_sidecar.netfilter.model import Family, PodRules, Rules, Ruleset, rulesets_of
 from pytest_istio_sidecar.netfilter.packet import Host
-from pytest_istio_sidecar.netfilter.text.complete import complete
+from pytest_istio_sidecar.netfilter.text.complete import with_hidden_as_expected
 
 _FAMILIES: tuple[Family, ...] = (4, 6)
 _EFFECTS = 6
@@ -112,7 +113,7 @@ def expected_of(rules: Rules, version: str, options: IstioOptions) -> PodRules:
     """What a release installs, for every family of these rules that there is an expectation for."""
     families: list[Family] = [family for family in (4, 6) if rulesets_of(rules, family)]
     untold = isinstance(rules, PodRules) and 4 in families and options.enable_ipv6 is None
-    if untold and not any(map(_has_istio, rulesets_of(rules, 6))):
+    if untold and not any(map(has_istio_chains, rulesets_of(rules, 6))):
         families = [4]
     return PodRules(
         rulesets=tuple(expected_ruleset(version, family=family, options=options) for family in families),
@@ -121,21 +122,13 @@ def expected_of(rules: Rules, version: str, options: IstioOptions) -> PodRules:
 
 
 def completed(rules: Rules, expected: PodRules) -> Rules:
-    """The same rules, what a lossy listing hides taken from the expected ones."""
+    """The same rules, what a listing does not show taken from the expected ones: fields, and tables."""
 
     def full(ruleset: Ruleset) -> Ruleset:
-        if not any(rule.hidden for rule in ruleset.rules()):
-            return ruleset
         wanted = expected.of_family(ruleset.family)
-        return complete(ruleset, wanted[0]) if wanted else ruleset
+        return with_hidden_as_expected(ruleset, wanted[0]) if wanted else ruleset
 
-    return _each(rules, full)
-
-
-def _each(rules: Rules, change: Callable[[Ruleset], Ruleset]) -> Rules:
-    if isinstance(rules, PodRules):
-        return replace(rules, rulesets=tuple(map(change, rules.rulesets)))
-    return change(rules if isinstance(rules, Ruleset) else rules.ruleset)
+    return with_unread_taken(each_ruleset(rules, full), expected)
 
 
 def drift(rules: Rules, version: str, options: IstioOptions, *, host: Host | None = None) -> str:
@@ -187,7 +180,7 @@ def guess(rules: Rules, *, host: Host | None = None) -> tuple[Guess, ...]:
     Raises:
         Undecided: no chain of Istio's is there, or the rules do not tell what becomes of some packet.
     """
-    rules = _each(rules, _most_complete)
+    rules = each_ruleset(rules, _most_complete)
     rulesets = istio_rulesets(rules)
     if not rulesets:
         mode = other_mode(rules) if isinstance(rules, PodRules) else ""
@@ -212,18 +205,16 @@ def _most_complete(ruleset: Ruleset) -> Ruleset:
     """A lossy listing as the release would have it whose rules leave the fewest fields hidden."""
     if not any(rule.hidden for rule in ruleset.rules()):
         return ruleset
-    candidates = [complete(ruleset, expected_ruleset(era, family=ruleset.family)) for era in ERAS]
+    candidates = [
+        with_hidden_as_expected(ruleset, expected_ruleset(era, family=ruleset.family)) for era in ERAS
+    ]
     return min(candidates, key=lambda candidate: sum(len(rule.hidden) for rule in candidate.rules()))
 
 
 def istio_rulesets(rules: Rules) -> list[Ruleset]:
     """Of every family the ruleset that has Istio's chains."""
-    first = (next(filter(_has_istio, rulesets_of(rules, family)), None) for family in _FAMILIES)
+    first = (next(filter(has_istio_chains, rulesets_of(rules, family)), None) for family in _FAMILIES)
     return [ruleset for ruleset in first if ruleset is not None]
-
-
-def _has_istio(ruleset: Ruleset) -> bool:
-    return any(chain.name.startswith(PREFIX) for table in ruleset.tables for chain in table.chains)
 
 
 def _span(versions: Sequence[str]) -> str:

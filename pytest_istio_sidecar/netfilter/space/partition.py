@@ -14,9 +14,9 @@ from functools import cached_property, reduce
 from itertools import islice
 
 from pytest_istio_sidecar.netfilter.diagram.diagram import HOLDS, Box, Node, answers_only
+from pytest_istio_sidecar.netfilter.diagram.intervals import Interval, common, joined, outside
 from pytest_istio_sidecar.netfilter.diagram.paths import paths_within
 from pytest_istio_sidecar.netfilter.diagram.simplify import simplify
-from pytest_istio_sidecar.netfilter.intervals import Interval, common, joined, outside
 from pytest_istio_sidecar.netfilter.model import Family, Rules, Table
 from pytest_istio_sidecar.netfilter.packet import Hook, Host, Packet
 from pytest_istio_sidecar.netfilter.space.cubes import Cube, Where

@@ -59,6 +59,12 @@ def test_a_port_let_by_for_one_network_only_is_found():
     assert str(finding.trace.packet.source).startswith("198.51.100.")
 
 
+def test_what_a_target_that_is_not_modelled_takes_is_not_said_to_come():
+    nat = nat_with(JUMP, f"-A PREROUTING -p tcp -m tcp --dport 80 -j NFQUEUE --queue-num 0\n{JUMP}")
+    with pytest.raises(Undecided, match="NFQUEUE"):
+        check_jump(nat, "PREROUTING", "ISTIO_INBOUND")
+
+
 def test_a_jump_on_another_interface_than_the_pods_is_no_jump():
     nat = nat_with(JUMP, "-A PREROUTING -i eth1 -p tcp -j ISTIO_INBOUND\n")
     with pytest.raises(BypassError):
