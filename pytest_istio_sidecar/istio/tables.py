@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from pytest_istio_sidecar.errors import Undecided
 from pytest_istio_sidecar.istio import messages
-from pytest_istio_sidecar.netfilter.model import Family, PodRules, Table
+from pytest_istio_sidecar.netfilter.model import Family, PodRules, Ruleset, Table
 
 PREFIX = "ISTIO_"
 _AMBIENT = "ISTIO_PRERT"
@@ -29,6 +29,11 @@ def istio_nat(rules: PodRules, family: Family) -> Table:
         if any(chain.name.startswith(PREFIX) for chain in table.chains):
             return table
     return tables[0]
+
+
+def has_istio(ruleset: Ruleset) -> bool:
+    """Whether a chain of Istio's is in it."""
+    return any(chain.name.startswith(PREFIX) for table in ruleset.tables for chain in table.chains)
 
 
 def other_mode(rules: PodRules) -> str:
