@@ -7,15 +7,16 @@ becomes of the others.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Hashable, Iterator, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Sequence
 from dataclasses import replace
 
 from pytest_istio_sidecar.checks import messages
 from pytest_istio_sidecar.checks.finding import Finding, Kind, Severity
 from pytest_istio_sidecar.checks.tracing import CAPTURED, assumptions, cause_of, decided, of_pod
-from pytest_istio_sidecar.checks.wording import describe
+from pytest_istio_sidecar.checks.wording import DIRECTIONS, PacketClass, describe, of_direction
 from pytest_istio_sidecar.errors import Undecided, UsageProblem
 from pytest_istio_sidecar.istio import ports
+from pytest_istio_sidecar.istio.tables import has_istio
 from pytest_istio_sidecar.netfilter.intervals import Interval, joined, outside
 from pytest_istio_sidecar.netfilter.matches import PROTOCOLS
 from pytest_istio_sidecar.netfilter.model import Chain, Family, Rule, Rules, Table, rulesets_of
@@ -32,10 +33,17 @@ from pytest_istio_sidecar.netfilter.trace.trace import Trace
 
 _HOOKS: tuple[Hook, ...] = ("PREROUTING", "OUTPUT")
 _PORTS = 0xFFFF
+_ALLOWED = "not meant, and allowed"
 
 
 def check_jump(
-    nat: Table, source: str, target: str, *, protocol: str = "tcp", host: Host | None = None
+    nat: Table,
+    source: str,
+    target: str,
+    *,
+    protocol: str = "tcp",
+    host: Host | None = None,
+    allowed: Iterable[PacketClass] = (),
 ) -> list[Finding]:
     """Whether every packet of a protocol that enters `source` goes on into `target`.
 
@@ -43,6 +51,7 @@ def check_jump(
         nat: the table that holds both chains.
         source: PREROUTING or OUTPUT.
         target: the chain that must be reached, with nothing above taking packets away.
+        allowed: packets that need not.
 
     Raises:
         Undecided: the rules do not show it for some packet.
@@ -54,7 +63,9 @@ def check_jump(
         return [_absent(nat, target, wanted=f"{source} sends {protocol} to {target}")]
     jumps = [rule for rule in chain if isinstance(rule.target, Jump | Goto) and rule.target.chain == target]
     ending = _ending_at(nat, target)
-    coming, missed = _parted(ending, _hook_of(source), family, protocol, host, _is_unknown, source=nat)
+    coming, missed = _parted(
+        ending, _hook_of(source), family, protocol, host, _is_unknown, source=nat, allowed=allowed
+    )
     if not missed:
         return []
     first = decided(nat, _most_ordinary(missed), host)
@@ -80,17 +91,44 @@ def check_jump(
 
 
 def check_inbound_exclusions(
-    nat: Rules, ports: Collection[int], *, host: Host | None = None, family: Family = 4
+    nat: Rules,
+    ports: Collection[int],
+    *,
+    host: Host | None = None,
+    family: Family | None = None,
+    allowed: Iterable[PacketClass] = (),
 ) -> list[Finding]:
     """Whether exactly these TCP ports reach the pod without being redirected, of all 65,536.
+
+    Args:
+        family: 4 or 6; None: both, IPv6 where rules of Istio's are in ip6tables, or nothing else was read.
+        allowed: packets that may reach it so too.
 
     Raises:
         Undecided: the rules do not show it for some port.
     """
+    meant = tuple(allowed)
+    families = (family,) if family is not None else _captured_families(nat)
+    return [finding for each in families for finding in _exclusions(nat, ports, each, host, meant)]
+
+
+def _captured_families(rules: Rules) -> tuple[Family, ...]:
+    """The families of which all inbound packets are to be captured."""
+    with_ipv6 = any(map(has_istio, rulesets_of(rules, 6)))
+    if not rulesets_of(rules, 4) and rulesets_of(rules, 6):
+        return (6,)
+    return (4, 6) if with_ipv6 else (4,)
+
+
+def _exclusions(
+    nat: Rules, ports: Collection[int], family: Family, host: Host | None, allowed: Sequence[PacketClass]
+) -> list[Finding]:
     if not rulesets_of(nat, family):
         raise Undecided(messages.NO_RULES_READ(packet="inbound tcp", family=family, pod=of_pod(nat)))
     wanted = set(ports)
-    captured, passing = _parted(nat, "PREROUTING", family, "tcp", host, lambda end: end.fate in CAPTURED)
+    captured, passing = _parted(
+        nat, "PREROUTING", family, "tcp", host, lambda end: end.fate in CAPTURED, allowed=allowed
+    )
     also = _ports_of(captured)
     findings = [
         _not_excluded(nat, decided(nat, _packet_to(captured, port), host), port)
@@ -170,11 +208,13 @@ def _parted(
     meant: Callable[[Outcome], bool],
     *,
     source: Rules | None = None,
+    allowed: Iterable[PacketClass] = (),
 ) -> tuple[list[Part], list[Part]]:
-    """The possible packets of a protocol with a meant outcome, and those with another.
+    """The possible packets of a protocol with a meant outcome, and those with another that may not have it.
 
     Args:
         source: the rules that were read, where `rules` are made of them; None: `rules` were.
+        allowed: packets that may have another.
 
     Raises:
         Undecided: of some packets it cannot be told which.
@@ -182,6 +222,10 @@ def _parted(
     number = PROTOCOLS[protocol]
     (outcomes,) = fates([rules], hook, host=host, family=family)
     partition = outcomes.judged(lambda answers: _judged(answers, meant)).partition()
+    partition = partition.relabelled(
+        of_direction(allowed, DIRECTIONS[hook], family),
+        lambda answer: _ALLOWED if answer is False else answer,
+    )
     parts = partition.only({"protocol": ((number, number),)}).parts()
     if None in parts:
         read = rules if source is None else source
@@ -298,7 +342,9 @@ def _not_excluded(rules: Rules, trace: Trace, port: int) -> Finding:
     return Finding(
         kind=Kind.REDIRECT,
         failure=messages.NOT_EXCLUDED(
-            port=port, purpose=ports.PURPOSE.get(port, "excluded port"), pod=of_pod(rules)
+            packet=f"inbound {_named(trace)}tcp {port}",
+            purpose=ports.PURPOSE.get(port, "excluded port"),
+            pod=of_pod(rules),
         ),
         wanted=f"tcp {port} reaches the pod unchanged",
         got=f"{trace.fate} to {trace.destination}",
@@ -308,11 +354,16 @@ def _not_excluded(rules: Rules, trace: Trace, port: int) -> Finding:
     )
 
 
+def _named(trace: Trace) -> str:
+    """The family, where a packet's words have to name it."""
+    return "IPv6 " if trace.packet.family == 6 else ""
+
+
 def _excluded(rules: Rules, trace: Trace, low: int, high: int, wanted: set[int]) -> Finding:
     span = f"tcp {low}" if low == high else f"tcp {low}-{high}"
     listed = ", ".join(map(str, sorted(wanted))) or "none"
     dropped = trace.fate is Fate.DROPPED
-    packet, pod = f"inbound {span}", of_pod(rules)
+    packet, pod = f"inbound {_named(trace)}{span}", of_pod(rules)
     return Finding(
         kind=Kind.REDIRECT if dropped else Kind.BYPASS,
         failure=messages.DROPPED(packet=packet, pod=pod)

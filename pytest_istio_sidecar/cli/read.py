@@ -82,7 +82,7 @@ def run(options: argparse.Namespace) -> Status:
         print(json.dumps(written))
         return Status.HOLDS
     pod = environment.pod()
-    capture = capture_of(rules, pod.host, environment.istio_version or DEFAULT_VERSION, pod.options)
+    capture = capture_of(rules, pod, environment.istio_version or DEFAULT_VERSION, pod.options)
     let_by = exceptions_of(capture).items()
     shown = [
         *facts.items(),

@@ -135,14 +135,17 @@ def istio_options(istio_settings: Settings, sidecar_pod: SidecarPod) -> IstioOpt
 
 
 @pytest.fixture(scope="session")
-def reviewed_bypasses(istio_settings: Settings) -> tuple[ReviewedBypass, ...] | None:
-    """The bypasses that this project has reviewed; None: it keeps no list (`--istio-reviewed-bypasses`)."""
-    from pytest_istio_sidecar.checks.bypass.reviewed import parse_reviewed_bypasses
+def reviewed_bypasses(istio_settings: Settings) -> tuple[ReviewedBypass, ...]:
+    """The bypasses that this project has reviewed (`--istio-reviewed-bypasses`); none without a list."""
+    from pytest_istio_sidecar.plugin.reviews import read_list
 
-    path = istio_settings.reviewed_bypasses
-    if path is None:
-        return None
-    return parse_reviewed_bypasses(path.read_text(encoding="utf-8"), source=str(path))
+    return read_list(istio_settings.reviewed_bypasses)
+
+
+@pytest.fixture(scope="session")
+def accepted_options(istio_settings: Settings) -> frozenset[str]:
+    """Options whose openings this project accepts (`--istio-accept-options`), by fields of `IstioOptions`."""
+    return frozenset(name for names in istio_settings.accepted_options for name in names.split(","))
 
 
 @pytest.fixture(scope="session")
@@ -150,6 +153,8 @@ def pod_rules(
     istio_environment: Environment,
     istio_version: str,
     istio_options: IstioOptions,
+    reviewed_bypasses: tuple[ReviewedBypass, ...],
+    accepted_options: frozenset[str],
     pytestconfig: pytest.Config,
 ) -> PodRules:
     """Every ruleset read from the pod: both families, both back ends, all tables.
@@ -162,7 +167,14 @@ def pod_rules(
     run = run_of(pytestconfig)
     place = run.place(run.evidence)
     rules = _completed(read_rules(istio_environment, run.evidence, place), istio_version, istio_options)
-    capture = capture_of(rules, istio_environment.pod().host, istio_version, istio_options)
+    capture = capture_of(
+        rules,
+        istio_environment.pod(),
+        istio_version,
+        istio_options,
+        reviewed=reviewed_bypasses,
+        accepted=accepted_options,
+    )
     run.record("capture", **capture)
     return rules
 

@@ -23,7 +23,8 @@ def read(*arguments: str, version: str | None = None, **environment: str) -> Ist
 
 def test_a_flag_takes_the_next_word_whatever_it_is() -> None:
     """istio/istio#28106: an empty argument was lost, and the log tells what the program made of the rest."""
-    arguments = "-p 15001 -z 15006 -u 1337 -m REDIRECT -i * -x -b * -d 15090,15020".split()
+    ids = ["-p", "15001", "-z", "15006", "-u", "1337", "-m", "REDIRECT"]
+    arguments = [*ids, "-i", "*", "-x", "-b", "*", "-d", "15090,15020"]
     options = read("istio-iptables", *arguments)
     assert (options.outbound_ip_ranges_exclude, options.inbound_ports_include) == ("-b", "")
     log = (DATA / "reports" / "01-istio-init-log-1.5-swallowed-x.txt").read_text()
