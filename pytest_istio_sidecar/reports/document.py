@@ -18,7 +18,7 @@ Outcome = Literal["passed", "failed", "undecided", "error", "skipped"]
 Verdict = Literal["holds", "against", "undecided"]
 
 
-SCHEMA = 1
+SCHEMA = 2
 _TOLD = 3
 """Openings that the answer tells of; the lists have all."""
 OUTCOMES: tuple[Outcome, ...] = ("passed", "failed", "undecided", "error", "skipped")
