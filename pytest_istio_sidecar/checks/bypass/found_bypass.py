@@ -206,6 +206,7 @@ def _ordinary(packet: Packet) -> tuple[bool, ...]:
     return (
         packet.protocol == 6,
         packet.destination_port == 80,
+        packet.uid is not None,
         packet.uid == packet.gid,
         not packet.mark,
         packet.out_interface != "lo",
