@@ -263,8 +263,8 @@ def accepted(rules, tmp_path_factory) -> Run:
 def test_every_form_tells_what_the_pod_opens_and_by_which_option(accepted):
     opened = "inbound tcp 8443 (excludeInboundPorts: 8443)"
     text = (
-        "traffic of pod.rules goes through Envoy, except what Istio 1.8.3 lets by, and what the pod's options "
-        f"open (accepted): {opened}"
+        "traffic of pod.rules goes through Envoy, except what Istio 1.8.3 lets by, and what the pod's "
+        f"options open (accepted): {opened}"
     )
     report = json.loads(accepted.text("r.json"))
     assert (report["answer"]["verdict"], report["answer"]["text"]) == ("holds", text)
