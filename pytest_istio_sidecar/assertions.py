@@ -6,7 +6,7 @@ Knows which exception a finding becomes. Does not know how a verdict is reached
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from datetime import UTC, date, datetime
 from functools import update_wrapper
 from inspect import signature
@@ -31,6 +31,7 @@ from pytest_istio_sidecar.errors import (
     VerdictAgainst,
 )
 from pytest_istio_sidecar.istio.options import IstioOptions
+from pytest_istio_sidecar.netfilter.model import Rules
 from pytest_istio_sidecar.netfilter.packet import Host
 from pytest_istio_sidecar.reports.message import render_findings
 
@@ -184,18 +185,31 @@ def assert_reviewed_bypasses(
     *,
     today: date | None = None,
     host: Host | None = None,
+    rules: Rules | None = None,
+    accepted: Collection[str] = (),
+    pod: str = "",
 ) -> None:
-    """Assert that what these options open beyond the template's is on a project's list, and in date.
+    """Assert that what a pod's options open beyond the template's is on a project's list, and in date.
+
+    What is open otherwise has to be in date too, where it is on the list.
 
     Args:
         today: a review counts up to its last day; None: this day, in UTC.
+        rules: what was read from the pod; None: what the release makes with these options.
+        accepted: fields of options that the project accepts whatever they open.
+        pod: `namespace/name`, or what stands for it, where reviews are for some pods.
 
     Raises:
         BypassError: some packets get by that no review allows.
+        Undecided: the rules do not tell whether some do.
         UsageProblem: no such release or option.
     """
     day = today or datetime.now(tz=UTC).date()
-    raise_against(check_reviewed_bypasses(version, options, reviewed, today=day, host=host))
+    raise_against(
+        check_reviewed_bypasses(
+            version, options, reviewed, today=day, host=host, rules=rules, accepted=accepted, pod=pod
+        )
+    )
 
 
 @asserting(check_replicas)

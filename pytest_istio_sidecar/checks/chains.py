@@ -7,16 +7,17 @@ becomes of the others.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Hashable, Iterator, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Sequence
 from dataclasses import replace
 
 from pytest_istio_sidecar.checks import messages
 from pytest_istio_sidecar.checks.cause import cause_of
 from pytest_istio_sidecar.checks.finding import Finding, Kind
 from pytest_istio_sidecar.checks.tracing import CAPTURED, assumptions, decided, not_read, of_pod
-from pytest_istio_sidecar.checks.wording import describe, of_family
+from pytest_istio_sidecar.checks.wording import DIRECTIONS, PacketClass, describe, of_direction, of_family
 from pytest_istio_sidecar.errors import Undecided, UsageProblem
 from pytest_istio_sidecar.istio import ports
+from pytest_istio_sidecar.istio.tables import has_istio
 from pytest_istio_sidecar.netfilter.diagram.intervals import Interval, joined, outside
 from pytest_istio_sidecar.netfilter.matches import PROTOCOLS
 from pytest_istio_sidecar.netfilter.model import Chain, Family, Rule, Rules, Ruleset, Table, rulesets_of
@@ -33,10 +34,17 @@ from pytest_istio_sidecar.netfilter.trace.trace import Trace, trace
 
 _HOOKS: tuple[Hook, ...] = ("PREROUTING", "OUTPUT")
 _PORTS = 0xFFFF
+_ALLOWED = "not meant, and allowed"
 
 
 def check_jump(
-    nat: Table, source: str, target: str, *, protocol: str = "tcp", host: Host | None = None
+    nat: Table,
+    source: str,
+    target: str,
+    *,
+    protocol: str = "tcp",
+    host: Host | None = None,
+    allowed: Iterable[PacketClass] = (),
 ) -> list[Finding]:
     """Whether every packet of a protocol that enters `source` goes on into `target`.
 
@@ -44,6 +52,7 @@ def check_jump(
         nat: the table that holds both chains.
         source: PREROUTING or OUTPUT.
         target: the chain that must be reached, with nothing above taking packets away.
+        allowed: packets that need not.
 
     Raises:
         Undecided: the rules do not show it for some packet.
@@ -59,10 +68,19 @@ def check_jump(
         return [_absent(nat, target, wanted=f"{source} sends {protocol} to {target}")]
     packets = f"{of_family(family)}{protocol}"
     jumps = [rule for rule in chain if isinstance(rule.target, Jump | Goto) and rule.target.chain == target]
-    ending, dropping = _ending_at(nat, target, Extended(name="END")), _ending_at(nat, target, Verdict("DROP"))
+    ending = _ending_at(nat, target, Extended(name="END"))
+    dropping = _ending_at(nat, target, Verdict("DROP"))
     hook = _hook_of(source)
     coming, missed = _parted(
-        ending, hook, family, protocol, host, _is_undecided, source=nat, known_in=dropping
+        ending,
+        hook,
+        family,
+        protocol,
+        host,
+        _is_undecided,
+        source=nat,
+        known_in=dropping,
+        allowed=allowed,
     )
     if not missed:
         return []
@@ -89,17 +107,42 @@ def check_jump(
 
 
 def check_inbound_exclusions(
-    nat: Rules, ports: Collection[int], *, host: Host | None = None, family: Family = 4
+    nat: Rules,
+    ports: Collection[int],
+    *,
+    host: Host | None = None,
+    family: Family | None = None,
+    allowed: Iterable[PacketClass] = (),
 ) -> list[Finding]:
     """Whether exactly these TCP ports reach the pod without being redirected, of all 65,536.
+
+    Args:
+        family: 4 or 6; None: both, IPv6 where rules of Istio's are in ip6tables, or nothing else was read.
+        allowed: packets that may reach it so too.
 
     Raises:
         Undecided: the rules do not show it for some port.
     """
+    meant = tuple(allowed)
+    families = (family,) if family is not None else _captured_families(nat)
+    return [finding for each in families for finding in _exclusions(nat, ports, each, host, meant)]
+
+
+def _captured_families(rules: Rules) -> tuple[Family, ...]:
+    """The families of which all inbound packets are to be captured."""
+    with_ipv6 = any(map(has_istio, rulesets_of(rules, 6)))
+    if not rulesets_of(rules, 4) and rulesets_of(rules, 6):
+        return (6,)
+    return (4, 6) if with_ipv6 else (4,)
+
+
+def _exclusions(
+    nat: Rules, ports: Collection[int], family: Family, host: Host | None, allowed: Sequence[PacketClass]
+) -> list[Finding]:
     if not rulesets_of(nat, family):
         raise Undecided(messages.NO_RULES_READ(packet="inbound tcp", family=family, pod=of_pod(nat)))
     wanted = set(ports)
-    captured, passing = _parted(nat, "PREROUTING", family, "tcp", host, _is_captured)
+    captured, passing = _parted(nat, "PREROUTING", family, "tcp", host, _is_captured, allowed=allowed)
     also = _ports_of(captured)
     findings = [
         _not_excluded(nat, decided(nat, _packet_to(captured, port), host), port)
@@ -162,13 +205,15 @@ def _parted(
     ports: Collection[int] = (),
     source: Rules | None = None,
     known_in: Rules | None = None,
+    allowed: Iterable[PacketClass] = (),
 ) -> tuple[list[Part], list[Part]]:
-    """The possible packets of a protocol with a meant outcome, and those with another.
+    """The possible packets of a protocol with a meant outcome, and those with another that may not have it.
 
     Args:
         meant: asked of an outcome, and whether it comes to one of `ports` of this host.
         source: the rules that were read, where `rules` are made of them; None: `rules` were.
         known_in: other rules, in which what becomes of packets with a meant outcome has to be known.
+        allowed: packets that may have another.
 
     Raises:
         Undecided: of some packets it cannot be told which.
@@ -181,7 +226,11 @@ def _parted(
     for other in others:
         doubtful = _told(other, _is_undecided, ports).judged(lambda answers: _judged(answers) is not False)
         judged = judged.beside(doubtful, lambda verdict, doubt: None if verdict is doubt is True else verdict)
-    parts = judged.partition().only({"protocol": ((number, number),)}).parts()
+    partition = judged.partition().relabelled(
+        of_direction(allowed, DIRECTIONS[hook], family),
+        lambda answer: _ALLOWED if answer is False else answer,
+    )
+    parts = partition.only({"protocol": ((number, number),)}).parts()
     if None in parts:
         read = rules if source is None else source
         (packet, *_) = parts[None][0].witnesses

@@ -31,11 +31,19 @@ NOT_EXCLUDED = Message(
 )
 NOT_REVIEWED = Message(
     "IS108",
-    "{packet} gets by without Envoy, and is not reviewed",
-    help="put it on the project's list with a reason and a date, or take the annotation away",
+    "{packet} gets by without Envoy, and is not reviewed{options}{pod}",
+    help="the line fix has what to write on the project's list; or take the annotation away",
 )
 ASKED_FOR = Message(
     "IS109", "{packet} gets by without Envoy, as the pod asks for it ({options})", help=_NOTICE
+)
+REVIEWED = Message(
+    "IS110", "{packet} gets by without Envoy{asked}; reviewed until {until}: {why}", help=_NOTICE
+)
+NO_IPV6_RULES = Message(
+    "IS111",
+    "{option}: {text} changes nothing: the pod has no IPv6 rules, so that all IPv6 gets by without Envoy",
+    help="ISTIO_DUAL_STACK, or an IPv6 address as the pod's first, has IPv6 captured",
 )
 
 # Verdicts on pods.
@@ -212,9 +220,12 @@ _FORM = """write each as
 [[bypass]]
 what = "inbound tcp 8443"
 why = "scraped in clear text by the platform's monitoring"
-until = 2027-01-31"""
+until = 2027-01-31
+and where they are meant, pod = "default/httpbin-*" and family = 4; `bypass = []` is a list of none"""
 
 NO_LIST = Message("IS431", "{source} is no list of reviewed bypasses", fix=_FORM)
-NO_ENTRY = Message("IS432", "{place} needs what, why and until, and nothing else", fix=_FORM)
+NO_ENTRY = Message(
+    "IS432", "{place} needs what, why and until, may have pod and family, and nothing else", fix=_FORM
+)
 ENTRY_VALUE = Message("IS433", "{place}: {key} is {value!r}", fix=_FORM)
 LIST_NOT_READ = Message("IS434", "{place}: {problem}", help=IN_THE_TEXT)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields
-from typing import Literal
+from typing import Literal, Protocol
 
 from pytest_istio_sidecar.netfilter.diagram.intervals import Interval, joined, outside
 from pytest_istio_sidecar.netfilter.matches import PROTOCOL_NAMES
@@ -48,6 +48,26 @@ _PARTS = 3
 """Parts by which a class is told; what is left is counted."""
 _MEMBERS = 6
 """Values of a field that are told of a class; what is left is counted."""
+
+
+class PacketClass(Protocol):
+    """Packets of one direction, and of one family or both, that have the values of `where`."""
+
+    @property
+    def direction(self) -> Direction: ...
+
+    @property
+    def family(self) -> Family | None: ...
+
+    @property
+    def where(self) -> tuple[tuple[FieldName, Values], ...]: ...
+
+
+def of_direction(classes: Iterable[PacketClass], direction: Direction, family: Family) -> list[Product]:
+    """The products of those that are of a direction and a family."""
+    return [
+        dict(each.where) for each in classes if each.direction == direction and each.family in (None, family)
+    ]
 
 
 def describe(packet: Packet) -> str:

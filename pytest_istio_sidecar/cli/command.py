@@ -103,11 +103,26 @@ def options_of(options: argparse.Namespace) -> IstioOptions:
     Raises:
         UsageProblem: none is named, or there is no such option.
     """
-    from pytest_istio_sidecar.istio.options import IstioOptions
-
     if options.option and not options.istio_version:
         raise UsageProblem(messages.OPTION_OF_RELEASE())
-    return IstioOptions.from_pairs(options.option)
+    return told(options.option, options.istio_version)
+
+
+def told(pairs: Sequence[str], version: str | None) -> IstioOptions:
+    """What a release is told; what it passes over is told on standard error.
+
+    Raises:
+        UsageProblem: there is no such option, or release.
+    """
+    from pytest_istio_sidecar.istio.messages import RANGE_PASSED_OVER
+    from pytest_istio_sidecar.istio.options import IstioOptions
+    from pytest_istio_sidecar.istio.rules import passed_over
+
+    chosen = IstioOptions.from_pairs(pairs)
+    for name, text in passed_over(version, chosen) if version else ():
+        note = RANGE_PASSED_OVER(option=name, text=text, release=version)
+        print(f"istio-sidecar: {note.summary}", file=sys.stderr)
+    return chosen
 
 
 def for_terminal(text: str, stream: TextIO) -> list[str]:

@@ -92,7 +92,7 @@ def run(options: argparse.Namespace) -> Status:
         print(json.dumps(written))
         require_rules()
         return Status.HOLDS
-    capture = capture_of(rules, pod.host, environment.istio_version or DEFAULT_VERSION, pod.options)
+    capture = capture_of(rules, pod, environment.istio_version or DEFAULT_VERSION, pod.options)
     let_by = exceptions_of(capture).items()
     shown = [
         *facts.items(),

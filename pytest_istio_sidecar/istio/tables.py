@@ -17,11 +17,6 @@ _AMBIENT = "ISTIO_PRERT"
 _NATIVE, _NATIVE_AMBIENT = "istio-", "istio-ambient-"
 
 
-def has_istio_chains(ruleset: Ruleset) -> bool:
-    """Whether some chain is named as Istio names its own."""
-    return any(chain.name.startswith(PREFIX) for table in ruleset.tables for chain in table.chains)
-
-
 def istio_nat(rules: PodRules, family: Family) -> Table:
     """The nat table of a family from the back end that holds Istio's chains.
 
@@ -37,6 +32,11 @@ def istio_nat(rules: PodRules, family: Family) -> Table:
         if any(chain.name.startswith(PREFIX) for chain in table.chains):
             return table
     return tables[0]
+
+
+def has_istio(ruleset: Ruleset) -> bool:
+    """Whether a chain of Istio's is in it."""
+    return any(chain.name.startswith(PREFIX) for table in ruleset.tables for chain in table.chains)
 
 
 def other_mode(rules: PodRules) -> str:

@@ -177,14 +177,17 @@ def istio_options(istio_settings: Settings, sidecar_pod: SidecarPod) -> IstioOpt
 
 
 @pytest.fixture(scope="session")
-def reviewed_bypasses(istio_settings: Settings) -> tuple[ReviewedBypass, ...] | None:
-    """The bypasses that this project has reviewed; None: it keeps no list (`--istio-reviewed-bypasses`)."""
-    from pytest_istio_sidecar.checks.bypass.reviewed import parse_reviewed_bypasses
+def reviewed_bypasses(istio_settings: Settings) -> tuple[ReviewedBypass, ...]:
+    """The bypasses that this project has reviewed (`--istio-reviewed-bypasses`); none without a list."""
+    from pytest_istio_sidecar.plugin.reviews import read_list
 
-    path = istio_settings.reviewed_bypasses
-    if path is None:
-        return None
-    return parse_reviewed_bypasses(path.read_text(encoding="utf-8"), source=str(path))
+    return read_list(istio_settings.reviewed_bypasses)
+
+
+@pytest.fixture(scope="session")
+def accepted_options(istio_settings: Settings) -> frozenset[str]:
+    """Options whose openings this project accepts (`--istio-accept-options`), by fields of `IstioOptions`."""
+    return frozenset(name for names in istio_settings.accepted_options for name in names.split(","))
 
 
 @pytest.fixture(scope="session")
@@ -195,6 +198,8 @@ def pod_rules(
     istio_version: str,
     istio_options: IstioOptions,
     sidecar_pod: SidecarPod,
+    reviewed_bypasses: tuple[ReviewedBypass, ...],
+    accepted_options: frozenset[str],
     pytestconfig: pytest.Config,
 ) -> PodRules:
     """Every ruleset read from the pod: both families, both back ends, all tables.
@@ -223,7 +228,14 @@ def pod_rules(
         if istio_settings.environment in (EnvironmentName.KIND, EnvironmentName.EXISTING):
             # Of listings each test says what becomes of its own packet.
             claims.against(findings, about=about)
-        capture = capture_of(rules, sidecar_pod.host, istio_version, istio_options)
+        capture = capture_of(
+            rules,
+            sidecar_pod,
+            istio_version,
+            istio_options,
+            reviewed=reviewed_bypasses,
+            accepted=accepted_options,
+        )
         run.record("capture", workload=istio_workload, **capture)
         return rules
 

@@ -64,7 +64,7 @@ def pytest_configure(config: pytest.Config) -> None:
         config.pluginmanager.register(workers.ProgressSettling(config), "istio-sidecar-progress")
         config.stash[GATHERING] = collector.Gathering()
         config.pluginmanager.register(config.stash[GATHERING], "istio-sidecar-gathering")
-        settings.report_paths(config)  # refuse now what could not be written at the end
+        settings.refuse_early(config)
     if config.pluginmanager.hasplugin("xdist"):
         config.pluginmanager.register(workers.WorkerSetup(), "istio-sidecar-workers")
 

@@ -68,6 +68,24 @@ def named_workloads(config: pytest.Config) -> tuple[str, tuple[str, ...]]:
     return environment[0], tuple(dict.fromkeys(_ours(config, FIELDS["workloads"])))
 
 
+def refuse_early(config: pytest.Config) -> None:
+    """Refuse now what would be refused only once the environment is up, or could not be written at the end.
+
+    Raises:
+        pytest.UsageError: a report of no known form, an option that Istio does not have, a broken list.
+    """
+    report_paths(config)
+    if not any(_given(config, FIELDS[name]) for name in ("reviewed_bypasses", "accepted_options")):
+        return
+    from pytest_istio_sidecar.errors import UsageProblem
+    from pytest_istio_sidecar.plugin.reviews import read_list
+
+    try:
+        read_list(Settings.from_config(config).reviewed_bypasses)
+    except UsageProblem as problem:
+        raise pytest.UsageError(str(problem.failure)) from None
+
+
 def asked(config: pytest.Config) -> tuple[str, ...]:
     """The options that were given, on the command line or in the ini file, as they are written."""
     return tuple(

@@ -19,6 +19,8 @@ Verdict = Literal["holds", "against", "undecided"]
 
 
 SCHEMA = 2
+_TOLD = 3
+"""Openings that the answer tells of; the lists have all."""
 OUTCOMES: tuple[Outcome, ...] = ("passed", "failed", "undecided", "error", "skipped")
 
 
@@ -76,13 +78,16 @@ class Answer(TypedDict):
     Attributes:
         text: the answer, a sentence that stands on its own.
         inbound, outbound: what gets by without Envoy, by design and not.
-        unexpected: those of them that are not by design.
+        opened: those of them that the pod's options open, with how the pod asks for it, and those that are
+            reviewed.
+        unexpected: those of them that are neither by design, nor reviewed, nor opened by an accepted option.
     """
 
     verdict: Verdict
     text: str
     inbound: list[str]
     outbound: list[str]
+    opened: list[str]
     unexpected: list[str]
 
 
@@ -191,16 +196,21 @@ def against(report: Report) -> list[Test]:
 
 
 def exceptions_of(capture: Capture) -> dict[str, list[str]]:
-    """What gets by without Envoy, by direction, each said once."""
+    """What gets by without Envoy, by direction, each said once, with the options of the pod that open it."""
     report = capture["bypasses"] or {}
     return {
         direction: list(
             dict.fromkeys(
-                str(each["text"]).replace(f"{direction} ", "", 1) for each in report.get(direction, [])
+                _with_options(each).replace(f"{direction} ", "", 1) for each in report.get(direction, [])
             )
         )
         for direction in ("inbound", "outbound")
     }
+
+
+def _with_options(each: Mapping[str, Any]) -> str:
+    asked = ", ".join(each.get("asked", ()))
+    return f"{each['text']} ({asked})" if asked else str(each["text"])
 
 
 def _bypasses(capture: Capture) -> list[dict[str, Any]]:
@@ -223,13 +233,15 @@ def _overall(workloads: Sequence[Judged], others: Sequence[Test]) -> tuple[Answe
     first = next(each for each in workloads if each["answer"]["verdict"] == verdict)
     lists: dict[str, list[str]] = {
         key: list(dict.fromkeys(text for each in workloads for text in each["answer"][key]))
-        for key in ("inbound", "outbound", "unexpected")
+        for key in ("inbound", "outbound", "opened", "unexpected")
     }
     failed = [test for test in others if test["outcome"] == "failed"]
     if verdict == "holds" and failed:
         return _say("", "against", f"a test of no workload failed: {first_line(failed[0])}", **lists), first
     if verdict == "holds":
-        ending = ", except what their releases let by" if lists["inbound"] or lists["outbound"] else ""
+        parts = ["their releases let by"] if lists["inbound"] or lists["outbound"] else []
+        parts += ["their options open"] if lists["opened"] else []
+        ending = f", except what {' or '.join(parts)}" if parts else ""
         text = f"traffic of all {len(workloads)} workloads goes through Envoy{ending}"
         return _say("", verdict, text, **lists), first
     one = counted[verdict] == 1
@@ -240,6 +252,7 @@ def _overall(workloads: Sequence[Judged], others: Sequence[Test]) -> tuple[Answe
 
 
 def _answer(pod: str, capture: Capture | None, tests: Sequence[Test]) -> Answer:
+    """An answer is against the pod only where a test was: what no test judged is left undecided."""
     if capture is None:
         against = [test for test in tests if test["outcome"] == "failed"]
         if against:
@@ -247,18 +260,24 @@ def _answer(pod: str, capture: Capture | None, tests: Sequence[Test]) -> Answer:
         unseen = [first_line(test) for test in tests if test["outcome"] in ("undecided", "error")]
         why = f": {unseen[0]}" if unseen else ""
         return _say(pod, "undecided", f"whether traffic of {{pod}} goes through Envoy was not seen{why}")
-    let_by = exceptions_of(capture)
-    unexpected = list(
-        dict.fromkeys(str(each["text"]) for each in _bypasses(capture) if not each["by_design"])
-    )
-    lists = {"inbound": let_by["inbound"], "outbound": let_by["outbound"], "unexpected": unexpected}
+    standings: dict[str, list[str]] = {}
+    for each in _bypasses(capture):
+        standing = "by design" if each["by_design"] else str(each.get("standing", "open"))
+        standings.setdefault(standing, []).append(_with_options(each))
+    unexpected = list(dict.fromkeys(standings.get("open", [])))
+    opened = list(dict.fromkeys((*standings.get("accepted", []), *standings.get("reviewed", []))))
+    opened += [text for text in unexpected if text.endswith(")")]
+    lists = {**exceptions_of(capture), "opened": opened, "unexpected": unexpected}
     conditional = (capture["bypasses"] or {}).get("conditional", [])
     failed = [test for test in tests if test["outcome"] == "failed"]
     undecided = [test for test in tests if test["outcome"] in ("undecided", "error")]
-    if capture["ways"] and not any(way["end"] == "proxy" for way in capture["ways"]):
-        return _say(pod, "against", "traffic of {pod} does not go through Envoy", **lists)
-    if unexpected:
-        return _say(pod, "against", f"traffic of {{pod}} gets past Envoy: {'; '.join(unexpected)}", **lists)
+    captured = any(way["end"] == "proxy" for way in capture["ways"])
+    past = "gets past Envoy: " + "; ".join(unexpected)
+    if not captured:
+        asked = [text for text in unexpected if text in opened]
+        past = "does not go through Envoy" + (f": {_first(asked)}" if asked else "")
+    if unexpected and failed:
+        return _say(pod, "against", f"traffic of {{pod}} {past}", **lists)
     if failed:
         first = first_line(failed[0])
         more = f" (and {len(failed) - 1} more)" if len(failed) > 1 else ""
@@ -271,8 +290,31 @@ def _answer(pod: str, capture: Capture | None, tests: Sequence[Test]) -> Answer:
     if undecided:
         first = first_line(undecided[0])
         return _say(pod, "undecided", f"traffic of {{pod}} is judged in part only: {first}", **lists)
-    ending = f", except what {capture['release']} lets by" if any(let_by.values()) else ""
+    if unexpected:
+        return _say(pod, "undecided", f"traffic of {{pod}} {past}; no test that ran judges this", **lists)
+    parts = [f"what {capture['release']} lets by"] if standings.get("by design") else []
+    openings = [
+        f"what {words}: {_first(standings[standing])}"
+        for standing, words in _OPENINGS.items()
+        if standing in standings
+    ]
+    if not captured:
+        why = ", and ".join(openings)
+        return _say(
+            pod, "holds", f"traffic of {{pod}} does not go through Envoy, as it need not: {why}", **lists
+        )
+    ending = f", except {', and '.join([*parts, *openings])}" if parts or openings else ""
     return _say(pod, "holds", f"traffic of {{pod}} goes through Envoy{ending}", **lists)
+
+
+_OPENINGS = {"accepted": "the pod's options open (accepted)", "reviewed": "is open and reviewed"}
+
+
+def _first(texts: Sequence[str]) -> str:
+    """The first few, each said once."""
+    each = list(dict.fromkeys(texts))
+    more = f" and {len(each) - _TOLD} more" if len(each) > _TOLD else ""
+    return "; ".join(each[:_TOLD]) + more
 
 
 def _say(
@@ -282,6 +324,7 @@ def _say(
     *,
     inbound: Sequence[str] = (),
     outbound: Sequence[str] = (),
+    opened: Sequence[str] = (),
     unexpected: Sequence[str] = (),
 ) -> Answer:
     return Answer(
@@ -289,5 +332,6 @@ def _say(
         text=text.replace("{pod}", pod),
         inbound=list(inbound),
         outbound=list(outbound),
+        opened=list(opened),
         unexpected=list(unexpected),
     )

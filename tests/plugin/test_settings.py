@@ -46,12 +46,33 @@ def test_the_command_line_wins_over_the_ini_file(settings_for, pytester):
         (["--istio-timeout=soon"], "--istio-timeout=soon: expected seconds, more than 0 and at most 86400"),
         (["--istio-timeout=0"], "expected seconds, more than 0"),
         (["--istio-timeout=nan"], "expected seconds, more than 0"),
+        (
+            ["--istio-accept-options=excludeInboundPort"],
+            "no option excludeInboundPort; excludeInboundPorts?",
+        ),
+        (["--istio-accept-options=frob"], "There are proxy_port, "),
+        (["--istio-accept-options=proxy_uid,"], "Istio has no option "),
     ],
 )
 def test_what_cannot_be_meant_is_refused(settings_for, arguments, message):
     with pytest.raises(pytest.UsageError) as refused:
         settings_for(*arguments)
     assert message in str(refused.value)
+
+
+def test_accepted_options_are_named_as_istio_does_or_as_python_and_kept_as_fields(settings_for, pytester):
+    pytester.makeini("[pytest]\nistio_accept_options =\n    includeInboundPorts\n    outbound_ports_exclude")
+    assert settings_for().accepted_options == ("inbound_ports_include", "outbound_ports_exclude")
+    annotation = "traffic.sidecar.istio.io/excludeInboundPorts,excludeOutboundPorts"
+    assert settings_for(f"--istio-accept-options={annotation}").accepted_options == (
+        "inbound_ports_exclude,outbound_ports_exclude",
+    )
+
+
+def test_an_option_that_istio_does_not_have_is_refused_at_the_start(pytester):
+    result = pytester.runpytest_subprocess("--istio-accept-options=frob")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(["*--istio-accept-options=frob: Istio has no option frob*"])
 
 
 def test_every_option_has_an_ini_twin(pytester):

@@ -7,7 +7,7 @@ one of them just where it is not captured and not dropped.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Hashable, Iterable, Iterator
+from collections.abc import Collection, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 from pytest_istio_sidecar.checks import messages
@@ -17,15 +17,15 @@ from pytest_istio_sidecar.checks.bypass.rows import HEADS, rows_of
 from pytest_istio_sidecar.checks.cause import cause_of
 from pytest_istio_sidecar.checks.finding import Finding, Kind
 from pytest_istio_sidecar.checks.tracing import CAPTURED, assumptions, of_pod
-from pytest_istio_sidecar.checks.wording import HOOKS, Direction
+from pytest_istio_sidecar.checks.wording import HOOKS, Direction, of_direction
 from pytest_istio_sidecar.errors import Undecided
 from pytest_istio_sidecar.istio.ports import INBOUND, OUTBOUND
 from pytest_istio_sidecar.markup import html_table
 from pytest_istio_sidecar.netfilter.hooks import unread_chains
 from pytest_istio_sidecar.netfilter.matches import Owner
 from pytest_istio_sidecar.netfilter.model import Backend, Family, PodRules, Rules, Table, rulesets_of
-from pytest_istio_sidecar.netfilter.packet import Fate, Host
-from pytest_istio_sidecar.netfilter.space.partition import Outcome, Partition, fates, no_collection
+from pytest_istio_sidecar.netfilter.packet import Fate, Hook, Host
+from pytest_istio_sidecar.netfilter.space.partition import Fates, Outcome, Partition, fates, no_collection
 from pytest_istio_sidecar.netfilter.targets import Jump
 from pytest_istio_sidecar.netfilter.unread import notes_of, with_unread_legacy
 
@@ -64,7 +64,7 @@ class BypassReport:
         return html_table(
             "Packets that get by without Envoy",
             HEADS,
-            [(row.packets, row.let_by, row.by_design) for row in rows],
+            [(row.packets, row.let_by, row.meant) for row in rows],
             marked={number for number, row in enumerate(rows) if row.by_design == "no"},
             notes=self.unseen,
         )
@@ -103,9 +103,14 @@ def bypasses(
     classes = [
         each
         for _, _, partition in _partitions(rules, envoy_ports, expected, host)
-        for each in _classes(partition, rules)
+        for each in classes_of(partition, rules)
     ]
-    classes.sort(key=lambda each: each.by_design)
+    return report_of(classes, rules)
+
+
+def report_of(classes: Sequence[FoundBypass], rules: Rules) -> BypassReport:
+    """A report of these classes: what is not by design first."""
+    classes = sorted(classes, key=lambda each: each.by_design)
     return BypassReport(
         inbound=tuple(each for each in classes if each.certain and each.direction == "inbound"),
         outbound=tuple(each for each in classes if each.certain and each.direction == "outbound"),
@@ -138,12 +143,8 @@ def check_only_bypasses(
     untold: FoundBypass | None = None
     for direction, family, partition in _partitions(rules, envoy_ports, expected, host):
         all_read = not unread_chains(with_unread_legacy(rulesets_of(rules, family)))
-        permitted = [
-            dict(bypass.where)
-            for bypass in meant
-            if bypass.direction == direction and bypass.family in (None, family)
-        ]
-        for bypass in _classes(partition.overlaid(permitted, _CAUGHT), rules):
+        permitted = of_direction(meant, direction, family)
+        for bypass in classes_of(partition.overlaid(permitted, _CAUGHT), rules):
             if bypass.by_design and (bypass.certain or all_read):
                 continue
             if bypass.certain:
@@ -214,16 +215,24 @@ def _partitions(
     both = [rules] if expected is None else [rules, expected]
     for family in families_of(rules):
         for direction, hook in HOOKS.items():
-            here, *there = (
-                outcomes.labelled(_passages, ports=envoy_ports).judged(_judged)
-                for outcomes in fates(both, hook, host=host, family=family)
-            )
+            here, *there = judged_fates(both, hook, envoy_ports=envoy_ports, host=host, family=family)
             if there and rulesets_of(both[1], family):
-                here = here.beside(there[0], _by_design)
+                here = here.beside(there[0], by_design)
             yield direction, family, here.partition()
 
 
-def _classes(partition: Partition, rules: Rules) -> Iterator[FoundBypass]:
+def judged_fates(
+    sides: Sequence[Rules], hook: Hook, *, envoy_ports: Collection[int], host: Host | None, family: Family
+) -> list[Fates]:
+    """How all packets that enter at a hook get by under each set of rules: a `Passing`, if they do."""
+    return [
+        outcomes.labelled(_passages, ports=envoy_ports).judged(_judged)
+        for outcomes in fates(sides, hook, host=host, family=family)
+    ]
+
+
+def classes_of(partition: Partition, rules: Rules) -> Iterator[FoundBypass]:
+    """The classes of those packets that get by."""
     for passing, parts in partition.few_parts().items():
         if isinstance(passing, Passing):
             yield from told_apart([FoundBypass(part, passing, rules) for part in parts])
@@ -253,12 +262,14 @@ def _judged(passages: Collection[Hashable]) -> Hashable:
     return Passing(certain=_CAUGHT not in passages, by_design=False, moved=passing == {_MOVED})
 
 
-def _by_design(here: Hashable, there: Hashable) -> Hashable:
+def by_design(here: Hashable, there: Hashable) -> Hashable:
     """How packets get by, where the expected rules have them fare so."""
-    if not isinstance(here, Passing):
-        return here
-    meant = isinstance(there, Passing) and there.certain and there.moved == here.moved
-    return replace(here, by_design=meant)
+    return replace(here, by_design=passes_alike(here, there)) if isinstance(here, Passing) else here
+
+
+def passes_alike(here: Passing, there: Hashable) -> bool:
+    """Whether packets surely get by under other rules too, and as they do here."""
+    return isinstance(there, Passing) and there.certain and there.moved == here.moved
 
 
 _UNSEEN = (

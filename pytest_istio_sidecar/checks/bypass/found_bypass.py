@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 from functools import cached_property
 from itertools import islice
 
@@ -28,6 +29,18 @@ _TRACED = 16
 """Packets of a class that are traced to name the rules which let it by."""
 
 
+class Standing(StrEnum):
+    """Whether what gets by may."""
+
+    BY_DESIGN = "by design"
+    """The expected rules let it by: of a pod, those that its release's template asks for."""
+    ACCEPTED = "accepted"
+    """The project accepts the option that opens it."""
+    REVIEWED = "reviewed"
+    """It is on the project's list."""
+    OPEN = "open"
+
+
 @dataclass(frozen=True, slots=True)
 class Passing:
     """How packets get by (or may), and whether by design."""
@@ -36,6 +49,16 @@ class Passing:
     by_design: bool
     moved: bool
     """They are sent elsewhere than where they were going, though not to Envoy."""
+    standing: Standing = Standing.OPEN
+    """Where they do not get by by design."""
+    by_options: bool = False
+    """The pod's own options have them get by."""
+    opened_by: tuple[str, ...] = ()
+    """Those options, by the fields of `IstioOptions`."""
+    asked: tuple[str, ...] = ()
+    """The same as the pod asks for them: "excludeInboundPorts: 8443"."""
+    reviews: tuple[int, ...] = ()
+    """Which of the project's reviews have them: the one that holds, or all that do not."""
 
 
 class FoundBypass:
@@ -46,6 +69,11 @@ class FoundBypass:
         family: 4 or 6.
         by_design: whether the expected rules let the same packets by.
         certain: False where it depends on a condition that rules alone do not tell.
+        standing: whether it may get by.
+        opened_by: the options of the pod that open it, by the fields of `IstioOptions`; none where another
+            does, or none was asked of.
+        asked: the same as the pod asks for them.
+        reviews: which entries of the project's list have it: the one that holds, or those that do not.
     """
 
     def __init__(self, part: Part, passing: Passing, rules: Rules, *, brief: bool = True) -> None:
@@ -53,6 +81,10 @@ class FoundBypass:
         self.family: Family = part.family
         self.by_design = passing.by_design
         self.certain = passing.certain
+        self.standing = Standing.BY_DESIGN if passing.by_design else passing.standing
+        self.opened_by = passing.opened_by
+        self.asked = passing.asked
+        self.reviews = passing.reviews
         self._part = part
         self._passing = passing
         self._rules = rules
@@ -148,6 +180,12 @@ class FoundBypass:
             "rule": rule.text if rule is not None else None,
             "by_design": self.by_design,
         }
+        if self.opened_by or self.standing not in (Standing.BY_DESIGN, Standing.OPEN):
+            entry |= {
+                "standing": str(self.standing),
+                "opened_by": list(self.opened_by),
+                "asked": list(self.asked),
+            }
         return entry if self.certain else {**entry, "conditions": list(self.conditions)}
 
     def exact(self) -> FoundBypass:
@@ -197,6 +235,7 @@ def _ordinary(packet: Packet) -> tuple[bool, ...]:
     return (
         packet.protocol == 6,
         packet.destination_port == 80,
+        packet.uid is not None,
         packet.uid == packet.gid,
         not packet.mark,
         packet.out_interface != "lo",

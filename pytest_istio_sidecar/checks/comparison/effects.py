@@ -6,18 +6,32 @@ know which side is right. Invariant: what neither side, or only one, can tell ra
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from pytest_istio_sidecar.checks import messages
 from pytest_istio_sidecar.checks.tracing import decided, of_pod
-from pytest_istio_sidecar.checks.wording import describe, in_words, packet_fields
+from pytest_istio_sidecar.checks.wording import (
+    DIRECTIONS,
+    PacketClass,
+    describe,
+    in_words,
+    of_direction,
+    packet_fields,
+)
 from pytest_istio_sidecar.errors import Undecided
 from pytest_istio_sidecar.netfilter.matches import Extension
 from pytest_istio_sidecar.netfilter.model import Family, Rules, rulesets_of
 from pytest_istio_sidecar.netfilter.packet import STATES, Fate, Hook, Host, Packet
-from pytest_istio_sidecar.netfilter.space.partition import Cube, Difference, Outcome, differing, regions
+from pytest_istio_sidecar.netfilter.space.partition import (
+    Cube,
+    Difference,
+    Outcome,
+    differing,
+    left_of,
+    regions,
+)
 
 _HOOKS: tuple[Hook, ...] = ("PREROUTING", "OUTPUT")
 _PORTS = 0xFFFF
@@ -110,6 +124,22 @@ def _together(effects: Iterable[Effect]) -> Iterator[Effect]:
         cubes = (*first.cubes, *(cube for other in others for cube in other.cubes))
         named = next((one for one in (first, *others) if one.names_its_ports), first)
         yield replace(named, cubes=cubes)
+
+
+def not_allowed(effects: Iterable[Effect], allowed: Sequence[PacketClass]) -> tuple[Effect, ...]:
+    """The effects without the packets that get by and may."""
+    return tuple(left for effect in effects for left in _left(effect, allowed))
+
+
+def _left(effect: Effect, allowed: Sequence[PacketClass]) -> Iterator[Effect]:
+    if effect.observed.fate not in (Fate.UNCHANGED, Fate.TRANSLATED):
+        yield effect
+        return
+    fields = effect.cubes[0].fields
+    products = of_direction(allowed, DIRECTIONS[fields.hook], fields.family)
+    cubes = left_of(effect.cubes, products) if products else effect.cubes
+    if cubes:
+        yield replace(effect, cubes=cubes, witness=cubes[0].witness)
 
 
 def outcome_in_words(outcome: Outcome, port: int | None = None) -> str:

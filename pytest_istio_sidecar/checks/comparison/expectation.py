@@ -14,18 +14,19 @@ from typing import Unpack
 from pytest_istio_sidecar.checks import messages
 from pytest_istio_sidecar.checks.comparison.alignment import Change
 from pytest_istio_sidecar.checks.comparison.comparison import Comparison, compare
+from pytest_istio_sidecar.checks.comparison.effects import Effect, not_allowed
 from pytest_istio_sidecar.checks.comparison.foreign import REPEATED
 from pytest_istio_sidecar.checks.comparison.unread import each_ruleset, with_unread_taken
 from pytest_istio_sidecar.checks.finding import Finding, Kind, Severity
 from pytest_istio_sidecar.checks.tracing import of_pod
-from pytest_istio_sidecar.checks.wording import of_family
+from pytest_istio_sidecar.checks.wording import PacketClass, of_family
 from pytest_istio_sidecar.errors import Undecided, UsageProblem
 from pytest_istio_sidecar.istio.messages import OPTIONS_TWICE
 from pytest_istio_sidecar.istio.option_table import OptionFields
 from pytest_istio_sidecar.istio.options import IstioOptions
 from pytest_istio_sidecar.istio.rules import ERAS, expected_ruleset, shown_by_image
 from pytest_istio_sidecar.istio.search import explain, nearest, same_in
-from pytest_istio_sidecar.istio.tables import has_istio_chains, other_mode
+from pytest_istio_sidecar.istio.tables import has_istio, other_mode
 from pytest_istio_sidecar.netfilter.model import Family, PodRules, Rules, Ruleset, rulesets_of
 from pytest_istio_sidecar.netfilter.packet import Host
 from pytest_istio_sidecar.netfilter.text.complete import with_hidden_as_expected
@@ -52,6 +53,7 @@ def check_matches_istio(
     *,
     options: IstioOptions | None = None,
     host: Host | None = None,
+    allowed: Sequence[PacketClass] = (),
     **given: Unpack[OptionFields],
 ) -> list[ComparisonFinding]:
     """Whether rules do to every packet what those of a release with these options do.
@@ -61,10 +63,11 @@ def check_matches_istio(
             it is programmed, or where Istio's rules are in ip6tables.
         exact: whether the text has to be the same too.
         options: what istio-init was told; None: `given`, else what the template passes.
+        allowed: packets that may get by without Envoy, whatever the release does with them.
 
     Returns:
-        One violation, or one notice where only the text differs, with its `comparison`; none where that is
-        the same too.
+        One violation, or one notice where only the text or what is allowed differs, with its `comparison`;
+        none where that is the same too.
 
     Raises:
         Undecided: the rules do not tell what becomes of some packet, or are of another way of capturing.
@@ -80,7 +83,8 @@ def check_matches_istio(
     comparison = compare(observed, expected, host=host)
     if comparison.equal_text:
         return []
-    effects = comparison.effects
+    effects = not_allowed(comparison.effects, allowed)
+    unharmed = "only what is allowed gets by" if comparison.effects else "no packet is affected"
     return [
         ComparisonFinding(
             severity=Severity.VIOLATION if effects or exact else Severity.NOTICE,
@@ -91,10 +95,10 @@ def check_matches_istio(
                 verb=_verb(comparison),
                 version=version,
                 differences=counted(comparison),
-                effect="" if effects else "; no packet is affected",
+                effect="" if effects else f"; {unharmed}",
             ),
             comparison=comparison,
-            facts=tuple(_facts(comparison, observed, expected, version)),
+            facts=tuple(_facts(comparison, effects or comparison.effects, observed, expected, version)),
             cause=_second_run(comparison, expected) or drift(observed, version, asked_for, host=host),
             assumptions=comparison.assumptions,
         )
@@ -113,7 +117,7 @@ def expected_of(rules: Rules, version: str, options: IstioOptions) -> PodRules:
     """What a release installs, for every family of these rules that there is an expectation for."""
     families: list[Family] = [family for family in (4, 6) if rulesets_of(rules, family)]
     untold = isinstance(rules, PodRules) and 4 in families and options.enable_ipv6 is None
-    if untold and not any(map(has_istio_chains, rulesets_of(rules, 6))):
+    if untold and not any(map(has_istio, rulesets_of(rules, 6))):
         families = [4]
     return PodRules(
         rulesets=tuple(expected_ruleset(version, family=family, options=options) for family in families),
@@ -213,7 +217,7 @@ def _most_complete(ruleset: Ruleset) -> Ruleset:
 
 def istio_rulesets(rules: Rules) -> list[Ruleset]:
     """Of every family the ruleset that has Istio's chains."""
-    first = (next(filter(has_istio_chains, rulesets_of(rules, family)), None) for family in _FAMILIES)
+    first = (next(filter(has_istio, rulesets_of(rules, family)), None) for family in _FAMILIES)
     return [ruleset for ruleset in first if ruleset is not None]
 
 
@@ -250,10 +254,10 @@ def _verb(comparison: Comparison) -> str:
 
 
 def _facts(
-    comparison: Comparison, observed: Rules, expected: PodRules, version: str
+    comparison: Comparison, effects: Sequence[Effect], observed: Rules, expected: PodRules, version: str
 ) -> list[tuple[str, str]]:
-    shown = [f"{effect.text}: {effect.fates}" for effect in comparison.effects[:_EFFECTS]]
-    left = len(comparison.effects) - _EFFECTS
+    shown = [f"{effect.text}: {effect.fates}" for effect in effects[:_EFFECTS]]
+    left = len(effects) - _EFFECTS
     if left > 0:
         shown.append(f"and {left} more class{'es' if left > 1 else ''} of packets")
     facts = [("effect", "\n".join(shown) or "no packet is affected")]

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from pytest_istio_sidecar.istio.tables import has_istio_chains
+from pytest_istio_sidecar.istio.tables import has_istio
 from pytest_istio_sidecar.netfilter.model import Family, PodRules, Rules, Ruleset, rulesets_of
 from pytest_istio_sidecar.netfilter.text.complete import with_unread_as_expected
 
@@ -33,7 +33,7 @@ def with_unread_taken(rules: Rules, expected: Rules) -> Rules:
 
     Where Istio's chains are in one back end, nothing is expected of the other.
     """
-    mains = {family: next(filter(has_istio_chains, rulesets_of(rules, family)), None) for family in _FAMILIES}
+    mains = {family: next(filter(has_istio, rulesets_of(rules, family)), None) for family in _FAMILIES}
 
     def full(ruleset: Ruleset) -> Ruleset:
         wanted: Sequence[Ruleset] = rulesets_of(expected, ruleset.family)

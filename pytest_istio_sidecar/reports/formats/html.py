@@ -190,7 +190,7 @@ def _bypasses(capture: Capture) -> Markup:
     if capture["bypasses"] is None:
         return tag("p", f"Cannot be told: {'; '.join(capture['problems'])}")
     rows = [
-        (tag("code", row.packets), _rules(row.rules), tag("span", row.by_design, **_MEANT[row.by_design]))
+        (tag("code", row.packets), _rules(row.rules), tag("span", row.meant, **_MEANT[row.by_design]))
         for row in rows_of(capture["bypasses"])
     ]
     unseen = tag("ul", *(tag("li", sentence) for sentence in capture["unseen"]))
@@ -201,7 +201,13 @@ def _bypasses(capture: Capture) -> Markup:
     )
 
 
-_MEANT: dict[str, dict[str, str]] = {"yes": {}, "no": {"class_": "no"}, "cannot be told": {"class_": "may"}}
+_MEANT: dict[str, dict[str, str]] = {
+    "yes": {},
+    "no": {"class_": "no"},
+    "accepted": {"class_": "may"},
+    "reviewed": {"class_": "may"},
+    "cannot be told": {"class_": "may"},
+}
 
 
 def _rules(rules: Sequence[str]) -> Markup:

@@ -60,8 +60,9 @@ def _captured(capture: Capture | None, *, level: str) -> Iterator[str]:
         yield f"{level} What gets by without Envoy\n"
         yield f"| {' | '.join(HEADS)} |\n|---|---|---|"
         for row in rows_of(capture["bypasses"]):
-            by_design = "**no**" if row.by_design == "no" else row.by_design
-            yield f"| {_code(row.packets)} | {_rules(row.rules)} | {by_design} |"
+            meant = _escaped(row.meant)
+            meant = meant.replace("no", "**no**", 1) if row.by_design == "no" else meant
+            yield f"| {_code(row.packets)} | {_rules(row.rules)} | {meant} |"
         yield ""
     if capture is not None and capture["difference"]:
         yield f"{level} Beside the rules of {_escaped(capture['release'])}\n"
