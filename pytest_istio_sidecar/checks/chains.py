@@ -11,6 +11,7 @@ from collections.abc import Callable, Collection, Hashable, Iterator, Sequence
 from dataclasses import replace
 
 from pytest_istio_sidecar.checks import messages
+from pytest_istio_sidecar.checks.arguments import refuse_port
 from pytest_istio_sidecar.checks.finding import Finding, Kind, Severity
 from pytest_istio_sidecar.checks.tracing import CAPTURED, assumptions, cause_of, decided, of_pod
 from pytest_istio_sidecar.checks.wording import describe
@@ -90,6 +91,8 @@ def check_inbound_exclusions(
     if not rulesets_of(nat, family):
         raise Undecided(messages.NO_RULES_READ(packet="inbound tcp", family=family, pod=of_pod(nat)))
     wanted = set(ports)
+    for port in wanted:
+        refuse_port(port)
     captured, passing = _parted(nat, "PREROUTING", family, "tcp", host, lambda end: end.fate in CAPTURED)
     also = _ports_of(captured)
     findings = [
@@ -107,7 +110,9 @@ def check_redirect_target(nat: Table, chain: str, port: int, *, host: Host | Non
 
     Raises:
         Undecided: the rules do not show it for some packet.
+        UsageProblem: this is no port.
     """
+    refuse_port(port)
     family = nat.ruleset.family
     if chain not in nat:
         return [_absent(nat, chain, wanted=f"{chain} redirects tcp to :{port}")]
