@@ -51,6 +51,7 @@ def fields_of_arguments(arguments: Sequence[str], environment: Mapping[str, str]
         option.name: option.program_default for option in OPTIONS if option.program_default is not None
     }
     chosen |= _of_environment(environment)
+    _is_dual(environment)  # istio-iptables reads it, and ends where it is neither true nor false
     rest = list(arguments)
     if _PROGRAM in rest:
         rest = rest[rest.index(_PROGRAM) + 1 :]

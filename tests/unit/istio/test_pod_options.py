@@ -233,3 +233,9 @@ def test_dns_of_a_pod_of_1_7_goes_to_envoy_unless_the_agent_is_asked_for(image, 
 def test_a_command_line_that_istio_iptables_refuses_is_refused(arguments: list[str], said: str) -> None:
     with pytest.raises(UsageProblem, match=said):
         IstioOptions.from_init_arguments(arguments)
+
+
+@pytest.mark.parametrize("variable", ["DUAL_STACK", "ISTIO_DUAL_STACK"])
+def test_a_variable_that_istio_iptables_refuses_is_refused_by_name(variable: str) -> None:
+    with pytest.raises(UsageProblem, match=f"{variable}: 'x' is neither true nor false"):
+        IstioOptions.from_init_arguments(["-f"], {variable: "x"})

@@ -2,7 +2,7 @@
 
 import pickle
 
-from pytest_istio_sidecar import EnvironmentProblem, ParseError
+from pytest_istio_sidecar import EnvironmentProblem, IstioSidecarError, ParseError, UsageProblem
 from pytest_istio_sidecar.failure import WIDTH, Advice, Failure, Message, advise
 
 REFUSED = Message(
@@ -85,3 +85,10 @@ def test_advice_is_found_at_either_end_of_a_long_text():
     known = (Advice("lock", "locked", "wait"),)
     assert advise("lock" + "x" * 1_000_000, known) is known[0]
     assert advise("x" * 1_000_000 + "lock", known) is known[0]
+
+
+def test_an_error_is_raised_with_whatever_an_exception_takes():
+    assert str(UsageProblem()) == ""
+    assert str(IstioSidecarError("a", "b")) == "a, b"
+    assert str(EnvironmentProblem(ParseError("no listing"))) == "<text>: no listing"
+    assert repr(IstioSidecarError(3)) == "IstioSidecarError('3')"
