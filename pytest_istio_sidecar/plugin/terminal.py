@@ -25,6 +25,7 @@ _COUNTED = {
     "failed": "against",
     "undecided": "undecided, reported as ERROR",
     "error": "not reached, reported as ERROR",
+    "error in a test": "no verdict, an error in a test",
     "skipped": "skipped",
 }
 
@@ -60,11 +61,13 @@ def annotate(reporter: pytest.TerminalReporter, lines: Sequence[str]) -> None:
 
 
 def _lines(report: Report) -> Iterator[tuple[str, str]]:
+    from pytest_istio_sidecar.reports.document import counted_by_outcome
+
     answer, capture, facts = report["answer"], report["capture"], report["environment"]
     for label, texts in (("inbound", answer["inbound"]), ("outbound", answer["outbound"])):
         if texts:
             yield f"  {label}", "; ".join(texts)
-    counted = [f"{count} {_COUNTED[name]}" for name, count in report["counts"].items() if count]
+    counted = [f"{count} {_COUNTED[name]}" for name, count in counted_by_outcome(report).items()]
     yield "verdicts", ", ".join(counted) or "none"
     yield from ((label, text) for label, text in facts.items() if label not in VERSIONS)
     versions = ", ".join(f"{name} {facts[name]}" for name in VERSIONS if name in facts)

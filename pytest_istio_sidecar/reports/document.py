@@ -53,6 +53,7 @@ class Test(TypedDict):
 
     Attributes:
         id: as pytest has it.
+        raised: the class of an exception that ended its body and is no verdict; "" where none did.
         message: the whole explanation; "" when it passed.
         path, line: where the test is defined, from the rootdir; the line counts from 1.
         evidence: the folder that keeps what it rests on; "" where there is none.
@@ -60,6 +61,7 @@ class Test(TypedDict):
 
     id: str
     outcome: Outcome
+    raised: str
     seconds: float
     message: str
     path: str
@@ -85,11 +87,17 @@ class Answer(TypedDict):
 
 
 class Report(TypedDict):
-    """Everything that a run can tell. `capture` is None where no rules were read."""
+    """Everything that a run can tell.
+
+    Attributes:
+        interrupted: what cut the run short; "" where it came to its end.
+        capture: None where no rules were read.
+    """
 
     schema: int
     tool: dict[str, str]
     answer: Answer
+    interrupted: str
     counts: dict[str, int]
     environment: dict[str, str]
     capture: Capture | None
@@ -108,6 +116,7 @@ def assemble(
     tests: Sequence[Test],
     notices: Iterable[str],
     evidence: str,
+    interrupted: str = "",
 ) -> Report:
     """Put a report together.
 
@@ -115,13 +124,16 @@ def assemble(
         version: of this package.
         requests: labelled lines on the real requests.
         evidence: the folder of the run; "" where there is none.
+        interrupted: what cut the run short; "" where it came to its end.
     """
     counted = Counter(test["outcome"] for test in tests)
     pod = environment.get("pod") or environment.get("listing") or "the pod"
+    answer = _answer(pod, capture, tests)
     return Report(
         schema=SCHEMA,
         tool={"name": "pytest-istio-sidecar", "version": version},
-        answer=_answer(pod, capture, tests),
+        answer=_cut_short(pod, answer, interrupted) if interrupted else answer,
+        interrupted=interrupted,
         counts={outcome: counted.get(outcome, 0) for outcome in OUTCOMES},
         environment=dict(environment),
         capture=capture,
@@ -137,6 +149,14 @@ def first_line(test: Test) -> str:
     if test["problems"]:
         return test["problems"][0]["summary"]
     return next((line for line in test["message"].splitlines() if line.strip()), test["outcome"])
+
+
+def counted_by_outcome(report: Report) -> dict[str, int]:
+    """How many tests had each outcome, those of none left out; errors in tests of their own apart."""
+    counts = {str(outcome): count for outcome, count in report["counts"].items()}
+    inside = sum(bool(test["raised"]) for test in report["tests"])
+    counts["error"] -= inside
+    return {outcome: count for outcome, count in {**counts, "error in a test": inside}.items() if count}
 
 
 def against(report: Report) -> list[Test]:
@@ -173,7 +193,10 @@ def _answer(pod: str, capture: Capture | None, tests: Sequence[Test]) -> Answer:
     conditional = (capture["bypasses"] or {}).get("conditional", [])
     failed = [test for test in tests if test["outcome"] == "failed"]
     undecided = [test for test in tests if test["outcome"] in ("undecided", "error")]
-    if capture["ways"] and not any(way["end"] == "proxy" for way in capture["ways"]):
+    in_part = f"traffic of {{pod}} is judged in part only: {_why(undecided)}" if undecided else ""
+    if not failed and any(not test["raised"] for test in undecided):
+        return _say(pod, "undecided", in_part, **lists)
+    if capture["ways"] and not any(way["end"] in ("proxy", "unknown") for way in capture["ways"]):
         return _say(pod, "against", "traffic of {pod} does not go through Envoy", **lists)
     if unexpected:
         return _say(pod, "against", f"traffic of {{pod}} gets past Envoy: {'; '.join(unexpected)}", **lists)
@@ -186,11 +209,30 @@ def _answer(pod: str, capture: Capture | None, tests: Sequence[Test]) -> Answer:
         return _say(
             pod, "undecided", f"whether traffic of {{pod}} goes through Envoy cannot be told: {why}", **lists
         )
-    if undecided:
-        first = first_line(undecided[0])
-        return _say(pod, "undecided", f"traffic of {{pod}} is judged in part only: {first}", **lists)
+    if in_part:
+        return _say(pod, "undecided", in_part, **lists)
     ending = f", except what {capture['release']} lets by" if any(let_by.values()) else ""
     return _say(pod, "holds", f"traffic of {{pod}} goes through Envoy{ending}", **lists)
+
+
+def _why(undecided: Sequence[Test]) -> str:
+    """Why tests reached no verdict: what the evidence lacks, before what a test did wrong."""
+    first = next((test for test in undecided if not test["raised"]), undecided[0])
+    if not first["raised"]:
+        return first_line(first)
+    many = len(undecided) > 1
+    return f"{len(undecided)} {'errors in tests' if many else 'error in a test'}: {first_line(first)}"
+
+
+def _cut_short(pod: str, answer: Answer, interrupted: str) -> Answer:
+    """The answer of a run that did not come to its end: whatever it has found, the rest is unknown."""
+    text = answer["text"]
+    if answer["verdict"] != "undecided":
+        text = f"traffic of {pod} is judged in part only"
+    so_far = f"; so far: {answer['text']}" if answer["verdict"] == "against" else ""
+    return Answer(
+        **{**answer, "verdict": "undecided", "text": f"the run was cut short ({interrupted}): {text}{so_far}"}
+    )
 
 
 def _say(
