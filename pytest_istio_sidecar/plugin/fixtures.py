@@ -92,6 +92,7 @@ def istio_environment(
     """Where the rules under test are; brought up once for the run, whatever the number of workers."""
     from pytest_istio_sidecar.environments.shared import bring_up
     from pytest_istio_sidecar.machine.progress import Progress
+    from pytest_istio_sidecar.plugin.standard_input import given_back
 
     heed_signals(pytestconfig)
     run = run_of(pytestconfig)
@@ -105,7 +106,7 @@ def istio_environment(
             evidence=run.place(run.evidence) if istio_settings.evidence else None,
         )
         # Whoever comes second waits for all the steps of the first.
-        with run.exclusive(istio_settings.timeout * 6):
+        with run.exclusive(istio_settings.timeout * 6), given_back(pytestconfig):
             environment = bring_up(choices, state=run.state, owner=run.owner, progress=Progress(run.progress))
             facts = dict(environment.describe())
     except IstioSidecarError as problem:

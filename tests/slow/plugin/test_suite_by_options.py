@@ -110,11 +110,11 @@ def test_a_list_that_cannot_be_read_says_why(run_suite, pytester, listed, said):
     path = pytester.path / "reviewed.toml"
     path.write_text(listed)
     result = run_suite(saved("1.8.3"), "1.8.3", f"--istio-reviewed-bypasses={path}", "-k", "reviewed")
-    result.stdout.fnmatch_lines([said])
+    result.stderr.fnmatch_lines([said])
 
 
 def test_an_option_is_refused_where_the_pod_tells_it(pytester):
     result = pytester.runpytest_subprocess(
         "--pyargs", "pytest_istio_sidecar.suite", "--istio-environment=existing", f"--istio-option={OPENED}"
     )
-    result.stdout.fnmatch_lines(["*--istio-option is for the environments embedded and file*"])
+    result.stderr.fnmatch_lines(["*--istio-option is for the environments embedded and file*"])
