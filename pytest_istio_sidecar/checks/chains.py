@@ -11,6 +11,7 @@ from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, 
 from dataclasses import replace
 
 from pytest_istio_sidecar.checks import messages
+from pytest_istio_sidecar.checks.arguments import refuse_port
 from pytest_istio_sidecar.checks.cause import cause_of
 from pytest_istio_sidecar.checks.finding import Finding, Kind
 from pytest_istio_sidecar.checks.tracing import CAPTURED, assumptions, decided, not_read, of_pod
@@ -142,6 +143,8 @@ def _exclusions(
     if not rulesets_of(nat, family):
         raise Undecided(messages.NO_RULES_READ(packet="inbound tcp", family=family, pod=of_pod(nat)))
     wanted = set(ports)
+    for port in wanted:
+        refuse_port(port)
     captured, passing = _parted(nat, "PREROUTING", family, "tcp", host, _is_captured, allowed=allowed)
     also = _ports_of(captured)
     findings = [
@@ -159,7 +162,9 @@ def check_redirect_target(nat: Table, chain: str, port: int, *, host: Host | Non
 
     Raises:
         Undecided: the rules do not show it for some packet.
+        UsageProblem: this is no port.
     """
+    refuse_port(port)
     family = nat.ruleset.family
     if chain not in nat and nat.unread:
         raise not_read(nat, f"whether there is a chain {chain}")

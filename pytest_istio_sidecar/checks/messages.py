@@ -229,3 +229,17 @@ NO_ENTRY = Message(
 )
 ENTRY_VALUE = Message("IS433", "{place}: {key} is {value!r}", fix=_FORM)
 LIST_NOT_READ = Message("IS434", "{place}: {problem}", help=IN_THE_TEXT)
+
+# What an assertion is given.
+NO_PACKET_GIVEN = Message(
+    "IS441",
+    "{value!r} is no packet; write it as inbound(80), or outbound('198.51.100.7', 443)",
+    help=IN_THE_TEXT,
+)
+NO_PORT_GIVEN = Message("IS442", "port {value!r}: expected a whole number from 1 to 65535", help=IN_THE_TEXT)
+NO_DIRECTION = Message("IS443", "direction {value!r}: expected inbound or outbound", help=IN_THE_TEXT)
+NO_RULES_GIVEN = Message(
+    "IS444",
+    "rules are given as {kind}: expected a table, a ruleset or the rules of a pod",
+    help="parse_iptables makes a ruleset of a listing; the fixtures pod_rules and iptables_nat have a pod's",
+)

@@ -7,6 +7,7 @@ Invariant: a packet whose fate is unknown raises `Undecided`; it is never a find
 from __future__ import annotations
 
 from pytest_istio_sidecar.checks import messages
+from pytest_istio_sidecar.checks.arguments import refuse_port
 from pytest_istio_sidecar.checks.cause import cause_of
 from pytest_istio_sidecar.checks.finding import Finding, Kind
 from pytest_istio_sidecar.checks.tracing import CAPTURED, assumptions, decided, of_pod
@@ -29,10 +30,13 @@ def check_redirected(
 
     Raises:
         Undecided: the rules do not show what becomes of it.
+        UsageProblem: this is no packet, or no port.
     """
+    if to is not None:
+        refuse_port(to)
+    trace = decided(nat, packet, host)
     if to is None:
         to = INBOUND if packet.hook == "PREROUTING" else OUTBOUND
-    trace = decided(nat, packet, host)
     port = trace.destination.port
     if trace.fate in CAPTURED and port == to:
         return []

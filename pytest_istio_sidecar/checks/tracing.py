@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from pytest_istio_sidecar.checks import messages
+from pytest_istio_sidecar.checks.arguments import refuse_packet, refuse_rules
 from pytest_istio_sidecar.checks.wording import describe
 from pytest_istio_sidecar.errors import Undecided
 from pytest_istio_sidecar.netfilter.hooks import unread_chains
@@ -29,7 +30,10 @@ def decided(rules: Rules, packet: Packet, host: Host | None) -> Trace:
 
     Raises:
         Undecided: it is not, or nothing was read for the packet's family.
+        UsageProblem: these are no rules, or no packet.
     """
+    refuse_rules(rules)
+    refuse_packet(packet)
     if not rulesets_of(rules, packet.family):
         raise Undecided(
             messages.NO_RULES_READ(packet=describe(packet), family=packet.family, pod=of_pod(rules))

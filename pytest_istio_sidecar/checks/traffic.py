@@ -7,6 +7,7 @@ Invariant: an observation that does not tell raises `Undecided`.
 from __future__ import annotations
 
 from pytest_istio_sidecar.checks import messages
+from pytest_istio_sidecar.checks.arguments import refuse_direction
 from pytest_istio_sidecar.checks.finding import Finding, Kind
 from pytest_istio_sidecar.errors import Undecided
 from pytest_istio_sidecar.failure import Failure
@@ -21,7 +22,9 @@ def check_intercepted(observation: Observation, *, direction: str | None = None)
 
     Raises:
         Undecided: the evidence does not tell.
+        UsageProblem: this is no direction.
     """
+    refuse_direction(direction)
     _require_decision(observation)
     captured = observation.captured_by
     if captured is not None and direction in (None, captured):

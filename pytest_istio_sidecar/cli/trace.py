@@ -13,6 +13,8 @@ import re
 import shutil
 import sys
 from collections.abc import Iterator
+from contextlib import nullcontext
+from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -279,26 +281,46 @@ def _one(values: Interval) -> int:
 
 
 def _packets_from(name: str) -> Iterator[Packet]:
+    if not name:
+        raise UsageProblem(messages.PACKETS_NOT_NAMED())
+    number = 0
     try:
-        lines = sys.stdin if name == "-" else Path(name).read_text(encoding="utf-8").splitlines()
+        with nullcontext(sys.stdin) if name == "-" else Path(name).open(encoding="utf-8") as lines:
+            for place, line in enumerate(lines, 1):
+                if line.strip():
+                    number = place
+                    yield _packet(line)
     except (OSError, UnicodeDecodeError) as problem:
-        raise UsageProblem(messages.PACKETS_NOT_READ(name=name, problem=problem)) from None
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        try:
-            yield _packet(line)
-        except (ValueError, TypeError, UsageProblem) as problem:
-            raise UsageProblem(messages.NO_PACKET(name=name, number=number, problem=problem)) from None
+        reason = getattr(problem, "strerror", None) or problem
+        raise UsageProblem(messages.PACKETS_NOT_READ(name=name, problem=reason)) from None
+    except UsageProblem as problem:
+        raise UsageProblem(messages.NO_PACKET(name=name, number=number, problem=problem)) from None
+    if not number:
+        raise UsageProblem(messages.NO_PACKETS(name=name))
 
 
 def _packet(line: str) -> Packet:
     from pytest_istio_sidecar.netfilter.packet import Packet
 
-    fields = json.loads(line)
-    if not isinstance(fields, dict):
+    try:
+        given = json.loads(line)
+    except (ValueError, RecursionError):
+        given = None
+    if not isinstance(given, dict):
         raise UsageProblem(messages.NOT_AN_OBJECT())
-    return Packet(**fields)
+    known = {field.name: field.default is MISSING for field in fields(Packet)}
+    unknown = [name for name in given if name not in known]
+    lacking = [name for name, required in known.items() if required and name not in given]
+    if unknown or lacking:
+        raise UsageProblem(
+            messages.NOT_ITS_FIELDS(
+                problem=f"there is no {', '.join(unknown)}"
+                if unknown
+                else f"{', '.join(lacking)} is missing",
+                known=", ".join(known),
+            )
+        )
+    return Packet(**given)
 
 
 def _as_json(trace: Trace) -> dict[str, object]:

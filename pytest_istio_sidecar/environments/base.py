@@ -31,7 +31,7 @@ from pytest_istio_sidecar.readers.policy_routes import read_policy_routes
 from pytest_istio_sidecar.readers.runner import Runner
 from pytest_istio_sidecar.readers.sockets import read_sockets
 from pytest_istio_sidecar.readers.tables import read_tables
-from pytest_istio_sidecar.readers.traffic import APPLICATION_ID, Traffic
+from pytest_istio_sidecar.readers.traffic import APPLICATION_ID, Traffic, refuse_request
 
 
 class NotServed(EnvironmentProblem):
@@ -177,7 +177,9 @@ class PodAccess(ABC):
 
         Raises:
             NotServed: there is no traffic here, or none of this family.
+            UsageProblem: this is no request; nothing was sent.
         """
+        refuse_request(kind, port=port, uid=uid, gid=gid, family=family)
         uid = APPLICATION_ID if uid is None else uid
         return self.traffic(kind, family).send(kind, port, uid, uid if gid is None else gid, family)
 

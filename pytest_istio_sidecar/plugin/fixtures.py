@@ -112,6 +112,7 @@ def _brought_up(
     """The environment with all that is under test in it; brought up once for the run."""
     from pytest_istio_sidecar.environments.shared import bring_up
     from pytest_istio_sidecar.machine.progress import Progress
+    from pytest_istio_sidecar.plugin.standard_input import given_back
 
     heed_signals(pytestconfig)
     run = run_of(pytestconfig)
@@ -125,7 +126,7 @@ def _brought_up(
             evidence=run.place(run.evidence) if istio_settings.evidence else None,
         )
         # Whoever comes second waits for all the steps of the first.
-        with run.exclusive(istio_settings.timeout * 6):
+        with run.exclusive(istio_settings.timeout * 6), given_back(pytestconfig):
             environment = bring_up(choices, state=run.state, owner=run.owner, progress=Progress(run.progress))
             environment.describe()
     except IstioSidecarError as problem:

@@ -55,6 +55,16 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     options.add_options(parser)
 
 
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_load_initial_conftests(early_config: pytest.Config) -> Generator[None]:
+    """Before pytest captures, which takes standard input away."""
+    if settings.reads_standard_input(early_config):
+        from pytest_istio_sidecar.plugin import standard_input
+
+        standard_input.save(early_config)
+    return (yield)
+
+
 def pytest_configure(config: pytest.Config) -> None:
     for marker in MARKERS:
         config.addinivalue_line("markers", marker)
@@ -64,9 +74,24 @@ def pytest_configure(config: pytest.Config) -> None:
         config.pluginmanager.register(workers.ProgressSettling(config), "istio-sidecar-progress")
         config.stash[GATHERING] = collector.Gathering()
         config.pluginmanager.register(config.stash[GATHERING], "istio-sidecar-gathering")
-        settings.refuse_early(config)
+        _refuse_early(config)
     if config.pluginmanager.hasplugin("xdist"):
         config.pluginmanager.register(workers.WorkerSetup(), "istio-sidecar-workers")
+
+
+def _refuse_early(config: pytest.Config) -> None:
+    """Refuse what cannot be meant now, once, before a test is collected or anything is brought up.
+
+    Raises:
+        pytest.UsageError: an option that cannot be meant; the message names what can.
+    """
+    if config.getoption("help", default=False):
+        return
+    chosen = settings.refuse_early(config)
+    if any(table.endswith("-") for table in chosen.tables):
+        from pytest_istio_sidecar.plugin import standard_input
+
+        standard_input.read(config, chosen.tables)
 
 
 def pytest_report_header(config: pytest.Config) -> str | None:

@@ -28,6 +28,7 @@ _COUNTED = {
     "failed": "against",
     "undecided": "undecided, reported as ERROR",
     "error": "not reached, reported as ERROR",
+    "error in a test": "no verdict, an error in a test",
     "skipped": "skipped",
 }
 
@@ -63,7 +64,9 @@ def annotate(reporter: pytest.TerminalReporter, lines: Sequence[str]) -> None:
 
 
 def _lines(report: Report) -> Iterator[tuple[str, str]]:
-    counted = [f"{count} {_COUNTED[name]}" for name, count in report["counts"].items() if count]
+    from pytest_istio_sidecar.reports.document import counted_by_outcome
+
+    counted = [f"{count} {_COUNTED[name]}" for name, count in counted_by_outcome(report).items()]
     if report["workloads"]:
         yield "verdicts", ", ".join(counted)
         yield from (("skipped", text) for text in _skipped(report))

@@ -197,8 +197,9 @@ def _evidence(config: pytest.Config) -> Path:
     given: str | None = config.getoption("istio_evidence") or config.getini("istio_evidence")
     if given:
         return config.invocation_params.dir / given
-    # Without an ini file the rootdir is what the arguments have in common: of an installed suite, anything.
-    project = config.rootpath if config.inipath else config.invocation_params.dir
+    # Without either the rootdir is what the arguments have in common: of an installed suite, anything.
+    asked_for = config.inipath or config.getoption("rootdir", default=None)
+    project = config.rootpath if asked_for else config.invocation_params.dir
     return project / ".istio-sidecar"
 
 

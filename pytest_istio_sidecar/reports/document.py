@@ -56,6 +56,7 @@ class Test(TypedDict):
     Attributes:
         id: as pytest has it.
         workload: that it is about, as `--istio-workload` names it; "" where not several are named.
+        raised: the class of an exception that ended its body and is no verdict; "" where none did.
         message: the whole explanation; "" when it passed.
         path, line: where the test is defined, from the rootdir; the line counts from 1.
         evidence: the folder that keeps what it rests on; "" where there is none.
@@ -64,6 +65,7 @@ class Test(TypedDict):
     id: str
     workload: str
     outcome: Outcome
+    raised: str
     seconds: float
     message: str
     path: str
@@ -102,15 +104,20 @@ class Judged(TypedDict):
 
 
 class Report(TypedDict):
-    """Everything that a run can tell. `capture` is None where no rules were read.
+    """Everything that a run can tell.
 
     Where several workloads were named, `workloads` has each: `environment` is then what they have in common,
     `capture` that of the one which `answer` is about, else of the first.
+
+    Attributes:
+        interrupted: what cut the run short; "" where it came to its end.
+        capture: None where no rules were read.
     """
 
     schema: int
     tool: dict[str, str]
     answer: Answer
+    interrupted: str
     counts: dict[str, int]
     environment: dict[str, str]
     capture: Capture | None
@@ -131,6 +138,7 @@ def assemble(
     notices: Iterable[str],
     evidence: str,
     workloads: Sequence[Judged] = (),
+    interrupted: str = "",
 ) -> Report:
     """Put a report together.
 
@@ -139,16 +147,19 @@ def assemble(
         requests: labelled lines on the real requests.
         workloads: as `judged` makes each, where several were named.
         evidence: the folder of the run; "" where there is none.
+        interrupted: what cut the run short; "" where it came to its end.
     """
     counted = Counter(test["outcome"] for test in tests)
-    answer = _answer(_pod_of(environment), capture, tests)
+    pod = _pod_of(environment)
+    answer = _answer(pod, capture, tests)
     if workloads:
         answer, first = _overall(workloads, [test for test in tests if not test["workload"]])
         capture = first["capture"]
     return Report(
         schema=SCHEMA,
         tool={"name": "pytest-istio-sidecar", "version": version},
-        answer=answer,
+        answer=_cut_short(pod, answer, interrupted) if interrupted else answer,
+        interrupted=interrupted,
         counts={outcome: counted.get(outcome, 0) for outcome in OUTCOMES},
         environment=dict(environment),
         capture=capture,
@@ -188,6 +199,14 @@ def first_line(test: Test) -> str:
     if test["problems"]:
         return test["problems"][0]["summary"]
     return next((line for line in test["message"].splitlines() if line.strip()), test["outcome"])
+
+
+def counted_by_outcome(report: Report) -> dict[str, int]:
+    """How many tests had each outcome, those of none left out; errors in tests of their own apart."""
+    counts = {str(outcome): count for outcome, count in report["counts"].items()}
+    inside = sum(bool(test["raised"]) for test in report["tests"])
+    counts["error"] -= inside
+    return {outcome: count for outcome, count in {**counts, "error in a test": inside}.items() if count}
 
 
 def against(report: Report) -> list[Test]:
@@ -271,13 +290,16 @@ def _answer(pod: str, capture: Capture | None, tests: Sequence[Test]) -> Answer:
     conditional = (capture["bypasses"] or {}).get("conditional", [])
     failed = [test for test in tests if test["outcome"] == "failed"]
     undecided = [test for test in tests if test["outcome"] in ("undecided", "error")]
-    captured = any(way["end"] == "proxy" for way in capture["ways"])
+    in_part = f"traffic of {{pod}} is judged in part only: {_why(undecided)}" if undecided else ""
+    captured = not capture["ways"] or any(way["end"] in ("proxy", "unknown") for way in capture["ways"])
     past = "gets past Envoy: " + "; ".join(unexpected)
     if not captured:
         asked = [text for text in unexpected if text in opened]
         past = "does not go through Envoy" + (f": {_first(asked)}" if asked else "")
     if unexpected and failed:
         return _say(pod, "against", f"traffic of {{pod}} {past}", **lists)
+    if not failed and any(not test["raised"] for test in undecided):
+        return _say(pod, "undecided", in_part, **lists)
     if failed:
         first = first_line(failed[0])
         more = f" (and {len(failed) - 1} more)" if len(failed) > 1 else ""
@@ -287,9 +309,8 @@ def _answer(pod: str, capture: Capture | None, tests: Sequence[Test]) -> Answer:
         return _say(
             pod, "undecided", f"whether traffic of {{pod}} goes through Envoy cannot be told: {why}", **lists
         )
-    if undecided:
-        first = first_line(undecided[0])
-        return _say(pod, "undecided", f"traffic of {{pod}} is judged in part only: {first}", **lists)
+    if in_part:
+        return _say(pod, "undecided", in_part, **lists)
     if unexpected:
         return _say(pod, "undecided", f"traffic of {{pod}} {past}; no test that ran judges this", **lists)
     parts = [f"what {capture['release']} lets by"] if standings.get("by design") else []
@@ -315,6 +336,26 @@ def _first(texts: Sequence[str]) -> str:
     each = list(dict.fromkeys(texts))
     more = f" and {len(each) - _TOLD} more" if len(each) > _TOLD else ""
     return "; ".join(each[:_TOLD]) + more
+
+
+def _why(undecided: Sequence[Test]) -> str:
+    """Why tests reached no verdict: what the evidence lacks, before what a test did wrong."""
+    first = next((test for test in undecided if not test["raised"]), undecided[0])
+    if not first["raised"]:
+        return first_line(first)
+    many = len(undecided) > 1
+    return f"{len(undecided)} {'errors in tests' if many else 'error in a test'}: {first_line(first)}"
+
+
+def _cut_short(pod: str, answer: Answer, interrupted: str) -> Answer:
+    """The answer of a run that did not come to its end: whatever it has found, the rest is unknown."""
+    text = answer["text"]
+    if answer["verdict"] != "undecided":
+        text = f"traffic of {pod} is judged in part only"
+    so_far = f"; so far: {answer['text']}" if answer["verdict"] == "against" else ""
+    return Answer(
+        **{**answer, "verdict": "undecided", "text": f"the run was cut short ({interrupted}): {text}{so_far}"}
+    )
 
 
 def _say(

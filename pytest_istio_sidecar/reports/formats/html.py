@@ -11,7 +11,14 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from pytest_istio_sidecar.checks.bypass.rows import HEADS, POLICY, rows_of
 from pytest_istio_sidecar.markup import Markup, join, tag
-from pytest_istio_sidecar.reports.document import Judged, Report, Test, against, first_line
+from pytest_istio_sidecar.reports.document import (
+    Judged,
+    Report,
+    Test,
+    against,
+    counted_by_outcome,
+    first_line,
+)
 from pytest_istio_sidecar.reports.formats.svg import render_way_svg
 from pytest_istio_sidecar.reports.summary import Capture, Section
 from pytest_istio_sidecar.reports.way import Way
@@ -103,7 +110,7 @@ def _sentence(text: str) -> str:
 
 
 def _counts(report: Report) -> str:
-    counted = [f"{count} {outcome}" for outcome, count in report["counts"].items() if count]
+    counted = [f"{count} {outcome}" for outcome, count in counted_by_outcome(report).items()]
     return f"Tests: {', '.join(counted) or 'none'}. By {report['tool']['name']} {report['tool']['version']}."
 
 

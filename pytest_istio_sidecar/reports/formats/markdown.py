@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator, Sequence
 
 from pytest_istio_sidecar.checks.bypass.rows import HEADS, POLICY, rows_of
-from pytest_istio_sidecar.reports.document import Judged, Report, against, first_line
+from pytest_istio_sidecar.reports.document import Judged, Report, against, counted_by_outcome, first_line
 from pytest_istio_sidecar.reports.summary import Capture
 
 _SIGNS = {"holds": "\N{WHITE HEAVY CHECK MARK}", "against": "\N{CROSS MARK}", "undecided": "\N{WARNING SIGN}"}
@@ -26,7 +26,7 @@ def render_markdown(report: Report) -> str:
 def _blocks(report: Report) -> Iterator[str]:
     answer, capture = report["answer"], report["capture"]
     yield f"## Istio sidecar\n\n{_SIGNS[answer['verdict']]} **{_escaped(answer['text'])}**\n"
-    counted = [f"{count} {name}" for name, count in report["counts"].items() if count]
+    counted = [f"{count} {name}" for name, count in counted_by_outcome(report).items()]
     yield f"{', '.join(counted) or 'no test'}\n"
     failed = against(report)
     for test in failed[:_FAILURES]:

@@ -261,4 +261,4 @@ def test_an_option_is_refused_where_the_pod_tells_it(pytester):
     result = pytester.runpytest_subprocess(
         "--pyargs", "pytest_istio_sidecar.suite", "--istio-environment=existing", f"--istio-option={OPENED}"
     )
-    result.stdout.fnmatch_lines(["*--istio-option is for the environments embedded and file*"])
+    result.stderr.fnmatch_lines(["*--istio-option is for the environments embedded and file*"])

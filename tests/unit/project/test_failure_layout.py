@@ -2,7 +2,7 @@
 
 import pickle
 
-from pytest_istio_sidecar import EnvironmentProblem, ParseError
+from pytest_istio_sidecar import EnvironmentProblem, IstioSidecarError, ParseError, UsageProblem
 from pytest_istio_sidecar.failure import WIDTH, Advice, Failure, Message, advise, fitted
 
 REFUSED = Message(
@@ -117,3 +117,10 @@ def test_rows_of_a_table_are_never_joined() -> None:
 def test_what_fits_stays_as_it_is() -> None:
     text = "one\n\n  cause    two\n           three\n"
     assert fitted(text, 80) == text.splitlines()
+
+
+def test_an_error_is_raised_with_whatever_an_exception_takes():
+    assert str(UsageProblem()) == ""
+    assert str(IstioSidecarError("a", "b")) == "a, b"
+    assert str(EnvironmentProblem(ParseError("no listing"))) == "<text>: no listing"
+    assert repr(IstioSidecarError(3)) == "IstioSidecarError('3')"
