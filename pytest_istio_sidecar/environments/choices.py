@@ -125,8 +125,8 @@ class RunChoices(Frozen):
     )
     interfaces: tuple[str, ...] = option(
         "--istio-interface",
-        "What the pod of a listing has, for the file environment, which cannot ask it: eth0=10.244.0.7/24, as "
-        "`ip address` prints it there. May be repeated (default: addresses that nobody has).",
+        "What the pod of a listing has, for the file environment, which cannot ask it: eth0=10.244.0.7/24. "
+        "May be repeated (default: addresses that nobody has).",
         default=(),
         check=formed(r"[^=\s]+=\S+", "NAME=ADDRESS/PREFIX"),
         metavar="NAME=ADDRESS/PREFIX",

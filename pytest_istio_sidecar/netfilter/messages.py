@@ -172,5 +172,5 @@ NO_INTERFACE_ADDRESS = Message(
     "IS268", "interface address: {problem}; write it as 192.0.2.10/24", help=IN_THE_TEXT
 )
 NO_INTERFACE_FORM = Message(
-    "IS269", "{text!r} is no interface with an address; write it as eth0=192.0.2.10/24", help=IN_THE_TEXT
+    "IS259", "{text!r} is no interface with an address; write it as eth0=192.0.2.10/24", help=IN_THE_TEXT
 )
