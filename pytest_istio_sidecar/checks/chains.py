@@ -14,7 +14,7 @@ from pytest_istio_sidecar.checks import messages
 from pytest_istio_sidecar.checks.arguments import refuse_port
 from pytest_istio_sidecar.checks.cause import cause_of
 from pytest_istio_sidecar.checks.finding import Finding, Kind
-from pytest_istio_sidecar.checks.tracing import CAPTURED, assumptions, decided, not_read, of_pod
+from pytest_istio_sidecar.checks.tracing import CAPTURED, assumptions, decided, not_read, of_pod, stays
 from pytest_istio_sidecar.checks.wording import DIRECTIONS, PacketClass, describe, of_direction, of_family
 from pytest_istio_sidecar.errors import Undecided, UsageProblem
 from pytest_istio_sidecar.istio import ports
@@ -145,7 +145,9 @@ def _exclusions(
     wanted = set(ports)
     for port in wanted:
         refuse_port(port)
-    captured, passing = _parted(nat, "PREROUTING", family, "tcp", host, _is_captured, allowed=allowed)
+    captured, passing = _parted(
+        nat, "PREROUTING", family, "tcp", host, _is_captured, ports=range(_PORTS + 1), allowed=allowed
+    )
     also = _ports_of(captured)
     findings = [
         _not_excluded(nat, decided(nat, _packet_to(captured, port), host), port)
@@ -255,8 +257,8 @@ def _is_undecided(outcome: Outcome, _: bool) -> bool:
     return outcome.fate is Fate.UNKNOWN
 
 
-def _is_captured(outcome: Outcome, _: bool) -> bool:
-    return outcome.fate in CAPTURED
+def _is_captured(outcome: Outcome, there: bool) -> bool:
+    return outcome.fate in CAPTURED and (there or outcome.fate is not Fate.TRANSLATED)
 
 
 def _judged(answers: Collection[Hashable]) -> bool | None:
@@ -327,7 +329,7 @@ def _through(nat: Table, chain: str, host: Host | None) -> Trace | None:
 
 
 def _is_sent_to(port: int, trace: Trace) -> bool:
-    return trace.fate in CAPTURED and trace.destination.port == port
+    return stays(trace) and trace.destination.port == port
 
 
 def _entered_directly(nat: Table, chain: str) -> Table:
@@ -352,7 +354,7 @@ def _effect(alone: Trace) -> str:
         return "the packet keeps its destination"
     if alone.fate is Fate.DROPPED:
         return "the kernel drops the packet"
-    return f"the packet is sent to :{alone.destination.port}"
+    return f"the packet is sent to {f':{alone.destination.port}' if stays(alone) else alone.destination}"
 
 
 def _absent(nat: Table, chain: str, *, wanted: str) -> Finding:
@@ -389,15 +391,18 @@ def _not_excluded(rules: Rules, trace: Trace, port: int) -> Finding:
 def _excluded(rules: Rules, trace: Trace, low: int, high: int, wanted: set[int]) -> Finding:
     span = f"{of_family(trace.packet.family)}tcp {low}" + (f"-{high}" if high > low else "")
     listed = ", ".join(map(str, sorted(wanted))) or "none"
-    dropped = trace.fate is Fate.DROPPED
     packet, pod = f"inbound {span}", of_pod(rules)
+    failure, got = messages.REACHED_PAST_ENVOY(packet=packet, pod=pod), f"also {span}: destination unchanged"
+    if trace.fate is Fate.DROPPED:
+        failure, got = messages.DROPPED(packet=packet, pod=pod), "the kernel drops it"
+    elif trace.fate is Fate.TRANSLATED:
+        failure = messages.SENT_ELSEWHERE(packet=packet, destination=trace.destination, pod=pod)
+        got = f"also {span}: sent to {trace.destination}"
     return Finding(
-        kind=Kind.REDIRECT if dropped else Kind.BYPASS,
-        failure=messages.DROPPED(packet=packet, pod=pod)
-        if dropped
-        else messages.REACHED_PAST_ENVOY(packet=packet, pod=pod),
+        kind=Kind.REDIRECT if trace.fate is Fate.DROPPED else Kind.BYPASS,
+        failure=failure,
         wanted=f"only {listed} excluded" if wanted else "no port excluded",
-        got=f"also {span}: destination unchanged" if not dropped else "the kernel drops it",
+        got=got,
         trace=trace,
         cause=cause_of(trace, rules),
         assumptions=assumptions(rules, trace.packet.family),

@@ -132,6 +132,13 @@ CAPTURED = Message("IS164", "{request} was {outcome}{pod}", help=_RULES_CHANGED)
 # What prevents a verdict.
 NO_RULES_READ = Message("IS401", "{packet}: no IPv{family} rules were read{pod}", help=_READ_MORE)
 NOT_TOLD = Message("IS402", "{packet}: the rules read do not tell what becomes of it{pod}", help=_READ_MORE)
+HOST_NOT_STATED = Message(
+    "IS416",
+    "whether `{rule}`{place} lets packets by depends on the pod's own addresses and interfaces, which nobody "
+    "stated{pod}",
+    fix="state them as `ip address` prints them in the pod: --interface eth0=10.244.0.7/24; of pytest "
+    "--istio-interface; in Python host=Host(interfaces=…)",
+)
 NEITHER_TELLS = Message(
     "IS403",
     "{packet}: neither side tells what becomes of it",

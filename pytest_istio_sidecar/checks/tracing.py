@@ -21,6 +21,7 @@ from pytest_istio_sidecar.netfilter.trace.trace import Trace, trace
 from pytest_istio_sidecar.netfilter.unread import with_unread_legacy
 
 CAPTURED = (Fate.REDIRECTED, Fate.TPROXIED, Fate.TRANSLATED)
+_OF_THIS_HOST = (Fate.REDIRECTED, Fate.TPROXIED)
 _FAMILIES: tuple[Family, ...] = (4, 6)
 _HOOKS: tuple[Hook, ...] = ("PREROUTING", "OUTPUT")
 
@@ -108,3 +109,10 @@ def not_read(table: Table, question: str) -> Undecided:
     return Undecided(
         messages.TABLE_NOT_READ(question=question, table=table.name, program=program, pod=of_pod(table))
     )
+
+
+def stays(traced: Trace) -> bool:
+    """Whether a packet is sent to a port of its own host: DNAT may send it to anybody's, of any number."""
+    if traced.fate in _OF_THIS_HOST:
+        return True
+    return traced.fate is Fate.TRANSLATED and traced.host.is_local(traced.destination.address)

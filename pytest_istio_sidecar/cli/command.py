@@ -86,15 +86,7 @@ def host_of(interfaces: Sequence[str]) -> Host:
     """The interfaces given on the command line; none: the default host."""
     from pytest_istio_sidecar.netfilter.packet import Host
 
-    if not interfaces:
-        return Host()
-    addresses: dict[str, list[str]] = {}
-    for text in interfaces:
-        name, separator, address = text.partition("=")
-        if not separator or not name:
-            raise UsageProblem(messages.INTERFACE_FORM(text=text))
-        addresses.setdefault(name, []).append(address)
-    return Host(interfaces=addresses)
+    return Host.of(interfaces)
 
 
 def options_of(options: argparse.Namespace) -> IstioOptions:

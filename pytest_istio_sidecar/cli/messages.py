@@ -30,7 +30,6 @@ NO_LISTING_OF_FAMILY = Message(
     "the packet is IPv{family}, but no listing given is; name one as {form}",
     help=IN_THE_TEXT,
 )
-INTERFACE_FORM = Message("IS958", "--interface {text}: write it as eth0=192.0.2.10/24", help=IN_THE_TEXT)
 NO_SOCKET_OF_OTHERS = Message(
     "IS959",
     "--uid and --gid are for --outbound: a packet from elsewhere has no socket here",

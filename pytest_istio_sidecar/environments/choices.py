@@ -123,6 +123,15 @@ class RunChoices(Frozen):
         metavar="[ip6:][legacy:|nft:]FILE",
         repeat=True,
     )
+    interfaces: tuple[str, ...] = option(
+        "--istio-interface",
+        "What the pod of a listing has, for the file environment, which cannot ask it: eth0=10.244.0.7/24. "
+        "May be repeated (default: addresses that nobody has).",
+        default=(),
+        check=formed(r"[^=\s]+=\S+", "NAME=ADDRESS/PREFIX"),
+        metavar="NAME=ADDRESS/PREFIX",
+        repeat=True,
+    )
     reader: ReaderName = option(
         "--istio-reader",
         "How the pod is read: exec in its sidecar, from its node, with a debug container; auto picks.",

@@ -38,15 +38,22 @@ class FileEnvironment(Environment):
     seconds = 0.0
 
     def __init__(
-        self, *, rules: PodRules, names: Sequence[str], kept: Mapping[str, str] | None = None
+        self,
+        *,
+        rules: PodRules,
+        names: Sequence[str],
+        kept: Mapping[str, str] | None = None,
+        host: Host | None = None,
     ) -> None:
         """Take listings that were read.
 
         Args:
+            host: the pod's interfaces, where they were stated.
             kept: they by file name, where they are evidence, too; most are files of the user's already.
         """
         super().__init__(", ".join(names))
         self._rules = rules
+        self._host = host or Host()
         self._evidence |= kept or {}
 
     @classmethod
@@ -57,7 +64,8 @@ class FileEnvironment(Environment):
             UsageProblem: one that cannot be used.
         """
         rules, texts = read_and_keep(choices.tables, choices.evidence)
-        return cls(rules=rules, names=choices.tables, kept=texts if choices.evidence else {})
+        kept = texts if choices.evidence else {}
+        return cls(rules=rules, names=choices.tables, kept=kept, host=Host.of(choices.interfaces))
 
     @classmethod
     def attach(cls, state: Path) -> NoReturn:
@@ -86,8 +94,8 @@ class FileEnvironment(Environment):
         raise NotServed(messages.NOT_SERVED(missing=f"nothing to send a {kind} request through"))
 
     def pod(self) -> SidecarPod:
-        """A stand-in with the default host: a listing does not tell the pod's addresses."""
-        return SidecarPod(name=self.pod_name, host=Host())
+        """A stand-in with what was stated of it: a listing does not tell the pod's addresses."""
+        return SidecarPod(name=self.pod_name, host=self._host)
 
     def read_rules(self, folder: Path | None = None) -> PodRules:  # noqa: ARG002 - in the user's files
         """The listings' rules."""

@@ -171,3 +171,6 @@ NO_ADDRESS = Message(
 NO_INTERFACE_ADDRESS = Message(
     "IS268", "interface address: {problem}; write it as 192.0.2.10/24", help=IN_THE_TEXT
 )
+NO_INTERFACE_FORM = Message(
+    "IS259", "{text!r} is no interface with an address; write it as eth0=192.0.2.10/24", help=IN_THE_TEXT
+)

@@ -16,6 +16,7 @@ from pytest_istio_sidecar.checks.bypass.found_bypass import FoundBypass, Passing
 from pytest_istio_sidecar.checks.bypass.rows import HEADS, rows_of
 from pytest_istio_sidecar.checks.cause import cause_of
 from pytest_istio_sidecar.checks.finding import Finding, Kind
+from pytest_istio_sidecar.checks.other_hosts import not_stated, other_hosts
 from pytest_istio_sidecar.checks.tracing import CAPTURED, assumptions, of_pod
 from pytest_istio_sidecar.checks.wording import HOOKS, Direction, of_direction
 from pytest_istio_sidecar.errors import Undecided
@@ -139,6 +140,25 @@ def check_only_bypasses(
         UsageProblem: a text that is no bypass.
     """
     meant = list(map(_as_bypass, allowed))
+    findings = _beside(rules, meant, envoy_ports, expected, host)
+    for rule, other in () if findings else other_hosts(rules, expected, host):
+        if _beside(rules, meant, envoy_ports, expected, other):
+            raise not_stated(rules, rule)
+    return findings
+
+
+def _beside(
+    rules: Rules,
+    meant: Sequence[Bypass],
+    envoy_ports: Collection[int],
+    expected: Rules | None,
+    host: Host | None,
+) -> list[Finding]:
+    """What gets by beside what is meant to.
+
+    Raises:
+        Undecided: nothing certainly does, and of some packets it cannot be told.
+    """
     findings: list[Finding] = []
     untold: FoundBypass | None = None
     for direction, family, partition in _partitions(rules, envoy_ports, expected, host):

@@ -18,6 +18,7 @@ from pytest_istio_sidecar.checks.comparison.effects import Effect, not_allowed
 from pytest_istio_sidecar.checks.comparison.foreign import REPEATED
 from pytest_istio_sidecar.checks.comparison.unread import each_ruleset, with_unread_taken
 from pytest_istio_sidecar.checks.finding import Finding, Kind, Severity
+from pytest_istio_sidecar.checks.other_hosts import not_stated, other_hosts
 from pytest_istio_sidecar.checks.tracing import of_pod
 from pytest_istio_sidecar.checks.wording import PacketClass, of_family
 from pytest_istio_sidecar.errors import Undecided, UsageProblem
@@ -84,6 +85,9 @@ def check_matches_istio(
     if comparison.equal_text:
         return []
     effects = not_allowed(comparison.effects, allowed)
+    for rule, other in () if effects else other_hosts(observed, expected, host):
+        if not_allowed(compare(observed, expected, host=other).effects, allowed):
+            raise not_stated(rules, rule)
     unharmed = "only what is allowed gets by" if comparison.effects else "no packet is affected"
     return [
         ComparisonFinding(

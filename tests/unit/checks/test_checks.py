@@ -221,3 +221,20 @@ def test_what_is_found_of_ipv6_names_it(check, first):
         first.replace("0-65535", "0-79"),
         first.replace("0-65535", "81-65535"),
     )
+
+
+STRANGER = "-A PREROUTING -p tcp -m tcp --dport 80 -j DNAT --to-destination 203.0.113.9:15006\n"
+
+
+def test_what_is_sent_to_another_host_is_not_captured_whatever_its_port():
+    nat = nat_with(JUMP, STRANGER + JUMP)
+    (finding,) = check_redirected(nat, inbound(80))
+    assert finding.summary == "inbound tcp 80 is sent to 203.0.113.9:15006, which is not Envoy"
+    (also,) = check_inbound_exclusions(nat, EXCLUDED)
+    assert also.summary == "inbound tcp 80 is sent to 203.0.113.9:15006, which is not Envoy"
+    assert also.got == "also tcp 80: sent to 203.0.113.9:15006"
+
+
+@pytest.mark.parametrize(("chain", "port"), [("ISTIO_IN_REDIRECT", 15006), ("ISTIO_REDIRECT", 15001)])
+def test_a_chain_is_not_blamed_for_what_a_rule_before_it_does(chain, port):
+    assert check_redirect_target(nat_with(JUMP, STRANGER + JUMP), chain, port) == []
