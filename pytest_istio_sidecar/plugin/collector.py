@@ -273,9 +273,7 @@ def _raised_without_verdict(report: pytest.TestReport, raised: BaseException | N
 
 def _is_of_environment(raised: BaseException) -> bool:
     """Whether it was raised as the environment was brought up."""
-    return any(
-        frame.f_code.co_name == "istio_environment" for frame, _ in traceback.walk_tb(raised.__traceback__)
-    )
+    return any(frame.f_code.co_name == "_brought_up" for frame, _ in traceback.walk_tb(raised.__traceback__))
 
 
 def _unread(report: pytest.TestReport | pytest.CollectReport, summary: str) -> Test:

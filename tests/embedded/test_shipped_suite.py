@@ -140,7 +140,7 @@ def test_a_listing_kept_as_evidence_replays_the_verdict(pytester, runtime):
     (line,) = [line for line in result.outlines if line.startswith("E ") and "  replay   " in line]
     command = line.partition("replay   istio-sidecar ")[2].split()
     replayed = pytester.run(sys.executable, "-m", "pytest_istio_sidecar", *command)
-    assert replayed.outlines[0] == "inbound tcp 22: unchanged"
+    assert replayed.outlines[0] == "inbound tcp 22: unchanged (nat only was given)"
     (test,) = json.loads((pytester.path / "report.json").read_text())["tests"]
     rule = test["problems"][0]["rule"]
     file, _, number = rule["location"].rpartition(":")
