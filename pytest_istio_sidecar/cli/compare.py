@@ -18,6 +18,7 @@ from pytest_istio_sidecar.cli.command import (
     for_terminal,
     host_of,
     options_of,
+    print_assumptions,
     print_notes,
     with_notes,
 )
@@ -64,7 +65,6 @@ def _compare(options: argparse.Namespace, rules: PodRules, host: Host) -> Status
     from pytest_istio_sidecar.checks.comparison.comparison import compare
     from pytest_istio_sidecar.checks.comparison.expectation import check_matches_istio, completed, expected_of
     from pytest_istio_sidecar.checks.finding import violations
-    from pytest_istio_sidecar.checks.tracing import assumptions
     from pytest_istio_sidecar.reports.comparison import comparison_fields
     from pytest_istio_sidecar.reports.message import render_findings
 
@@ -84,7 +84,7 @@ def _compare(options: argparse.Namespace, rules: PodRules, host: Host) -> Status
     else:
         print(with_notes(f"these are Istio {options.istio_version}'s rules, rule for rule", rules))
         filled = completed(rules, expected_of(rules, options.istio_version, asked))
-        print_notes(f"assumed: {text}" for family in (4, 6) for text in assumptions(filled, family))
+        print_assumptions(filled)
     return Status.AGAINST if violations(findings) else Status.HOLDS
 
 
