@@ -16,33 +16,18 @@ from pytest_istio_sidecar.checks.bypass.bypasses import check_only_bypasses
 from pytest_istio_sidecar.checks.bypass.reviewed import ReviewedBypass, check_reviewed_bypasses
 from pytest_istio_sidecar.checks.chains import check_inbound_exclusions, check_jump, check_redirect_target
 from pytest_istio_sidecar.checks.comparison.expectation import check_matches_istio
-from pytest_istio_sidecar.checks.finding import Finding, Kind, violations
+from pytest_istio_sidecar.checks.finding import Finding
 from pytest_istio_sidecar.checks.listeners import check_listener, check_rules_reach_listeners
 from pytest_istio_sidecar.checks.packets import check_not_redirected, check_redirected
 from pytest_istio_sidecar.checks.policy_routes import check_policy_routes
 from pytest_istio_sidecar.checks.replicas import check_replicas
 from pytest_istio_sidecar.checks.traffic import check_intercepted, check_not_intercepted
-from pytest_istio_sidecar.errors import (
-    BypassError,
-    ListenerMismatch,
-    NotIntercepted,
-    RedirectError,
-    RuleSetMismatch,
-    VerdictAgainst,
-)
 from pytest_istio_sidecar.istio.options import IstioOptions
 from pytest_istio_sidecar.netfilter.model import Rules
 from pytest_istio_sidecar.netfilter.packet import Host
-from pytest_istio_sidecar.reports.message import render_findings
+from pytest_istio_sidecar.reports.verdict import raise_against
 
 _Parameters = ParamSpec("_Parameters")
-_ERRORS: dict[Kind, type[VerdictAgainst]] = {
-    Kind.BYPASS: BypassError,
-    Kind.REDIRECT: RedirectError,
-    Kind.RULES: RuleSetMismatch,
-    Kind.LISTENER: ListenerMismatch,
-    Kind.TRAFFIC: NotIntercepted,
-}
 
 
 def asserting(
@@ -255,16 +240,3 @@ def assert_not_intercepted() -> None:
         RedirectError: Envoy saw it.
         Undecided: the evidence does not tell.
     """
-
-
-def raise_against(findings: Sequence[Finding]) -> None:
-    """Raise the verdict that findings are, where any is against.
-
-    Raises:
-        VerdictAgainst: of the class that its first finding's kind stands for.
-    """
-    against = violations(findings)
-    if against:
-        error = _ERRORS[against[0].kind](render_findings(against))
-        error.findings = tuple(against)
-        raise error

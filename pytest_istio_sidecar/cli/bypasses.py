@@ -71,11 +71,11 @@ def add(commands: Commands) -> None:
 def run(options: argparse.Namespace) -> Status:
     """Print them."""
     from pytest_istio_sidecar.checks.bypass.bypasses import check_only_bypasses
-    from pytest_istio_sidecar.checks.bypass.reviewed import reviewed_beside
+    from pytest_istio_sidecar.checks.bypass.reviewed import parse_reviewed_bypasses, reviewed_beside
     from pytest_istio_sidecar.checks.comparison.expectation import completed, expected_of
     from pytest_istio_sidecar.environments.file import read_listings
     from pytest_istio_sidecar.errors import Undecided
-    from pytest_istio_sidecar.plugin.reviews import read_list
+    from pytest_istio_sidecar.machine.given_file import text_of
     from pytest_istio_sidecar.reports.bypasses import render_bypasses
     from pytest_istio_sidecar.reports.colour import painter
 
@@ -87,7 +87,8 @@ def run(options: argparse.Namespace) -> Status:
     if options.istio_version:
         expected = expected_of(rules, options.istio_version, asked)
         rules = completed(rules, expected)
-    listed = read_list(options.reviewed)
+    path = options.reviewed
+    listed = () if path is None else parse_reviewed_bypasses(text_of(path), source=str(path))
     pod, today = ", ".join(options.rules), datetime.now(tz=UTC).date()
     report = reviewed_beside(rules, expected, listed, pod=pod, today=today, host=host)
     allowed = [entry.packets for entry in listed if entry.holds(pod=pod, today=today)]

@@ -41,7 +41,6 @@ def add(commands: Commands) -> None:
 
 def run(options: argparse.Namespace) -> Status:
     """Read, write, and say where."""
-    from pytest_istio_sidecar.assertions import raise_against
     from pytest_istio_sidecar.checks.sidecar import check_istio_rules, check_sidecars
     from pytest_istio_sidecar.environments.choices import DEFAULT_VERSION, ExistingChoices, ReaderName
     from pytest_istio_sidecar.environments.cluster.existing import ExistingEnvironment
@@ -49,6 +48,7 @@ def run(options: argparse.Namespace) -> Status:
     from pytest_istio_sidecar.machine.progress import Progress
     from pytest_istio_sidecar.reports.document import exceptions_of
     from pytest_istio_sidecar.reports.summary import capture_of
+    from pytest_istio_sidecar.reports.verdict import raise_against
 
     choices = ExistingChoices(
         kubeconfig=options.kubeconfig,
@@ -92,7 +92,7 @@ def run(options: argparse.Namespace) -> Status:
         print(json.dumps(written))
         require_rules()
         return Status.HOLDS
-    capture = capture_of(rules, pod, environment.istio_version or DEFAULT_VERSION, pod.options)
+    capture = capture_of(rules, pod.name, pod.host, environment.istio_version or DEFAULT_VERSION, pod.options)
     let_by = exceptions_of(capture).items()
     shown = [
         *facts.items(),

@@ -44,7 +44,7 @@ def against(findings: Sequence[Finding], *, about: str) -> None:
         VerdictAgainst: there are any.
     """
     if findings:
-        from pytest_istio_sidecar.assertions import raise_against
+        from pytest_istio_sidecar.reports.verdict import raise_against
 
         try:
             raise_against(findings)

@@ -180,9 +180,11 @@ def istio_options(istio_settings: Settings, sidecar_pod: SidecarPod) -> IstioOpt
 @pytest.fixture(scope="session")
 def reviewed_bypasses(istio_settings: Settings) -> tuple[ReviewedBypass, ...]:
     """The bypasses that this project has reviewed (`--istio-reviewed-bypasses`); none without a list."""
-    from pytest_istio_sidecar.plugin.reviews import read_list
+    from pytest_istio_sidecar.checks.bypass.reviewed import parse_reviewed_bypasses
+    from pytest_istio_sidecar.machine.given_file import text_of
 
-    return read_list(istio_settings.reviewed_bypasses)
+    path = istio_settings.reviewed_bypasses
+    return () if path is None else parse_reviewed_bypasses(text_of(path), source=str(path))
 
 
 @pytest.fixture(scope="session")
@@ -231,7 +233,8 @@ def pod_rules(
             claims.against(findings, about=about)
         capture = capture_of(
             rules,
-            sidecar_pod,
+            sidecar_pod.name,
+            sidecar_pod.host,
             istio_version,
             istio_options,
             reviewed=reviewed_bypasses,

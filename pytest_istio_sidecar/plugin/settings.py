@@ -145,15 +145,18 @@ def _ours(config: pytest.Config, option: Option) -> list[str]:
 
 def _refuse_what_istio_would(chosen: Settings) -> None:
     """Look at the options against the release, and at the list; imported only where there is one of them."""
+    from pytest_istio_sidecar.checks.bypass.reviewed import parse_reviewed_bypasses
     from pytest_istio_sidecar.errors import UsageProblem
     from pytest_istio_sidecar.istio.options import IstioOptions
     from pytest_istio_sidecar.istio.rules import expected_ruleset
-    from pytest_istio_sidecar.plugin.reviews import read_list
+    from pytest_istio_sidecar.machine.given_file import text_of
 
+    path = chosen.reviewed_bypasses
     try:
         if chosen.options or chosen.version_given:
             expected_ruleset(chosen.version, options=IstioOptions.from_pairs(chosen.options))
-        read_list(chosen.reviewed_bypasses)
+        if path is not None:
+            parse_reviewed_bypasses(text_of(path), source=str(path))
     except UsageProblem as problem:
         raise pytest.UsageError(str(problem.failure)) from None
 

@@ -15,7 +15,6 @@ from pytest_istio_sidecar.checks.bypass.found_bypass import Standing
 from pytest_istio_sidecar.checks.bypass.reviewed import ReviewedBypass, judged_bypasses
 from pytest_istio_sidecar.checks.comparison.comparison import compare
 from pytest_istio_sidecar.checks.comparison.expectation import completed, expected_of
-from pytest_istio_sidecar.environments.base import SidecarPod
 from pytest_istio_sidecar.errors import IstioSidecarError
 from pytest_istio_sidecar.istio.options import IstioOptions
 from pytest_istio_sidecar.istio.ports import PURPOSE
@@ -68,7 +67,8 @@ class Capture(TypedDict):
 
 def capture_of(
     rules: PodRules,
-    pod: SidecarPod,
+    pod: str,
+    host: Host,
     version: str,
     options: IstioOptions,
     *,
@@ -81,7 +81,6 @@ def capture_of(
         reviewed: what the project has reviewed.
         accepted: fields of options that it accepts whatever they open.
     """
-    host = pod.host
     capture = Capture(
         release=f"Istio {version}",
         lines=[["rules", _held(rules)]],
@@ -101,7 +100,7 @@ def capture_of(
             options,
             reviewed=reviewed,
             accepted=accepted,
-            pod=pod.name,
+            pod=pod,
             today=datetime.now(tz=UTC).date(),
             host=host,
         )
