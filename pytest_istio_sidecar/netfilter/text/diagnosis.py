@@ -43,6 +43,11 @@ KNOWN: tuple[Advice, ...] = (
         _ROOT,
     ),
     Advice(
+        r"Address family not supported by protocol|can't initialize ip6tables .*(No such|not supported)",
+        "this kernel, or this container, has no IPv6: there are no rules of it",
+        "leave ip6tables out; the rules of IPv4 are given on their own",
+    ),
+    Advice(
         r"can't initialize iptables table .*Table does not exist|table '[^']*' does not exist",
         "the kernel has no such table: the name is wrong, or the table's module is not loaded",
         "look at /proc/net/ip_tables_names; on the node, modprobe iptable_nat",
@@ -144,11 +149,13 @@ KNOWN: tuple[Advice, ...] = (
     ),
     Advice(
         r"\A\s*(table (ip|ip6|inet|arp|bridge|netdev) |add (table|chain|rule) )",
-        "this is what nft prints",
-        "save it with iptables-nft-save",
+        "this is what nft prints, in nf_tables' own form",
+        "parse_rules reads it, and so does every RULES on a command line",
     ),
     Advice(
-        r"^Chain \S.* \((policy |\d+ references)", "this is a listing of iptables -L", "use parse_iptables"
+        r"^Chain \S.* \((policy |\d+ references)",
+        "a listing of iptables -L begins further down",
+        "give it from its first line `Chain ...` on; parse_rules takes off what stands before it",
     ),
     Advice(
         r"\A\s*(Error from server|error:|Unable to connect|Unable to use a TTY|error: unable to upgrade)",
