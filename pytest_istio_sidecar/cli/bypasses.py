@@ -19,8 +19,9 @@ from pytest_istio_sidecar.cli.command import (
     add_interface_argument,
     add_option_argument,
     add_rules_argument,
+    given,
     host_of,
-    options_of,
+    release_of,
 )
 
 if TYPE_CHECKING:
@@ -40,7 +41,8 @@ def add(commands: Commands) -> None:
     parser.add_argument(
         "--istio-version",
         metavar="VERSION",
-        help="release whose own bypasses are by design (default: none, so that nothing is by design)",
+        help="release whose own bypasses are by design (default: the pod's where a folder tells it, "
+        "else none, so that nothing is by design)",
     )
     add_option_argument(parser)
     parser.add_argument(
@@ -57,17 +59,17 @@ def run(options: argparse.Namespace) -> Status:
     """Print them."""
     from pytest_istio_sidecar.checks.bypass.bypasses import bypasses, check_only_bypasses
     from pytest_istio_sidecar.checks.comparison.expectation import completed, expected_of
-    from pytest_istio_sidecar.environments.file import read_listings
     from pytest_istio_sidecar.errors import Undecided
     from pytest_istio_sidecar.reports.bypasses import render_bypasses
     from pytest_istio_sidecar.reports.colour import painter
 
-    rules: Rules = read_listings(options.rules)
+    read = given(options)
+    rules: Rules = read.rules
     host = host_of(options.interface)
     expected = None
-    asked = options_of(options)
-    if options.istio_version:
-        expected = expected_of(rules, options.istio_version, asked)
+    version, asked = release_of(options, read)
+    if version:
+        expected = expected_of(rules, version, asked)
         rules = completed(rules, expected)
     report = bypasses(rules, expected=expected, host=host)
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Callable, Sequence
 from enum import IntEnum
 from typing import TYPE_CHECKING, TypeAlias
@@ -11,6 +12,7 @@ from pytest_istio_sidecar.cli import messages
 from pytest_istio_sidecar.errors import UsageProblem
 
 if TYPE_CHECKING:
+    from pytest_istio_sidecar.environments.file import Given
     from pytest_istio_sidecar.istio.options import IstioOptions
     from pytest_istio_sidecar.netfilter.packet import Host
 
@@ -47,17 +49,32 @@ def add_command(
 
 
 def add_rules_argument(parser: argparse.ArgumentParser) -> None:
-    """Register RULES, which `environments.file.read_listings` reads."""
+    """Register RULES, which `given` reads."""
     parser.add_argument(
         "rules",
         nargs="+",
         metavar="RULES",
-        help="[ip6:][legacy:|nft:]FILE, as iptables-save or iptables -L prints it; - is standard input",
+        help="[ip6:][legacy:|nft:|native:]FILE: a listing, log or paste of any form, - is standard input; "
+        "or the FOLDER that istio-sidecar read or a run wrote",
     )
 
 
+def given(options: argparse.Namespace) -> Given:
+    """Read RULES, and say on standard error what bears on trust in them.
+
+    Raises:
+        UsageProblem, ParseError, EnvironmentProblem: as `environments.file.read_given`.
+    """
+    from pytest_istio_sidecar.environments.file import read_given
+
+    read = read_given(options.rules)
+    for note in read.rules.notes:
+        print(f"istio-sidecar: note: {note}", file=sys.stderr)
+    return read
+
+
 def add_option_argument(parser: argparse.ArgumentParser) -> None:
-    """Register `--option`, which `options_of` reads."""
+    """Register `--option`, which `release_of` reads."""
     parser.add_argument(
         "--option",
         action="append",
@@ -93,17 +110,25 @@ def host_of(interfaces: Sequence[str]) -> Host:
     return Host(interfaces=addresses)
 
 
-def options_of(options: argparse.Namespace) -> IstioOptions:
-    """What `--option` says of the release that `--istio-version` names.
+def release_of(options: argparse.Namespace, read: Given | None = None) -> tuple[str | None, IstioOptions]:
+    """The release to hold rules against, and what its istio-init was told.
+
+    Args:
+        options: with `--istio-version` and `--option`.
+        read: RULES; where they tell of a pod, what it has counts where nothing else was said.
 
     Raises:
-        UsageProblem: none is named, or there is no such option.
+        UsageProblem: no release is known for `--option`, or there is no such option.
     """
     from pytest_istio_sidecar.istio.options import IstioOptions
 
-    if options.option and not options.istio_version:
+    known = None if read is None else read.version
+    version = options.istio_version or known
+    if options.option and not version:
         raise UsageProblem(messages.OPTION_OF_RELEASE())
-    return IstioOptions.from_pairs(options.option)
+    if read is not None and read.options is not None and not options.option:
+        return version, read.options
+    return version, IstioOptions.from_pairs(options.option)
 
 
 def row(widths: Sequence[int], *cells: object) -> str:

@@ -65,3 +65,8 @@ NO_PACKET = Message(
 NOT_AN_OBJECT = Message("IS966", "expected a JSON object with Packet's fields", help=IN_THE_TEXT)
 NO_IDENTITY = Message("IS967", "{text!r}: expected a number or {nobody}", help=IN_THE_TEXT)
 NO_COUNT = Message("IS968", "{text!r}: expected a number, at least 1", help=IN_THE_TEXT)
+NO_RELEASE_NAMED = Message(
+    "IS975",
+    "nothing says what to compare with: --istio-version names the release, --guess finds it",
+    help=IN_THE_TEXT,
+)

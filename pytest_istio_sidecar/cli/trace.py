@@ -23,8 +23,9 @@ from pytest_istio_sidecar.cli.command import (
     add_interface_argument,
     add_option_argument,
     add_rules_argument,
+    given,
     host_of,
-    options_of,
+    release_of,
 )
 from pytest_istio_sidecar.errors import UsageProblem
 from pytest_istio_sidecar.failure import wrapped
@@ -89,7 +90,6 @@ def add(commands: Commands) -> None:
 
 
 def run(options: argparse.Namespace) -> Status:
-    from pytest_istio_sidecar.environments.file import read_listings
     from pytest_istio_sidecar.netfilter.packet import Fate
     from pytest_istio_sidecar.netfilter.trace.trace import trace
     from pytest_istio_sidecar.reports.colour import painter
@@ -97,8 +97,9 @@ def run(options: argparse.Namespace) -> Status:
     from pytest_istio_sidecar.reports.sentences import explain
 
     _refuse_what_differs(options)
-    asked = options_of(options)
-    rules = _completed(read_listings(options.rules), options.istio_version, asked)
+    read = given(options)
+    version, asked = release_of(options, read)
+    rules = _completed(read.rules, version, asked)
     host = host_of(options.interface)
     undecided = False
     for packet in _packets(options, host):

@@ -197,6 +197,11 @@ TOO_MANY_COMMANDS = Message(
     "these commands change more rules than are followed",
     help="give what iptables-save prints after them",
 )
+TOO_MANY_LISTINGS = Message(
+    "IS285",
+    "the text holds more than {limit} listings, and so is none of one pod",
+    help="give the part that is of one pod",
+)
 NATIVE_FORM = Message(
     "IS282",
     "this is nf_tables' own form, as nft list ruleset prints it, which is not read yet",

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from pytest_istio_sidecar.checks.bypass.reviewed import ReviewedBypass
     from pytest_istio_sidecar.environments.base import Environment, SidecarPod
     from pytest_istio_sidecar.environments.cluster.existing import ExistingEnvironment
+    from pytest_istio_sidecar.environments.file import FileEnvironment
     from pytest_istio_sidecar.istio.listeners import Listener
     from pytest_istio_sidecar.istio.observation import Observation, RequestKind
     from pytest_istio_sidecar.istio.options import IstioOptions
@@ -43,11 +44,14 @@ def istio_settings(pytestconfig: pytest.Config) -> Settings:
 def istio_version(istio_settings: Settings, request: pytest.FixtureRequest) -> str:
     """The release of Istio whose rules are installed or expected, e.g. "1.8.3".
 
-    In the existing environment the pod's own.
+    In the existing environment the pod's own; so where a folder is read that tells it.
     """
-    if istio_settings.environment is not EnvironmentName.EXISTING:
+    told = istio_settings.environment is EnvironmentName.EXISTING or (
+        istio_settings.environment is EnvironmentName.FILE and not istio_settings.version_given
+    )
+    if not told:
         return istio_settings.version
-    environment: ExistingEnvironment = request.getfixturevalue("istio_environment")
+    environment: ExistingEnvironment | FileEnvironment = request.getfixturevalue("istio_environment")
     return environment.istio_version or istio_settings.version
 
 

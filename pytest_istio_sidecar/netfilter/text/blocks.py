@@ -71,6 +71,10 @@ class Found:
     log: bool = False
 
 
+_LISTINGS = 200
+"""Listings in one text at most; of two families, back ends and five tables, before and after."""
+
+
 def find_blocks(lines: list[Line], logged: frozenset[int], found: Found) -> None:
     """Find every listing.
 
@@ -177,6 +181,8 @@ class _Finder:
         self._close()
         block = Block(form=form, family=self.family, backend=self.backend, after=self.after)
         self.found.blocks.append(block)
+        if len(self.found.blocks) > _LISTINGS:
+            raise ParseError(messages.TOO_MANY_LISTINGS(limit=_LISTINGS))
         self.open, self.after, self.tables = block, False, set()
         return block
 

@@ -152,7 +152,7 @@ class Loaded:
             return  # an earlier run's, taken away before
         table = self._table(table_name)
         rules = table.chains.get(chain, [])
-        self._work += 0 if command == "-A" else len(rules)
+        self._work += 0 if command == "-A" else len(rules) if chain else len(table.chains)
         if self._work > _LIMIT:
             raise ParseError(messages.TOO_MANY_COMMANDS(), line=number)
         numbered = bool(rest) and rest[0].isdecimal() and len(rest[0]) < len("0000000")

@@ -88,7 +88,7 @@ def _read(
         _refuse_several(names.values())
         raise
     if not found.blocks:
-        first = next((number, line) for number, line in lines if line.strip())
+        first = next(((number, line) for number, line in lines if line.strip()), (0, ""))
         raise ParseError(messages.NOTHING_BEGINS().advised(diagnose(text)), line=first[0], text=first[1])
     numbers = (number for block in found.blocks for number, _ in block.lines)
     _refuse_several(names[number] for number in numbers if number in names)

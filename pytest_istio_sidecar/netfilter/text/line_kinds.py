@@ -49,7 +49,8 @@ HEADING = re.compile(
 LOGGED = re.compile(
     r"(?:# )?writing following contents to rules file:|running iptables restore with: "
     r"|running ip6?tables\S*restore with the following input:|running command(?: \([\w ]+\))?: "
-    r"|command output:|final (?:ip|nf)tables state |(?:\+ )?(?:/\S*/)?ip6?tables(?:-legacy|-nft)?-(?:save|restore)\b",
+    r"|command output:|final (?:ip|nf)tables state "
+    r"|(?:\+ )?(?:/\S*/)?ip6?tables(?:-legacy|-nft)?-(?:save|restore)\b",
     re.IGNORECASE,
 )
 TYPED = re.compile(r"(?:/\S*/)?ip6?tables(?:-legacy|-nft)?-save.*")
@@ -66,8 +67,11 @@ SHORT = 100
 
 def goes_on(text: str) -> bool:
     """Whether a line may be one of a table that is open."""
+    first, second = text[:1], text[1:2]
+    if first == "-":
+        return (text[2:3] if second == "-" else second).isalpha()
     return (
-        (text[:1] in (":", "-", "[") and text != "--") or text == "COMMIT" or COMMENT.match(text) is not None
+        first == ":" or (first == "[" and second.isdecimal()) or text == "COMMIT" or bool(COMMENT.match(text))
     )
 
 

@@ -35,11 +35,12 @@ _FOUR = re.compile(r"(?<![\w.:])\d{1,3}(?:\.\d{1,3}){3}\b|(?:reject-with|reject-
 
 @dataclass(slots=True)
 class _Listed:
-    """A listing that was read, and where it begins."""
+    """A listing that was read, and where it begins; the number of those taken before it."""
 
     ruleset: Ruleset
     begin: int
     block: Block | None = None
+    order: int = 0
 
 
 @dataclass(slots=True)
@@ -53,6 +54,7 @@ class State:
     notes: list[str] = field(default_factory=list)
     native_tables: tuple[str, ...] = ()
     _failed: bool = False
+    _taken: int = 0
     _natives: list[Ruleset] = field(default_factory=list)
     _listed: dict[tuple[Family, Backend | None], list[_Listed]] = field(default_factory=dict)
     _loaded: dict[Family, Loaded] = field(default_factory=dict)
@@ -85,10 +87,11 @@ class State:
         for family in (4, 6):
             # What does not say its back end is of the one that the others are of.
             known = [key for key in self._listed if key[0] == family and key[1] is not None]
-            if len(known) == 1 and (unsaid := self._listed.pop((family, None), None)):
-                for each in unsaid:
-                    ruleset = replace(each.ruleset, backend=known[0][1])
-                    self._hold(_Listed(ruleset, each.begin, each.block))
+            if len(known) == 1 and (family, None) in self._listed:
+                both = [*self._listed.pop((family, None)), *self._listed.pop(known[0])]
+                for each in sorted(both, key=lambda listed: listed.order):
+                    each.ruleset = replace(each.ruleset, backend=known[0][1])
+                    self._hold(each)
         whole = []
         for (_, said), listed in self._listed.items():
             ruleset = joined([each.ruleset for each in listed])
@@ -120,6 +123,8 @@ class State:
         self._hold(_Listed(ruleset, block.begin, block))
 
     def _hold(self, new: _Listed) -> None:
+        self._taken += 1
+        new.order = new.order or self._taken
         listed = self._listed.setdefault((new.ruleset.family, new.ruleset.backend), [])
         kept: list[_Listed] = []
         for old in listed:
@@ -133,18 +138,17 @@ class State:
                     ),
                     line=new.begin,
                 )
-            if differing:
-                self.notes.append(
-                    f"the listing at line {new.begin} is of a later moment than the one at {old.begin}"
-                )
-                continue
             if shared:
-                self.notes.append(f"the tables at line {old.begin} stand at line {new.begin} again, the same")
+                self.notes.append(
+                    f"the listing at line {new.begin} is of a later moment than the one at line {old.begin}"
+                    if differing
+                    else f"the tables at line {old.begin} stand at line {new.begin} again, the same"
+                )
                 names = {table.name for table in shared}
                 rest = tuple(table for table in old.ruleset.tables if table.name not in names)
+                old.ruleset = replace(old.ruleset, tables=rest)
                 if not rest:
                     continue
-                old.ruleset = replace(old.ruleset, tables=rest)
             kept.append(old)
         listed[:] = [*kept, new]
 
@@ -189,6 +193,7 @@ class State:
             )
             self._failed = True
             return
+        _refuse_unfinished(block)
         self._loading(family, block.begin).restore(block.lines)
 
     def _hold_loaded(self, family: Family, loaded: Loaded) -> None:
@@ -206,13 +211,30 @@ def _refuse_picked(block: Block) -> None:
     """Refuse rules whose chain's own line is missing, which every listing has."""
     declared: set[str] = set()
     for number, line in block.lines:
-        words = line.partition("] ")[2].split() if line.startswith("[") else line.split()
+        words = (line.partition("]")[2] if line.startswith("[") else line).split(maxsplit=2)
+        if len(words) < len(("-N", "CHAIN")):
+            continue  # blank, or within quotes
         if line.startswith(":"):
             declared.add(words[0][1:])
         elif words[0] in ("-N", "-P", "--new-chain", "--policy"):
             declared.add(words[1])
         elif words[0] in ("-A", "--append") and words[1] not in declared:
             raise ParseError(messages.TRIMMED(chain=words[1]), line=number, text=line)
+
+
+def _refuse_unfinished(block: Block) -> None:
+    """Refuse a table for iptables-restore without its COMMIT: the text is cut off, or nothing was loaded."""
+    unfinished: Line | None = None
+    for number, line in block.lines:
+        if line == "COMMIT":
+            unfinished = None
+        elif line.startswith("*"):
+            if unfinished is not None:
+                break
+            unfinished = number, line
+    if unfinished is not None:
+        number, line = unfinished
+        raise ParseError(messages.CUT_OFF(table=line[1:]), line=number, text=line)
 
 
 def _refuse_missing_rules(block: Block, table: Table) -> None:
@@ -249,23 +271,24 @@ def _family_told(lines: list[Line]) -> Family | None:
 def _parsed(lines: list[Line], family: Family, source: str | None, *, of_list: bool = False) -> Ruleset:
     """What one form's own parser makes of lines, placed where they stand in the text."""
     numbers = [number for number, _ in lines]
-    in_order = all(map(lt, numbers, numbers[1:]))
-    if in_order:
+    if all(map(lt, numbers, numbers[1:])):
         # Blank lines for what is between them keep every line at its place.
+        begin = numbers[0]
         padded: list[str] = []
         for number, line in lines:
-            padded += [""] * (number - len(padded) - 1)
+            padded += [""] * (number - begin - len(padded))
             padded.append(line)
+        numbers = list(range(begin, begin + len(padded)))
     else:
+        begin = 0
         padded = [line for _, line in lines]
     parse = parse_iptables_list if of_list else parse_iptables_save
     try:
         ruleset = parse("\n".join(padded), family=family, source=source)
     except ParseError as problem:
-        if not in_order and problem.line:
-            problem.line = numbers[problem.line - 1]
+        problem.line = numbers[problem.line - 1] if problem.line else 0
         raise
-    if in_order:
+    if begin == 1:
         return ruleset
     where = source or "<text>"
 
