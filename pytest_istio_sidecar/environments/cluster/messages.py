@@ -175,7 +175,7 @@ NO_RULES_LOGGED = Message(
 )
 LOG_NOT_READ = Message(
     "IS759",
-    "{command}{where}: {reason}",
+    "{command} cannot be read as rules{where}: {reason}",
     fix=_NOW,
 )
 LOG_ONLY = Message(

@@ -126,7 +126,7 @@ def test_a_log_without_rules_is_told_to_be_one() -> None:
 
 def test_a_log_that_is_cut_is_refused_with_its_line() -> None:
     with pytest.raises(
-        EnvironmentProblem, match=r"kubectl logs \S+ -c istio-init, line \d+: table nat has no"
+        EnvironmentProblem, match=r"-c istio-init cannot be read as rules, line \d+: table nat has no"
     ):
         of(LOG.partition("-A ISTIO_OUTPUT -d")[0]).read_rules()
 

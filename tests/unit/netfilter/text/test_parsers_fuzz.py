@@ -223,7 +223,7 @@ def lines_of(text: str) -> st.SearchStrategy[str]:
 
 @given(text=st.one_of(broken("report"), mixed(), st.text()))
 def test_a_text_of_any_form_is_refused_or_read(text: str) -> None:
-    rules: PodRules | None = read(lambda text, family, source: parse_rules(text, source=source), text, 4)  # noqa: ARG005
+    rules: PodRules | None = read(lambda text, family, source: parse_rules(text, source=source), text, 4)
     assert rules is None or rules.rulesets
 
 
