@@ -230,7 +230,16 @@ class _Finder:
         last = self.found.blocks[-1] if self.found.blocks else None
         if hole or (text == "--" and self.open is not None):
             self.holes.append((number, line))
-        elif kinds.is_row(text) or text == "COMMIT" or kinds.COLUMNS.fullmatch(text):
+        elif (
+            kinds.is_row(text)
+            or text == "COMMIT"
+            or kinds.COLUMNS.fullmatch(text)
+            or (
+                kinds.TARGET.search(text)
+                and not prompt
+                and not COMMAND.fullmatch(kinds.RUNNING.sub("", text))
+            )
+        ):
             raise self._error(messages.BELONGS_TO_NONE(), number, line)
         elif last is not None and self._failed(last, text):
             last.failures.append(number)

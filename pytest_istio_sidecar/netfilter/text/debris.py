@@ -16,6 +16,11 @@ from pytest_istio_sidecar.netfilter.text.logs import Line
 _ESCAPES = re.compile(
     r"\x1b(?:\[[0-9;:?<=>]{0,32}[ -/]{0,4}[@-~]|\][^\x07\x1b\n]{0,200}(?:\x07|\x1b\\)|[@-Z\\-_()][0B]?)"
 )
+_LINE_END = re.compile(r"\r+\n")
+_OF_A_PAGE = re.compile(
+    r"^[ \t]{0,40}[\u00a0\u200b]|^ {0,40}(?:-[ANP]|Chain|:[A-Z]{1,12}|\*)[\u00a0\u200b]", re.MULTILINE
+)
+"""Blanks that pages put for others, where none but a plain one can stand; a chain's name may have them."""
 _WIDEST = 160
 """Characters in front of a line at most."""
 _LOOKED_AT = 400
@@ -65,8 +70,11 @@ def without_colours(text: str) -> tuple[str, list[str]]:
         text = _ESCAPES.sub("", text)
         taken.append("colours of a terminal")
     if "\r" in text:
-        text = text.replace("\r\n", "\n")
+        text = _LINE_END.sub("\n", text)
         taken.append("line ends of Windows")
+    if _OF_A_PAGE.search(text):
+        text = text.replace("\u00a0", " ").replace("\u200b", "")
+        taken.append("blanks of a page")
     return text, taken
 
 

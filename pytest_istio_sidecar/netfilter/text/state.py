@@ -18,7 +18,7 @@ from pytest_istio_sidecar.netfilter.model import Backend, Family, PodRules, Rule
 from pytest_istio_sidecar.netfilter.targets import Goto, Jump
 from pytest_istio_sidecar.netfilter.text.blocks import Block, Form
 from pytest_istio_sidecar.netfilter.text.commands import COMMAND, Loaded
-from pytest_istio_sidecar.netfilter.text.line_kinds import has_banner
+from pytest_istio_sidecar.netfilter.text.line_kinds import has_banner, tells_family
 from pytest_istio_sidecar.netfilter.text.logs import Line
 from pytest_istio_sidecar.netfilter.text.parse_list import parse_iptables_list
 from pytest_istio_sidecar.netfilter.text.parse_save import parse_iptables_save
@@ -105,7 +105,8 @@ class State:
         return self.family or block.family or _family_told(block.lines) or 4
 
     def _list(self, block: Block) -> None:
-        family = 4 if has_banner(block.lines) and self.family is None else self._family_of(block)
+        # What a banner says is the parser's to read.
+        family = 4 if self.family is None and tells_family(block.lines) else self._family_of(block)
         if block.form is Form.S:
             _refuse_picked(block)
         if block.form is Form.L:
