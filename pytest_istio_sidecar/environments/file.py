@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import stat
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NoReturn, Self
@@ -24,9 +24,12 @@ from pytest_istio_sidecar.machine.progress import Progress
 from pytest_istio_sidecar.netfilter.model import Backend, Family, PodRules, Ruleset, joined
 from pytest_istio_sidecar.netfilter.packet import Host
 from pytest_istio_sidecar.netfilter.text.forms import read_text
+from pytest_istio_sidecar.netfilter.text.parse_save import OWN
+from pytest_istio_sidecar.netfilter.text.state import LOADED
 
 BACKENDS = {"legacy": Backend.LEGACY, "nft": Backend.NF_TABLES, "native": Backend.NF_TABLES}
 """What stands in front of a file's name; nft: and native: are two views of one back end."""
+_USUAL = ("raw", "mangle", "nat", "filter")
 LIMIT = 64 * 2**20
 """Bytes beyond which a file is no listing of a pod's rules."""
 
@@ -37,15 +40,19 @@ class FileEnvironment(Environment):
     name = "file"
     seconds = 0.0
 
-    def __init__(self, *, given: Given, names: Sequence[str], keep: bool = False) -> None:
+    def __init__(
+        self, *, given: Given, names: Sequence[str], keep: bool = False, host: Host | None = None
+    ) -> None:
         """Take listings that were read.
 
         Args:
+            host: the pod's interfaces, where they were stated.
             keep: whether they are evidence, too; most are files of the user's already.
         """
         super().__init__(given.rules.pod or ", ".join(names))
         self._given = given
         self._names = names
+        self._host = host or Host()
         if keep:
             self._evidence |= given.texts
 
@@ -57,7 +64,8 @@ class FileEnvironment(Environment):
             UsageProblem: one that cannot be used.
         """
         given = read_given(choices.tables, choices.evidence)
-        return cls(given=given, names=choices.tables, keep=choices.evidence is not None)
+        keep = choices.evidence is not None
+        return cls(given=given, names=choices.tables, keep=keep, host=Host.of(choices.interfaces))
 
     @classmethod
     def attach(cls, state: Path) -> NoReturn:
@@ -93,9 +101,9 @@ class FileEnvironment(Environment):
         raise NotServed(messages.NOT_SERVED(missing=f"nothing to send a {kind} request through"))
 
     def pod(self) -> SidecarPod:
-        """A stand-in with the default host: a listing does not tell the pod's addresses."""
+        """A stand-in with what was stated of it: a listing does not tell the pod's addresses."""
         options = self._given.options
-        return SidecarPod(name=self.pod_name, host=Host(), options=options or IstioOptions())
+        return SidecarPod(name=self.pod_name, host=self._host, options=options or IstioOptions())
 
     def read_rules(self, folder: Path | None = None) -> PodRules:  # noqa: ARG002 - in the user's files
         """The listings' rules."""
@@ -108,12 +116,14 @@ class Given:
 
     Attributes:
         rules: all of it.
+        alone: those of its notes that say which tables alone were given.
         texts: the texts, by the names of the files that keep them.
         version: the release of the pod that it is of; None where nothing tells it.
         options: what its istio-init was told; None the same.
     """
 
     rules: PodRules
+    alone: tuple[str, ...] = ()
     texts: Mapping[str, str] = field(default_factory=dict)
     version: str | None = None
     options: IstioOptions | None = None
@@ -148,25 +158,74 @@ def read_given(specifications: Sequence[str], folder: Path | None = None) -> Giv
                 raise UsageProblem(messages.FOLDER_ALONE(folder=name))
             return _of_folder(Path(name))
     texts: dict[str, str] = {}
-    notes: list[str] = []
-    native: list[str] = []
-    listings: dict[tuple[Family, Backend | None], list[Ruleset]] = {}
-    for specification in specifications:
-        rules = _read(specification, texts, folder)
-        about = f"{_file_of(specification)[2]}: " if len(specifications) > 1 else ""
-        notes += [f"{about}{note}" for note in rules.notes]
-        native += rules.native_tables
-        for ruleset in rules.rulesets:
-            same = listings.setdefault((ruleset.family, ruleset.backend), [])
-            if any(table.name in other for other in same for table in ruleset.tables):
-                raise UsageProblem(
-                    messages.SAME_FAMILY(family=ruleset.family, backend=ruleset.backend or "not said")
-                )
-            same.append(ruleset)
-    rulesets = tuple(map(joined, listings.values()))
+    read = [_read(specification, texts, folder) for specification in specifications]
+    notes = [
+        f"{name}: {note}" if len(named) > 1 else note
+        for (_, _, name), rules in zip(named, read, strict=True)
+        for note in rules.notes
+    ]
+    listings = [listing for rules in read for listing in rules.rulesets]
+    single = len(named) == len(listings) == 1 and LOADED not in notes
+    alone = tuple(_alone(listings[0], *texts.values())) if single else ()
     return Given(
-        rules=PodRules(rulesets=rulesets, notes=tuple(notes), native_tables=tuple(native)), texts=texts
+        rules=PodRules(
+            rulesets=tuple(map(joined, _by_back_end(listings))),
+            notes=(*alone, *notes),
+            native_tables=tuple(name for rules in read for name in rules.native_tables),
+        ),
+        alone=alone,
+        texts=texts,
     )
+
+
+def _by_back_end(listings: Sequence[Ruleset]) -> list[list[Ruleset]]:
+    """Listings of each family and back end together; where one does not say which it is, with the others."""
+    groups: dict[tuple[Family, Backend | None], list[Ruleset]] = {}
+    for listing in listings:
+        same = groups.setdefault((listing.family, listing.backend), [])
+        for other in same:
+            _refuse_twice(listing, other)
+        same.append(listing)
+    for family, backend in list(groups):
+        if backend is not None:
+            continue
+        said = [groups[key] for key in groups if key[0] == family and key[1] is not None]
+        unsaid = groups[family, None]
+        if len(said) > 1:
+            raise UsageProblem(messages.BACK_END_NOT_SAID(file=unsaid[0].source))
+        if said and not any(_shared(one, other) for one in unsaid for other in said[0]):
+            said[0].extend(unsaid)
+            del groups[family, None]
+    return list(groups.values())
+
+
+def _shared(one: Ruleset, other: Ruleset) -> str:
+    """A table that both have, or ""."""
+    return next((table.name for table in one.tables if table.name in other), "")
+
+
+def _refuse_twice(listing: Ruleset, other: Ruleset) -> None:
+    table = _shared(listing, other)
+    if table:
+        backend = listing.backend
+        raise UsageProblem(
+            messages.SAME_FAMILY(
+                family=listing.family,
+                backend=backend or "not said",
+                first=other.source,
+                second=listing.source,
+                table=table,
+                fix=messages.TWO_BACK_ENDS if backend is None else messages.ONE_BACK_END,
+            )
+        )
+
+
+def _alone(listing: Ruleset, text: str) -> Iterator[str]:
+    """What is to be known of one whole text that lacks tables."""
+    names = [table.name for table in listing.tables]
+    whole = names and not listing.unread and not text.startswith(OWN)
+    if whole and any(table not in names for table in _USUAL):
+        yield f"{' and '.join(names)} only {'was' if len(names) == 1 else 'were'} given"
 
 
 def _is_folder(name: str) -> bool:

@@ -12,7 +12,16 @@ from functools import reduce
 
 from pytest_istio_sidecar.netfilter.actions import Action
 from pytest_istio_sidecar.netfilter.diagram.diagram import Diagrams, Node
-from pytest_istio_sidecar.netfilter.hooks import FIRST, BaseChain, Leg, Legs, Moment, legs
+from pytest_istio_sidecar.netfilter.hooks import (
+    FIRST,
+    BaseChain,
+    Leg,
+    Legs,
+    Moment,
+    UnreadChain,
+    legs,
+    unread_chains,
+)
 from pytest_istio_sidecar.netfilter.matches import Mark
 from pytest_istio_sidecar.netfilter.model import Ruleset
 from pytest_istio_sidecar.netfilter.packet import Fate
@@ -22,6 +31,8 @@ from pytest_istio_sidecar.netfilter.space.nat import Nat, Next, Outcome, Transit
 from pytest_istio_sidecar.netfilter.space.packet_state import ENTERED, Bits, Skb
 from pytest_istio_sidecar.netfilter.space.table import CompiledRuleset, End
 from pytest_istio_sidecar.netfilter.targets import Tproxy
+
+_Legs = Legs[CompiledRuleset | UnreadChain]
 
 
 class Traversal:
@@ -35,7 +46,9 @@ class Traversal:
         self._state = state
         marks = any(isinstance(match, Mark) for match in fields.matches)
         order = [CompiledRuleset(ruleset, conditions, marks_matter=marks) for ruleset in rulesets]
-        self._legs = legs((base, ruleset) for ruleset in order for base in ruleset.base_chains)
+        read = [(base, ruleset) for ruleset in order for base in ruleset.base_chains]
+        unread = [(chain.base, chain) for chain in unread_chains(rulesets)]
+        self._legs: _Legs = legs([*unread, *read])
         settled = not any(_behind_nat(self._legs, fields.hook))
         self._nat = Nat(fields, diagrams, self._routing, settled=settled)
         self._known: dict[tuple[Leg, int, int, Transit], Node] = {}
@@ -63,7 +76,7 @@ class Traversal:
                     self._known[key] = self._ask(leg, transit, position, number, *step[number])
                 return self._known[key]
             position, number = position + 1, 0
-        return self._diagrams.leaf(transit.outcome)
+        return self._diagrams.leaf(transit.ending(transit.outcome))
 
     def _onward(self, leg: Leg, position: int, number: int = 0) -> Next:
         return lambda transit: self._take(leg, transit, position, number)
@@ -86,7 +99,7 @@ class Traversal:
             return onward
         # No route from a loopback address to elsewhere.
         loopback = self._nat.among("source", skb.source, [(127 << 24, (128 << 24) - 1)])
-        return self._nat.split(loopback, self._dropped(), onward)
+        return self._nat.split(loopback, self._dropped(transit), onward)
 
     def leave(self, transit: Transit, then: Next) -> Node:
         skb = transit.skb._replace(incoming="")
@@ -113,16 +126,16 @@ class Traversal:
             return self._take(Leg.DELIVER, transit)
         address = self._nat.address(skb.destination)
         if address.is_loopback:
-            return self._dropped()
+            return self._dropped(transit)
         if self._routing.is_local(address) or (transit.handed_over and "DNAT" not in skb.translations):
             return self._take(Leg.DELIVER, transit)
         if transit.handed_over:
-            return self._dropped()
+            return self._dropped(transit)
         route = self._routing.out(address)
         return self._take(Leg.FORWARD, transit._replace(skb=skb._replace(outgoing=route), route=route))
 
-    def _dropped(self) -> Node:
-        return self._diagrams.leaf(Outcome(Fate.DROPPED))
+    def _dropped(self, transit: Transit) -> Node:
+        return self._diagrams.leaf(transit.ending(Outcome(Fate.DROPPED)))
 
     def _ask(
         self,
@@ -131,16 +144,18 @@ class Traversal:
         position: int,
         number: int,
         base: BaseChain,
-        ruleset: CompiledRuleset,
+        ruleset: CompiledRuleset | UnreadChain,
     ) -> Node:
         """Take packets through a base chain, and on from there."""
         following = self._onward(leg, position, number + 1)
+        if isinstance(ruleset, UnreadChain):
+            return following(transit._replace(unread=True))
 
         def follow(end: End) -> Node:
             after = transit._replace(skb=end.skb)
             match end.action:
                 case Action.DROP:
-                    return self._dropped()
+                    return self._dropped(transit)
                 case Action.UNKNOWN:
                     return self._diagrams.leaf(Outcome(Fate.UNKNOWN))
                 case Action.TPROXY:
@@ -162,12 +177,12 @@ _MOMENTS: dict[Moment, Callable[[Traversal, Transit, Next], Node]] = {
 }
 
 
-def _behind_nat(legs: Legs[CompiledRuleset], hook: str) -> Iterator[BaseChain]:
+def _behind_nat(legs: _Legs, hook: str) -> Iterator[BaseChain]:
     """The base chains that packets can meet behind nat at the hook where they enter."""
     translated = False
     following = (Leg.LOOP,) if hook == "OUTPUT" else (Leg.DELIVER, Leg.FORWARD)
     for step in (step for leg in (FIRST[hook], *following) for step in legs[leg]):
-        if isinstance(step, Moment):
+        if isinstance(step, Moment) or all(isinstance(chain, UnreadChain) for _, chain in step):
             continue
         base = step[0][0]
         if translated:

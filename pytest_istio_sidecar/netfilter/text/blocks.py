@@ -18,6 +18,7 @@ from pytest_istio_sidecar.netfilter.model import Backend, Family
 from pytest_istio_sidecar.netfilter.text import line_kinds as kinds
 from pytest_istio_sidecar.netfilter.text.commands import COMMAND, FAILURE, is_change
 from pytest_istio_sidecar.netfilter.text.logs import Line
+from pytest_istio_sidecar.netfilter.text.parse_save import OWN
 from pytest_istio_sidecar.netfilter.text.tokens import LINE
 
 
@@ -113,6 +114,10 @@ class _Finder:
         index = 0
         while index < len(self.lines):
             index = self._take(index)
+        if not self.found.blocks and any(line.startswith(OWN) for _, line in self.comments):
+            # What was written of a back end without a table.
+            self._begin(Form.SAVE).lines += self.comments
+            self.comments = []
         if self.comments and self.found.blocks:
             self.found.blocks[-1].lines += [each for each in self.comments if kinds.is_warning(each[1])]
         self._refuse_what_was_cut()

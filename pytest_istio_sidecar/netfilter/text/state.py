@@ -149,6 +149,8 @@ class State:
                 rest = tuple(table for table in old.ruleset.tables if table.name not in names)
                 old.ruleset = replace(old.ruleset, tables=rest)
                 if not rest:
+                    # What it showed was read all the same.
+                    new.ruleset = replace(new.ruleset, unread=new.ruleset.unread & old.ruleset.unread)
                     continue
             kept.append(old)
         listed[:] = [*kept, new]
@@ -159,7 +161,9 @@ class State:
             loaded = self._loaded[family] = Loaded(family)
             self._first[family] = begin
             before = [each for key, listed in self._listed.items() if key[0] == family for each in listed]
-            if before and not (self.log and self.one_pod):
+            # Commands go on from a whole state only: -S and -L show a part.
+            whole = all(each.block is not None and each.block.form is Form.SAVE for each in before)
+            if before and not (self.log and self.one_pod and whole):
                 raise ParseError(
                     messages.LOADED_AFTER(family=family, first=before[0].begin, second=begin), line=begin
                 )

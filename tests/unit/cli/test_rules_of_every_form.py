@@ -52,6 +52,14 @@ def test_a_log_is_traced_and_told_to_be_of_the_start(capsys):
     assert told.err.splitlines()[0].startswith("istio-sidecar: note: as loaded at start, not as now")
 
 
+def test_which_tables_were_given_stands_in_the_first_line_and_what_was_left_out_beside_it(capsys):
+    assert main(["trace", PASTE, "--inbound", "80"]) == 0
+    told = capsys.readouterr()
+    assert told.out.splitlines()[0].endswith(" (nat only was given)")
+    assert told.err.count("note: left out") == 1
+    assert "nat only" not in told.err
+
+
 def test_what_was_left_out_of_a_paste_is_told_beside_json(capsys):
     assert main(["bypasses", PASTE, "--json"]) == 1
     told = capsys.readouterr()

@@ -98,6 +98,8 @@ def test_a_form_has_the_rules_of_its_plain_listing(form: str, plain: str) -> Non
         ("38-linkerd-L-line-numbers.txt", [(4, "None", {"nat": 5})]),
         ("38b-linkerd-log.txt", [(4, "legacy", {"nat": 0})]),
         ("40-nft-with-legacy-warning.txt", [(4, "nf_tables", {"nat": 18})]),
+        ("F1-dnat-anywhere.txt", [(4, "None", {"nat": 4})]),
+        ("F1b-istio-1.8.3-and-a-udp-dnat.txt", [(4, "legacy", {"nat": 20})]),
     ],
 )
 def test_a_form_is_read_as_what_it_is_of(form: str, expected: list) -> None:

@@ -224,6 +224,21 @@ def test_what_a_log_loads_after_a_state_is_added_to_it() -> None:
     assert chains(parse_rules(text))["OUTPUT"] == ["-A OUTPUT -p udp -j RETURN", "-A OUTPUT -p tcp -j RETURN"]
 
 
+@pytest.mark.parametrize(
+    "part",
+    [
+        "-P PREROUTING ACCEPT\n-P INPUT ACCEPT\n-P OUTPUT ACCEPT\n-P POSTROUTING ACCEPT\n",
+        "Chain OUTPUT (policy ACCEPT)\ntarget     prot opt source               destination         \n"
+        "REDIRECT   tcp  --  anywhere             anywhere             redir ports 15001\n",
+    ],
+    ids=["S", "L"],
+)
+def test_commands_do_not_go_on_from_a_listing_that_shows_a_part(part: str) -> None:
+    run = f"{MOMENT}\tinfo\tRunning command: iptables -t nat"
+    with pytest.raises(ParseError, match="is followed by commands at line"):
+        parse_rules(f"{run} -S\n{part}{run} -A OUTPUT -p udp -j RETURN\n")
+
+
 def test_two_states_in_the_log_of_a_node_are_refused_as_they_are_of_two_pods() -> None:
     texts = (f"{NAT}COMMIT\n", SAVE)
     with pytest.raises(ParseError, match="table nat of IPv4 stands at lines 1 and 2"):
