@@ -24,6 +24,7 @@ from pytest_istio_sidecar.cli.command import (
     add_rules_argument,
     given,
     host_of,
+    print_assumptions,
     print_notes,
     release_of,
 )
@@ -104,6 +105,7 @@ def run(options: argparse.Namespace) -> Status:
         paint = painter(sys.stdout)
         text = render_bypasses(report, expected=expected is not None, width=width, paint=paint)
         print(*read.rules.notes, text, sep="\n")
+    print_assumptions(rules)
     if undecided:
         print(f"istio-sidecar: {undecided}", file=sys.stderr)
         return Status.UNDECIDED

@@ -17,7 +17,7 @@ from pytest_istio_sidecar.failure import fitted
 if TYPE_CHECKING:
     from pytest_istio_sidecar.environments.file import Given
     from pytest_istio_sidecar.istio.options import IstioOptions
-    from pytest_istio_sidecar.netfilter.model import PodRules
+    from pytest_istio_sidecar.netfilter.model import PodRules, Rules
     from pytest_istio_sidecar.netfilter.packet import Host
 
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"  # noqa: SLF001
@@ -156,6 +156,13 @@ def with_notes(text: str, rules: PodRules) -> str:
     first, newline, rest = text.partition("\n")
     notes = f" ({'; '.join(rules.notes)})" if rules.notes else ""
     return f"{first}{notes}{newline}{rest}"
+
+
+def print_assumptions(rules: Rules) -> None:
+    """Say what an answer rests on that no listing shows."""
+    from pytest_istio_sidecar.checks.tracing import assumptions
+
+    print_notes(f"assumed: {text}" for family in (4, 6) for text in assumptions(rules, family))
 
 
 def print_notes(notes: Iterable[str]) -> None:

@@ -18,6 +18,7 @@ from pytest_istio_sidecar.cli.command import (
     for_terminal,
     given,
     host_of,
+    print_assumptions,
     print_notes,
     release_of,
     with_notes,
@@ -75,7 +76,6 @@ def _compare(
     from pytest_istio_sidecar.checks.comparison.comparison import compare
     from pytest_istio_sidecar.checks.comparison.expectation import check_matches_istio, completed, expected_of
     from pytest_istio_sidecar.checks.finding import violations
-    from pytest_istio_sidecar.checks.tracing import assumptions
     from pytest_istio_sidecar.reports.comparison import comparison_fields
     from pytest_istio_sidecar.reports.message import render_findings
 
@@ -94,7 +94,7 @@ def _compare(
     else:
         print(with_notes(f"these are Istio {version}'s rules, rule for rule", rules))
         filled = completed(rules, expected_of(rules, version, asked))
-        print_notes(f"assumed: {text}" for family in (4, 6) for text in assumptions(filled, family))
+        print_assumptions(filled)
     return Status.AGAINST if violations(findings) else Status.HOLDS
 
 

@@ -27,6 +27,7 @@ from pytest_istio_sidecar.cli.command import (
     add_rules_argument,
     given,
     host_of,
+    print_assumptions,
     print_notes,
     release_of,
     with_notes,
@@ -127,6 +128,7 @@ def run(options: argparse.Namespace) -> Status:
             sentences = explain(traced)
             print("", *map(_wrapped, sentences if options.explain else sentences[-1:]), sep="\n")
     print_notes(notes)
+    print_assumptions(rules)
     return Status.UNDECIDED if undecided else Status.HOLDS
 
 

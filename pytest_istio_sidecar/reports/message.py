@@ -15,6 +15,7 @@ from pytest_istio_sidecar.checks.wording import describe
 from pytest_istio_sidecar.failure import lay_out
 from pytest_istio_sidecar.netfilter.matches import PROTOCOL_NAMES
 from pytest_istio_sidecar.netfilter.packet import Endpoint, Fate, Packet
+from pytest_istio_sidecar.netfilter.trace.nat import WITH_PORTS
 from pytest_istio_sidecar.netfilter.trace.trace import Trace
 from pytest_istio_sidecar.reports.colour import Paint, Style, plain
 from pytest_istio_sidecar.reports.comparison import render_comparison
@@ -88,8 +89,9 @@ def _style(line: PathLine) -> Style | None:
 def describe_fields(packet: Packet) -> str:
     """Everything rules may ask of a packet, in one line."""
     protocol = PROTOCOL_NAMES.get(int(packet.protocol), str(packet.protocol))
-    source = Endpoint(packet.source, packet.source_port)  # type: ignore[arg-type]
-    destination = Endpoint(packet.destination, packet.destination_port)  # type: ignore[arg-type]
+    ports = (packet.source_port, packet.destination_port) if packet.protocol in WITH_PORTS else (None, None)
+    source = Endpoint(packet.source, ports[0])  # type: ignore[arg-type]
+    destination = Endpoint(packet.destination, ports[1])  # type: ignore[arg-type]
     parts = [f"{protocol} {source} > {destination}"]
     if packet.in_interface:
         parts.append(f"in {packet.in_interface}")

@@ -53,7 +53,7 @@ def path_of(trace: Trace) -> list[PathLine]:
 def _telling(steps: Iterable[Step]) -> list[list[Step]]:
     """Steps in groups: the run of rules of one chain that did not match is one line."""
     groups = groupby(
-        steps, key=lambda step: (step.table, step.chain, step.rule is not None and not step.matched)
+        steps, key=lambda step: (step.table, step.chain, step.rule is not None and step.matched is False)
     )
     shown = []
     for (_, _, missed), group in groups:

@@ -197,3 +197,27 @@ def test_bypasses_are_not_told_from_what_was_not_read(written, capsys, rules, mo
 def test_listings_that_cannot_be_one_back_end_are_refused_with_what_helps(written, capsys, rules, told):
     assert main(["trace", *written(rules), *IN]) == 2
     assert told in " ".join(capsys.readouterr().err.split())
+
+
+@pytest.mark.parametrize("command", [["trace", "--inbound", "80"], ["bypasses"]], ids=lambda words: words[0])
+def test_what_an_answer_takes_from_the_release_is_said(capsys, command):
+    name, *asked = command
+    assert main([name, str(DATA / "lab-listing-1.8.3.txt"), "--istio-version", "1.8.3", *asked]) == 0
+    assert "note: assumed: ISTIO_OUTPUT 2-4: user istio-proxy taken as 1337" in capsys.readouterr().err
+
+
+def test_a_rule_that_cannot_be_judged_is_told_apart_from_those_that_do_not_match(capsys, tmp_path):
+    rules = tmp_path / "nat.txt"
+    unknown = "-A ISTIO_INBOUND -p tcp -m set --match-set trusted src -j RETURN\n"
+    to_envoy = "-A ISTIO_INBOUND -p tcp -j ISTIO_IN_REDIRECT\n"
+    rules.write_text(saved(PLAIN).replace(to_envoy, unknown + to_envoy))
+    assert main(["trace", str(rules), "--inbound", "80"]) == 3
+    (line,) = [
+        line for line in capsys.readouterr().out.splitlines() if "--match-set" in line and "nat" in line
+    ]
+    assert line.endswith("unknown")
+
+
+def test_a_packet_without_ports_has_none(capsys):
+    main(["trace", str(DATA / "lab-listing-1.8.3.txt"), "--istio-version", "1.8.3", "--inbound", "icmp"])
+    assert "packet   icmp 192.0.2.20 > 192.0.2.10, in eth0" in capsys.readouterr().out

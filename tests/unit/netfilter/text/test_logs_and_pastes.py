@@ -228,8 +228,10 @@ def test_what_a_log_loads_after_a_state_is_added_to_it() -> None:
     "part",
     [
         "-P PREROUTING ACCEPT\n-P INPUT ACCEPT\n-P OUTPUT ACCEPT\n-P POSTROUTING ACCEPT\n",
-        "Chain OUTPUT (policy ACCEPT)\ntarget     prot opt source               destination         \n"
-        "REDIRECT   tcp  --  anywhere             anywhere             redir ports 15001\n",
+        (
+            "Chain OUTPUT (policy ACCEPT)\ntarget  prot opt source    destination\n"
+            "REDIRECT  tcp  --  anywhere  anywhere  redir ports 15001\n"
+        ),
     ],
     ids=["S", "L"],
 )
