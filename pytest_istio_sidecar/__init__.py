@@ -94,6 +94,7 @@ if TYPE_CHECKING:
     )
     from pytest_istio_sidecar.netfilter.sockets import Socket as Socket
     from pytest_istio_sidecar.netfilter.text.complete import complete as complete
+    from pytest_istio_sidecar.netfilter.text.forms import parse_rules as parse_rules
     from pytest_istio_sidecar.netfilter.text.parse import parse_iptables as parse_iptables
     from pytest_istio_sidecar.netfilter.text.parse_list import parse_iptables_list as parse_iptables_list
     from pytest_istio_sidecar.netfilter.text.parse_save import parse_iptables_save as parse_iptables_save

@@ -22,10 +22,11 @@ from pytest_istio_sidecar.cli.command import (
     add_interface_argument,
     add_option_argument,
     add_rules_argument,
+    given,
     host_of,
-    options_of,
     print_assumptions,
     print_notes,
+    release_of,
 )
 
 if TYPE_CHECKING:
@@ -47,7 +48,8 @@ def add(commands: Commands) -> None:
     parser.add_argument(
         "--istio-version",
         metavar="VERSION",
-        help="release whose own bypasses are by design (default: none, so that nothing is by design)",
+        help="release whose own bypasses are by design (default: the pod's where a folder tells it, "
+        "else none, so that nothing is by design)",
     )
     add_option_argument(parser)
     parser.add_argument(
@@ -73,19 +75,18 @@ def run(options: argparse.Namespace) -> Status:
     from pytest_istio_sidecar.checks.bypass.bypasses import check_only_bypasses
     from pytest_istio_sidecar.checks.bypass.reviewed import parse_reviewed_bypasses, reviewed_beside
     from pytest_istio_sidecar.checks.comparison.expectation import completed, expected_of
-    from pytest_istio_sidecar.environments.file import read_listings
     from pytest_istio_sidecar.errors import Undecided
     from pytest_istio_sidecar.machine.given_file import text_of
     from pytest_istio_sidecar.reports.bypasses import render_bypasses
     from pytest_istio_sidecar.reports.colour import painter
 
-    given = read_listings(options.rules)
-    rules: Rules = given
+    read = given(options)
+    rules: Rules = read.rules
     host = host_of(options.interface)
     expected = None
-    asked = options_of(options)
-    if options.istio_version:
-        expected = expected_of(rules, options.istio_version, asked)
+    version, asked = release_of(options, read)
+    if version:
+        expected = expected_of(rules, version, asked)
         rules = completed(rules, expected)
     path = options.reviewed
     listed = () if path is None else parse_reviewed_bypasses(text_of(path), source=str(path))
@@ -99,12 +100,12 @@ def run(options: argparse.Namespace) -> Status:
         against, undecided = [], str(problem)
     if options.json:
         print(json.dumps(report.to_dict()))
-        print_notes(given.notes)
+        print_notes(read.rules.notes)
     else:
         width = shutil.get_terminal_size().columns
         paint = painter(sys.stdout)
         text = render_bypasses(report, expected=expected is not None, width=width, paint=paint)
-        print(*given.notes, text, sep="\n")
+        print(*read.rules.notes, text, sep="\n")
     print_assumptions(rules)
     if undecided:
         print(f"istio-sidecar: {undecided}", file=sys.stderr)

@@ -6,6 +6,7 @@ import argparse
 import shutil
 import sys
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from enum import IntEnum
 from typing import TYPE_CHECKING, TextIO, TypeAlias
 
@@ -14,6 +15,7 @@ from pytest_istio_sidecar.errors import UsageProblem
 from pytest_istio_sidecar.failure import fitted
 
 if TYPE_CHECKING:
+    from pytest_istio_sidecar.environments.file import Given
     from pytest_istio_sidecar.istio.options import IstioOptions
     from pytest_istio_sidecar.netfilter.model import PodRules, Rules
     from pytest_istio_sidecar.netfilter.packet import Host
@@ -51,17 +53,34 @@ def add_command(
 
 
 def add_rules_argument(parser: argparse.ArgumentParser) -> None:
-    """Register RULES, which `environments.file.read_listings` reads."""
+    """Register RULES, which `given` reads."""
     parser.add_argument(
         "rules",
         nargs="+",
         metavar="RULES",
-        help="[ip6:][legacy:|nft:]FILE, as iptables-save or iptables -L prints it; - is standard input",
+        help="[ip6:][legacy:|nft:|native:]FILE: a listing, log or paste of any form, - is standard input; "
+        "or the FOLDER that istio-sidecar read or a run wrote",
     )
 
 
+def given(options: argparse.Namespace) -> Given:
+    """Read RULES, and say on standard error what was seen in reading that bears on trust in them.
+
+    Returns:
+        It; the notes of its rules are those left to say: which tables alone were given.
+
+    Raises:
+        UsageProblem, ParseError, EnvironmentProblem: as `environments.file.read_given`.
+    """
+    from pytest_istio_sidecar.environments.file import read_given
+
+    read = read_given(options.rules)
+    print_notes(note for note in read.rules.notes if note not in read.alone)
+    return replace(read, rules=replace(read.rules, notes=read.alone))
+
+
 def add_option_argument(parser: argparse.ArgumentParser) -> None:
-    """Register `--option`, which `options_of` reads."""
+    """Register `--option`, which `release_of` reads."""
     parser.add_argument(
         "--option",
         action="append",
@@ -89,15 +108,23 @@ def host_of(interfaces: Sequence[str]) -> Host:
     return Host.of(interfaces)
 
 
-def options_of(options: argparse.Namespace) -> IstioOptions:
-    """What `--option` says of the release that `--istio-version` names.
+def release_of(options: argparse.Namespace, read: Given | None = None) -> tuple[str | None, IstioOptions]:
+    """The release to hold rules against, and what its istio-init was told.
+
+    Args:
+        options: with `--istio-version` and `--option`.
+        read: RULES; where they tell of a pod, what it has counts where nothing else was said.
 
     Raises:
-        UsageProblem: none is named, or there is no such option.
+        UsageProblem: no release is known for `--option`, or there is no such option.
     """
-    if options.option and not options.istio_version:
+    known = None if read is None else read.version
+    version = options.istio_version or known
+    if options.option and not version:
         raise UsageProblem(messages.OPTION_OF_RELEASE())
-    return told(options.option, options.istio_version)
+    if read is not None and read.options is not None and not options.option:
+        return version, read.options
+    return version, told(options.option, version)
 
 
 def told(pairs: Sequence[str], version: str | None) -> IstioOptions:

@@ -16,15 +16,17 @@ from pytest_istio_sidecar.cli.command import (
     add_option_argument,
     add_rules_argument,
     for_terminal,
+    given,
     host_of,
-    options_of,
     print_assumptions,
     print_notes,
+    release_of,
     with_notes,
 )
 from pytest_istio_sidecar.errors import UsageProblem
 
 if TYPE_CHECKING:
+    from pytest_istio_sidecar.istio.options import IstioOptions
     from pytest_istio_sidecar.netfilter.model import PodRules
     from pytest_istio_sidecar.netfilter.packet import Host
 
@@ -40,8 +42,12 @@ def add(commands: Commands) -> None:
         "packets; or find the releases and options that they may come from.",
     )
     add_rules_argument(parser)
-    against = parser.add_mutually_exclusive_group(required=True)
-    against.add_argument("--istio-version", metavar="VERSION", help="the release to compare with: 1.8.3")
+    against = parser.add_mutually_exclusive_group()
+    against.add_argument(
+        "--istio-version",
+        metavar="VERSION",
+        help="the release to compare with: 1.8.3 (default: the pod's where a folder tells it)",
+    )
     against.add_argument(
         "--guess", action="store_true", help="which releases and options install the same, nearest first"
     )
@@ -52,26 +58,30 @@ def add(commands: Commands) -> None:
 
 def run(options: argparse.Namespace) -> Status:
     """Compare, or guess."""
-    from pytest_istio_sidecar.environments.file import read_listings
-
     if options.guess and (options.option or options.exact):
         raise UsageProblem(messages.GUESS_ALONE())
-    rules = read_listings(options.rules)
+    read = given(options)
     host = host_of(options.interface)
-    return _guess(options, rules, host) if options.guess else _compare(options, rules, host)
+    if options.guess:
+        return _guess(options, read.rules, host)
+    version, asked = release_of(options, read)
+    if version is None:
+        raise UsageProblem(messages.NO_RELEASE_NAMED())
+    return _compare(options, read.rules, version, asked, host)
 
 
-def _compare(options: argparse.Namespace, rules: PodRules, host: Host) -> Status:
+def _compare(
+    options: argparse.Namespace, rules: PodRules, version: str, asked: IstioOptions, host: Host
+) -> Status:
     from pytest_istio_sidecar.checks.comparison.comparison import compare
     from pytest_istio_sidecar.checks.comparison.expectation import check_matches_istio, completed, expected_of
     from pytest_istio_sidecar.checks.finding import violations
     from pytest_istio_sidecar.reports.comparison import comparison_fields
     from pytest_istio_sidecar.reports.message import render_findings
 
-    asked = options_of(options)
-    findings = check_matches_istio(rules, options.istio_version, options.exact, options=asked, host=host)
+    findings = check_matches_istio(rules, version, options.exact, options=asked, host=host)
     if options.json:
-        expected = expected_of(rules, options.istio_version, asked)
+        expected = expected_of(rules, version, asked)
         comparison = (findings[0].comparison if findings else None) or compare(
             completed(rules, expected), expected, host=host
         )
@@ -82,8 +92,8 @@ def _compare(options: argparse.Namespace, rules: PodRules, host: Host) -> Status
     elif findings:
         print(*for_terminal(with_notes(render_findings(findings), rules), sys.stdout), sep="\n")
     else:
-        print(with_notes(f"these are Istio {options.istio_version}'s rules, rule for rule", rules))
-        filled = completed(rules, expected_of(rules, options.istio_version, asked))
+        print(with_notes(f"these are Istio {version}'s rules, rule for rule", rules))
+        filled = completed(rules, expected_of(rules, version, asked))
         print_assumptions(filled)
     return Status.AGAINST if violations(findings) else Status.HOLDS
 

@@ -72,3 +72,8 @@ NOT_ITS_FIELDS = Message("IS971", "{problem}; Packet's fields are {known}", help
 NOT_PRINTED = Message(
     "IS972", "standard output cannot be written: {problem}", help="make room, or send it elsewhere"
 )
+NO_RELEASE_NAMED = Message(
+    "IS975",
+    "nothing says what to compare with: --istio-version names the release, --guess finds it",
+    help=IN_THE_TEXT,
+)

@@ -25,10 +25,11 @@ from pytest_istio_sidecar.cli.command import (
     add_interface_argument,
     add_option_argument,
     add_rules_argument,
+    given,
     host_of,
-    options_of,
     print_assumptions,
     print_notes,
+    release_of,
     with_notes,
 )
 from pytest_istio_sidecar.errors import UsageProblem
@@ -97,7 +98,6 @@ def add(commands: Commands) -> None:
 
 
 def run(options: argparse.Namespace) -> Status:
-    from pytest_istio_sidecar.environments.file import read_listings
     from pytest_istio_sidecar.netfilter.packet import Fate
     from pytest_istio_sidecar.netfilter.trace.trace import trace
     from pytest_istio_sidecar.reports.colour import painter
@@ -105,8 +105,9 @@ def run(options: argparse.Namespace) -> Status:
     from pytest_istio_sidecar.reports.sentences import explain
 
     _refuse_what_differs(options)
-    asked = options_of(options)
-    rules = _completed(read_listings(options.rules), options.istio_version, asked)
+    read = given(options)
+    version, asked = release_of(options, read)
+    rules = _completed(read.rules, version, asked)
     host = host_of(options.interface)
     options.family = options.family or (4 if rules.of_family(4) else 6)
     undecided = False

@@ -51,6 +51,7 @@ class ReaderName(StrEnum):
     DEBUG = "debug"
     NAMESPACE = "namespace"
     FILE = "file"
+    LOG = "log"
 
 
 class Keep(StrEnum):
@@ -117,10 +118,11 @@ class RunChoices(Frozen):
     )
     tables: tuple[str, ...] = option(
         "--istio-table",
-        "A listing for the file environment, as iptables-save or iptables -L prints it; '-' is standard "
-        "input. 'ip6:' in front: of ip6tables; 'legacy:' or 'nft:': of that back end. May be repeated.",
+        "Rules for the file environment: a listing, log or paste of any form, '-' is standard input, or the "
+        "folder that a reading wrote. 'ip6:' in front: of ip6tables; 'legacy:', 'nft:' or 'native:': of that "
+        "back end, as iptables or as nft lists it. May be repeated.",
         default=(),
-        metavar="[ip6:][legacy:|nft:]FILE",
+        metavar="[ip6:][legacy:|nft:|native:]FILE",
         repeat=True,
     )
     interfaces: tuple[str, ...] = option(
@@ -134,10 +136,11 @@ class RunChoices(Frozen):
     )
     reader: ReaderName = option(
         "--istio-reader",
-        "How the pod is read: exec in its sidecar, from its node, with a debug container; auto picks.",
+        "How the pod is read: exec in its sidecar, from its node, with a debug container; auto picks. log: "
+        "what istio-init logged, which tells the rules as loaded at start, not as now.",
         default=ReaderName.AUTO,
         check=one_of(ReaderName),
-        metavar="auto|exec|node|debug|namespace|file",
+        metavar="auto|exec|node|debug|namespace|file|log",
     )
     reports: tuple[Path, ...] = option(
         "--istio-report",

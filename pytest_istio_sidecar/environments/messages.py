@@ -30,7 +30,9 @@ BACK_END_NOT_SAID = Message(
     "{file} does not say of which back end it is, and others are of both",
     fix="put 'legacy:' or 'nft:' in front of the file's name",
 )
-NO_FILE = Message("IS605", "{text!r} names no file; write it as [ip6:][legacy:|nft:]FILE", help=IN_THE_TEXT)
+NO_FILE = Message(
+    "IS605", "{text!r} names no file; write it as [ip6:][legacy:|nft:|native:]FILE", help=IN_THE_TEXT
+)
 OTHER_WRITER = Message(
     "IS606",
     "{source} was written by {writer}, but is given as {backend}",
@@ -57,4 +59,14 @@ NO_SIDECAR_RULES = Message(
     cause="{cause}",
     note="no rule of this pod was checked",
     help="what captures the pod's traffic instead is not judged",
+)
+NO_EVIDENCE = Message(
+    "IS615",
+    "{folder} is no folder with what was read of a pod{inside}",
+    help="name one that istio-sidecar read, a run of the suite or one of its failing tests wrote",
+)
+FOLDER_ALONE = Message(
+    "IS616",
+    "{folder} is a folder, which has all rules of a pod: give it alone, and without a prefix",
+    help=IN_THE_TEXT,
 )

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from pytest_istio_sidecar.checks.bypass.reviewed import ReviewedBypass
     from pytest_istio_sidecar.environments.base import Environment, SidecarPod
     from pytest_istio_sidecar.environments.cluster.existing import ExistingEnvironment
+    from pytest_istio_sidecar.environments.file import FileEnvironment
     from pytest_istio_sidecar.istio.listeners import Listener
     from pytest_istio_sidecar.istio.observation import Observation, RequestKind
     from pytest_istio_sidecar.istio.options import IstioOptions
@@ -63,11 +64,12 @@ def istio_workload(istio_settings: Settings, request: pytest.FixtureRequest) -> 
 def istio_version(istio_settings: Settings, istio_workload: str, request: pytest.FixtureRequest) -> str:
     """The release of Istio whose rules are installed or expected, e.g. "1.8.3".
 
-    In the existing environment the pod's own.
+    In the existing environment the pod's own; so where a folder is read that tells it.
     """
-    if not istio_workload:
+    told_by_a_folder = istio_settings.environment is EnvironmentName.FILE and not istio_settings.version_given
+    if not istio_workload and not told_by_a_folder:
         return istio_settings.version
-    environment: ExistingEnvironment = request.getfixturevalue("istio_environment")
+    environment: ExistingEnvironment | FileEnvironment = request.getfixturevalue("istio_environment")
     return environment.istio_version or istio_settings.version
 
 
@@ -219,7 +221,7 @@ def pod_rules(
     def read() -> PodRules:
         read = read_rules(istio_environment, run.evidence, place, into)
         rules, about = _completed(read, istio_version, istio_options), f"rules of {istio_workload}"
-        release = _release_of(istio_environment, istio_settings)
+        release = _release_of(istio_environment, istio_settings, istio_version)
         gateway = istio_environment.is_gateway
         meant = istio_options.inbound_interception_mode != "NONE"
         findings = claims.ask(
@@ -246,10 +248,10 @@ def pod_rules(
     return workloads.once(pytestconfig, istio_workload, "rules", read)
 
 
-def _release_of(environment: Environment, settings: Settings) -> str | None:
+def _release_of(environment: Environment, settings: Settings, version: str) -> str | None:
     """The release of the sidecar, where it is known and not only taken for want of another."""
     if settings.environment is not EnvironmentName.EXISTING:
-        return settings.version
+        return version
     return getattr(environment, "istio_version", None) or (
         settings.version if settings.version_given else None
     )

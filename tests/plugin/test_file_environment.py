@@ -1,5 +1,6 @@
 """The shipped suite on a listing: the lab's own passes, and what it leaves out is said."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -83,3 +84,11 @@ def test_rules_without_istios_are_undecided_where_the_release_can_write_native_t
     outcomes = result.parseoutcomes()
     assert (outcomes["errors"], outcomes.get("failed", 0)) == (1, 0)
     result.stdout.fnmatch_lines(["*nf_tables' own tables were not read*"])
+
+
+def test_of_a_folder_the_release_is_the_pods_unless_another_is_named(pytester):
+    shutil.copytree(DATA / "observed-1.20.8", pytester.path / "read")
+    pytester.makepyfile("def test_release(istio_version, pod_rules):\n    print(istio_version)")
+    arguments = ("-s", "--istio-environment=file", "--istio-table=read")
+    pytester.runpytest_subprocess(*arguments).stdout.fnmatch_lines(["*1.20.8*"])
+    pytester.runpytest_subprocess(*arguments, "--istio-version=1.19.0").stdout.fnmatch_lines(["*1.19.0*"])

@@ -178,12 +178,12 @@ KNOWN: tuple[Advice, ...] = (
     Advice(
         r"\A\s*\S{0,60}[$#>%] (?!Generated|Completed|Warning|Table).*\b(ip6?tables|kubectl|nsenter)\b",
         "a line of the terminal, with the command, stands above the listing",
-        "leave out what stands above its first line: Chain, -P, *nat or # Generated",
+        "leave out what stands above its first line (Chain, -P, *nat or # Generated), as parse_rules does",
     ),
     Advice(
         r"^Chain \S.* \((policy |\d+ references)",
         "this is a listing of iptables -L, and it does not begin with its first chain",
-        "leave out what stands above `Chain`; in Python, parse_iptables reads both forms",
+        "leave out what stands above `Chain`, as parse_rules does",
     ),
     Advice(
         r"\A\s*(Error from server|error:|Unable to connect|Unable to use a TTY|error: unable to upgrade)",

@@ -104,6 +104,8 @@ class _Text:
 
     def refuse(self, failure: Failure, *, line: int | None = None) -> NoReturn:
         number = self.at if line is None else line
+        if line is None and self.table and not any(map(str.strip, self.lines[self.number :])):
+            failure = messages.CUT_OFF(table=self.table)  # within its last line
         text = self.lines[number - 1] if number else ""
         # In a text that began as a listing, words of a comment would be taken for a message.
         known = diagnose(text) or (None if self.recognised else diagnose(self.text))

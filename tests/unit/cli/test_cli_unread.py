@@ -37,7 +37,6 @@ TEXTS = {
     "L-filter": (REPORTS / "24-iptables-L-without-t-nat.txt").read_text(),
     "S-filter": (REPORTS / "24b-iptables-S-without-t-nat.txt").read_text(),
     "trimmed": (REPORTS / "20c-trimmed-L-n-v.txt").read_text(),
-    "no-P": (REPORTS / "20b-S-without-P.txt").read_text(),
     "warned": (REPORTS / "40-nft-with-legacy-warning.txt").read_text(),
     "ip6-filter": (REPORTS / "16-ip6-filter-reject.txt").read_text(),
     "nat-S": printed(PLAIN.nat),
@@ -88,8 +87,6 @@ CASES = [
     ("trimmed", ("--inbound", "15008"), "unknown", "this is table nat; mangle was not read"),
     ("trimmed", OUT, "redirected", ""),
     ("trimmed", PROXY, "unchanged", "not read: tables raw, mangle"),
-    ("no-P", IN, "redirected", ""),
-    ("no-P", ("--inbound", "15008"), "unknown", MANGLE),
     ("nat-S", IN, "redirected", "not read: tables raw, mangle, filter and security"),
     ("nat-S", EXCLUDED, "unknown", MANGLE),
     ("nat-S", LOCAL, "unknown", MANGLE),  # comes back in by lo

@@ -5,8 +5,16 @@ from pathlib import Path
 
 import pytest
 
-from pytest_istio_sidecar import ParseError, Undecided, expected_ruleset, parse_iptables, render_save
-from pytest_istio_sidecar.netfilter.model import ALL_BUILT_IN, TABLES, joined
+from pytest_istio_sidecar import (
+    ParseError,
+    Ruleset,
+    Undecided,
+    expected_ruleset,
+    parse_iptables,
+    parse_rules,
+    render_save,
+)
+from pytest_istio_sidecar.netfilter.model import ALL_BUILT_IN, TABLES, Backend, joined
 
 DATA = Path(__file__).parents[3] / "data"
 REPORTS = DATA / "reports"
@@ -119,3 +127,27 @@ def test_a_chain_of_a_table_that_was_not_read_is_not_said_to_be_absent():
     ruleset = parse_iptables((REPORTS / "24-iptables-L-without-t-nat.txt").read_text())
     with pytest.raises(Undecided, match="iptables -t nat -S as well"):
         ruleset.nat.chain("ISTIO_INBOUND")
+
+
+@pytest.mark.parametrize(
+    "ruleset",
+    [
+        parse_iptables((REPORTS / "24-iptables-L-without-t-nat.txt").read_text()),
+        parse_iptables(WARNING + SAVE),
+        Ruleset(family=6, backend=Backend.LEGACY),
+        Ruleset(family=4, backend=Backend.LEGACY, unread=ALL_BUILT_IN),
+    ],
+    ids=["one table", "beside legacy", "no rule", "nothing read"],
+)
+def test_what_was_not_read_is_written_and_read_back_by_the_reader_of_every_form(ruleset):
+    (again,) = parse_rules(render_save(ruleset)).rulesets
+    assert (again, again.unread, again.beside_legacy) == (ruleset, ruleset.unread, ruleset.beside_legacy)
+
+
+@pytest.mark.parametrize("listings", [(0, 1), (1, 0)], ids=["after", "before"])
+def test_tables_that_stand_in_a_text_twice_were_read_as_far_as_either_listing_shows(listings):
+    s = "-P PREROUTING ACCEPT\n-P OUTPUT ACCEPT\n-A OUTPUT -p tcp -j REDIRECT --to-ports 1\n"
+    save = SAVE.replace("COMMIT", "-A OUTPUT -p tcp -j REDIRECT --to-ports 1\nCOMMIT")
+    texts = [f"$ iptables-save\n{save}", f"$ iptables -t nat -S\n{s}"]
+    (ruleset,) = parse_rules("".join(texts[each] for each in listings)).rulesets
+    assert not ruleset.unread
