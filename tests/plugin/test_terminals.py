@@ -134,6 +134,7 @@ def test_on_a_terminal_no_line_is_longer_than_it_and_no_word_is_broken(folder, w
     said = on_a_terminal(folder, words, NO_COLOR="1").replace("\r\n", "\n")
     piped = in_a_pipe(folder, words).decode()
     ours = said[said.index("= FAILURES =") :] if words is not COMPARE else said
+    ours = ours.partition("= short test summary")[0]  # where CI is set, pytest cuts nothing of it short
     assert max(len(line) for line in ours.splitlines() if not line.startswith(("FAILED", "/"))) <= 80
     shown = piped.index("inbound tcp") if words is COMPARE else piped.index("E  ")
     told = [word for word in piped[shown:].partition("= short test summary")[0].split() if word != "E"]

@@ -1,5 +1,6 @@
 """The shipped suite on the lab's listing without one of its rules: it never passes but for a dead one."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -35,6 +36,12 @@ def run_suite(pytester, monkeypatch):
     return run
 
 
+def without_a_reference(listing: str, chain: str) -> str:
+    """As iptables prints it where one rule less goes to the chain."""
+    pattern = rf"(?<=^Chain {chain} \()\d+(?= references)"
+    return re.sub(pattern, lambda match: f"{int(match[0]) - 1}", listing, flags=re.MULTILINE)
+
+
 def is_dead(number: int) -> bool:
     """Rules 5, 6 and 8 of ISTIO_OUTPUT decide nothing: the lab's listing has them at these places."""
     first = next(i for i, line in enumerate(RULES) if "127.0.0.6" in line)
@@ -46,8 +53,8 @@ def test_the_listing_without_one_rule_passes_only_when_that_rule_is_dead(run_sui
     listing = LAB.read_text()
     lines = listing.splitlines(keepends=True)
     places = [i for i, line in enumerate(lines) if line.rstrip("\n") in RULES]
-    del lines[places[number]]
-    result = run_suite("".join(lines))
+    target, *_ = lines.pop(places[number]).split()
+    result = run_suite(without_a_reference("".join(lines), target))
     outcomes = result.parseoutcomes()
     if is_dead(number):
         assert outcomes.keys() == {"passed", "skipped"}

@@ -238,7 +238,7 @@ def test_the_review_that_ended_is_named(run_suite, pytester):
         ("nonsense", "*reviewed.toml: Expected '=' after a key*"),
         ("[[bypass]]\nwhat = 'inbound tcp 8443'\n", "*bypass 1 needs what, why and until*"),
         (LISTED.replace("inbound", "sideways"), "*'sideways tcp 8443' is no bypass*"),
-        (LISTED.encode() + b"# \xff", "*reviewed.toml: 'utf-8' codec*"),
+        (LISTED.encode() + b"# \xff", "*reviewed.toml cannot be opened: 'utf-8' codec*"),
     ],
     ids=["no TOML", "incomplete", "no bypass", "no text"],
 )
