@@ -25,6 +25,8 @@ def test_wrong(pod_rules):
 """
 CUT = """
 import os, signal
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a shell's background jobs have it
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 def test_cut(pod_rules):
     os.kill(os.getpid(), signal.{name})
     import time; time.sleep(30)
