@@ -166,3 +166,9 @@ NO_ADDRESS = Message(
 NO_INTERFACE_ADDRESS = Message(
     "IS268", "interface address: {problem}; write it as 192.0.2.10/24", help=IN_THE_TEXT
 )
+NO_POLICY_RULE = Message(
+    "IS269", "ip rule printed what is no rule: {line!r}", help="the pod's `ip` prints another form: report it"
+)
+NO_ROUTE = Message(
+    "IS270", "ip route printed what is no route: {line!r}", help="the pod's `ip` prints another form: report it"
+)

@@ -123,7 +123,10 @@ class Fields:
         self.host = host
         self.family = family
         rules = [rule for ruleset in rulesets for rule in ruleset.rules()]
-        matches = self.matches = tuple(dict.fromkeys(match for rule in rules for match in rule.matches))
+        asked = [match for rule in rules for match in rule.matches]
+        policy = host.policies.get(family)
+        asked += policy.masks if policy is not None else ()
+        matches = self.matches = tuple(dict.fromkeys(asked))
         targets = self.targets = tuple(dict.fromkeys(rule.target for rule in rules))
         self.interfaces = _interfaces(matches, host, hook)
         tops: list[int] = []
@@ -149,6 +152,11 @@ class Fields:
             self._fields[name] = Field(name=name, level=level, top=top, parts=parts)
         self.tops = tuple(tops)
         """The greatest value of each level."""
+
+    @property
+    def is_routed(self) -> bool:
+        """Whether rules and routes tell the interface by which packets leave, and addresses do not."""
+        return self.family in self.host.policies
 
     def __getitem__(self, name: FieldName) -> Field:
         return self._fields[name]
