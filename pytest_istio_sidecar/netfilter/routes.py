@@ -166,6 +166,17 @@ class RoutingPolicy:
         """
         return tuple(rule for rule in self.rules if not self._is_empty(rule) and not self._is_tproxys(rule))
 
+    def type_of(self, address: int, device: str | None) -> str:
+        """What the table of local addresses calls an address of IPv4, as addrtype(8) writes it.
+
+        Args:
+            device: whose addresses are meant; None: all.
+        """
+        for route in self.tables.get("local", ()):
+            if route.interval[0] <= address <= route.interval[1]:
+                return route.type.upper() if device in (None, route.device) else "UNICAST"
+        return "UNICAST"
+
     def place_of(self, rule: PolicyRule, following: int) -> int:
         """Where a goto leads among the rules `asked`; one that leads to no rule does nothing."""
         if not any(one.priority == rule.goto for one in self.rules):

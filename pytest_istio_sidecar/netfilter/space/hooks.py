@@ -26,7 +26,7 @@ from pytest_istio_sidecar.netfilter.space.table import CompiledRuleset, End
 from pytest_istio_sidecar.netfilter.targets import Tproxy
 
 LOST = "lo, to nobody"
-"""The route of what leaves by lo and is not local."""
+"""The route of IPv6 that leaves by lo and is not local."""
 
 
 class Traversal:
@@ -68,7 +68,7 @@ class Traversal:
             return self._unknown()
         if hop == NOWHERE:
             return self._take(Leg.SEND, Transit(skb))
-        transit = Transit(skb._replace(outgoing=hop.device), route=_route(hop))
+        transit = Transit(skb._replace(outgoing=hop.device), route=self._way(hop))
         return self._take(Leg.SEND, transit)
 
     def _route_again(self, transit: Transit, then: Next) -> Node:
@@ -78,7 +78,9 @@ class Traversal:
         def by(hop: Hop) -> Node:
             if hop == NOT_TOLD:
                 return self._unknown()
-            return self._dropped() if hop == NOWHERE else then(transit._replace(route=_route(hop)))
+            if hop == NOWHERE:
+                return self._dropped()
+            return self._from_loopback(transit._replace(route=self._way(hop)), then)
 
         hops = self._lookup.hops(transit.skb, of_socket=self._fields.family == 6)
         return self._diagrams.bind(hops, by)  # type: ignore[arg-type]
@@ -125,7 +127,7 @@ class Traversal:
         if isinstance(skb.destination, str):
             return then(transit)
         if self._lookup is not None:
-            return self._route_again(transit, lambda routed: self._from_loopback(routed, then))
+            return self._route_again(transit, then)
         route = self._routing.out(self._nat.address(skb.destination))
         return self._from_loopback(transit._replace(route=route), then)
 
@@ -195,7 +197,7 @@ class Traversal:
                 return self._unknown()
             if hop.kind == "local":
                 return self._take(Leg.DELIVER, transit)
-            if hop == NOWHERE or transit.handed_over or _route(hop) == LOST:
+            if hop == NOWHERE or transit.handed_over or hop.device == LO:
                 return self._dropped()
             return self._forward(incoming, hop.device, transit)
 
@@ -207,6 +209,10 @@ class Traversal:
             return self._dropped()
         skb = transit.skb._replace(outgoing=route)
         return self._take(Leg.FORWARD, transit._replace(skb=skb, route=route))
+
+    def _way(self, hop: Hop) -> str:
+        """The route of a process's packet (`trace/hooks`, `_discarded`)."""
+        return LOST if hop == Hop(LO, "sent") and self._fields.family == 6 else hop.device
 
     def _unknown(self) -> Node:
         return self._diagrams.leaf(Outcome(Fate.UNKNOWN))
@@ -241,10 +247,6 @@ class Traversal:
             return self._marked(transit, after, following) if base.type == "route" else following(after)
 
         return ruleset.traverse(base.table, base.name, transit.skb, follow)
-
-
-def _route(hop: Hop) -> str:
-    return LOST if hop == Hop(LO, "sent") else hop.device
 
 
 _MOMENTS: dict[Moment, Callable[[Traversal, Transit, Next], Node]] = {

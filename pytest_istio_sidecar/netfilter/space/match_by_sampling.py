@@ -163,6 +163,10 @@ def _address_ranges(match: Match, fields: Fields) -> Iterator[Interval]:
     for addresses in fields.host.addresses.values():
         for address in addresses:
             networks += [address.network, ipaddress.ip_network(address.ip)]
+    policy = fields.host.policies.get(family)
+    for route in () if policy is None else policy.tables.get("local", ()):
+        yield route.interval
+        yield route.interval[1], route.interval[1]
     for network in networks:
         if network.version == family:
             first, last = int(network.network_address), int(network.broadcast_address)

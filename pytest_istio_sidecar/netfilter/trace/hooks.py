@@ -39,7 +39,7 @@ class Traversal:
         self._legs = legs
         self._route = ""
         self._lost = ""
-        """The route by which nobody gets the packet: one by lo to what is not local."""
+        """The route by which nobody gets a packet of IPv6: one by lo to what is not local."""
         self._socket: Endpoint | None = None
 
     @property
@@ -91,10 +91,13 @@ class Traversal:
         if self.fate is Fate.UNCHANGED:
             return True
         skb = self.skb
-        if self.routing.policy(skb.family) is None:
-            self._route = self.routing.out(skb.destination_address)
-        elif skb.destination_address != self.packet.destination and not self._route_again():
-            return False
+        if self.routing.policy(skb.family) is not None:
+            return skb.destination_address == self.packet.destination or self._route_again()
+        self._route = self.routing.out(skb.destination_address)
+        return self._has_route_from_loopback()
+
+    def _has_route_from_loopback(self) -> bool:
+        skb = self.skb
         local = self.routing.takes_loopback(self._route)
         if not local and skb.family == 4 and skb.source is not None and skb.source >> 24 == 127:
             return self._drop(
@@ -124,27 +127,26 @@ class Traversal:
         if taken.hop == NOWHERE:
             return self._drop(f"{taken.why} to {self.skb.destination_address}")
         self._route = self._taken(taken)
-        return True
+        return self._has_route_from_loopback()
 
-    @property
-    def _is_policed(self) -> bool:
-        return self.routing.policy(self.skb.family) is not None
+    def _is_with_envoy(self) -> bool:
+        """Whether what was redirected to this host also comes there: rules and routes may lead elsewhere."""
+        if self.fate is Fate.REDIRECTED and self.routing.policy(self.skb.family) is not None:
+            return self._drop(f"redirected to {self.destination}, but routed by {self._route}")
+        return True
 
     def _taken(self, taken: Taken) -> str:
         """The interface that a lookup tells."""
         if taken.hop == NOT_TOLD:
             raise Unforeseeable(f"where it is routed is not told by what is modelled ({taken.why})")
-        self._lost = taken.why if taken.hop == (LO, "sent") else ""
-        if not taken.usual or self._lost:
+        by_lo = taken.hop == (LO, "sent")
+        self._lost = taken.why if by_lo and self.skb.family == 6 else ""
+        if not taken.usual or by_lo:
             hook = "OUTPUT" if self.packet.hook == "OUTPUT" else "PREROUTING"
             self.steps.append(Step("routing", hook, None, True, f"by {taken.hop.device}: {taken.why}"))
         return taken.hop.device
 
     def leave(self) -> bool:
-        if self._lost:
-            return self._drop(f"what leaves by lo comes to nobody where it is not local ({self._lost})")
-        if self.fate is Fate.REDIRECTED and self._route != LO and self._is_policed:
-            return self._drop(f"redirected to {self.destination}, but routed by {self._route}")
         self.skb.incoming, self.skb.outgoing = "", self._route
         return True
 
@@ -153,8 +155,21 @@ class Traversal:
         if skb.outgoing == "lo":
             skb.incoming, skb.outgoing = "lo", ""
             skb.has_socket = False
+            if self._lost:
+                return self._discarded()
             self._take(Leg.LOOP)
-        return True
+            return True
+        return self._is_with_envoy()
+
+    def _discarded(self) -> bool:
+        """It comes in by lo with the route it left by, which takes nothing in (net/ipv6/route.c, ip6_rt_init_dst).
+
+        Of IPv4 every route by lo takes in what comes back (net/ipv4/route.c, __mkroute_output: RTCF_LOCAL).
+        """
+        for step in self._legs[Leg.LOOP]:
+            if not isinstance(step, Moment) and step[0][0].hook == "PREROUTING" and not self._ask(step):
+                return False
+        return self._drop(f"what leaves by lo comes to nobody where it is not local ({self._lost})")
 
     def deliver_or_forward(self) -> bool:
         skb = self.skb
@@ -186,6 +201,8 @@ class Traversal:
             return True
         if self._socket is not None:
             return self._drop(f"what TPROXY gave a socket is not forwarded ({taken.why})")
+        if device == LO:
+            return self._drop(f"what came in is sent to nobody by lo ({taken.why})")
         return self._forward(device)
 
     def _forward(self, device: str) -> bool:
@@ -194,7 +211,7 @@ class Traversal:
             return self._drop(f"{skb.incoming} forwards nothing (sysctl forwarding), also not by {device}")
         skb.outgoing = self._route = device
         self._take(Leg.FORWARD)
-        return True
+        return self.fate is Fate.DROPPED or self._is_with_envoy()
 
     def _ask(self, chains: tuple[tuple[BaseChain, CompiledChain], ...]) -> bool:
         """Take the packet through base chains of one place; False when it is dropped there."""
