@@ -69,6 +69,12 @@ NO_POLICY_ROUTE = Message(
     help="the commands of the line fix, in the pod's network namespace; or restart the pod",
 )
 
+LED_ASTRAY = Message(
+    "IS130",
+    "rules and routes of the namespace lead packets elsewhere than Istio {version} means{pod}",
+    help="find out who added the lines of routing, and take them out: ip rule del, ip route del",
+)
+
 # Verdicts on listeners and the agent.
 NOT_LISTENING = Message(
     "IS141", "Envoy does not listen on :{port}", help="is the sidecar ready? `istioctl proxy-status` tells"

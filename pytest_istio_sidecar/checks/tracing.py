@@ -13,6 +13,7 @@ from functools import cache
 from pytest_istio_sidecar.checks import messages
 from pytest_istio_sidecar.checks.wording import describe
 from pytest_istio_sidecar.errors import Undecided
+from pytest_istio_sidecar.failure import Fact
 from pytest_istio_sidecar.istio.rules import ERAS, expected_ruleset
 from pytest_istio_sidecar.netfilter.matches import PROTOCOLS
 from pytest_istio_sidecar.netfilter.model import Chain, Family, Rule, Rules, Ruleset, rulesets_of
@@ -100,8 +101,18 @@ def assumptions(rules: Rules, family: int) -> tuple[str, ...]:
     return tuple(assumption for ruleset in taken for assumption in ruleset.assumptions)
 
 
+def routing_facts(host: Host | None) -> list[Fact]:
+    """What somebody added to the namespace's routing, where it leads packets elsewhere than addresses tell."""
+    policies = [] if host is None else host.policies.values()
+    added = [line for policy in policies for line in policy.added]
+    return [("routing", "\n".join(added))] if added else []
+
+
 def cause_of(traced: Trace, rules: Rules) -> str:
-    """What sets the chains of nat that a packet passed apart from Istio's, or ""."""
+    """What sets the chains of nat that a packet passed apart from Istio's, or led it another way, or ""."""
+    routed = [step.outcome for step in traced.steps if step.table == "routing"]
+    if routed:
+        return f"rules and routes that somebody added to the namespace lead it {routed[0]}"
     steps = [step for step in traced.steps if step.table == "nat"]
     passed = {step.chain for step in steps}
     for step in steps:

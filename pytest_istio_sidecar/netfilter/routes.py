@@ -253,10 +253,12 @@ class RoutingPolicy:
             if rule.is_for_all and rule.table in _OWN_TABLES:
                 continue
             lines += [f"ip {self._flag}rule: {rule.text}", *map(self.told, self.tables.get(rule.table, ()))]
+        own = joined(self.local)
         lines += [
             self.told(route)
             for route in self.routes
             if route.table in _OWN_TABLES and route.device == LO and route.type == "unicast"
+            if not _within(route.interval, own)
         ]
         return tuple(lines)
 

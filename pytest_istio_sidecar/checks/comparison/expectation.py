@@ -16,7 +16,7 @@ from pytest_istio_sidecar.checks.comparison.alignment import Change
 from pytest_istio_sidecar.checks.comparison.comparison import Comparison, compare
 from pytest_istio_sidecar.checks.comparison.foreign import REPEATED
 from pytest_istio_sidecar.checks.finding import Finding, Kind, Severity
-from pytest_istio_sidecar.checks.tracing import of_pod
+from pytest_istio_sidecar.checks.tracing import of_pod, routing_facts
 from pytest_istio_sidecar.errors import Undecided, UsageProblem
 from pytest_istio_sidecar.istio.messages import OPTIONS_TWICE
 from pytest_istio_sidecar.istio.option_table import OptionFields
@@ -76,14 +76,16 @@ def check_matches_istio(
     expected = expected_of(rules, version, asked_for)
     observed = completed(rules, expected)
     comparison = compare(observed, expected, host=host)
-    if comparison.equal_text:
-        return []
     effects = comparison.effects
+    if comparison.equal_text and not effects:
+        return []
     return [
         ComparisonFinding(
             severity=Severity.VIOLATION if effects or exact else Severity.NOTICE,
             kind=Kind.RULES,
-            failure=messages.NOT_ISTIOS(
+            failure=messages.LED_ASTRAY(version=version, pod=of_pod(rules))
+            if comparison.equal_text
+            else messages.NOT_ISTIOS(
                 chains=_chains(comparison),
                 pod=of_pod(rules),
                 verb=_verb(comparison),
@@ -92,7 +94,7 @@ def check_matches_istio(
                 effect="" if effects else "; no packet is affected",
             ),
             comparison=comparison,
-            facts=tuple(_facts(comparison, observed, expected, version)),
+            facts=(*_facts(comparison, observed, expected, version), *routing_facts(host)),
             cause=_second_run(comparison, expected) or drift(observed, version, asked_for, host=host),
             assumptions=comparison.assumptions,
         )
