@@ -32,7 +32,7 @@ def run(options: argparse.Namespace) -> Status:
         with EndingSignals():
             # Before any cluster goes: what was changed in it has to be put back there.
             put_back, problems = take_back_of_ended_runs()
-            removed = [*put_back, *clean_stale(), *clean_clusters()]
+            removed = [*put_back, *clean_stale(kept=True), *clean_clusters()]
     except KeyboardInterrupt as interrupt:
         by = f" by {interrupt}" if str(interrupt) else ""
         print(f"istio-sidecar: interrupted{by}; the rest is still on file: clean again", file=sys.stderr)

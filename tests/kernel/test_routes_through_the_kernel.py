@@ -60,6 +60,8 @@ def test_random_routes_lead_where_the_kernel_sends_packets(kernel, request):
             continue
         kernel.restore_routes()
         kernel.route(routing_lines(f"{seed} {turn}", kernel.family))
+        if "local default dev lo" in kernel.ip("route show table all"):
+            continue  # what TPROXY rests on is taken for given
         host = host_with(kernel)
         odd += bool(host.policies)
         packets = [each for each in packets if "nowhere" not in first_hop(host, each)]

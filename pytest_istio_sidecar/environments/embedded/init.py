@@ -32,6 +32,9 @@ if TYPE_CHECKING:
 CLIENT_NETWORK = "/run/netns/client"
 """Where iproute2 keeps the client's network namespace; /run is a private tmpfs here."""
 
+KEPT = "kept"
+"""A file in the pod's directory: the pod is to go on when its owner has ended."""
+
 _CLONE_NEWNET = 0x40000000
 _IPV6 = "/proc/net/if_inet6"
 """There where the kernel has IPv6."""
@@ -101,6 +104,35 @@ def run(request: Mapping[str, object]) -> dict[str, object]:
         "stderr": err.decode(errors="backslashreplace"),
         "seconds": time.monotonic() - begin,
     }
+
+
+def set_up(request: Mapping[str, object]) -> dict[str, object]:
+    """Run a script; what it writes goes to files, so that programs it leaves running keep nobody waiting."""
+    begin = time.monotonic()
+    deadline = begin + float(str(request["seconds"]))
+    out, err = (os.open(str(request[kind]), os.O_CREAT | os.O_RDWR | os.O_TRUNC, 0o600) for kind in ("out", "err"))
+    argv = [str(word) for word in request["argv"]]  # type: ignore[attr-defined]
+    try:
+        script = subprocess.Popen(
+            argv, stdin=subprocess.DEVNULL, stdout=out, stderr=err, cwd="/", start_new_session=True
+        )
+    except OSError as problem:
+        return {"outcome": f"{argv[0]}: {problem.strerror}", "stderr": "", "seconds": 0.0}
+    outcome = None
+    while outcome is None:
+        try:
+            status = script.wait(0.05)
+            outcome = f"exit status {status}" if status else ""
+        except subprocess.TimeoutExpired:
+            if time.monotonic() > deadline:
+                outcome = f"it was not done after {request['seconds']} s"
+            elif max(os.fstat(out).st_size, os.fstat(err).st_size) > _LARGEST_ANSWER:
+                outcome = f"it wrote more than {_LARGEST_ANSWER >> 20} MiB"
+    if outcome:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(script.pid, signal.SIGKILL)
+    said = os.pread(err, 65536, max(0, os.fstat(err).st_size - 65536)).decode(errors="backslashreplace")
+    return {"outcome": outcome, "stderr": said, "seconds": time.monotonic() - begin}
 
 
 def exchange(request: Mapping[str, object]) -> dict[str, object]:
@@ -302,12 +334,15 @@ def ending_the_process() -> Iterator[None]:
         os._exit(0 if problem is None else 1)
 
 
-def serve_requests(control: socket.socket, owner: int, services: Services) -> None:
-    """Serve requests, one process each, until the owner has ended."""
+def serve_requests(control: socket.socket, owner: int, services: Services, directory: int) -> None:
+    """Serve requests, one process each, until the owner has ended; where it left a sign to go on, beyond."""
+    waiting = [control.fileno(), owner]
     while True:
-        readable = select.select([control.fileno(), owner], [], [], 1.0)[0]
+        readable = select.select(waiting, [], [], 1.0)[0]
         if owner in readable:
-            return
+            if not os.path.exists(f"/proc/self/fd/{directory}/{KEPT}"):
+                return
+            waiting.remove(owner)
         ended = services.ended()
         reap_others(services)
         if control.fileno() in readable:
@@ -336,7 +371,7 @@ def serve_request(connection: socket.socket, ended: list[str]) -> None:
         if not line:
             return  # who connected wanted to know who serves, and the socket has told
         request = json.loads(line)
-        done = {"run": run, "exchange": exchange}[request["operation"]](request)
+        done = {"run": run, "exchange": exchange, "set up": set_up}[request["operation"]](request)
         stream.write(json.dumps({**done, "ended": ended}).encode() + b"\n")
 
 
@@ -366,7 +401,7 @@ def main(specification: str, starter_descriptor: str, owner_descriptor: str) -> 
         control.bind(f"/proc/self/fd/{directory}/control")
         control.listen(64)
         starter.let_go()
-        serve_requests(control, owner, services)
+        serve_requests(control, owner, services, directory)
     except PodProblemError as problem:
         starter.tell(problem=str(problem), facts=problem.facts)
     except BrokenPipeError:
