@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from pytest_istio_sidecar.assertions import (
         assert_bypasses as assert_bypasses,
+        assert_capture_sockets as assert_capture_sockets,
         assert_inbound_exclusions as assert_inbound_exclusions,
         assert_intercepted as assert_intercepted,
         assert_jump as assert_jump,
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
         check_reviewed_bypasses as check_reviewed_bypasses,
         parse_reviewed_bypasses as parse_reviewed_bypasses,
     )
+    from pytest_istio_sidecar.checks.capture_sockets import check_capture_sockets as check_capture_sockets
     from pytest_istio_sidecar.checks.chains import (
         check_dead_rules as check_dead_rules,
         check_inbound_exclusions as check_inbound_exclusions,

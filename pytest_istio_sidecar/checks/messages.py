@@ -102,6 +102,17 @@ DNS_UNANSWERED = Message(
     "IS147", "DNS by {protocol} is sent to {destination}, where nothing listens{pod}", help=_NOTICE
 )
 
+NOT_ENVOYS = Message(
+    "IS148",
+    "a socket on Envoy's port {port} is not Envoy's: {socket}{pod}",
+    help="find the process that holds it (ss -ltnp in the pod), and end it: it takes connections meant for Envoy",
+)
+MAY_BE_SHARED = Message(
+    "IS149",
+    "{count} sockets share {address}: that all are of Envoy's workers was not seen{pod}",
+    help="a notice fails nothing: read as root where the processes can be seen (--istio-reader=node)",
+)
+
 # Verdicts on real requests.
 OTHER_LISTENER = Message(
     "IS161", "{request} was captured by the {direction} listener{pod}", help=_RULES_CHANGED

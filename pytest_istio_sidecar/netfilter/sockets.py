@@ -1,7 +1,7 @@
 """The sockets that listen in a network namespace, as the kernel lists them.
 
 Knows /proc/net/tcp and its kin (proc(5); net/ipv4/tcp_ipv4.c, get_tcp4_sock; net/ipv6/tcp_ipv6.c,
-get_tcp6_sock; net/ipv4/udp.c, net/ipv6/udp.c). Does not know whose a socket is. Invariant: every line of a
+get_tcp6_sock; net/ipv4/udp.c, net/ipv6/udp.c). Does not know whose it should be. Invariant: every line of a
 listing is a socket or is refused. Addresses are read as a little-endian machine writes them: every one that
 Istio publishes images for is one (amd64, arm64).
 """
@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from dataclasses import dataclass
-from typing import Final, Literal
+from dataclasses import dataclass, field
+from typing import Final, Literal, NamedTuple
 
 from pytest_istio_sidecar.errors import ParseError
 from pytest_istio_sidecar.netfilter import messages
@@ -20,19 +20,39 @@ from pytest_istio_sidecar.netfilter.packet import Endpoint, IPAddress
 TransportName = Literal["tcp", "udp"]
 
 _LINE: Final = re.compile(
-    r"\s*\d+: ((?:[0-9A-F]{8}){1,4}):([0-9A-F]{4}) (?:[0-9A-F]{8}){1,4}:([0-9A-F]{4}) ([0-9A-F]{2}) .*"
+    r"\s*\d+: ((?:[0-9A-F]{8}){1,4}):([0-9A-F]{4}) (?:[0-9A-F]{8}){1,4}:([0-9A-F]{4}) ([0-9A-F]{2})"
+    r"(?: \S+ \S+ \S+ +(\d+) +\d+ (\d+))? .*"
 )
 _WAITING: Final = {"tcp": "0A", "udp": "07"}
 """TCP_LISTEN, and for udp TCP_CLOSE: not connected (include/net/tcp_states.h)."""
 
 
+class Process(NamedTuple):
+    """A process, by its number where it was seen and its name (proc(5), comm)."""
+
+    pid: int
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.name} (process {self.pid})"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Socket:
-    """A socket that takes connections, or datagrams from anyone."""
+    """A socket that takes connections, or datagrams from anyone.
+
+    Attributes:
+        uid: of who made it; None: not told.
+        inode: by which processes that hold it are found; None: not told.
+        processes: those that hold it; empty: none that can be seen. None: not told.
+    """
 
     protocol: TransportName
     address: IPAddress
     port: int
+    uid: int | None = field(default=None, compare=False)
+    inode: int | None = field(default=None, compare=False)
+    processes: tuple[Process, ...] | None = field(default=None, compare=False)
 
     def takes(self, protocol: str, destination: Endpoint) -> bool:
         """Whether what is sent there by this protocol comes to it."""
@@ -66,9 +86,17 @@ def parse_sockets(protocol: TransportName, listing: str) -> tuple[Socket, ...]:
         written = _LINE.fullmatch(line)
         if written is None:
             raise ParseError(messages.NO_SOCKET(protocol=protocol, line=line))
-        address, port, _, state = written.groups()
+        address, port, _, state, uid, inode = written.groups()
         if state == _WAITING[protocol]:
-            sockets.append(Socket(protocol=protocol, address=_address(address), port=int(port, 16)))
+            sockets.append(
+                Socket(
+                    protocol=protocol,
+                    address=_address(address),
+                    port=int(port, 16),
+                    uid=None if uid is None else int(uid),
+                    inode=None if inode is None else int(inode),
+                )
+            )
     return tuple(sockets)
 
 
