@@ -26,8 +26,8 @@ def check_capture_sockets(
 ) -> list[Finding]:
     """Whether every socket on the ports of Envoy's capturing listeners is Envoy's.
 
-    Such a socket belongs to the proxy's user, is held by the process that holds the others, and is bound where
-    Envoy says that it listens. Envoy has one for each of its workers (SO_REUSEPORT).
+    Such a socket belongs to the proxy's user, is held by the process that holds the others, and is bound
+    where Envoy says that it listens. Envoy has one for each of its workers (SO_REUSEPORT).
 
     Args:
         sockets: as the fixture `listening_sockets` has them.
@@ -55,8 +55,8 @@ def check_capture_sockets(
                     wanted=f"sockets of Envoy's only on :{socket.port}",
                     got=why,
                     facts=(("sockets", "\n".join(map(_described, sorted(ours, key=str)))),),
-                    cause="the kernel gives connections to the socket with the most specific address, and shares "
-                    "them among sockets of one address",
+                    cause="the kernel gives connections to the socket with the most specific address, and "
+                    "shares them among sockets of one address",
                 )
             )
     return [*findings, *_shared(ours, of_pod)]
@@ -71,9 +71,7 @@ def _holding_most(sockets: Sequence[Socket]) -> int | None:
     return max(named or pids, key=(named or pids).count, default=None)
 
 
-def _foreign(
-    socket: Socket, options: IstioOptions, where: Collection[Endpoint], envoy: int | None
-) -> str:
+def _foreign(socket: Socket, options: IstioOptions, where: Collection[Endpoint], envoy: int | None) -> str:
     """Why a socket is not Envoy's, or ""."""
     users = {int(uid) for uid in options.proxy_uid.split(",") if uid.isdecimal()}
     if options.inbound_interception_mode == "TPROXY":

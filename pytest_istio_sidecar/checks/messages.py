@@ -105,7 +105,7 @@ DNS_UNANSWERED = Message(
 NOT_ENVOYS = Message(
     "IS148",
     "a socket on Envoy's port {port} is not Envoy's: {socket}{pod}",
-    help="find the process that holds it (ss -ltnp in the pod), and end it: it takes connections meant for Envoy",
+    help="find the process that holds it (ss -ltnp in the pod): it takes connections meant for Envoy",
 )
 MAY_BE_SHARED = Message(
     "IS149",

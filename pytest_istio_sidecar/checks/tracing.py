@@ -102,7 +102,7 @@ def assumptions(rules: Rules, family: int) -> tuple[str, ...]:
 
 
 def routing_facts(host: Host | None) -> list[Fact]:
-    """What somebody added to the namespace's routing, where it leads packets elsewhere than addresses tell."""
+    """What somebody added to the namespace's routing, where it leads packets elsewhere than meant."""
     policies = [] if host is None else host.policies.values()
     added = [line for policy in policies for line in policy.added]
     return [("routing", "\n".join(added))] if added else []

@@ -27,6 +27,7 @@ from pytest_istio_sidecar.netfilter.sockets import Socket
 from pytest_istio_sidecar.readers.host import read_host
 from pytest_istio_sidecar.readers.listeners import Ask, read_listeners
 from pytest_istio_sidecar.readers.namespace import read_namespace
+from pytest_istio_sidecar.readers.outside import look_outside
 from pytest_istio_sidecar.readers.policy_routes import read_policy_routes
 from pytest_istio_sidecar.readers.runner import Runner
 from pytest_istio_sidecar.readers.sockets import read_sockets
@@ -126,8 +127,9 @@ class PodAccess(ABC):
         runner = self.runner("tables")
         reading = read_tables(runner, timeout=self.seconds, pod=self.pod_name, folder=folder)
         beside = read_namespace(runner, timeout=self.seconds)
-        self._evidence |= kept((*reading.commands, *beside.commands))
-        return replace(reading.rules, notes=(*reading.rules.notes, *beside.notes))
+        outside, commands = look_outside(runner, timeout=self.seconds)
+        self._evidence |= kept((*reading.commands, *beside.commands, *commands))
+        return replace(reading.rules, notes=(*reading.rules.notes, *beside.notes, *outside))
 
     def read_listeners(self) -> tuple[Listener, ...]:
         """Read what Envoy listens on, from its admin port.

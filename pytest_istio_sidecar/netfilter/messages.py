@@ -167,8 +167,12 @@ NO_INTERFACE_ADDRESS = Message(
     "IS268", "interface address: {problem}; write it as 192.0.2.10/24", help=IN_THE_TEXT
 )
 NO_POLICY_RULE = Message(
-    "IS269", "ip rule printed what is no rule: {line!r}", help="the pod's `ip` prints another form: report it"
+    "IS269",
+    "{line!r} is no policy rule in the form of ip-rule(8)",
+    help="the pod's `ip` prints another form: report it",
 )
 NO_ROUTE = Message(
-    "IS270", "ip route printed what is no route: {line!r}", help="the pod's `ip` prints another form: report it"
+    "IS270",
+    "{line!r} is no route in the form of ip-route(8)",
+    help="the pod's `ip` prints another form: report it",
 )

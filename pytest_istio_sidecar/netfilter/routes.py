@@ -203,7 +203,9 @@ class RoutingPolicy:
         )
         # A link-local address is in no table before the kernel knows that nobody else has it (RFC 4862 5.4).
         missing = not all(_within(one, taken) for one in mine if not _within(one, [_LINK_LOCAL]))
-        return not missing and not any(self._is_odd(route, mine) for name in tables for route in self.tables[name])
+        return not missing and not any(
+            self._is_odd(route, mine) for name in tables for route in self.tables[name]
+        )
 
     def _is_odd(self, route: Route, own: Iterable[Interval]) -> bool:
         """Whether a route of the kernel's own tables leads elsewhere than addresses tell."""
@@ -247,7 +249,7 @@ class RoutingPolicy:
 
     @property
     def added(self) -> tuple[str, ...]:
-        """What somebody added that may take packets elsewhere, as `ip` writes it: rules, each with its routes."""
+        """What somebody added that may lead packets elsewhere, as `ip` writes it: rules with their routes."""
         lines: list[str] = []
         for rule in self.asked:
             if rule.is_for_all and rule.table in _OWN_TABLES:
@@ -277,4 +279,3 @@ def _bits(family: Family) -> int:
 
 def _within(one: Interval, many: Iterable[Interval]) -> bool:
     return any(low <= one[0] and one[1] <= high for low, high in many)
-

@@ -8,7 +8,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
-from pytest_istio_sidecar.environments.choices import EmbeddedChoices, ExistingChoices, KindChoices, RunChoices
+from pytest_istio_sidecar.environments.choices import (
+    EmbeddedChoices,
+    ExistingChoices,
+    KindChoices,
+    RunChoices,
+)
 from pytest_istio_sidecar.environments.option import Option, options_of
 
 if TYPE_CHECKING:

@@ -1,7 +1,8 @@
 """What beside its rules decides where packets of a pod's network namespace go: routes, and parameters.
 
-Knows the commands that show them, and what to say of each that has no answer. Does not know which there should
-be. Invariant: what was not read is named in the notes, and taken for what a namespace has that nobody changed.
+Knows the commands that show them, and what to say of each that has no answer. Does not know which there
+should be. Invariant: what was not read is named in the notes, and taken for what a namespace has that nobody
+changed.
 
 Parameters: kernel Documentation/networking/ip-sysctl.rst, nf_conntrack-sysctl.rst.
 """
@@ -101,7 +102,8 @@ def _policy(
     except ParseError as problem:
         why = str(problem).partition("\n")[0]
     notes.append(
-        f"policy rules and routes of IPv{family} were not read ({why}): one that leads past Envoy would not be seen"
+        f"policy rules and routes of IPv{family} were not read ({why}): "
+        "one that leads past Envoy would not be seen"
     )
     return None
 
@@ -130,7 +132,8 @@ def _told(
     routes: list[RoutingPolicy],
 ) -> Iterator[str]:
     if localnet:
-        yield f"route_localnet is on for {', '.join(sorted(localnet))}: what comes in there may go to 127.0.0.0/8"
+        devices = ", ".join(sorted(localnet))
+        yield f"route_localnet is on for {devices}: what comes in there may go to 127.0.0.0/8"
     if f"{_LOOSE}:0" in text:
         yield "nf_conntrack_tcp_loose is 0: a connection older than the rules goes on past Envoy"
     added = [line for policy in routes for line in policy.added]
@@ -139,6 +142,6 @@ def _told(
         strict = {device for device in _on(values, "rp_filter") if values.get((device, "rp_filter")) != "2"}
         if strict:
             yield (
-                f"rp_filter is on for {', '.join(sorted(strict))}: what it drops for having come by another way "
-                "than answers go is told as if it passed"
+                f"rp_filter is on for {', '.join(sorted(strict))}: what it drops for having come by another "
+                "way than answers go is told as if it passed"
             )

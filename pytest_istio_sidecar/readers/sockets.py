@@ -1,6 +1,7 @@
 """The sockets that listen in a pod, and the processes that hold them.
 
-Knows the files that show them; a process of another container is not seen from this one. Does not know which there should be.
+Knows the files that show them; a process of another container is not seen from this one. Does not know which
+there should be.
 """
 
 from __future__ import annotations
@@ -20,12 +21,11 @@ _FILES: tuple[tuple[TransportName, str], ...] = (
     ("udp", "/proc/net/udp6"),
 )
 _ABSENT = "No such file"
-_HOLDERS = [
-    "sh",
-    "-c",
-    'for p in /proc/[0-9]*; do ls -l $p/fd 2>/dev/null | grep -q socket: || continue; '
-    'echo "$p $(cat $p/comm)"; ls -l $p/fd 2>/dev/null | grep -o "socket:[[][0-9]*"; done',
-]
+_EACH = (
+    "for p in /proc/[0-9]*; do ls -l $p/fd 2>/dev/null | grep -q socket: || continue; "
+    'echo "$p $(cat $p/comm)"; ls -l $p/fd 2>/dev/null | grep -o "socket:[[][0-9]*"; done'
+)
+_HOLDERS = ["sh", "-c", _EACH]
 """Of each process that can be seen and has sockets its name, then the inodes of those (proc(5))."""
 
 

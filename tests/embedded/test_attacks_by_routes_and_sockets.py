@@ -1,4 +1,4 @@
-"""Pods whose routing or sockets somebody changed: each attack is shown by a real request, then told by the suite.
+"""Pods whose routing or sockets somebody changed: each attack is shown by a real request, then told.
 
 A request that was answered without a line in Envoy's log got by; one that nobody answered was led astray.
 """
@@ -18,7 +18,10 @@ CLIENT, CLIENT_6 = "192.0.2.20", "2001:db8::20"
 OUT = f"ip route add default via {CLIENT} dev eth0 table 90\n"
 IN_LO = "ip route add default dev lo table 100\n"
 MARK = "iptables-legacy -t mangle -A OUTPUT -p tcp --dport 8080"
-BY_MARK = f"ip rule add pref 90 fwmark 7 lookup 90\n{OUT}{IN_LO}{MARK} -j MARK --set-mark 7\n"
+OUT_BY_7 = f"ip rule add pref 90 fwmark 7 lookup 90\n{OUT}"
+SET_7 = f"{MARK} -j MARK --set-mark 7\n"
+BY_MARK = f"{OUT_BY_7}{IN_LO}{SET_7}"
+TO_CLIENT = f"ip rule add pref 100 to {CLIENT} lookup 100\n"
 
 IMPOSTOR = """
 cat > /run/impostor.py <<'EOF'
@@ -65,17 +68,15 @@ BYPASSES = {
         ["80: from all uidrange 1000-1000 lookup 100"],
     ),
     "a mark by way of the connection": (
-        f"ip rule add pref 100 to {CLIENT} lookup 100\nip rule add pref 90 fwmark 7 lookup 90\n{OUT}{IN_LO}"
-        f"{MARK} -j CONNMARK --set-mark 7\n{MARK} -j CONNMARK --restore-mark\n",
+        f"{TO_CLIENT}{OUT_BY_7}{IN_LO}{MARK} -j CONNMARK --set-mark 7\n{MARK} -j CONNMARK --restore-mark\n",
         ["90: from all fwmark 0x7 lookup 90", "CONNMARK"],
     ),
     "some bits of a mark": (
-        f"ip rule add pref 100 to {CLIENT} lookup 100\nip rule add pref 90 fwmark 0x10/0xf0 lookup 90\n"
-        f"{OUT}{IN_LO}{MARK} -j MARK --set-xmark 0x10/0xf0\n",
+        f"{TO_CLIENT}ip rule add pref 90 fwmark 0x10/0xf0 lookup 90\n{OUT}{IN_LO}{MARK} -j MARK --or 0x10\n",
         ["90: from all fwmark 0x10/0xf0 lookup 90"],
     ),
     "a route of the main table": (
-        f"ip route add {CLIENT} dev lo\nip rule add pref 90 fwmark 7 lookup 90\n{OUT}{MARK} -j MARK --set-mark 7\n",
+        f"ip route add {CLIENT} dev lo\n{OUT_BY_7}{SET_7}",
         [f"ip route: {CLIENT} dev lo"],
     ),
     "a rule turned round": (
@@ -87,8 +88,7 @@ BYPASSES = {
         ["100: from all ipproto tcp dport 8080 lookup 100"],
     ),
     "by way of goto": (
-        f"ip rule add pref 100 goto 300\nip rule add pref 200 lookup main\n"
-        f"ip rule add pref 300 to {CLIENT} lookup 100\n{BY_MARK}",
+        f"ip rule add pref 100 goto 300\nip rule add pref 300 to {CLIENT} lookup 100\n{BY_MARK}",
         ["300: from all to 192.0.2.20 lookup 100"],
     ),
     "the mark is taken away": (
@@ -132,8 +132,10 @@ def test_a_way_past_envoy_by_routes_is_told_with_its_rule(broken, script, named)
 def test_a_way_past_envoy_by_routes_of_ipv6_is_told_with_its_rule(broken):
     options = IstioOptions(enable_ipv6=True)
     pod = broken(
-        f"ip -6 rule add pref 100 to {CLIENT_6} lookup 100\nip -6 route add default dev lo src 2001:db8::10 table 100\n"
-        f"ip -6 rule add pref 90 fwmark 7 lookup 90\nip -6 route add default via {CLIENT_6} dev eth0 table 90\n"
+        f"ip -6 rule add pref 100 to {CLIENT_6} lookup 100\n"
+        "ip -6 route add default dev lo src 2001:db8::10 table 100\n"
+        "ip -6 rule add pref 90 fwmark 7 lookup 90\n"
+        f"ip -6 route add default via {CLIENT_6} dev eth0 table 90\n"
         "ip6tables-legacy -t mangle -A OUTPUT -p tcp --dport 8080 -j MARK --set-mark 7\n",
         options=options,
     )
@@ -201,7 +203,7 @@ HARMLESS = {
     "a mark that nobody routes by": f"{MARK} -j MARK --set-mark 0x99\n",
     "a rule for another source": f"ip rule add pref 100 from 203.0.113.0/24 lookup 100\n{IN_LO}",
     "the usual way by a rule": f"ip rule add pref 100 to {CLIENT} lookup 90\n{OUT}",
-    "a mark routed by the usual way": f"ip rule add pref 90 fwmark 7 lookup 90\n{OUT}{MARK} -j MARK --set-mark 7\n",
+    "a mark routed by the usual way": f"{OUT_BY_7}{SET_7}",
     "main without its default route first": "ip rule add pref 50 lookup main suppress_prefixlength 0\n",
     "a listener on another port": impostor("0.0.0.0", 15016),
     "route_localnet": "echo 1 > /proc/sys/net/ipv4/conf/eth0/route_localnet\n",

@@ -20,7 +20,11 @@ USERS = ("1000-1000", "0-0", "1-999", "1337-1338", "0-65535")
 def routing_lines(seed: str, family: int) -> list[str]:
     """Rules and routes; those that the kernel refuses are to be left out by who loads them."""
     random = Random(seed)
-    lines = [f"route add {_route(random, family)} table {table}" for table in TABLES for _ in range(random.randint(0, 4))]
+    lines = [
+        f"route add {_route(random, family)} table {table}"
+        for table in TABLES
+        for _ in range(random.randint(0, 4))
+    ]
     priorities = sorted(random.sample(range(1, 400), random.randint(1, 6)))
     for priority in priorities:
         later = [other for other in priorities if other > priority]
@@ -34,7 +38,9 @@ def routing_lines(seed: str, family: int) -> list[str]:
 
 
 def _destination(random: Random, family: int) -> str:
-    plain = [network for network in NETWORKS[family] if network.count(".") < 4 and not network.startswith("0")]
+    plain = [
+        network for network in NETWORKS[family] if network.count(".") < 4 and not network.startswith("0")
+    ]
     host = 32 if family == 4 else 128
     return random.choice(("default", "default", *plain, *(f"{away}/{host}" for away in AWAY[family])))
 

@@ -180,7 +180,12 @@ class Kernel:
             for address in addresses:
                 own = address.partition("/")[0]
                 if name != "lo" and (":" in own) is (self.family == 6):
-                    self._tool("ip", "", f"-{self.family}", *f"route replace local {own} dev {name} table local".split())
+                    self._tool(
+                        "ip",
+                        "",
+                        f"-{self.family}",
+                        *f"route replace local {own} dev {name} table local".split(),
+                    )
 
     def observe(self) -> Observed:
         """What conntrack and the counters say now."""

@@ -1,4 +1,4 @@
-"""Policy rules and routes: the tracer says where they lead as this machine's kernel does; `space` as the tracer."""
+"""Policy rules and routes lead where this machine's kernel sends packets, one by one and all at once."""
 
 from __future__ import annotations
 

@@ -109,8 +109,8 @@ def compare(observed: Rules, expected: Rules, *, host: Host | None = None) -> Co
     Args:
         observed: what was read; of a pod, every back end takes part.
         expected: of one family or of both; the observed rules of another family are left aside.
-        host: the namespace's interfaces and addresses. Its rules and routes lead the packets that the observed
-            rules meet; those that the expected ones meet go where the addresses tell.
+        host: the namespace's interfaces and addresses. Its rules and routes lead the packets that the
+            observed rules meet; those that the expected ones meet go where the addresses tell.
 
     Raises:
         UsageProblem: nothing is expected.

@@ -287,10 +287,7 @@ class EmbeddedEnvironment(Environment):
         enter = ["nsenter", f"--target={self._supervisor.pid}", "--mount", "--net", "--pid"]
         if os.geteuid() != 0:
             enter += ["--user", "--preserve-credentials"]
-        return (
-            f"the embedded pod is kept; a shell in it: {' '.join(enter)} sh\n"
-            "end it: istio-sidecar clean"
-        )
+        return f"the embedded pod is kept; a shell in it: {' '.join(enter)} sh\nend it: istio-sidecar clean"
 
     def evidence(self) -> Mapping[str, str]:
         """Everything read so far, and what the programs of the pod have written."""
@@ -336,15 +333,14 @@ def read_script(file: Path) -> str:
     Raises:
         EnvironmentProblem: it cannot be read, or is too long for a command line.
     """
-    limit = _SCRIPT_BYTES >> 10
     try:
         script = file.read_text(encoding="utf-8")
     except (OSError, ValueError) as problem:
         reason = getattr(problem, "strerror", None) or "it is no text in UTF-8"
-        raise EnvironmentProblem(messages.SETUP_UNREADABLE(file=file, problem=reason, limit=limit)) from None
+        raise EnvironmentProblem(messages.SETUP_UNREADABLE(file=file, problem=reason)) from None
     if len(script.encode()) > _SCRIPT_BYTES or "\0" in script:
         raise EnvironmentProblem(
-            messages.SETUP_UNREADABLE(file=file, problem="it is no shell script, or too long", limit=limit)
+            messages.SETUP_UNREADABLE(file=file, problem="it is no shell script, or too long")
         )
     return script
 

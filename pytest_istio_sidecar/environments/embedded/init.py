@@ -110,7 +110,9 @@ def set_up(request: Mapping[str, object]) -> dict[str, object]:
     """Run a script; what it writes goes to files, so that programs it leaves running keep nobody waiting."""
     begin = time.monotonic()
     deadline = begin + float(str(request["seconds"]))
-    out, err = (os.open(str(request[kind]), os.O_CREAT | os.O_RDWR | os.O_TRUNC, 0o600) for kind in ("out", "err"))
+    out, err = (
+        os.open(str(request[kind]), os.O_CREAT | os.O_RDWR | os.O_TRUNC, 0o600) for kind in ("out", "err")
+    )
     argv = [str(word) for word in request["argv"]]  # type: ignore[attr-defined]
     try:
         script = subprocess.Popen(

@@ -91,6 +91,8 @@ SETUP_FAILED = Message(
     help="correct the script (--istio-embedded-setup); --istio-keep=always gives a pod to try it in",
 )
 SETUP_UNREADABLE = Message(
-    "IS653", "cannot read {file}: {problem}", help="name a shell script of at most {limit} kB in UTF-8"
+    "IS653",
+    "{file} cannot be run in the embedded pod: {problem}",
+    help="name a shell script of at most 100 kB in UTF-8",
 )
 PROGRAM_FAILED = Message("IS651", "a program in {pod} failed", help="its words stand below")

@@ -72,7 +72,7 @@ class Traversal:
         return self._take(Leg.SEND, transit)
 
     def _route_again(self, transit: Transit, then: Next) -> Node:
-        """After mangle has changed the mark, or nat the destination (net/ipv4/netfilter.c, net/ipv6/netfilter.c)."""
+        """After mangle has changed the mark, or nat the destination (net/ipv4/netfilter.c)."""
         assert self._lookup is not None  # noqa: S101
 
         def by(hop: Hop) -> Node:

@@ -7,7 +7,7 @@ Does not know when the kernel looks. Invariant: at every point the answers are t
 from __future__ import annotations
 
 from pytest_istio_sidecar.netfilter.diagram.diagram import FALL, Node
-from pytest_istio_sidecar.netfilter.intervals import Interval, outside
+from pytest_istio_sidecar.netfilter.intervals import Interval
 from pytest_istio_sidecar.netfilter.matches import Range
 from pytest_istio_sidecar.netfilter.routes import LO, NOT_TOLD, NOWHERE, Hop, PolicyRule, RoutingPolicy
 from pytest_istio_sidecar.netfilter.space.fields import FieldName
@@ -32,7 +32,15 @@ class Lookup:
             of_socket: whether the kernel asks for the user of the packet's socket.
             incoming: by which interface they came; lo: from a process of the host.
         """
-        key = (skb.source, skb.source_port, skb.destination, skb.destination_port, skb.mark, of_socket, incoming)
+        key = (
+            skb.source,
+            skb.source_port,
+            skb.destination,
+            skb.destination_port,
+            skb.mark,
+            of_socket,
+            incoming,
+        )
         if key not in self._known:
             self._known[key] = self._hops(skb, of_socket, incoming)
         return self._known[key]
@@ -67,10 +75,8 @@ class Lookup:
 
     def _holds(self, rule: PolicyRule, skb: Skb, of_socket: bool, incoming: str) -> Node:
         diagrams = self._diagrams
-        if rule.unknown:
-            return diagrams.maybe
         if rule.oif or (rule.iif and rule.iif != incoming):
-            return diagrams.constant(rule.negated)
+            return diagrams.maybe if rule.unknown and rule.negated else diagrams.constant(rule.negated)
         node = diagrams.holds
         for address in rule.addresses:
             value = skb.source if address.side == "source" else skb.destination
@@ -90,6 +96,8 @@ class Lookup:
         ):
             if asked is not None:
                 node = diagrams.when(self._among(name, port, [(asked.low, asked.high)]), node)  # type: ignore[arg-type]
+        if rule.unknown:
+            return diagrams.maybe if rule.negated else diagrams.when(node, diagrams.maybe)
         return diagrams.negate(node) if rule.negated else node
 
     def _of_user(self, asked: Range, of_socket: bool) -> Node:

@@ -249,9 +249,7 @@ def _inbound(space: Space) -> Node:
     fields = space.fields
     policy = fields.host.policies.get(fields.family)
     added = () if policy is None else policy.local
-    local = joined(
-        [*_own_ranges(fields, loopback=False), *_without(added, _LOOPBACK[fields.family], fields)]
-    )
+    local = joined([*_own_ranges(fields, loopback=False), *_without(added, _LOOPBACK[fields.family], fields)])
     not_from = joined([*_own_ranges(fields, loopback=True), *_NO_PEER[fields.family]])
     to_loopback = _all_of(
         space,

@@ -1,7 +1,7 @@
 """What `ip rule show` and `ip route show table all` print, of one family.
 
-Knows the words of ip-rule(8) and ip-route(8) as iproute2 and busybox print them. Does not know what the kernel
-makes of them. Invariant: a word that is not known here makes its rule or route one that is not modelled,
+Knows the words of ip-rule(8) and ip-route(8) as iproute2 and busybox print them. Does not know what the
+kernel makes of them. Invariant: a word that is not known here makes its rule or route one that is not modelled,
 and is never passed over.
 """
 
@@ -175,7 +175,7 @@ def _route(line: str, hops: list[list[str]], family: Family) -> Route | None:
 
 
 def _told(words: list[str]) -> dict[str, str]:
-    """The device, table and metric of a route or of one of its hops; what is not known of it; if it is dead."""
+    """The device, table and metric of a route or one of its hops; what is not known; if it is dead."""
     told = dict.fromkeys(("dev", "table", "metric", "dead", "unknown"), "")
     rest = list(words)
     while rest:

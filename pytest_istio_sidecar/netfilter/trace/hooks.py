@@ -117,7 +117,7 @@ class Traversal:
     def _route_again(self) -> bool:
         """After mangle has changed its mark, or nat its destination; False where no route leads.
 
-        Of IPv4 the kernel does not ask for the socket's user again (net/ipv4/netfilter.c, ip_route_me_harder).
+        Of IPv4 the kernel does not ask for the socket's user again (ip_route_me_harder).
         """
         policy = self.routing.policy(self.skb.family)
         if policy is None:
@@ -162,7 +162,7 @@ class Traversal:
         return self._is_with_envoy()
 
     def _discarded(self) -> bool:
-        """It comes in by lo with the route it left by, which takes nothing in (net/ipv6/route.c, ip6_rt_init_dst).
+        """It comes in by lo with the route it left by, which takes nothing in (net/ipv6/route.c).
 
         Of IPv4 every route by lo takes in what comes back (net/ipv4/route.c, __mkroute_output: RTCF_LOCAL).
         """

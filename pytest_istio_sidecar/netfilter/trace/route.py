@@ -76,6 +76,8 @@ def look_up(policy: RoutingPolicy, flow: Flow, start: int = 0) -> Taken:
         place += 1
         if holds is False:
             continue
+        if rule.unknown:
+            return Taken(NOT_TOLD, f"rule {rule.text}", usual=False)
         if rule.action == "goto":
             onward = look_up(policy, flow, policy.place_of(rule, place))
         else:
@@ -85,7 +87,7 @@ def look_up(policy: RoutingPolicy, flow: Flow, start: int = 0) -> Taken:
             onward = found
         if holds is None:
             otherwise = look_up(policy, flow, place)
-            if otherwise.hop != onward.hop or rule.unknown:
+            if otherwise.hop != onward.hop:
                 return Taken(NOT_TOLD, f"rule {rule.text}", usual=False)
         return onward
     return Taken(NOWHERE)
@@ -93,8 +95,6 @@ def look_up(policy: RoutingPolicy, flow: Flow, start: int = 0) -> Taken:
 
 def _followed(policy: RoutingPolicy, rule: PolicyRule, flow: Flow) -> Taken | None:
     """What a rule's action comes to; None: on to the next rule."""
-    if rule.unknown and rule.action != "lookup":
-        return Taken(NOT_TOLD, f"rule {rule.text}", usual=False)
     if rule.action != "lookup":
         return Taken(NOWHERE, f"rule {rule.text}", usual=False)
     for route in policy.tables.get(rule.table, ()):
@@ -112,8 +112,6 @@ def _why(rule: PolicyRule, route: Route) -> str:
 
 
 def _holds(rule: PolicyRule, flow: Flow) -> Truth:
-    if rule.unknown:
-        return None
     truths: list[Truth] = [
         not rule.iif or rule.iif == flow.incoming,
         not rule.oif,  # a socket that is bound to a device keeps it (net/ipv4/route.c)
@@ -127,6 +125,8 @@ def _holds(rule: PolicyRule, flow: Flow) -> Truth:
         truths.append(None if value is None else value & address.mask == address.network)
     if rule.mark is not None:
         truths.append(None if flow.mark is None else flow.mark & rule.mark.mask == rule.mark.value)
+    if rule.unknown:
+        return False if False in truths and not rule.negated else None
     if False in truths:
         return rule.negated
     return None if None in truths else not rule.negated
