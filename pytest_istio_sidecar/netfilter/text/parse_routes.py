@@ -1,8 +1,8 @@
 """What `ip rule show` and `ip route show table all` print, of one family.
 
 Knows the words of ip-rule(8) and ip-route(8) as iproute2 and busybox print them. Does not know what the
-kernel makes of them. Invariant: a word that is not known here makes its rule or route one that is not modelled,
-and is never passed over.
+kernel makes of them. Invariant: a word that is not known here makes its rule or route one that is not
+modelled, and is never passed over.
 """
 
 from __future__ import annotations
