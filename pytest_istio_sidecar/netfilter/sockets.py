@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from typing import Final, Literal, NamedTuple
 
@@ -70,6 +71,29 @@ def takes(bound: Endpoint, destination: Endpoint) -> bool:
         return bound.address.version in (6, destination.address.version)
     mapped = getattr(bound.address, "ipv4_mapped", None)
     return destination.address in (bound.address, mapped)
+
+
+def foreign_taker(sockets: Iterable[Socket], destination: Endpoint, ports: Collection[int]) -> Socket | None:
+    """A socket that may take a connection to one of a server's ports, and is not the server's.
+
+    The kernel asks the most specific address, and shares among sockets of one (net/ipv4/inet_hashtables.c).
+    The server is the process that holds the most sockets on its ports. Where processes were not seen, its
+    sockets are those on every address.
+
+    Args:
+        destination: where the connection was delivered.
+        ports: the server's.
+    """
+    ours = [socket for socket in sockets if socket.protocol == "tcp" and socket.port in ports]
+    pids = [process.pid for socket in ours for process in socket.processes or ()]
+    server = max(pids, key=pids.count, default=None)
+    takers = [socket for socket in ours if socket.takes("tcp", destination)]
+    nearest = [socket for socket in takers if not socket.address.is_unspecified] or takers
+    for socket in nearest:
+        holders = socket.processes
+        if server not in [holder.pid for holder in holders] if holders is not None else nearest is not takers:
+            return socket
+    return None
 
 
 def parse_sockets(protocol: TransportName, listing: str) -> tuple[Socket, ...]:
