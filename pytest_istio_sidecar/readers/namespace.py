@@ -28,6 +28,7 @@ _PARAMETERS = [
     "sh",
     "-c",
     f"grep -sH . {_DEVICES}/*/route_localnet {_DEVICES}/*/forwarding {_DEVICES}/*/rp_filter {_LOOSE}",
+    "parameters",
 ]
 _LINE = re.compile(rf"{_DEVICES}/(?P<device>[^/]+)/(?P<name>\w+):(?P<value>\d+)")
 

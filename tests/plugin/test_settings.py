@@ -68,10 +68,19 @@ def test_options_stand_under_the_environment_that_they_are_for(pytester):
     headings = ["Istio sidecar interception:", *(f"{name}:" for name in list(GROUPS)[1:])]
     places = [text.index(f"\n{heading}\n") for heading in headings]
     assert places == sorted(places)
-    general, kind, existing = (text[a:b] for a, b in pairwise([*places, text.index("[pytest]")]))
+    general, kind, existing, embedded = (text[a:b] for a, b in pairwise([*places, text.index("[pytest]")]))
     assert "--istio-environment=" in general
     assert "--istio-keep=" in kind
     assert "--istio-traffic" in existing
+    assert "--istio-embedded-setup=" in embedded
+
+
+def test_a_script_for_the_embedded_pod_is_refused_elsewhere(pytester):
+    pytester.makefile(".sh", setup="true")
+    pytester.makepyfile("def test_one(istio_settings): pass")
+    result = pytester.runpytest("--istio-environment=kind", "--istio-embedded-setup=setup.sh")
+    result.assert_outcomes(errors=1)
+    assert "--istio-embedded-setup is for --istio-environment=embedded" in result.stdout.str()
 
 
 def test_listing_the_tests_needs_no_environment(pytester):

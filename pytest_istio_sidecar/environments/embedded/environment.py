@@ -34,6 +34,7 @@ from pytest_istio_sidecar.environments.embedded.pod_process import (
     bring_up_pod,
     end_pod,
 )
+from pytest_istio_sidecar.environments.embedded.script import read_script
 from pytest_istio_sidecar.environments.embedded.specification import Specification
 from pytest_istio_sidecar.environments.embedded.traffic import ECHO_PORT, EmbeddedTraffic
 from pytest_istio_sidecar.errors import EnvironmentProblem
@@ -55,8 +56,6 @@ _STATE: Shape = {"directory": str, "supervisor": PROCESS, "facts": dict}
 """How a pod is described for other processes."""
 SETUP_SECONDS = 60.0
 """For a script of the user's, at most."""
-_SCRIPT_BYTES = 100 << 10
-"""Of one argument Linux takes 128 KiB (execve(2), MAX_ARG_STRLEN)."""
 _SHOWN = 10
 """Last lines of what a script wrote that a message has."""
 RESTORE = {
@@ -325,24 +324,6 @@ class EmbeddedEnvironment(Environment):
             "facts": self._facts,
         }
         write_state(state, facts)
-
-
-def read_script(file: Path) -> str:
-    """A shell script of a user's.
-
-    Raises:
-        EnvironmentProblem: it cannot be read, or is too long for a command line.
-    """
-    try:
-        script = file.read_text(encoding="utf-8")
-    except (OSError, ValueError) as problem:
-        reason = getattr(problem, "strerror", None) or "it is no text in UTF-8"
-        raise EnvironmentProblem(messages.SETUP_UNREADABLE(file=file, problem=reason)) from None
-    if len(script.encode()) > _SCRIPT_BYTES or "\0" in script:
-        raise EnvironmentProblem(
-            messages.SETUP_UNREADABLE(file=file, problem="it is no shell script, or too long")
-        )
-    return script
 
 
 def _specification(rules: PodRulesText, sidecar: Sidecar, seconds: float) -> Specification:
