@@ -148,6 +148,8 @@ def _route(line: str, hops: list[list[str]], family: Family) -> Route | None:
         raise ParseError(messages.NO_ROUTE(line=line)) from None
     if network.version != family:
         raise ParseError(messages.NO_ROUTE(line=line))
+    if kind == "unicast" and network.network_address.is_multicast:
+        kind = "multicast"  # kernels before 5.0 do not say so
     told = _told(words)
     devices = {told["dev"]} if told["dev"] else set()
     for hop in hops:

@@ -1,8 +1,11 @@
 """What `ip rule` and `ip route` print, as values; a word that is not known is never passed over."""
 
+import re
+from pathlib import Path
+
 import pytest
 
-from pytest_istio_sidecar import ParseError
+from pytest_istio_sidecar import Host, ParseError
 from pytest_istio_sidecar.netfilter.matches import Range
 from pytest_istio_sidecar.netfilter.routes import NOT_TOLD, NOWHERE, Hop
 from pytest_istio_sidecar.netfilter.text.parse_routes import parse_routes
@@ -66,3 +69,28 @@ def test_a_route_of_a_dead_device_is_left_out_as_the_kernel_does():
 def test_what_is_neither_rule_nor_route_is_refused(rules, routes):
     with pytest.raises(ParseError):
         parse_routes(rules, routes, family=4)
+
+
+@pytest.mark.parametrize("name", ["tproxy", "dual-stack"])
+def test_what_ip_prints_beside_a_sidecar_leads_no_packet_elsewhere(name):
+    text = (Path(__file__).parents[3] / "data" / "routes" / f"{name}.txt").read_text()
+    lines = [line for line in text.splitlines() if line.strip()]
+    rules = [line for line in lines if re.match(r"\d+:", line)]
+    second = next(place for place, rule in enumerate(rules) if place and rule.startswith("0:"))
+    routes = [line for line in lines if line not in rules]
+    of_6 = [line for line in routes if "::" in line]
+    read = (
+        parse_routes(
+            "\n".join(rules[:second]), "\n".join(line for line in routes if line not in of_6), family=4
+        ),
+        parse_routes("\n".join(rules[second:]), "\n".join(of_6), family=6),
+    )
+    own = re.findall(r"^local ([\d.]+|[\da-f:]+) dev eth0", text, re.MULTILINE)
+    host = Host(interfaces={"eth0": [f"{each}/{64 if ':' in each else 24}" for each in own]}, routes=read)
+    assert len(own) > 1
+    assert host.policies == {}
+
+
+def test_a_kernel_before_5_0_calls_no_route_multicast():
+    (read,) = parse_routes("", "ff00::/8 dev eth0 table local metric 256 pref medium", family=6).routes
+    assert read.type == "multicast"
