@@ -86,7 +86,13 @@ def test_what_ip_prints_beside_a_sidecar_leads_no_packet_elsewhere(name):
         parse_routes("\n".join(rules[second:]), "\n".join(of_6), family=6),
     )
     own = re.findall(r"^local ([\d.]+|[\da-f:]+) dev eth0", text, re.MULTILINE)
-    host = Host(interfaces={"eth0": [f"{each}/{64 if ':' in each else 24}" for each in own]}, routes=read)
+    lo = [
+        "127.0.0.1/8",
+        *(f"{each}/128" for each in re.findall(r"^local (\S*:\S*) dev lo", text, re.MULTILINE)),
+    ]
+    host = Host(
+        interfaces={"lo": lo, "eth0": [f"{each}/{64 if ':' in each else 24}" for each in own]}, routes=read
+    )
     assert len(own) > 1
     assert host.policies == {}
 
