@@ -44,11 +44,11 @@ if TYPE_CHECKING:
     )
     from pytest_istio_sidecar.checks.capture_sockets import check_capture_sockets as check_capture_sockets
     from pytest_istio_sidecar.checks.chains import (
-        check_dead_rules as check_dead_rules,
         check_inbound_exclusions as check_inbound_exclusions,
         check_jump as check_jump,
         check_redirect_target as check_redirect_target,
     )
+    from pytest_istio_sidecar.checks.dead_rules import check_dead_rules as check_dead_rules
     from pytest_istio_sidecar.checks.comparison.comparison import Comparison as Comparison, compare as compare
     from pytest_istio_sidecar.checks.comparison.expectation import check_matches_istio as check_matches_istio
     from pytest_istio_sidecar.checks.finding import Finding as Finding, Severity as Severity
@@ -94,7 +94,7 @@ if TYPE_CHECKING:
         inbound as inbound,
         outbound as outbound,
     )
-    from pytest_istio_sidecar.netfilter.sockets import Socket as Socket
+    from pytest_istio_sidecar.netfilter.namespace.sockets import Socket as Socket
     from pytest_istio_sidecar.netfilter.text.complete import complete as complete
     from pytest_istio_sidecar.netfilter.text.parse import parse_iptables as parse_iptables
     from pytest_istio_sidecar.netfilter.text.parse_list import parse_iptables_list as parse_iptables_list

@@ -13,8 +13,8 @@ from pytest_istio_sidecar.checks import messages
 from pytest_istio_sidecar.checks.finding import Finding, Kind, Severity
 from pytest_istio_sidecar.istio.listeners import Listener
 from pytest_istio_sidecar.istio.options import IstioOptions
+from pytest_istio_sidecar.netfilter.namespace.sockets import Socket
 from pytest_istio_sidecar.netfilter.packet import Endpoint
-from pytest_istio_sidecar.netfilter.sockets import Socket
 
 
 def check_capture_sockets(

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Sequence
+import shutil
+import sys
+from collections.abc import Callable, Iterable, Sequence
 from enum import IntEnum
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, TextIO, TypeAlias
 
 from pytest_istio_sidecar.cli import messages
 from pytest_istio_sidecar.errors import UsageProblem
+from pytest_istio_sidecar.failure import fitted
 
 if TYPE_CHECKING:
     from pytest_istio_sidecar.istio.options import IstioOptions
+    from pytest_istio_sidecar.netfilter.model import PodRules
     from pytest_istio_sidecar.netfilter.packet import Host
 
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"  # noqa: SLF001
@@ -82,15 +86,7 @@ def host_of(interfaces: Sequence[str]) -> Host:
     """The interfaces given on the command line; none: the default host."""
     from pytest_istio_sidecar.netfilter.packet import Host
 
-    if not interfaces:
-        return Host()
-    addresses: dict[str, list[str]] = {}
-    for text in interfaces:
-        name, separator, address = text.partition("=")
-        if not separator or not name:
-            raise UsageProblem(messages.INTERFACE_FORM(text=text))
-        addresses.setdefault(name, []).append(address)
-    return Host(interfaces=addresses)
+    return Host.of(interfaces)
 
 
 def options_of(options: argparse.Namespace) -> IstioOptions:
@@ -99,11 +95,46 @@ def options_of(options: argparse.Namespace) -> IstioOptions:
     Raises:
         UsageProblem: none is named, or there is no such option.
     """
-    from pytest_istio_sidecar.istio.options import IstioOptions
-
     if options.option and not options.istio_version:
         raise UsageProblem(messages.OPTION_OF_RELEASE())
-    return IstioOptions.from_pairs(options.option)
+    return told(options.option, options.istio_version)
+
+
+def told(pairs: Sequence[str], version: str | None) -> IstioOptions:
+    """What a release is told; what it passes over is told on standard error.
+
+    Raises:
+        UsageProblem: there is no such option, or release.
+    """
+    from pytest_istio_sidecar.istio.messages import RANGE_PASSED_OVER
+    from pytest_istio_sidecar.istio.options import IstioOptions
+    from pytest_istio_sidecar.istio.rules import passed_over
+
+    chosen = IstioOptions.from_pairs(pairs)
+    for name, text in passed_over(version, chosen) if version else ():
+        note = RANGE_PASSED_OVER(option=name, text=text, release=version)
+        print(f"istio-sidecar: {note.summary}", file=sys.stderr)
+    return chosen
+
+
+def for_terminal(text: str, stream: TextIO) -> list[str]:
+    """The lines of a text, those that a terminal would break inside a word broken between words."""
+    if not stream.isatty():
+        return text.splitlines()
+    return fitted(text, shutil.get_terminal_size().columns)
+
+
+def with_notes(text: str, rules: PodRules) -> str:
+    """An output whose first line says what is to be known of the rules given: "(nat only was given)"."""
+    first, newline, rest = text.partition("\n")
+    notes = f" ({'; '.join(rules.notes)})" if rules.notes else ""
+    return f"{first}{notes}{newline}{rest}"
+
+
+def print_notes(notes: Iterable[str]) -> None:
+    """Say it beside an output that is for programs."""
+    for note in notes:
+        print(f"istio-sidecar: note: {note}", file=sys.stderr)
 
 
 def row(widths: Sequence[int], *cells: object) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from typing import TYPE_CHECKING
 
 from pytest_istio_sidecar.cli import messages
@@ -14,8 +15,11 @@ from pytest_istio_sidecar.cli.command import (
     add_interface_argument,
     add_option_argument,
     add_rules_argument,
+    for_terminal,
     host_of,
     options_of,
+    print_notes,
+    with_notes,
 )
 from pytest_istio_sidecar.errors import UsageProblem
 
@@ -60,6 +64,7 @@ def _compare(options: argparse.Namespace, rules: PodRules, host: Host) -> Status
     from pytest_istio_sidecar.checks.comparison.comparison import compare
     from pytest_istio_sidecar.checks.comparison.expectation import check_matches_istio, completed, expected_of
     from pytest_istio_sidecar.checks.finding import violations
+    from pytest_istio_sidecar.checks.tracing import assumptions
     from pytest_istio_sidecar.reports.comparison import comparison_fields
     from pytest_istio_sidecar.reports.message import render_findings
 
@@ -73,10 +78,13 @@ def _compare(options: argparse.Namespace, rules: PodRules, host: Host) -> Status
         document = comparison_fields(comparison)
         document["as_with"] = findings[0].cause if findings else ""
         print(json.dumps(document))
+        print_notes(rules.notes)
     elif findings:
-        print(render_findings(findings))
+        print(*for_terminal(with_notes(render_findings(findings), rules), sys.stdout), sep="\n")
     else:
-        print(f"these are Istio {options.istio_version}'s rules, rule for rule")
+        print(with_notes(f"these are Istio {options.istio_version}'s rules, rule for rule", rules))
+        filled = completed(rules, expected_of(rules, options.istio_version, asked))
+        print_notes(f"assumed: {text}" for family in (4, 6) for text in assumptions(filled, family))
     return Status.AGAINST if violations(findings) else Status.HOLDS
 
 
@@ -104,10 +112,10 @@ def _guess(options: argparse.Namespace, rules: PodRules, host: Host) -> Status:
     elif equivalent:
         for guess in equivalent:
             same = "rule for rule" if guess.comparison.equal_text else "no packet is treated differently"
-            print(f"{guess.text}: {same}")
+            print(with_notes(f"{guess.text}: {same}", rules))
     else:
         nearest = guesses[0]
         print(f"no release installs rules that do the same; nearest is {nearest.text}:")
         for effect in nearest.comparison.effects:
-            print(f"  {effect.text}: {effect.fates}")
+            print(*for_terminal(f"  {effect.text}: {effect.fates}", sys.stdout), sep="\n")
     return Status.HOLDS if equivalent else Status.AGAINST

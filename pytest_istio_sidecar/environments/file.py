@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import stat
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import NoReturn, Self
@@ -23,8 +23,10 @@ from pytest_istio_sidecar.machine.progress import Progress
 from pytest_istio_sidecar.netfilter.model import Backend, Family, PodRules, Ruleset, joined
 from pytest_istio_sidecar.netfilter.packet import Host
 from pytest_istio_sidecar.netfilter.text.parse import parse_iptables
+from pytest_istio_sidecar.netfilter.text.parse_save import OWN
 
 BACKENDS = {"legacy": Backend.LEGACY, "nft": Backend.NF_TABLES}
+_USUAL = ("raw", "mangle", "nat", "filter")
 LIMIT = 64 * 2**20
 """Bytes beyond which a file is no listing of a pod's rules."""
 
@@ -36,15 +38,22 @@ class FileEnvironment(Environment):
     seconds = 0.0
 
     def __init__(
-        self, *, rules: PodRules, names: Sequence[str], kept: Mapping[str, str] | None = None
+        self,
+        *,
+        rules: PodRules,
+        names: Sequence[str],
+        kept: Mapping[str, str] | None = None,
+        host: Host | None = None,
     ) -> None:
         """Take listings that were read.
 
         Args:
+            host: the pod's interfaces, where they were stated.
             kept: they by file name, where they are evidence, too; most are files of the user's already.
         """
         super().__init__(", ".join(names))
         self._rules = rules
+        self._host = host or Host()
         self._evidence |= kept or {}
 
     @classmethod
@@ -55,7 +64,8 @@ class FileEnvironment(Environment):
             UsageProblem: one that cannot be used.
         """
         rules, texts = read_and_keep(choices.tables, choices.evidence)
-        return cls(rules=rules, names=choices.tables, kept=texts if choices.evidence else {})
+        kept = texts if choices.evidence else {}
+        return cls(rules=rules, names=choices.tables, kept=kept, host=Host.of(choices.interfaces))
 
     @classmethod
     def attach(cls, state: Path) -> NoReturn:
@@ -84,8 +94,8 @@ class FileEnvironment(Environment):
         raise NotServed(messages.NOT_SERVED(missing=f"nothing to send a {kind} request through"))
 
     def pod(self) -> SidecarPod:
-        """A stand-in with the default host: a listing does not tell the pod's addresses."""
-        return SidecarPod(name=self.pod_name, host=Host())
+        """A stand-in with what was stated of it: a listing does not tell the pod's addresses."""
+        return SidecarPod(name=self.pod_name, host=self._host)
 
     def read_rules(self, folder: Path | None = None) -> PodRules:  # noqa: ARG002 - in the user's files
         """The listings' rules."""
@@ -113,16 +123,59 @@ def read_and_keep(specifications: Sequence[str], folder: Path | None) -> tuple[P
     if sum(_file_of(specification)[2] == "-" for specification in specifications) > 1:
         raise UsageProblem(messages.INPUT_TWICE())
     texts: dict[str, str] = {}
-    listings: dict[tuple[Family, Backend | None], list[Ruleset]] = {}
-    for specification in specifications:
-        ruleset = _read(specification, texts, folder)
-        same = listings.setdefault((ruleset.family, ruleset.backend), [])
-        if any(table.name in other for other in same for table in ruleset.tables):
-            raise UsageProblem(
-                messages.SAME_FAMILY(family=ruleset.family, backend=ruleset.backend or "not said")
+    listings = [_read(specification, texts, folder) for specification in specifications]
+    notes = tuple(_alone(listings[0], *texts.values())) if len(listings) == 1 else ()
+    return PodRules(rulesets=tuple(map(joined, _by_back_end(listings))), notes=notes), texts
+
+
+def _by_back_end(listings: Sequence[Ruleset]) -> list[list[Ruleset]]:
+    """Listings of each family and back end together; where one does not say which it is, with the others."""
+    groups: dict[tuple[Family, Backend | None], list[Ruleset]] = {}
+    for listing in listings:
+        same = groups.setdefault((listing.family, listing.backend), [])
+        for other in same:
+            _refuse_twice(listing, other)
+        same.append(listing)
+    for family, backend in list(groups):
+        if backend is not None:
+            continue
+        said = [groups[key] for key in groups if key[0] == family and key[1] is not None]
+        unsaid = groups[family, None]
+        if len(said) > 1:
+            raise UsageProblem(messages.BACK_END_NOT_SAID(file=unsaid[0].source))
+        if said and not any(_shared(one, other) for one in unsaid for other in said[0]):
+            said[0].extend(unsaid)
+            del groups[family, None]
+    return list(groups.values())
+
+
+def _shared(one: Ruleset, other: Ruleset) -> str:
+    """A table that both have, or ""."""
+    return next((table.name for table in one.tables if table.name in other), "")
+
+
+def _refuse_twice(listing: Ruleset, other: Ruleset) -> None:
+    table = _shared(listing, other)
+    if table:
+        backend = listing.backend
+        raise UsageProblem(
+            messages.SAME_FAMILY(
+                family=listing.family,
+                backend=backend or "not said",
+                first=other.source,
+                second=listing.source,
+                table=table,
+                fix=messages.TWO_BACK_ENDS if backend is None else messages.ONE_BACK_END,
             )
-        same.append(ruleset)
-    return PodRules(rulesets=tuple(map(joined, listings.values()))), texts
+        )
+
+
+def _alone(listing: Ruleset, text: str) -> Iterator[str]:
+    """What is to be known of one whole text that lacks tables."""
+    names = [table.name for table in listing.tables]
+    whole = names and not listing.unread and not text.startswith(OWN)
+    if whole and any(table not in names for table in _USUAL):
+        yield f"{' and '.join(names)} only {'was' if len(names) == 1 else 'were'} given"
 
 
 def _file_of(specification: str) -> tuple[Family, Backend | None, str]:

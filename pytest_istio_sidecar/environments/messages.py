@@ -17,8 +17,18 @@ INPUT_TWICE = Message("IS603", "standard input can be one listing only", help="n
 SAME_FAMILY = Message(
     "IS604",
     "two listings are of the same family (IPv{family}) and back end ({backend}): "
-    "put 'legacy:' or 'nft:', and 'ip6:' for ip6tables, in front of the file's name",
-    help=IN_THE_TEXT,
+    "{first} and {second} both have table {table}",
+    fix="{fix}",
+)
+ONE_BACK_END = "give each table once, and 'ip6:' in front of what ip6tables printed"
+TWO_BACK_ENDS = (
+    "where they are of two back ends, put 'legacy:' or 'nft:' in front of the file's name, and 'ip6:' of "
+    "what ip6tables printed; where they are of one, give each table once"
+)
+BACK_END_NOT_SAID = Message(
+    "IS612",
+    "{file} does not say of which back end it is, and others are of both",
+    fix="put 'legacy:' or 'nft:' in front of the file's name",
 )
 NO_FILE = Message("IS605", "{text!r} names no file; write it as [ip6:][legacy:|nft:]FILE", help=IN_THE_TEXT)
 OTHER_WRITER = Message(

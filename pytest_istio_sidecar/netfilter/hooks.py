@@ -2,7 +2,8 @@
 
 Knows base chains by hook, priority and type, nat's and conntrack's own places, and by which hooks a packet
 comes. Does not know what chains do to a packet (`trace`, `space`: both go through what is told here).
-Invariant: the order follows from the base chains alone; the tables of iptables are one case of them.
+Invariant: the order follows from the base chains alone; the tables of iptables are one case of them, and
+a chain that was not read has its place among them where it could capture packets.
 
 Source: include/uapi/linux/netfilter_ipv4.h for priorities, net/netfilter/nf_nat_core.c for nat's place.
 Semantics: docs/semantics.md, 2 and 3.
@@ -16,6 +17,7 @@ from itertools import permutations
 from operator import itemgetter
 from typing import Literal, NamedTuple, TypeVar
 
+from pytest_istio_sidecar.netfilter.matches import Mark
 from pytest_istio_sidecar.netfilter.model import (
     TABLES,
     Backend,
@@ -25,6 +27,10 @@ from pytest_istio_sidecar.netfilter.model import (
     Ruleset,
     rulesets_of,
 )
+from pytest_istio_sidecar.netfilter.packet import Fate
+from pytest_istio_sidecar.netfilter.routes import RoutingPolicy
+from pytest_istio_sidecar.netfilter.targets import Goto, Jump, Redirect, Tproxy, Translate
+from pytest_istio_sidecar.netfilter.unread import with_unread_legacy
 
 C = TypeVar("C")
 ChainType = Literal["filter", "route", "nat"]
@@ -94,6 +100,15 @@ COURSE: Mapping[Leg, tuple[str | Moment, ...]] = {
 FIRST = {"OUTPUT": Leg.SEND, "PREROUTING": Leg.RECEIVE}
 """The leg that begins at each hook where a packet can enter."""
 
+CAPTURES: Mapping[str, tuple[str, ...]] = {"nat": ("PREROUTING", "OUTPUT"), "mangle": ("PREROUTING",)}
+"""The built-in chains in which rules can send packets to another socket: by nat, or by TPROXY."""
+
+MARKS: Mapping[str, tuple[str, ...]] = {"mangle": ("PREROUTING", "OUTPUT")}
+"""Those that can give a packet, before nat, the mark by which a rule that was read captures it."""
+
+STANDS = (Fate.REDIRECTED, Fate.TPROXIED)
+"""Fates that hold whatever chains that were not read may do: no other answer is more of a capture."""
+
 Step = Moment | tuple[tuple[BaseChain, C], ...]
 """One base chain, or all of type nat at a hook: the first of those that translates is the last asked."""
 
@@ -103,17 +118,65 @@ Legs = Mapping[Leg, tuple[Step[C], ...]]
 def orders(rules: Rules, family: Family) -> list[tuple[Ruleset, ...]]:
     """The orders in which the kernel may ask the rulesets of a family: several where none is known."""
     rulesets = rulesets_of(rules, family)
-    if len(rulesets) > 1:
-        # A back end without a rule has no say, whether it is asked first or last.
-        rulesets = tuple(filter(has_a_say, rulesets)) or rulesets[:1]
-    if len(rulesets) < 2 or not isinstance(rules, PodRules) or rules.order_known:
+    if len(rulesets) == 1 and not rulesets[0].beside_legacy:
         return [rulesets]
-    return list(permutations(rulesets))
+    rulesets = with_unread_legacy(rulesets)
+    # A back end without a rule has no say, whether it is asked first or last.
+    speaking = tuple(filter(has_a_say, rulesets))
+    unread = tuple(ruleset for ruleset in rulesets if ruleset.unread and not has_a_say(ruleset))
+    speaking = speaking if speaking or unread else rulesets[:1]
+    if len(speaking) < 2 or not isinstance(rules, PodRules) or rules.order_known:
+        return [(*unread, *speaking)]
+    return [(*unread, *order) for order in permutations(speaking)]
 
 
 def has_a_say(ruleset: Ruleset) -> bool:
     """Whether packets may fare otherwise than without it."""
     return any(chain.rules or chain.policy == "DROP" for table in ruleset.tables for chain in table.chains)
+
+
+class UnreadChain(NamedTuple):
+    """What stands in the order for a base chain whose rules were not read."""
+
+    ruleset: Ruleset
+    base: BaseChain
+
+
+def unread_chains(rulesets: Iterable[Ruleset]) -> list[UnreadChain]:
+    """The chains of a family that were not read and that could capture packets."""
+    rulesets = tuple(rulesets)
+    if not any(ruleset.unread for ruleset in rulesets):
+        return []
+    places = {(table, chain) for table, chains in CAPTURES.items() for chain in chains}
+    if any(map(_captures_by_mark, rulesets)):
+        places |= {(table, chain) for table, chains in MARKS.items() for chain in chains}
+    return [
+        UnreadChain(ruleset, _of_iptables(table, chain, ruleset.backend))
+        for ruleset in rulesets
+        for table, chain in sorted(places & ruleset.unread)
+    ]
+
+
+def may_route_by_unread(rulesets: Iterable[Ruleset], policy: RoutingPolicy | None) -> bool:
+    """Whether policy rules ask for a mark that chains which were not read could give."""
+    if policy is None or not any(isinstance(condition, Mark) for condition in policy.masks):
+        return False
+    places = {(table, chain) for table, chains in MARKS.items() for chain in chains}
+    return any(places & ruleset.unread for ruleset in rulesets)
+
+
+def _captures_by_mark(ruleset: Ruleset) -> bool:
+    """Whether rules may capture what has got a mark: by matching it, or by letting by what has none."""
+    return any(
+        isinstance(match, Mark)
+        and (
+            isinstance(rule.target, Jump | Goto | Redirect | Translate | Tproxy)
+            or match.negated
+            or match.value == 0
+        )
+        for rule in ruleset.rules()
+        for match in rule.matches
+    )
 
 
 def base_chains(ruleset: Ruleset) -> Iterator[BaseChain]:
@@ -137,7 +200,7 @@ def legs(chains: Iterable[tuple[BaseChain, C]]) -> Legs[C]:
 
     Args:
         chains: what is registered, each with what stands for its rules; of those with one place, the
-            first is asked first.
+            first is asked first: what was not read, as it may be.
     """
     at: dict[str, list[tuple[BaseChain, C]]] = {}
     for each in chains:

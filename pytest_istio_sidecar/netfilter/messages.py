@@ -144,6 +144,11 @@ OTHER_FAMILY = Message(
     "rules expected of IPv{expected} cannot complete a listing of IPv{listed}",
     help="give the rules expected of the listing's family",
 )
+CHAIN_NOT_READ = Message(
+    "IS254",
+    "whether table {table} has a chain {chain} is not known: the table was not read, or not all of it",
+    fix="give {program}-save, which is whole, or {program} -t {table} -S as well",
+)
 
 # A packet and its host.
 NO_HOOK = Message("IS261", "hook {hook!r}: a packet enters at PREROUTING or OUTPUT", help=IN_THE_TEXT)
@@ -165,6 +170,9 @@ NO_ADDRESS = Message(
 )
 NO_INTERFACE_ADDRESS = Message(
     "IS268", "interface address: {problem}; write it as 192.0.2.10/24", help=IN_THE_TEXT
+)
+NO_INTERFACE_FORM = Message(
+    "IS259", "{text!r} is no interface with an address; write it as eth0=192.0.2.10/24", help=IN_THE_TEXT
 )
 NO_POLICY_RULE = Message(
     "IS269",

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Final, Literal, NamedTuple
 
-from pytest_istio_sidecar.netfilter.intervals import Interval, joined
+from pytest_istio_sidecar.netfilter.diagram.intervals import Interval, joined
 from pytest_istio_sidecar.netfilter.matches import FULL_MASK, Address, Mark, Range
 
 Family = Literal[4, 6]

@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from pytest_istio_sidecar.errors import EnvironmentProblem
 from pytest_istio_sidecar.machine.command import CommandResult
-from pytest_istio_sidecar.netfilter.sockets import Process, Socket, TransportName, parse_sockets
+from pytest_istio_sidecar.netfilter.namespace.sockets import Process, Socket, TransportName, parse_sockets
 from pytest_istio_sidecar.readers import messages
 from pytest_istio_sidecar.readers.runner import Runner
 

@@ -14,8 +14,8 @@ from dataclasses import replace
 from pytest_istio_sidecar.netfilter.hooks import has_a_say
 from pytest_istio_sidecar.netfilter.matches import PROTOCOL_NAMES
 from pytest_istio_sidecar.netfilter.model import Backend, Ruleset, rulesets_of
+from pytest_istio_sidecar.netfilter.namespace.routing import Routing
 from pytest_istio_sidecar.netfilter.packet import Endpoint, Host, Packet, inbound, outbound
-from pytest_istio_sidecar.netfilter.routing import Routing
 from pytest_istio_sidecar.netfilter.trace.trace import Trace
 
 _PREFIX = {Backend.LEGACY: "legacy:", Backend.NF_TABLES: "nft:", None: ""}
@@ -78,9 +78,15 @@ def _interfaces(host: Host) -> Iterator[str]:
 
 
 def _listings(trace: Trace) -> Sequence[Ruleset]:
-    """The rulesets that had a say; of none that had, one that lists so."""
+    """The rulesets that had a say, or might have one that was not read; of none, one that lists so."""
     rulesets = rulesets_of(trace.rules, trace.packet.family)
-    return list(filter(has_a_say, rulesets)) or [ruleset for ruleset in rulesets if ruleset.tables][:1]
+    beside_legacy = any(ruleset.beside_legacy for ruleset in rulesets)
+    taking_part = [
+        ruleset
+        for ruleset in rulesets
+        if has_a_say(ruleset) or ruleset.unread or (beside_legacy and ruleset.backend is Backend.LEGACY)
+    ]
+    return taking_part or [ruleset for ruleset in rulesets if ruleset.tables][:1]
 
 
 def _files(listing: Ruleset) -> tuple[str, ...]:

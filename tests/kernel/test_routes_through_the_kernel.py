@@ -77,7 +77,7 @@ def test_random_routes_lead_where_the_kernel_sends_packets(kernel, request):
 
 def first_hop(host, packet):
     """Of a packet that no route takes there is none: no process can send it."""
-    from pytest_istio_sidecar.netfilter.routing import Routing
+    from pytest_istio_sidecar.netfilter.namespace.routing import Routing
     from pytest_istio_sidecar.netfilter.trace.packet_state import Skb
     from pytest_istio_sidecar.netfilter.trace.route import Flow, look_up
 
@@ -113,3 +113,4 @@ def test_every_packet_has_the_fate_that_trace_gives_it_by_random_routes(kernel, 
                         f"{kernel.ip('route show table all')}\n{rules}"
                     )
     assert compared > 500
+    request.node.user_properties.append(("pairs", compared))

@@ -78,13 +78,22 @@ class ClusterPod(PodAccess):
         self._node_containers = node_containers
         self._chosen: tuple[Runner, str] | None = None
         self._listeners: tuple[Listener, ...] | None = None
+        self._iptables: str | None = None
 
     def describe(self) -> Mapping[str, str]:
-        """Environment, versions, pod and reader."""
+        """Environment, versions, pod and reader; of a pod without a sidecar nothing that is read in it."""
+        if container_of(self._pod) is None:
+            return {**self._facts, "pod": self.pod_name}
         _, how = self._reader()
-        iptables = self._version("iptables", "-V").removeprefix("iptables v")
+        if self._iptables is None:
+            self._iptables = self._version("iptables", "-V").removeprefix("iptables v")
         admin = {"envoy admin": self.envoy_admin} if self.envoy_admin else {}
-        return {**self._facts, **admin, "pod": self.pod_name, "reader": how, "iptables": iptables}
+        return {**self._facts, **admin, "pod": self.pod_name, "reader": how, "iptables": self._iptables}
+
+    @property
+    def is_gateway(self) -> bool:
+        """Whether its istio-proxy is told to be a router (istio/istio, manifests/charts/gateways)."""
+        return "router" in ((container_of(self._pod) or {}).get("args") or ())
 
     def options(self) -> IstioOptions:
         """What the pod's istio-init was told."""

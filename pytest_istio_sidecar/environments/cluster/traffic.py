@@ -22,8 +22,8 @@ from pytest_istio_sidecar.istio.listeners import Direction
 from pytest_istio_sidecar.istio.observation import RequestKind, TrackedConnection
 from pytest_istio_sidecar.machine.command import CommandResult
 from pytest_istio_sidecar.netfilter.model import Family
+from pytest_istio_sidecar.netfilter.namespace.sockets import foreign_taker
 from pytest_istio_sidecar.netfilter.packet import Endpoint, IPAddress
-from pytest_istio_sidecar.netfilter.sockets import foreign_taker
 from pytest_istio_sidecar.readers.exec import Exec
 from pytest_istio_sidecar.readers.sockets import read_sockets
 from pytest_istio_sidecar.readers.traffic import (

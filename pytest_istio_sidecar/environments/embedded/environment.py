@@ -7,6 +7,7 @@ or until `stop`; whatever interrupts `start`, nothing stays behind.
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 import shutil
@@ -18,7 +19,7 @@ from pathlib import Path
 
 from pytest_istio_sidecar.environments.base import Environment
 from pytest_istio_sidecar.environments.choices import EmbeddedChoices
-from pytest_istio_sidecar.environments.embedded import envoy, messages
+from pytest_istio_sidecar.environments.embedded import envoy, messages, setup_program
 from pytest_istio_sidecar.environments.embedded.envoy_configuration import Sidecar, bootstrap
 from pytest_istio_sidecar.environments.embedded.init import KEPT as KEPT_FILE
 from pytest_istio_sidecar.environments.embedded.namespaces import (
@@ -258,18 +259,12 @@ class EmbeddedEnvironment(Environment):
             EnvironmentProblem: it failed, took longer, or wrote too much.
         """
         shell = "bash" if "bash" in script.partition("\n")[0] else "sh"
-        done = self._runner.control(
-            {
-                "operation": "set up",
-                "argv": [shell, "-c", script, str(file)],
-                "out": str(self._directory / "setup.out"),
-                "err": str(self._directory / "setup.err"),
-                "seconds": seconds,
-                "timeout": seconds,
-            }
-        )
+        files = [str(self._directory / name) for name in ("setup.out", "setup.err")]
+        python = [sys.executable, "-I", "-S", setup_program.__file__]
+        argv = [*python, *files, str(seconds), shell, "-c", script, str(file)]
+        done = json.loads(self.run_program(argv, text="", timeout=seconds + COMMAND_SECONDS))
         if done["outcome"]:
-            said = "\n".join(str(done["stderr"]).splitlines()[-_SHOWN:])
+            said = "\n".join(done["stderr"].splitlines()[-_SHOWN:])
             failure = messages.SETUP_FAILED(file=file, outcome=done["outcome"])
             raise EnvironmentProblem(failure.and_facts([("stderr", said)] if said else []))
 

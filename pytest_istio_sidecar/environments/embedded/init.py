@@ -106,37 +106,6 @@ def run(request: Mapping[str, object]) -> dict[str, object]:
     }
 
 
-def set_up(request: Mapping[str, object]) -> dict[str, object]:
-    """Run a script; what it writes goes to files, so that programs it leaves running keep nobody waiting."""
-    begin = time.monotonic()
-    deadline = begin + float(str(request["seconds"]))
-    out, err = (
-        os.open(str(request[kind]), os.O_CREAT | os.O_RDWR | os.O_TRUNC, 0o600) for kind in ("out", "err")
-    )
-    argv = [str(word) for word in request["argv"]]  # type: ignore[attr-defined]
-    try:
-        script = subprocess.Popen(
-            argv, stdin=subprocess.DEVNULL, stdout=out, stderr=err, cwd="/", start_new_session=True
-        )
-    except OSError as problem:
-        return {"outcome": f"{argv[0]}: {problem.strerror}", "stderr": "", "seconds": 0.0}
-    outcome = None
-    while outcome is None:
-        try:
-            status = script.wait(0.05)
-            outcome = f"exit status {status}" if status else ""
-        except subprocess.TimeoutExpired:
-            if time.monotonic() > deadline:
-                outcome = f"it was not done after {request['seconds']} s"
-            elif max(os.fstat(out).st_size, os.fstat(err).st_size) > _LARGEST_ANSWER:
-                outcome = f"it wrote more than {_LARGEST_ANSWER >> 20} MiB"
-    if outcome:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(script.pid, signal.SIGKILL)
-    said = os.pread(err, 65536, max(0, os.fstat(err).st_size - 65536)).decode(errors="backslashreplace")
-    return {"outcome": outcome, "stderr": said, "seconds": time.monotonic() - begin}
-
-
 def exchange(request: Mapping[str, object]) -> dict[str, object]:
     """Open a connection as `uid` and `gid` from the pod or the client, send, and read to its end."""
     if request["network"] == "client":
@@ -373,7 +342,7 @@ def serve_request(connection: socket.socket, ended: list[str]) -> None:
         if not line:
             return  # who connected wanted to know who serves, and the socket has told
         request = json.loads(line)
-        done = {"run": run, "exchange": exchange, "set up": set_up}[request["operation"]](request)
+        done = {"run": run, "exchange": exchange}[request["operation"]](request)
         stream.write(json.dumps({**done, "ended": ended}).encode() + b"\n")
 
 

@@ -12,7 +12,16 @@ from functools import reduce
 
 from pytest_istio_sidecar.netfilter.actions import Action
 from pytest_istio_sidecar.netfilter.diagram.diagram import Diagrams, Node
-from pytest_istio_sidecar.netfilter.hooks import FIRST, BaseChain, Leg, Legs, Moment, legs
+from pytest_istio_sidecar.netfilter.hooks import (
+    FIRST,
+    BaseChain,
+    Leg,
+    Legs,
+    Moment,
+    UnreadChain,
+    legs,
+    unread_chains,
+)
 from pytest_istio_sidecar.netfilter.matches import FULL_MASK, Mark
 from pytest_istio_sidecar.netfilter.model import Ruleset
 from pytest_istio_sidecar.netfilter.packet import Fate, Host
@@ -27,6 +36,7 @@ from pytest_istio_sidecar.netfilter.targets import Tproxy
 
 LOST = "lo, to nobody"
 """The route of IPv6 that leaves by lo and is not local."""
+_Legs = Legs[CompiledRuleset | UnreadChain]
 
 
 class Traversal:
@@ -44,7 +54,9 @@ class Traversal:
         self._state = state
         marks = any(isinstance(match, Mark) for match in fields.matches)
         order = [CompiledRuleset(ruleset, conditions, marks_matter=marks) for ruleset in rulesets]
-        self._legs = legs((base, ruleset) for ruleset in order for base in ruleset.base_chains)
+        read = [(base, ruleset) for ruleset in order for base in ruleset.base_chains]
+        unread = [(chain.base, chain) for chain in unread_chains(rulesets)]
+        self._legs: _Legs = legs([*unread, *read])
         settled = self._lookup is None and not any(_behind_nat(self._legs, fields.hook))
         self._nat = Nat(fields, diagrams, self._routing, settled=settled)
         self._known: dict[tuple[Leg, int, int, Transit], Node] = {}
@@ -79,7 +91,7 @@ class Traversal:
             if hop == NOT_TOLD:
                 return self._unknown()
             if hop == NOWHERE:
-                return self._dropped()
+                return self._dropped(transit)
             return self._from_loopback(transit._replace(route=self._way(hop)), then)
 
         hops = self._lookup.hops(transit.skb, of_socket=self._fields.family == 6)
@@ -109,7 +121,7 @@ class Traversal:
                     self._known[key] = self._ask(leg, transit, position, number, *step[number])
                 return self._known[key]
             position, number = position + 1, 0
-        return self._diagrams.leaf(transit.outcome)
+        return self._diagrams.leaf(transit.ending(transit.outcome))
 
     def _onward(self, leg: Leg, position: int, number: int = 0) -> Next:
         return lambda transit: self._take(leg, transit, position, number)
@@ -139,12 +151,12 @@ class Traversal:
         if not known or self._fields.family == 6 or self._routing.takes_loopback(transit.route):
             return onward
         loopback = self._nat.among("source", skb.source, [(127 << 24, (128 << 24) - 1)])
-        return self._nat.split(loopback, self._dropped(), onward)
+        return self._nat.split(loopback, self._dropped(transit), onward)
 
     def leave(self, transit: Transit, then: Next) -> Node:
         astray = transit.outcome.fate is Fate.REDIRECTED and transit.route not in (ENTERED, LO)
         if transit.route == LOST or (astray and self._lookup is not None):
-            return self._dropped()
+            return self._dropped(transit)
         skb = transit.skb._replace(incoming="")
         if transit.route != ENTERED:
             skb = skb._replace(outgoing=transit.route)
@@ -176,13 +188,13 @@ class Traversal:
         if self._routing.is_local(address) or given:
             return self._take(Leg.DELIVER, transit)
         if transit.handed_over:
-            return self._dropped()
+            return self._dropped(transit)
         route = self._routing.out(address)
         return self._nat.per_interface(skb, lambda name: self._forward(name, route, transit))
 
     def _to_loopback(self, incoming: str, transit: Transit) -> Node:
         taken = self._fields.family == 4 and self._routing.takes_loopback(incoming)
-        return self._take(Leg.DELIVER, transit) if taken else self._dropped()
+        return self._take(Leg.DELIVER, transit) if taken else self._dropped(transit)
 
     def _deliver_or_forward_by(self, incoming: str, transit: Transit) -> Node:
         """Where somebody added rules or routes."""
@@ -190,7 +202,7 @@ class Traversal:
         skb = transit.skb
         to_loopback = not isinstance(skb.destination, str) and self._nat.address(skb.destination).is_loopback
         if to_loopback and (self._fields.family == 6 or not self._routing.takes_loopback(incoming)):
-            return self._dropped()
+            return self._dropped(transit)
 
         def by(hop: Hop) -> Node:
             if hop == NOT_TOLD:
@@ -198,7 +210,7 @@ class Traversal:
             if hop.kind == "local":
                 return self._take(Leg.DELIVER, transit)
             if hop == NOWHERE or transit.handed_over or hop.device == LO:
-                return self._dropped()
+                return self._dropped(transit)
             return self._forward(incoming, hop.device, transit)
 
         hops = self._lookup.hops(skb, of_socket=False, incoming=incoming)
@@ -206,7 +218,7 @@ class Traversal:
 
     def _forward(self, incoming: str, route: str, transit: Transit) -> Node:
         if not self._routing.forwards_from(incoming):
-            return self._dropped()
+            return self._dropped(transit)
         skb = transit.skb._replace(outgoing=route)
         return self._take(Leg.FORWARD, transit._replace(skb=skb, route=route))
 
@@ -217,8 +229,8 @@ class Traversal:
     def _unknown(self) -> Node:
         return self._diagrams.leaf(Outcome(Fate.UNKNOWN))
 
-    def _dropped(self) -> Node:
-        return self._diagrams.leaf(Outcome(Fate.DROPPED))
+    def _dropped(self, transit: Transit) -> Node:
+        return self._diagrams.leaf(transit.ending(Outcome(Fate.DROPPED)))
 
     def _ask(
         self,
@@ -227,16 +239,18 @@ class Traversal:
         position: int,
         number: int,
         base: BaseChain,
-        ruleset: CompiledRuleset,
+        ruleset: CompiledRuleset | UnreadChain,
     ) -> Node:
         """Take packets through a base chain, and on from there."""
         following = self._onward(leg, position, number + 1)
+        if isinstance(ruleset, UnreadChain):
+            return following(transit._replace(unread=True))
 
         def follow(end: End) -> Node:
             after = transit._replace(skb=end.skb)
             match end.action:
                 case Action.DROP:
-                    return self._dropped()
+                    return self._dropped(transit)
                 case Action.UNKNOWN:
                     return self._unknown()
                 case Action.TPROXY:
@@ -258,12 +272,12 @@ _MOMENTS: dict[Moment, Callable[[Traversal, Transit, Next], Node]] = {
 }
 
 
-def _behind_nat(legs: Legs[CompiledRuleset], hook: str) -> Iterator[BaseChain]:
+def _behind_nat(legs: _Legs, hook: str) -> Iterator[BaseChain]:
     """The base chains that packets can meet behind nat at the hook where they enter."""
     translated = False
     following = (Leg.LOOP,) if hook == "OUTPUT" else (Leg.DELIVER, Leg.FORWARD)
     for step in (step for leg in (FIRST[hook], *following) for step in legs[leg]):
-        if isinstance(step, Moment):
+        if isinstance(step, Moment) or all(isinstance(chain, UnreadChain) for _, chain in step):
             continue
         base = step[0][0]
         if translated:

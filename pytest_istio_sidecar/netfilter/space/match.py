@@ -8,7 +8,7 @@ says of that packet; conditions that are not plain intervals ask that itself, on
 from __future__ import annotations
 
 from pytest_istio_sidecar.netfilter.diagram.diagram import Box, Diagrams, Node
-from pytest_istio_sidecar.netfilter.intervals import Interval, common, joined, outside
+from pytest_istio_sidecar.netfilter.diagram.intervals import Interval, common, joined, outside
 from pytest_istio_sidecar.netfilter.matches import (
     FULL_MASK,
     Address,
@@ -24,8 +24,8 @@ from pytest_istio_sidecar.netfilter.matches import (
     Transport,
 )
 from pytest_istio_sidecar.netfilter.model import Rule
+from pytest_istio_sidecar.netfilter.namespace.routing import Routing
 from pytest_istio_sidecar.netfilter.packet import Host
-from pytest_istio_sidecar.netfilter.routing import Routing
 from pytest_istio_sidecar.netfilter.space.fields import NO_SOCKET, FieldName, Fields
 from pytest_istio_sidecar.netfilter.space.match_by_sampling import Sampling
 from pytest_istio_sidecar.netfilter.space.packet_state import ENTERED, Skb

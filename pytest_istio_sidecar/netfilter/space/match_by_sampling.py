@@ -11,10 +11,10 @@ import ipaddress
 from collections.abc import Iterable, Iterator, Sequence
 
 from pytest_istio_sidecar.netfilter.diagram.diagram import Diagrams, Node
-from pytest_istio_sidecar.netfilter.intervals import Interval, joined
+from pytest_istio_sidecar.netfilter.diagram.intervals import Interval, joined
 from pytest_istio_sidecar.netfilter.matches import Extension, Match, Transport
+from pytest_istio_sidecar.netfilter.namespace.routing import Routing
 from pytest_istio_sidecar.netfilter.packet import Packet
-from pytest_istio_sidecar.netfilter.routing import Routing
 from pytest_istio_sidecar.netfilter.space.fields import FieldName, Fields
 from pytest_istio_sidecar.netfilter.space.packet_state import ENTERED, Skb
 from pytest_istio_sidecar.netfilter.trace import packet_state as one_packet

@@ -7,7 +7,7 @@ Does not know when the kernel looks. Invariant: at every point the answers are t
 from __future__ import annotations
 
 from pytest_istio_sidecar.netfilter.diagram.diagram import FALL, Node
-from pytest_istio_sidecar.netfilter.intervals import Interval
+from pytest_istio_sidecar.netfilter.diagram.intervals import Interval
 from pytest_istio_sidecar.netfilter.matches import Range
 from pytest_istio_sidecar.netfilter.routes import LO, NOT_TOLD, NOWHERE, Hop, PolicyRule, RoutingPolicy
 from pytest_istio_sidecar.netfilter.space.fields import FieldName

@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from pytest_istio_sidecar.netfilter.diagram.diagram import Diagrams, Node
-from pytest_istio_sidecar.netfilter.hooks import orders
-from pytest_istio_sidecar.netfilter.intervals import Interval, common, joined, outside
+from pytest_istio_sidecar.netfilter.diagram.intervals import Interval, common, joined, outside
+from pytest_istio_sidecar.netfilter.hooks import may_route_by_unread, orders
 from pytest_istio_sidecar.netfilter.model import Family, Rules, rulesets_of
 from pytest_istio_sidecar.netfilter.packet import Fate, Hook, Host, IPAddress, Packet
 from pytest_istio_sidecar.netfilter.routes import Hop
@@ -69,6 +69,8 @@ class Space:
         """What becomes of every packet under one of the sets of rules: answers are `Outcome`s."""
         host = self.host.meant if which in self._meant else self.host
         order = orders(self.rules[which], self.family)
+        if not order[0] or may_route_by_unread(order[0], host.policies.get(self.family)):
+            return self.diagrams.leaf(Outcome(Fate.UNKNOWN))
         with no_collection():
             return outcomes(order, self.fields, self.diagrams, self._state, host)
 

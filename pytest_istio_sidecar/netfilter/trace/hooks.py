@@ -12,11 +12,11 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from pytest_istio_sidecar.netfilter.actions import Action, is_about_tracking
-from pytest_istio_sidecar.netfilter.hooks import FIRST, BaseChain, Leg, Legs, Moment
+from pytest_istio_sidecar.netfilter.hooks import FIRST, STANDS, BaseChain, Leg, Legs, Moment, UnreadChain
 from pytest_istio_sidecar.netfilter.model import Rule
+from pytest_istio_sidecar.netfilter.namespace.routing import Routing
 from pytest_istio_sidecar.netfilter.packet import Endpoint, Fate, IPAddress, Packet
 from pytest_istio_sidecar.netfilter.routes import LO, NOT_TOLD, NOWHERE, RoutingPolicy
-from pytest_istio_sidecar.netfilter.routing import Routing
 from pytest_istio_sidecar.netfilter.targets import Redirect, Tproxy
 from pytest_istio_sidecar.netfilter.trace import nat
 from pytest_istio_sidecar.netfilter.trace.nat import Unforeseeable
@@ -28,7 +28,9 @@ from pytest_istio_sidecar.netfilter.trace.table import CompiledChain, Oracle, St
 class Traversal:
     """What happens to one packet; `fate`, `destination`, `mark`, `deciding` and `steps` are the results."""
 
-    def __init__(self, packet: Packet, routing: Routing, legs: Legs[CompiledChain], oracle: Oracle) -> None:
+    def __init__(
+        self, packet: Packet, routing: Routing, legs: Legs[CompiledChain | UnreadChain], oracle: Oracle
+    ) -> None:
         self.packet = packet
         self.routing = routing
         self.oracle = oracle
@@ -36,6 +38,8 @@ class Traversal:
         self.fate = Fate.UNCHANGED
         self.deciding: Rule | None = None
         self.steps: list[Step] = []
+        self.could_capture: list[UnreadChain] = []
+        """Chains on its way that were not read, where it has another fate than a capture."""
         self._legs = legs
         self._route = ""
         self._lost = ""
@@ -68,6 +72,8 @@ class Traversal:
         else:
             skb.incoming = packet.in_interface or self.routing.into(packet.source, address)  # type: ignore[arg-type]
         self._take(FIRST[packet.hook])
+        if self.fate in STANDS:
+            self.could_capture.clear()
 
     def _take(self, leg: Leg) -> None:
         """Take the packet along a leg and those that follow it, as far as it comes."""
@@ -166,9 +172,11 @@ class Traversal:
 
         Of IPv4 every route by lo takes in what comes back (net/ipv4/route.c, __mkroute_output: RTCF_LOCAL).
         """
+        passed = len(self.could_capture)
         for step in self._legs[Leg.LOOP]:
             if not isinstance(step, Moment) and step[0][0].hook == "PREROUTING" and not self._ask(step):
                 return False
+        del self.could_capture[passed:]  # whatever they do, nobody gets it
         return self._drop(f"what leaves by lo comes to nobody where it is not local ({self._lost})")
 
     def deliver_or_forward(self) -> bool:
@@ -213,10 +221,13 @@ class Traversal:
         self._take(Leg.FORWARD)
         return self.fate is Fate.DROPPED or self._is_with_envoy()
 
-    def _ask(self, chains: tuple[tuple[BaseChain, CompiledChain], ...]) -> bool:
+    def _ask(self, chains: tuple[tuple[BaseChain, CompiledChain | UnreadChain], ...]) -> bool:
         """Take the packet through base chains of one place; False when it is dropped there."""
         for base, chain in chains:
             if base.type == "nat" and self.skb.state != "NEW":
+                continue
+            if isinstance(chain, UnreadChain):
+                self.could_capture.append(chain)
                 continue
             mark = self.skb.mark
             action, rule = traverse(base.table, chain, self.skb, base.hook, self.steps, self.oracle)

@@ -8,16 +8,24 @@ Semantics: docs/semantics.md, 1.3 and 8.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 from pytest_istio_sidecar.markup import html_table
-from pytest_istio_sidecar.netfilter.hooks import Legs, legs, orders
+from pytest_istio_sidecar.netfilter.hooks import (
+    Legs,
+    UnreadChain,
+    has_a_say,
+    legs,
+    may_route_by_unread,
+    orders,
+    unread_chains,
+)
 from pytest_istio_sidecar.netfilter.matches import Hidden
-from pytest_istio_sidecar.netfilter.model import PodRules, Rule, Rules, Ruleset
+from pytest_istio_sidecar.netfilter.model import Rule, Rules, Ruleset
+from pytest_istio_sidecar.netfilter.namespace.routing import Routing
 from pytest_istio_sidecar.netfilter.packet import Endpoint, Fate, Host, Packet
-from pytest_istio_sidecar.netfilter.routing import Routing
 from pytest_istio_sidecar.netfilter.trace.hooks import Traversal
 from pytest_istio_sidecar.netfilter.trace.match import why_unknown
 from pytest_istio_sidecar.netfilter.trace.nat import Unforeseeable
@@ -29,11 +37,18 @@ from pytest_istio_sidecar.netfilter.trace.table import (
     Step,
     compile_ruleset,
 )
+from pytest_istio_sidecar.netfilter.unread import notes_of, reason
 
 V = TypeVar("V")
 
+_Legs = Legs[CompiledChain | UnreadChain]
+
 COMBINATIONS = 4096
 """Combinations of matches that cannot be told, beyond which the answer is UNKNOWN."""
+
+_ROUTED_BY_MARK = (
+    "rules of the namespace (ip rule) ask for a mark, which tables that were not read could give it"
+)
 
 REMEMBERED = 64
 """Rulesets and hosts whose compiled form is kept."""
@@ -50,7 +65,8 @@ class Trace:
         deciding_rule: what decided the fate: the rule that translates, drops or hands over the
             packet, or the last RETURN or ACCEPT that let it by; None: a policy.
         reasons: why the fate is unknown, one sentence each.
-        steps: every rule the packet met, in order; where the fate is unknown, as if unknown matches failed.
+        steps: every rule the packet met, in order; where the fate is unknown, as if unknown matches failed
+            and what was not read held no rule.
     """
 
     packet: Packet
@@ -62,6 +78,11 @@ class Trace:
     deciding_rule: Rule | None
     reasons: tuple[str, ...] = ()
     steps: tuple[Step, ...] = field(default=(), repr=False)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What was not read; a fate that is known holds whatever that is."""
+        return notes_of(self.rules, self.packet.family)
 
     def _repr_html_(self) -> str:
         """The traversal as a table, for notebooks."""
@@ -92,16 +113,19 @@ def trace(rules: Rules, packet: Packet, *, host: Host | None = None) -> Trace:
         packet: where it enters, and what rules may ask of it.
         host: the namespace's interfaces and addresses.
 
-    Rules of another family than the packet's do not see it. A nat table is taken to be asked
-    even where nothing in the namespace needs conntrack, in which case the kernel does not ask it.
+    Where no rules of the packet's family were read, or where a chain that was not read could capture what
+    the others let by, the fate is unknown. A nat table is taken to be asked even where nothing in the
+    namespace needs conntrack, in which case the kernel does not ask it.
 
     Raises:
         UsageProblem: chains jump in a circle.
     """
     host = host or _DEFAULT_HOST
     possible = orders(rules, packet.family)
-    if not possible[0] and isinstance(rules, PodRules):
-        return _unknown(rules, packet, host, (f"no IPv{packet.family} rules were read",))
+    if not possible[0]:
+        return _unknown(rules, packet, host, (_no_rules(packet),))
+    if may_route_by_unread(possible[0], host.policies.get(packet.family)):
+        return _unknown(rules, packet, host, (_ROUTED_BY_MARK,))
     routing = _routing(host)
     if len(possible) == 1:
         return _agreed(rules, packet, host, routing, _legs(possible[0]))
@@ -113,7 +137,12 @@ def trace(rules: Rules, packet: Packet, *, host: Host | None = None) -> Trace:
     return replace(first, fate=Fate.UNKNOWN, destination=_own(packet), mark=None, reasons=reasons)
 
 
-def _agreed(rules: Rules, packet: Packet, host: Host, routing: Routing, legs: Legs[CompiledChain]) -> Trace:
+def _no_rules(packet: Packet) -> str:
+    added = "iptables-save" if packet.family == 4 else "ip6tables-save (ip6:FILE)"
+    return f"no IPv{packet.family} rules were read: add {added}"
+
+
+def _agreed(rules: Rules, packet: Packet, host: Host, routing: Routing, legs: _Legs) -> Trace:
     """What holds whatever unknown matches answer; shown is the traversal on which none of them holds."""
     answers = _Answers()
     shown = _traversed(packet, routing, legs, answers)
@@ -144,7 +173,7 @@ def _agreed(rules: Rules, packet: Packet, host: Host, routing: Routing, legs: Le
     )
 
 
-def _traversed(packet: Packet, routing: Routing, legs: Legs[CompiledChain], answers: _Answers) -> Traversal:
+def _traversed(packet: Packet, routing: Routing, legs: _Legs, answers: _Answers) -> Traversal:
     answers.start()
     traversal = Traversal(packet, routing, legs, answers)
     try:
@@ -152,7 +181,19 @@ def _traversed(packet: Packet, routing: Routing, legs: Legs[CompiledChain], answ
     except Unforeseeable as why:
         answers.reasons[str(why)] = None
         traversal.fate = Fate.UNKNOWN
+    if traversal.could_capture:
+        answers.reasons |= dict.fromkeys(_unread(traversal.could_capture))
+        traversal.fate = Fate.UNKNOWN
     return traversal
+
+
+def _unread(chains: Iterable[UnreadChain]) -> Iterator[str]:
+    """A sentence for each back end of which chains on the way were not read."""
+    by_ruleset: dict[int, list[UnreadChain]] = {}
+    for chain in chains:
+        by_ruleset.setdefault(id(chain.ruleset), []).append(chain)
+    for group in by_ruleset.values():
+        yield reason(group[0].ruleset, [(chain.base.table, chain.base.name) for chain in group])
 
 
 class _Answers:
@@ -202,7 +243,7 @@ def _hidden(match: Hidden) -> str:
 def _reasons_of_order(possible: Sequence[Sequence[Ruleset]], traces: Sequence[Trace]) -> tuple[str, ...]:
     unknown = [reason for trace in traces for reason in trace.reasons]
     outcomes = "; ".join(
-        f"with {' before '.join(map(_name, order))} {trace.fate} to {trace.destination}"
+        f"with {' before '.join(map(_name, filter(has_a_say, order)))} {trace.fate} to {trace.destination}"
         for order, trace in zip(possible, traces, strict=True)
     )
     undecided = "which back end the kernel asks first cannot be read from a listing, and decides here"
@@ -241,7 +282,7 @@ def _own(packet: Packet) -> Endpoint:
 _DEFAULT_HOST = Host()
 _ROUTINGS: dict[tuple[int, ...], tuple[object, Routing]] = {}
 _COMPILED: dict[tuple[int, ...], tuple[object, CompiledRuleset]] = {}
-_LEGS: dict[tuple[int, ...], tuple[object, Legs[CompiledChain]]] = {}
+_LEGS: dict[tuple[int, ...], tuple[object, _Legs]] = {}
 
 
 def _routing(host: Host) -> Routing:
@@ -249,12 +290,14 @@ def _routing(host: Host) -> Routing:
     return known[1] if known is not None else _remember(_ROUTINGS, (host,), Routing(host))
 
 
-def _legs(order: tuple[Ruleset, ...]) -> Legs[CompiledChain]:
+def _legs(order: tuple[Ruleset, ...]) -> _Legs:
     """By identity: hashing ten thousand rules for each packet would take longer than tracing it."""
     known = _LEGS.get(tuple(map(id, order)))
     if known is not None:
         return known[1]
-    return _remember(_LEGS, order, legs(chain for ruleset in order for chain in _compiled(ruleset)))
+    unread = [(chain.base, chain) for chain in unread_chains(order)]
+    compiled = [chain for ruleset in order for chain in _compiled(ruleset)]
+    return _remember(_LEGS, order, legs([*unread, *compiled]))
 
 
 def _compiled(ruleset: Ruleset) -> CompiledRuleset:

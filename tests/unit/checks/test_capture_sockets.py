@@ -13,7 +13,7 @@ from pytest_istio_sidecar import (
     check_capture_sockets,
 )
 from pytest_istio_sidecar.istio.options import IstioOptions
-from pytest_istio_sidecar.netfilter.sockets import Process, parse_sockets
+from pytest_istio_sidecar.netfilter.namespace.sockets import Process, parse_sockets
 
 ANY = ip_address("0.0.0.0")
 LISTENERS = tuple(

@@ -6,12 +6,14 @@ import pytest
 
 from pytest_istio_sidecar import (
     Host,
+    bypasses,
     check_matches_istio,
     expected_ruleset,
     outbound,
     parse_iptables_save,
     trace,
 )
+from pytest_istio_sidecar.checks.cause import cause_of
 from pytest_istio_sidecar.netfilter.text.parse_routes import parse_routes
 
 KERNELS = "0: from all lookup local\n{}32766: from all lookup main\n32767: from all lookup default\n"
@@ -90,3 +92,28 @@ def test_an_own_address_without_its_local_route_is_told_though_the_rules_are_ist
     lost = host(own=ROUTES.replace("local 192.0.2.10 dev eth0 table local", "throw 203.0.113.9 table 55"))
     (finding,) = check_matches_istio(RULES, "1.8.3", host=lost)
     assert finding.summary.startswith("rules and routes of the namespace lead packets elsewhere")
+
+
+def test_routes_are_the_cause_where_a_packet_fares_otherwise_by_them_and_only_there():
+    rule, route = "100: from all to 198.51.100.7 lookup 100\n", "default dev {} table 100\n"
+    led = trace(RULES, AWAY, host=host(rule, route.format("lo")))
+    assert cause_of(led, RULES).startswith(
+        "rules and routes that somebody added to the namespace lead it by lo"
+    )
+    flushed = parse_iptables_save("*nat\n:PREROUTING ACCEPT [0:0]\n:OUTPUT ACCEPT [0:0]\nCOMMIT\n")
+    expecting = replace(flushed, expected_from=RULES.origin)
+    passed = trace(expecting, AWAY, host=host(rule, route.format("eth0")))
+    assert passed.fate == "unchanged"
+    assert "somebody added" not in cause_of(passed, expecting)
+    assert "no chain of Istio's has a rule here" in cause_of(passed, expecting)
+
+
+@pytest.mark.parametrize("rule", ["from all fwmark 0x7", "from all to 203.0.113.9"], ids=["mark", "address"])
+def test_what_tables_that_were_not_read_could_mark_is_undecided_where_marks_lead_packets(rule):
+    marking = host(f"100: {rule} lookup 100\n", "default dev lo table 100\n")
+    rules = replace(RULES, unread=frozenset({("mangle", "OUTPUT")}))
+    undecided = "fwmark" in rule
+    seen = trace(rules, AWAY, host=marking)
+    assert (seen.fate == "unknown") is undecided
+    assert (seen.reasons != ()) is undecided
+    assert (bypasses(rules, expected=RULES, host=marking).conditional != ()) is undecided
