@@ -12,8 +12,11 @@ for what a lossy listing does not show.
 from __future__ import annotations
 
 import ipaddress
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Literal
+
+from pytest_istio_sidecar.netfilter.relations import AnyOf, Interfaces, Relation, Unmodelled
 
 Side = Literal["source", "destination"]
 
@@ -269,4 +272,34 @@ class Hidden:
         return f"{_not(self.negated)}{self.field} <{self.shown or 'not shown'}>"
 
 
-Match = Address | Interface | Protocol | Fragment | Transport | Multiport | Owner | Mark | Extension | Hidden
+Match = (
+    Address
+    | Interface
+    | Protocol
+    | Fragment
+    | Transport
+    | Multiport
+    | Owner
+    | Mark
+    | Extension
+    | Hidden
+    | Relation
+    | Interfaces
+    | AnyOf
+    | Unmodelled
+)
+"""Of iptables; from `Relation` on, of nf_tables (`relations`)."""
+
+
+def parts_of(matches: Iterable[Match]) -> Iterator[Match]:
+    """The conditions, and those that one of several of is made of."""
+    for match in matches:
+        yield match
+        if isinstance(match, AnyOf):
+            for alternative in match.alternatives:
+                yield from parts_of(alternative)
+
+
+def asks_for_marks(match: Match) -> bool:
+    """Whether a condition is about the mark of a packet or a connection."""
+    return isinstance(match, Mark) or (isinstance(match, Relation) and match.key in ("meta mark", "ct mark"))

@@ -132,6 +132,44 @@ NO_SOCKET = Message(
     "IS238", "/proc/net/{protocol} printed what is no socket: {line!r}", help="read it with cat"
 )
 
+# A listing of nft.
+NFT_EMPTY = Message(
+    "IS281",
+    "the text is empty",
+    cause="nft prints nothing where it has no right to look, and where nf_tables holds nothing",
+    fix="take the JSON: nft -j list ruleset prints its own version even then",
+)
+NFT_NO_JSON = Message(
+    "IS282",
+    "this is no JSON: {problem}",
+    cause="the command was stopped, or its output not wholly stored",
+    fix="save it again: nft -j list ruleset",
+)
+NFT_NO_LISTING = Message(
+    "IS283",
+    "this is no listing of nft: {problem}",
+    help="give what nft -j list ruleset prints, or nft list ruleset",
+)
+NFT_WORD = Message("IS284", "{problem}", help="give what nft list ruleset prints, whole and as it was")
+NFT_NO_CHAIN = Message(
+    "IS285",
+    "chain {chain} of table {table} is not in the text: part of the listing is missing",
+    help="list the whole ruleset: nft -j list ruleset",
+)
+NFT_TWICE = Message(
+    "IS286",
+    "{what} stands twice",
+    cause=_SEVERAL,
+    fix="give each listing on its own",
+)
+NFT_CIRCLE = Message(
+    "IS287",
+    "chains of table {table} jump in a circle: {chains}",
+    cause="packets reach it from {start}; the kernel refuses such rules, "
+    "so this is no listing of what it holds",
+    help=_EDITED,
+)
+
 # What is asked of rules.
 NO_SUCH_CHAIN = Message("IS251", "table {table} has no chain {chain}; it has {chains}", help=IN_THE_TEXT)
 CIRCLE = Message(

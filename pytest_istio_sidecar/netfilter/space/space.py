@@ -61,7 +61,7 @@ class Space:
     def outcomes(self, which: int = 0) -> Node:
         """What becomes of every packet under one of the sets of rules: answers are `Outcome`s."""
         with no_collection():
-            return outcomes(orders(self.rules[which], self.family), self.fields, self.diagrams, self._state)
+            return outcomes(orders(self.rules[which], self.family, self.hook), self.fields, self.diagrams, self._state)
 
     @cached_property
     def possible(self) -> Node:

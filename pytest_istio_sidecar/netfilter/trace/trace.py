@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 from pytest_istio_sidecar.markup import html_table
-from pytest_istio_sidecar.netfilter.hooks import Legs, legs, orders
+from pytest_istio_sidecar.netfilter.hooks import Legs, Order, legs, orders
 from pytest_istio_sidecar.netfilter.matches import Hidden
 from pytest_istio_sidecar.netfilter.model import PodRules, Rule, Rules, Ruleset
 from pytest_istio_sidecar.netfilter.packet import Endpoint, Fate, Host, Packet
@@ -31,6 +31,8 @@ from pytest_istio_sidecar.netfilter.trace.table import (
 )
 
 V = TypeVar("V")
+
+TOO_MANY_ORDERS = "too many base chains have one place: in which order the kernel asks them cannot be read"
 
 COMBINATIONS = 4096
 """Combinations of matches that cannot be told, beyond which the answer is UNKNOWN."""
@@ -99,17 +101,19 @@ def trace(rules: Rules, packet: Packet, *, host: Host | None = None) -> Trace:
         UsageProblem: chains jump in a circle.
     """
     host = host or _DEFAULT_HOST
-    possible = orders(rules, packet.family)
-    if not possible[0] and isinstance(rules, PodRules):
+    if isinstance(rules, PodRules) and not rules.of_family(packet.family):
         return _unknown(rules, packet, host, (f"no IPv{packet.family} rules were read",))
     routing = _routing(host)
+    possible = _orders(rules, packet)
     if len(possible) == 1:
-        return _agreed(rules, packet, host, routing, _legs(possible[0]))
-    traces = [_agreed(rules, packet, host, routing, _legs(order)) for order in possible]
+        return _agreed(rules, packet, host, routing, possible[0][1])
+    if not possible:
+        return _unknown(rules, packet, host, (TOO_MANY_ORDERS,))
+    traces = [_agreed(rules, packet, host, routing, legs) for _, legs in possible]
     first = traces[0]
     if all((other.fate, other.destination) == (first.fate, first.destination) for other in traces):
         return first if len({other.mark for other in traces}) == 1 else replace(first, mark=None)
-    reasons = _reasons_of_order(possible, traces)
+    reasons = _reasons_of_order([order for order, _ in possible], traces)
     return replace(first, fate=Fate.UNKNOWN, destination=_own(packet), mark=None, reasons=reasons)
 
 
@@ -188,7 +192,7 @@ def _reason(compiled: CompiledRule, skb: Skb) -> str:
     """One sentence for a rule, however many of its conditions cannot be told."""
     rule = compiled.rule
     where = f"rule {rule.number} of {rule.chain}" + (f" ({rule.location})" if rule.location else "")
-    unknown = [m for m, test in zip(rule.matches, compiled.tests, strict=True) if test(skb) is None]
+    unknown = [m for m, test in zip(compiled.matches, compiled.tests, strict=True) if test(skb) is None]
     hidden = [_hidden(match) for match in unknown if isinstance(match, Hidden)]
     causes = [f"its listing does not show {', '.join(hidden)}"] if hidden else []
     causes += [why_unknown(m, skb, faulty=compiled.faulty) for m in unknown if not isinstance(m, Hidden)]
@@ -199,18 +203,17 @@ def _hidden(match: Hidden) -> str:
     return f"{match.field} (only {match.shown!r})" if match.shown else match.field
 
 
-def _reasons_of_order(possible: Sequence[Sequence[Ruleset]], traces: Sequence[Trace]) -> tuple[str, ...]:
+def _reasons_of_order(possible: Sequence[Order], traces: Sequence[Trace]) -> tuple[str, ...]:
     unknown = [reason for trace in traces for reason in trace.reasons]
     outcomes = "; ".join(
-        f"with {' before '.join(map(_name, order))} {trace.fate} to {trace.destination}"
-        for order, trace in zip(possible, traces, strict=True)
+        dict.fromkeys(
+            f"with {order.said} {trace.fate} to {trace.destination}"
+            for order, trace in zip(possible, traces, strict=True)
+        )
     )
-    undecided = "which back end the kernel asks first cannot be read from a listing, and decides here"
+    asked = "which back end" if possible[0].of_back_ends else "which of several chains of one priority"
+    undecided = f"{asked} the kernel asks first cannot be read from a listing, and decides here"
     return tuple(dict.fromkeys([f"{undecided}: {outcomes}", *unknown]))
-
-
-def _name(ruleset: Ruleset) -> str:
-    return str(ruleset.backend or ruleset.source or "one ruleset")
 
 
 def _unknown(
@@ -241,7 +244,7 @@ def _own(packet: Packet) -> Endpoint:
 _DEFAULT_HOST = Host()
 _ROUTINGS: dict[tuple[int, ...], tuple[object, Routing]] = {}
 _COMPILED: dict[tuple[int, ...], tuple[object, CompiledRuleset]] = {}
-_LEGS: dict[tuple[int, ...], tuple[object, Legs[CompiledChain]]] = {}
+_ORDERS: dict[tuple[int, int, str], tuple[object, list[tuple[Order, Legs[CompiledChain]]]]] = {}
 
 
 def _routing(host: Host) -> Routing:
@@ -249,12 +252,29 @@ def _routing(host: Host) -> Routing:
     return known[1] if known is not None else _remember(_ROUTINGS, (host,), Routing(host))
 
 
-def _legs(order: tuple[Ruleset, ...]) -> Legs[CompiledChain]:
-    """By identity: hashing ten thousand rules for each packet would take longer than tracing it."""
-    known = _LEGS.get(tuple(map(id, order)))
+def _orders(rules: Rules, packet: Packet) -> list[tuple[Order, Legs[CompiledChain]]]:
+    """Each order in which base chains may be asked, and the course past them.
+
+    By identity: hashing ten thousand rules for each packet would take longer than tracing it.
+    """
+    known = _ORDERS.get((id(rules), packet.family, packet.hook))
     if known is not None:
         return known[1]
-    return _remember(_LEGS, order, legs(chain for ruleset in order for chain in _compiled(ruleset)))
+    made = [
+        (
+            order,
+            legs(
+                (base, chain)
+                for ruleset, base in order.chains
+                if (chain := _compiled(ruleset).get((base.table, base.name))) is not None
+            ),
+        )
+        for order in orders(rules, packet.family, packet.hook)
+    ]
+    if len(_ORDERS) >= REMEMBERED:
+        _ORDERS.pop(next(iter(_ORDERS)), None)
+    _ORDERS[id(rules), packet.family, packet.hook] = (rules, made)
+    return made
 
 
 def _compiled(ruleset: Ruleset) -> CompiledRuleset:
