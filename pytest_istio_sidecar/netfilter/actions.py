@@ -167,7 +167,7 @@ def _assign(target: Assign) -> Effect:
         if target.of == "nothing":
             value = flip
         elif target.of != "unknown":
-            value = skb.mark if target.of == "mark" else 0 if skb.template else skb.connmark
+            value = skb.mark if target.of == "mark" else skb.connmark
             if value is not None:
                 value = (value & keep) ^ flip
         if target.to == "mark":

@@ -123,6 +123,10 @@ Placed = tuple[Ruleset, BaseChain]
 MOST_TIED = 5
 """Base chains with one place, beyond which nothing is said of packets."""
 
+WHICH_BACK_END = "which back end the kernel asks first cannot be read from a listing"
+WHICH_CHAIN = "which of several chains of one priority the kernel asks first cannot be read from a listing"
+MAY_BE_DORMANT = "whether a table is dormant cannot be read from this JSON"
+
 MOST_ORDERS = 128
 """Orders in which the kernel may ask base chains, beyond which nothing is said of packets."""
 
@@ -133,12 +137,12 @@ class Order(NamedTuple):
     Attributes:
         chains: every base chain with its ruleset; of those with one place, the first is asked first.
         said: what sets it apart from other orders, "" where it is the only one.
-        of_back_ends: whether orders differ in the back end that is asked first, and in nothing else.
+        unknown: what is not known, so that there are others.
     """
 
     chains: tuple[Placed, ...]
     said: str = ""
-    of_back_ends: bool = False
+    unknown: str = ""
 
 
 def orders(rules: Rules, family: Family, hook: str = "") -> list[Order]:
@@ -156,9 +160,43 @@ def orders(rules: Rules, family: Family, hook: str = "") -> list[Order]:
     chains = tuple((ruleset, base) for ruleset in rulesets for base in base_chains(ruleset))
     if isinstance(rules, PodRules) and rules.order_known:
         return [Order(chains)]
+    made = [
+        order
+        for without in _dormant(rulesets)
+        for order in _of_those(
+            [each for each in chains if (id(each[0]), each[1].table) not in without.tables], hook, without
+        )
+    ]
+    return made if len(made) <= MOST_ORDERS else []
+
+
+class _Without(NamedTuple):
+    """Tables that may be dormant, by the identity of their ruleset and their name."""
+
+    tables: frozenset[tuple[int, str]]
+    said: str
+
+
+def _dormant(rulesets: Sequence[Ruleset]) -> Iterator[_Without]:
+    """Which tables may be dormant together: none, where all listings tell."""
+    doubtful = [
+        (id(ruleset), table.name)
+        for ruleset in rulesets
+        for table in ruleset.tables
+        if table.dormant is None and any(map(_does_anything, table.chains))
+    ][:MOST_TIED]
+    for some in product((False, True), repeat=len(doubtful)):
+        tables = frozenset(each for each, is_dormant in zip(doubtful, some, strict=True) if is_dormant)
+        words = (
+            f"table {name} {'dormant' if (key, name) in tables else 'active'}" for key, name in doubtful
+        )
+        yield _Without(tables, ", ".join(words))
+
+
+def _of_those(chains: Sequence[Placed], hook: str, without: _Without) -> list[Order]:
     ties = _ties(chains, HOOKS_FROM.get(hook, ()))
     if ties is None:
-        return []
+        return [Order(())] * (MOST_ORDERS + 1)
     loose = {(id(ruleset), base) for ruleset, base in chains}
     for tie in ties:
         loose.difference_update((id(ruleset), base._replace(behind=False)) for ruleset, base in tie[0].chains)
@@ -166,8 +204,10 @@ def orders(rules: Rules, family: Family, hook: str = "") -> list[Order]:
     return [
         Order(
             (*free, *(each for chosen in choice for each in chosen.chains)),
-            "; ".join(dict.fromkeys(chosen.said for chosen in choice)),
-            all(chosen.of_back_ends for chosen in choice),
+            "; ".join(dict.fromkeys(filter(None, (without.said, *(chosen.said for chosen in choice))))),
+            " and ".join(
+                dict.fromkeys([*([MAY_BE_DORMANT] if without.said else []), *(one.unknown for one in choice)])
+            ),
         )
         for choice in product(*ties)
     ]
@@ -232,7 +272,7 @@ def _order(each: Sequence[Placed | str], *, by_back_end: bool) -> Order:
         chains.append((ruleset, base._replace(behind=behind)))
         back_end = str(ruleset.backend or ruleset.source or "one ruleset")
         names.append(back_end if by_back_end else f"{base.table} {base.name}")
-    return Order(tuple(chains), " before ".join(names), by_back_end)
+    return Order(tuple(chains), " before ".join(names), WHICH_BACK_END if by_back_end else WHICH_CHAIN)
 
 
 def has_a_say(ruleset: Ruleset) -> bool:
@@ -246,7 +286,7 @@ def base_chains(ruleset: Ruleset) -> Iterator[BaseChain]:
     Of chains of one table with one place, the first is asked first: the one registered last.
     """
     for table in ruleset.tables:
-        if table.dormant:
+        if table.dormant is True:
             continue
         if table.nft_family:
             for chain in reversed(table.chains):

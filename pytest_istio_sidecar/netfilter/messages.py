@@ -135,7 +135,7 @@ NO_SOCKET = Message(
 # A listing of nft.
 NFT_EMPTY = Message(
     "IS281",
-    "the text is empty",
+    "there is no table in it, and no version of nft",
     cause="nft prints nothing where it has no right to look, and where nf_tables holds nothing",
     fix="take the JSON: nft -j list ruleset prints its own version even then",
 )
@@ -150,7 +150,7 @@ NFT_NO_LISTING = Message(
     "this is no listing of nft: {problem}",
     help="give what nft -j list ruleset prints, or nft list ruleset",
 )
-NFT_WORD = Message("IS284", "{problem}", help="give what nft list ruleset prints, whole and as it was")
+NFT_WORD = Message("IS284", "nft prints no such text: {problem}", help="give what nft list ruleset prints, whole and as it was")
 NFT_NO_CHAIN = Message(
     "IS285",
     "chain {chain} of table {table} is not in the text: part of the listing is missing",

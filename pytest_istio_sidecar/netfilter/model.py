@@ -141,8 +141,8 @@ class Table:
     chains: tuple[Chain, ...] = ()
     nft_family: str = ""
     """ip, ip6, inet or netdev where it was read from nft: its chains say themselves where they hang."""
-    dormant: bool = False
-    """Its chains hang nowhere (nft's `flags dormant`)."""
+    dormant: bool | None = False
+    """Its chains hang nowhere (nft's `flags dormant`); None: the listing does not tell."""
     declarations: tuple[str, ...] = ()
     """Its sets, maps and other objects, as nft writes them."""
     _ruleset: Ruleset | None = field(default=None, init=False, repr=False, compare=False)
@@ -178,7 +178,8 @@ class Table:
             return None
         at_hook = [chain for chain in self.chains if chain.registered and chain.registered.hook == name]
         twin = name.lower().replace("_", "-")
-        return next((*at_hook, *(chain for chain in self.chains if chain.name == twin)), None)
+        named = [chain for chain in self.chains if chain.name == twin]
+        return next(iter([*at_hook, *named]), None)
 
     def with_chain(self, chain: Chain) -> Table:
         """This table with a chain in place of its own of that name."""

@@ -171,6 +171,7 @@ def _interfaces(
     """The host's, those that rules name, one for each prefix they name, and one that none means."""
     names = dict.fromkeys((*host.interfaces, *devices))
     begins: set[str] = set()
+    asked: tuple[str, ...]
     for match in matches:
         if isinstance(match, Interface):
             asked, wild = (match.name,), "+"

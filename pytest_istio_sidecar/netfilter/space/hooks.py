@@ -101,7 +101,7 @@ class Traversal:
         return self._nat.split(loopback, self._dropped(), onward)
 
     def leave(self, transit: Transit, then: Next) -> Node:
-        skb = transit.skb._replace(incoming="")
+        skb = transit.skb
         if transit.route != ENTERED:
             skb = skb._replace(outgoing=transit.route)
         return then(transit._replace(skb=skb))
@@ -220,7 +220,7 @@ def outcomes(orders: Sequence[Order], fields: Fields, diagrams: Diagrams, state:
         return diagrams.leaf(Outcome(Fate.UNKNOWN))
     conditions = Conditions(fields, diagrams)
     marks = any(map(asks_for_marks, fields.matches))
-    rulesets = {id(ruleset): ruleset for ruleset, _ in orders[0].chains}
+    rulesets = {id(ruleset): ruleset for order in orders for ruleset, _ in order.chains}
     compiled = {
         key: CompiledRuleset(ruleset, conditions, marks_matter=marks) for key, ruleset in rulesets.items()
     }

@@ -165,8 +165,8 @@ def _edges(name: FieldName, match: Match, fields: Fields) -> Iterator[int]:
 
 def _edges_of_ports(match: Match) -> Iterator[int]:
     if isinstance(match, Relation):
-        for low, high in match.intervals:
-            yield from (low, high + 1)
+        for first, last in match.intervals:
+            yield from (first, last + 1)
     elif isinstance(match, Transport):
         for ports in (match.source, match.destination):
             if ports is not None:

@@ -48,9 +48,7 @@ class Relations:
         if key == "meta mark":
             return self._mark(skb.mark, match)
         if key == "ct mark":
-            if not (skb.tracked or skb.template):
-                return self.diagrams.fall
-            return self._mark(Bits(0, 0) if skb.template else skb.connmark, match)
+            return self._mark(skb.connmark, match) if skb.tracked else self.diagrams.fall
         return self._sampling.condition(compile_relation(match), match, skb)
 
     def interfaces(self, match: Interfaces, skb: Skb) -> Box | Node:

@@ -212,7 +212,8 @@ class CompiledRuleset:
         if action is Action.CONTINUE:
             return self._diagrams.fall
         if action is Action.HAND_OVER:
-            handed: Any = skb._replace(socket=target, has_socket=True, owner_known=False)
+            socket: Any = target
+            handed = skb._replace(socket=socket, has_socket=True, owner_known=False)
             return leaf(End(Action.CONTINUE, None, handed))
         if action is Action.EFFECT:
             changed = self._changed(target, skb)  # type: ignore[arg-type]

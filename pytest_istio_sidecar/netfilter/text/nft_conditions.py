@@ -24,7 +24,7 @@ from pytest_istio_sidecar.netfilter.relations import (
     Unmodelled,
     loaded,
 )
-from pytest_istio_sidecar.netfilter.text.nft_render import expression, statement
+from pytest_istio_sidecar.netfilter.text.nft_words import expression, statement
 from pytest_istio_sidecar.netfilter.text.nft_values import NotModelled, intervals_of, single
 
 Json = Any

@@ -32,8 +32,9 @@ from pytest_istio_sidecar.netfilter.model import (
 )
 from pytest_istio_sidecar.netfilter.text.call_graph import first_circle
 from pytest_istio_sidecar.netfilter.text.nft_conditions import NamedSet
-from pytest_istio_sidecar.netfilter.text.nft_render import declaration, rule_text
+from pytest_istio_sidecar.netfilter.text.nft_render import declaration
 from pytest_istio_sidecar.netfilter.text.nft_statements import updated_sets, what_it_does
+from pytest_istio_sidecar.netfilter.text.nft_words import rule_text
 
 Json = Any
 FAMILIES: Mapping[str, tuple[Family, ...]] = {"ip": (4,), "ip6": (6,), "inet": (4, 6), "netdev": (4, 6)}
@@ -59,7 +60,7 @@ class _Chain:
 
 @dataclass(slots=True)
 class _Table:
-    dormant: bool
+    dormant: bool | None
     chains: dict[str, _Chain] = field(default_factory=dict)
     sets: dict[str, NamedSet] = field(default_factory=dict)
     declared: list[str] = field(default_factory=list)
@@ -151,10 +152,7 @@ class _Reading:
             key = (family, value["name"])
             if key in self.tables:
                 self.refuse(messages.NFT_TWICE(what=f"table {family} {value['name']}"))
-            # nft 1.0.6 prints {"flags": "dorm"} for `flags dormant`.
-            flags = value.get("flags") or ()
-            flags = [flags] if isinstance(flags, str) else flags
-            self.tables[key] = _Table(dormant=any(flag.startswith("dorm") for flag in flags))
+            self.tables[key] = _Table(dormant=_is_dormant(value.get("flags") or ()))
             return
         table = self.tables[family, value["table"]]
         if name == "chain":
@@ -243,6 +241,14 @@ class _Reading:
         if circle is not None:
             (start, *_), _ = circle
             self.refuse(messages.NFT_CIRCLE(table=table.name, chains=" -> ".join(circle[0]), start=start))
+
+
+def _is_dormant(flags: str | Sequence[str]) -> bool | None:
+    """nft 1.0.6 prints some other word of its memory in JSON for the flags of a table: seen were names of tables."""
+    named = {flags} if isinstance(flags, str) else set(flags)
+    if named <= {"dormant", "owner", "persist"}:
+        return "dormant" in named
+    return None
 
 
 def _chain(value: Mapping[str, Json]) -> _Chain:

@@ -38,7 +38,7 @@ from pytest_istio_sidecar.netfilter.text.nft_conditions import (
     elements_of,
     of_family,
 )
-from pytest_istio_sidecar.netfilter.text.nft_render import statement
+from pytest_istio_sidecar.netfilter.text.nft_words import statement
 from pytest_istio_sidecar.netfilter.text.nft_values import NotModelled, single
 
 Json = Any
@@ -78,8 +78,35 @@ def what_it_does(
     items: list[Item] = []
     last = len(expressions) - 1
     for number, each in enumerate(expressions):
-        items += _items(each, family, sets, goes_on=number < last)
+        made = _items(each, family, sets, goes_on=number < last)
+        if items and made:
+            joint = _perhaps_one(items[-1], made[0])
+            if joint is not None:
+                items[-1:], made = [joint], []
+        items += made
     return _built(items)
+
+
+def _perhaps_one(one: Item, other: Item) -> Item:
+    """Two inverted ports, which nft up to 1.0.6 at least keeps as one comparison of both, and prints as two.
+
+    The kernel then lets through what only one of them excludes: that is not known. None: it is something else.
+    Seen with `nft --debug=netlink` 1.0.6; the like of it in iptables-nft is clause 7.5 of docs/semantics.md.
+    """
+    if not (isinstance(one, list) and isinstance(other, list) and len(one) == len(other) == 1):
+        return None
+    (first,), (second,) = one, other
+    if not (isinstance(first, Relation) and isinstance(second, Relation)):
+        return None
+    ports = first.key.endswith(" sport") and second.key == first.key.replace("sport", "dport")
+    if not ports or not all(_excludes_one(each) for each in (first, second)):
+        return None
+    doubt = Unmodelled(f"{first} {second}")
+    return [AnyOf(alternatives=((first, second), (first, doubt), (second, doubt)), text=doubt.text)]
+
+
+def _excludes_one(match: Relation) -> bool:
+    return match.negated and len(match.intervals) == 1 and match.intervals[0][0] == match.intervals[0][1]
 
 
 def _built(items: Sequence[Item]) -> tuple[tuple[Match, ...], Target | None]:
@@ -96,12 +123,15 @@ def _built(items: Sequence[Item]) -> tuple[tuple[Match, ...], Target | None]:
         end += 1
     acts = [target for target in done if target is not None]
     if end == len(items):
-        if len(acts) < 2:
+        if not acts or (len(acts) == 1 and not (done[0] is None and isinstance(acts[0], Block))):
             return tuple(matches), acts[0] if acts else None
+        if len(acts) < 2:
+            # By a statement before a map the rule has matched, whatever the map says.
+            return tuple(matches), Block(rules=(Rule(chain=""), Rule(chain="", target=acts[0])))
         return tuple(matches), Block(rules=tuple(Rule(chain="", target=target) for target in acts))
     inner, target = _built(items[end:])
     # One that does nothing stays: by it the rule has matched, whatever follows.
-    before = [Rule(chain="", target=target) for target in acts or [None]]
+    before = [Rule(chain="", target=each) for each in acts] or [Rule(chain="")]
     rest = Rule(chain="", matches=inner, target=target)
     return tuple(matches), Block(rules=(*before, rest))
 

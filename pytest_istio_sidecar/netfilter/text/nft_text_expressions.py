@@ -210,6 +210,8 @@ def _valued(text: str) -> Json:
         if _is_address(low) and _is_address(high):
             return {"range": [low, high]}
     address, slash, length = text.partition("/")
+    if slash and length.isdecimal() and _NUMBER.fullmatch(address):
+        return {"prefix": {"addr": int(address, 0), "len": int(length)}}
     if slash and _is_address(address) and length.isdecimal():
         return {"prefix": {"addr": address, "len": int(length)}}
     return text

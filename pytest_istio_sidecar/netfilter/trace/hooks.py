@@ -16,8 +16,9 @@ from pytest_istio_sidecar.netfilter.hooks import AT_DEVICES, FIRST, BaseChain, L
 from pytest_istio_sidecar.netfilter.model import Rule
 from pytest_istio_sidecar.netfilter.packet import Endpoint, Fate, Packet
 from pytest_istio_sidecar.netfilter.routing import Routing
-from pytest_istio_sidecar.netfilter.targets import Redirect, Tproxy
+from pytest_istio_sidecar.netfilter.targets import Tproxy
 from pytest_istio_sidecar.netfilter.trace import nat
+from pytest_istio_sidecar.netfilter.trace.nat import Unforeseeable
 from pytest_istio_sidecar.netfilter.trace.packet_state import Skb
 from pytest_istio_sidecar.netfilter.trace.table import CompiledChain, Oracle, Step, traverse
 
@@ -95,7 +96,7 @@ class Traversal:
         return True
 
     def leave(self) -> bool:
-        self.skb.incoming, self.skb.outgoing = "", self._route
+        self.skb.outgoing = self._route
         return True
 
     def loop_back(self) -> bool:
@@ -142,8 +143,7 @@ class Traversal:
             elif action is Action.NAT:
                 # No other nat chain is asked any more: the connection has its binding for this side.
                 if enters and self._socket is None:
-                    redirected = rule is not None and isinstance(rule.target, Redirect)
-                    self.fate = Fate.REDIRECTED if redirected else Fate.TRANSLATED
+                    self.fate = Fate.REDIRECTED if self.skb.redirected else Fate.TRANSLATED
                     self.deciding = rule
                 return True
             elif chain.captures and enters and self.fate is Fate.UNCHANGED:

@@ -34,6 +34,7 @@ class Skb:
         "outgoing",
         "packet",
         "protocol",
+        "redirected",
         "routing",
         "socket",
         "socket_rule",
@@ -71,6 +72,8 @@ class Skb:
         self.template = False
         """Whether raw gave it a zone, which is kept in what looks like a connection until conntrack comes."""
         self.zone: int | None = 0
+        self.redirected = False
+        """Whether what last sent it elsewhere was a REDIRECT."""
         self.socket: Endpoint | None = None
         """Where nft's tproxy has handed it to, in the chain that it is in."""
         self.socket_rule: Rule | None = None

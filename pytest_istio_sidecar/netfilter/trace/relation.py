@@ -136,12 +136,11 @@ def _ports(protocol: int, source: bool) -> Load:
 
 
 def _state(skb: Skb) -> int | None:
+    """Of what raw gave a zone it is known before conntrack has come, as nothing else is."""
     return STATE_BITS[skb.state]
 
 
 def _connmark(skb: Skb) -> int | None:
-    if skb.template:
-        return 0
     return skb.connmark if skb.tracked else BREAK
 
 
@@ -150,7 +149,7 @@ def _of_connection(load: Load) -> Load:
 
     def of_connection(skb: Skb) -> int | None:
         if not skb.tracked:
-            return None if skb.template else BREAK
+            return BREAK
         return load(skb) if skb.first else None
 
     return of_connection
@@ -161,7 +160,7 @@ def _status(skb: Skb) -> int | None:
 
 
 def _zone(skb: Skb) -> int | None:
-    return skb.zone if skb.tracked or skb.template else BREAK
+    return skb.zone if skb.tracked else BREAK
 
 
 def _flags(skb: Skb) -> int | None:

@@ -17,7 +17,7 @@ from pytest_istio_sidecar.netfilter.actions import Action, action_of, effect_of
 from pytest_istio_sidecar.netfilter.hooks import FIRST, BaseChain, base_chains
 from pytest_istio_sidecar.netfilter.matches import Match
 from pytest_istio_sidecar.netfilter.model import Backend, Rule, Ruleset, Table
-from pytest_istio_sidecar.netfilter.targets import Block, Goto, Jump, Target, Tproxy
+from pytest_istio_sidecar.netfilter.targets import Block, Goto, Jump, Redirect, Target, Tproxy
 from pytest_istio_sidecar.netfilter.trace.match import compile_faulty, compile_match, written_faultily
 from pytest_istio_sidecar.netfilter.trace.nat import Unforeseeable, hand_over, translate
 from pytest_istio_sidecar.netfilter.trace.packet_state import Skb, Test
@@ -223,6 +223,7 @@ def _policy(table: str, chain: CompiledChain, steps: list[Step], returned: Rule 
 
 
 def _translate(compiled: CompiledRule, skb: Skb, hook: str, steps: list[Step]) -> Action:
+    skb.redirected = isinstance(compiled.argument, Redirect)
     if translate(compiled.argument, skb, hook):  # type: ignore[arg-type]
         return Action.NAT
     address = f"{skb.incoming} has no address to redirect to"

@@ -211,9 +211,7 @@ def _reasons_of_order(possible: Sequence[Order], traces: Sequence[Trace]) -> tup
             for order, trace in zip(possible, traces, strict=True)
         )
     )
-    asked = "which back end" if possible[0].of_back_ends else "which of several chains of one priority"
-    undecided = f"{asked} the kernel asks first cannot be read from a listing, and decides here"
-    return tuple(dict.fromkeys([f"{undecided}: {outcomes}", *unknown]))
+    return tuple(dict.fromkeys([f"{possible[0].unknown}, and decides here: {outcomes}", *unknown]))
 
 
 def _unknown(
