@@ -137,7 +137,7 @@ def effect_of(target: SetMark | Extended | Assign | Zone) -> Effect | None:
 
 
 def _do_not_track(skb: Changing) -> None:
-    """net/netfilter/xt_CT.c and nft_ct.c leave a packet alone that already has a connection, or a template."""
+    """net/netfilter/xt_CT.c and nft_ct.c let be what has a connection already, or a template."""
     if not (skb.tracked or skb.template):
         skb.state = "UNTRACKED"
 
@@ -159,7 +159,7 @@ def _zone(number: int | None) -> Effect:
 
 
 def _assign(target: Assign) -> Effect:
-    """nft's `meta mark set`, `ct mark set` (net/netfilter/nft_meta.c, nft_ct.c)."""
+    """Nft's `meta mark set`, `ct mark set` (net/netfilter/nft_meta.c, nft_ct.c)."""
     keep, flip = target.keep, target.flip
 
     def assign(skb: Changing) -> None:

@@ -187,9 +187,7 @@ def _dormant(rulesets: Sequence[Ruleset]) -> Iterator[_Without]:
     ][:MOST_TIED]
     for some in product((False, True), repeat=len(doubtful)):
         tables = frozenset(each for each, is_dormant in zip(doubtful, some, strict=True) if is_dormant)
-        words = (
-            f"table {name} {'dormant' if (key, name) in tables else 'active'}" for key, name in doubtful
-        )
+        words = (f"table {name} {'dormant' if (key, name) in tables else 'active'}" for key, name in doubtful)
         yield _Without(tables, ", ".join(words))
 
 

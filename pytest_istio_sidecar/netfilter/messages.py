@@ -150,7 +150,11 @@ NFT_NO_LISTING = Message(
     "this is no listing of nft: {problem}",
     help="give what nft -j list ruleset prints, or nft list ruleset",
 )
-NFT_WORD = Message("IS284", "nft prints no such text: {problem}", help="give what nft list ruleset prints, whole and as it was")
+NFT_WORD = Message(
+    "IS284",
+    "nft prints no such text: {problem}",
+    help="give what nft list ruleset prints, whole and as it was",
+)
 NFT_NO_CHAIN = Message(
     "IS285",
     "chain {chain} of table {table} is not in the text: part of the listing is missing",

@@ -58,7 +58,9 @@ KEYS: Mapping[str, Key] = {
     "ip6 saddr": Key(128, 6),
     "ip6 daddr": Key(128, 6),
     "ip6 nexthdr": Key(8, 6),
-    **{f"{name} {port}": Key(16, 0, number) for name, number in _PORTS.items() for port in ("sport", "dport")},
+    **{
+        f"{name} {port}": Key(16, 0, number) for name, number in _PORTS.items() for port in ("sport", "dport")
+    },
     "tcp flags": Key(8, 0, 6),
     "ct state": Key(32),
     "ct mark": Key(32),

@@ -115,7 +115,9 @@ def _differences(kernel: NftKernel, packets: list[Packet]) -> Differences:
             for rule in table.rules() if table.name != f"inet {KEPT}" else ():
                 expected = hits[table.name, rule.chain, rule.number]
                 if rule.packets != expected:
-                    wrong.counters.append(f"{table.name}: {rule.text}: traced {expected}, counted {rule.packets}")
+                    wrong.counters.append(
+                        f"{table.name}: {rule.text}: traced {expected}, counted {rule.packets}"
+                    )
     return wrong
 
 
@@ -168,7 +170,11 @@ def explain(kernel: NftKernel, rules: NftRules, packets: list[Packet], wrong: Di
             if _still(kernel, smaller, packets):
                 rules, shrinking = smaller, True
     wrong = _still(kernel, rules, packets) or wrong
-    lines = [f"tracer and kernel disagree (TRACE_SEED={seed} repeats it); smallest ruleset:", *rules.shown(), ""]
+    lines = [
+        f"tracer and kernel disagree (TRACE_SEED={seed} repeats it); smallest ruleset:",
+        *rules.shown(),
+        "",
+    ]
     for packet, texts in wrong.packets.items():
         lines += [f"{packet}", *(f"  {text}" for text in texts)]
     return "\n".join([*lines, *wrong.counters, *map(str, packets[:1])])

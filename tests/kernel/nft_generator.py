@@ -9,14 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from random import Random
 
 from kernel_generator import AWAY, IDS, LOOPBACK, OWN, PORTS, Generator
 from kernel_testbed import TPROXY_PORTS
 
 from pytest_istio_sidecar.netfilter.hooks import base_chains
 from pytest_istio_sidecar.netfilter.model import TABLES, Backend, Ruleset
-from pytest_istio_sidecar.netfilter.model import Chain as RuleChain, Table as RuleTable
+from pytest_istio_sidecar.netfilter.model import Chain as RuleChain
+from pytest_istio_sidecar.netfilter.model import Table as RuleTable
 
 KEPT = "keep"
 """The table that keeps marks, and quiet what is not tested; it stands last and first at every hook."""
@@ -91,7 +91,9 @@ class NftRules:
 
     def shown(self) -> list[str]:
         """The lines that say anything."""
-        kept = [replace(t, chains=[c for c in t.chains if c.rules or "drop" in c.declared]) for t in self.tables]
+        kept = [
+            replace(t, chains=[c for c in t.chains if c.rules or "drop" in c.declared]) for t in self.tables
+        ]
         return [line for table in kept if table.chains for line in table.text()]
 
 
@@ -139,7 +141,9 @@ class NftGenerator(Generator):
             table.declared.append("flags dormant;")
         table.declared += self._sets(family)
         if family == "netdev":
-            self._base(table, "ingress", "filter", self.pick((0, -10)), device=self.pick(("eth0", "eth1", "lo")))
+            self._base(
+                table, "ingress", "filter", self.pick((0, -10)), device=self.pick(("eth0", "eth1", "lo"))
+            )
             return table
         for hook in HOOKS:
             nat = hook in NAT_HOOKS
@@ -162,14 +166,19 @@ class NftGenerator(Generator):
 
     def _sets(self, family: str) -> list[str]:
         own = "ipv4_addr" if self.family == 4 else "ipv6_addr"
-        ports = ", ".join(map(str, self.random.sample([port for port in PORTS if not 2000 <= port <= 9000], 3)))
+        ports = ", ".join(
+            map(str, self.random.sample([port for port in PORTS if not 2000 <= port <= 9000], 3))
+        )
+        hosts = ", ".join(self.random.sample(self._addresses(), 2))
+        pairs = f"{self._pair()}, {self._pair(network=True)}"
+        verdicts = "80 : accept, 443 : return, 8080 : continue"
         made = [
             f"set ports {{ type inet_service; flags interval; elements = {{ {ports}, 2000-9000 }} }}",
-            f"set hosts {{ type {own}; elements = {{ {', '.join(self.random.sample(self._addresses(), 2))} }} }}",
+            f"set hosts {{ type {own}; elements = {{ {hosts} }} }}",
             "set marks { type mark; flags interval; elements = { 0x1, 0x10-0x1f } }",
-            f"set both {{ type {own} . inet_service; flags interval; elements = {{ {self._pair()}, {self._pair(network=True)} }} }}",
+            f"set both {{ type {own} . inet_service; flags interval; elements = {{ {pairs} }} }}",
             'set names { type ifname; elements = { "lo", "eth1" } }',
-            "map verdicts { type inet_service : verdict; elements = { 80 : accept, 443 : return, 8080 : continue } }",
+            f"map verdicts {{ type inet_service : verdict; elements = {{ {verdicts} }} }}",
             "map numbers { type inet_service : mark; elements = { 80 : 0x1, 443 : 0x539 } }",
         ]
         return made if family != "netdev" else made[:5]
@@ -194,7 +203,9 @@ class NftGenerator(Generator):
         base = Chain(
             f"b{number}-{hook}", f"type {kind} hook {hook}{at} priority {priority}; policy {policy};"
         )
-        base.rules = [self._nft_rule(table, kind, hook, priority, users) for _ in range(self.random.randint(1, 5))]
+        base.rules = [
+            self._nft_rule(table, kind, hook, priority, users) for _ in range(self.random.randint(1, 5))
+        ]
         table.chains.append(base)
         for position, user in enumerate(users):
             rules = [
@@ -236,10 +247,23 @@ class NftGenerator(Generator):
         elif self.random.random() < 0.1:
             found.append(self.pick(("meta l4proto != 50-60", "meta l4proto != icmp")))
         makers: list[Callable[[Table, str], str]] = [
-            self._port, self._port, self._nft_address, self._nft_address, self._device, self._nft_mark, self._concat,
-        ]  # fmt: skip
+            self._port,
+            self._port,
+            self._nft_address,
+            self._nft_address,
+            self._device,
+            self._nft_mark,
+            self._concat,
+        ]
         if table.family != "netdev":
-            makers += [self._nft_owner, self._nft_owner, self._nft_state, self._nft_state, self._ct_mark, self._fib]
+            makers += [
+                self._nft_owner,
+                self._nft_owner,
+                self._nft_state,
+                self._nft_state,
+                self._ct_mark,
+                self._fib,
+            ]
         for maker in makers:
             if self.random.random() < 0.12 * (1 if first else 1.5):
                 found.append(maker(table, protocol or ""))
@@ -269,7 +293,9 @@ class NftGenerator(Generator):
         of = self.of
         if self.random.random() < 0.25:
             ranges = ("80-443", "!= 80-443", ">= 1024", "< 1024", "> 15000", "1-65535")
-            return f"{of} {port} " + self.pick((*ranges, "& 1 == 1", "& 0xf != 0") if self.scattered else ranges)
+            return f"{of} {port} " + self.pick(
+                (*ranges, "& 1 == 1", "& 0xf != 0") if self.scattered else ranges
+            )
         asked = self._values(list(map(str, PORTS)), "ports")
         if port == "sport" and asked.removeprefix("!= ").isdecimal():
             # Beside an inverted destination nft 1.0.6 would keep both in one comparison.
@@ -287,12 +313,21 @@ class NftGenerator(Generator):
         if self.other:
             return f"{own} {side} " + self._values([*OWN[family], *LOOPBACK[family]])
         if self.random.random() < 0.3:
-            pair = ("192.0.2.10", "192.0.2.140") if self.family == 4 else ("2001:db8:0:1::10", "2001:db8:0:2::1")
+            pair = (
+                ("192.0.2.10", "192.0.2.140") if self.family == 4 else ("2001:db8:0:1::10", "2001:db8:0:2::1")
+            )
             mask, value = ("0.0.0.255", "0.0.0.10") if self.family == 4 else ("::ff", "::10")
             return f"{own} {side} " + self.pick(
-                (f"{pair[0]}-{pair[1]}", f"!= {pair[0]}-{pair[1]}", f"& {mask} == {value}", f"& {mask} != {value}",
-                 self._network(), f"!= {self._network()}", f"< {pair[1]}")
-            )  # fmt: skip
+                (
+                    f"{pair[0]}-{pair[1]}",
+                    f"!= {pair[0]}-{pair[1]}",
+                    f"& {mask} == {value}",
+                    f"& {mask} != {value}",
+                    self._network(),
+                    f"!= {self._network()}",
+                    f"< {pair[1]}",
+                )
+            )
         return f"{own} {side} " + self._values(self._addresses(), "hosts")
 
     def _device(self, table: Table, _protocol: str) -> str:
@@ -306,12 +341,25 @@ class NftGenerator(Generator):
 
     def _nft_mark(self, _table: Table, _protocol: str) -> str:
         return "meta mark " + self.pick(
-            ("0x0", "0x1", "!= 0x539", "& 0xf == 0x1", "& 0xff != 0x0", "1-100", "{ 0x1, 0x539, 0x10-0x20 }", "@marks",
-             "!= @marks", "& 0xff00 == 0x100", "> 0x5")
-        )  # fmt: skip
+            (
+                "0x0",
+                "0x1",
+                "!= 0x539",
+                "& 0xf == 0x1",
+                "& 0xff != 0x0",
+                "1-100",
+                "{ 0x1, 0x539, 0x10-0x20 }",
+                "@marks",
+                "!= @marks",
+                "& 0xff00 == 0x100",
+                "> 0x5",
+            )
+        )
 
     def _ct_mark(self, _table: Table, _protocol: str) -> str:
-        return "ct mark " + self.pick(("0x0", "0x1", "!= 0x0", "& 0xf == 0x1", "{ 0x0, 0x539 }", "!= 0x1-0x600"))
+        return "ct mark " + self.pick(
+            ("0x0", "0x1", "!= 0x0", "& 0xf == 0x1", "{ 0x0, 0x539 }", "!= 0x1-0x600")
+        )
 
     def _nft_owner(self, _table: Table, _protocol: str) -> str:
         key = self.pick(("skuid", "skuid", "skgid"))
@@ -320,15 +368,37 @@ class NftGenerator(Generator):
 
     def _nft_state(self, _table: Table, protocol: str) -> str:
         choices = [
-            "ct state new", "ct state established,related", "ct state != new", "ct state { new, untracked }",
-            "ct state != established,related", "ct state invalid", "ct state untracked", "ct state != { new, invalid }",
-            "ct status dnat", "ct direction original", "ct direction reply",
-            "ct status & (dnat|snat) == dnat", "ct zone 0", "ct zone != 5",
-        ]  # fmt: skip
+            "ct state new",
+            "ct state established,related",
+            "ct state != new",
+            "ct state { new, untracked }",
+            "ct state != established,related",
+            "ct state invalid",
+            "ct state untracked",
+            "ct state != { new, invalid }",
+            "ct status dnat",
+            "ct direction original",
+            "ct direction reply",
+            "ct status & (dnat|snat) == dnat",
+            "ct zone 0",
+            "ct zone != 5",
+        ]
         if protocol:
-            choices += [f"meta l4proto {protocol} ct original proto-dst {self.pick(PORTS)}"] if protocol != "th" else []
-            choices += ["tcp flags syn", "tcp flags & (fin|syn|rst|ack) == syn",
-                        "tcp flags & (syn|ack) != syn", "tcp flags { fin, rst }"] if protocol == "tcp" else []  # fmt: skip
+            choices += (
+                [f"meta l4proto {protocol} ct original proto-dst {self.pick(PORTS)}"]
+                if protocol != "th"
+                else []
+            )
+            choices += (
+                [
+                    "tcp flags syn",
+                    "tcp flags & (fin|syn|rst|ack) == syn",
+                    "tcp flags & (syn|ack) != syn",
+                    "tcp flags { fin, rst }",
+                ]
+                if protocol == "tcp"
+                else []
+            )
         own = "ip" if self.family == 4 else "ip6"
         if not self.other:
             choices.append(f"ct original {own} daddr {self.pick(self._addresses())}")
@@ -345,25 +415,38 @@ class NftGenerator(Generator):
         if self.other:
             return "meta mark 0x0"
         inverted = self.pick(("", "", "!= "))
+        address = self.pick(self._addresses())
         forms = [
             f"{own} daddr . {of} dport {inverted}{{ {self._pair()}, {self._pair(network=True)} }}",
             f"{own} daddr . {of} dport {inverted}@both",
-            f"iifname . {of} dport {inverted}{{ \"lo\" . 80, \"eth0\" . 443, \"eth1\" . 1000-9000 }}",
+            f'iifname . {of} dport {inverted}{{ "lo" . 80, "eth0" . 443, "eth1" . 1000-9000 }}',
             f"meta mark . {of} dport {inverted}{{ 0x1 . 80, 0x0 . 443, 0x0 . 8080 }}",
-            f"meta l4proto . {own} saddr {inverted}{{ tcp . {self.pick(self._addresses())}, udp . {self._network()} }}",
+            f"meta l4proto . {own} saddr {inverted}{{ tcp . {address}, udp . {self._network()} }}",
         ]
         if table.family != "netdev":
             forms.append(f"meta skuid . {of} dport {inverted}{{ 1337 . 80, 1000 . 443, 0 . 1000-9000 }}")
         return self.pick(forms)
 
     def _statement(self, table: Table, hook: str, priority: int) -> str:
-        choices = ["meta mark set 0x1", "meta mark set 0x539", "meta mark set mark or 0x10", "meta mark set mark xor 0x3",
-                   "meta mark set mark and 0xff", "meta mark set mark & 0xf0 | 0x1"]  # fmt: skip
+        choices = [
+            "meta mark set 0x1",
+            "meta mark set 0x539",
+            "meta mark set mark or 0x10",
+            "meta mark set mark xor 0x3",
+            "meta mark set mark and 0xff",
+            "meta mark set mark & 0xf0 | 0x1",
+        ]
         if table.family != "netdev":
-            choices += ["meta mark set ct mark", "ct mark set mark", "ct mark set 0x1", "ct mark set ct mark or 0x5",
-                        "meta mark set ct mark and 0xf",
-                        f"meta mark set {self.of} dport map {{ 80 : 0x1, 443 : 0x2 }}",
-                        f"meta mark set {self.of} dport map @numbers", "meta mark set mark map { 0x0 : 0x10, 0x1 : 0x0 }"]  # fmt: skip
+            choices += [
+                "meta mark set ct mark",
+                "ct mark set mark",
+                "ct mark set 0x1",
+                "ct mark set ct mark or 0x5",
+                "meta mark set ct mark and 0xf",
+                f"meta mark set {self.of} dport map {{ 80 : 0x1, 443 : 0x2 }}",
+                f"meta mark set {self.of} dport map @numbers",
+                "meta mark set mark map { 0x0 : 0x10, 0x1 : 0x0 }",
+            ]
             if hook in NAT_HOOKS and (priority < -200 or self.random.random() < 0.1):
                 choices += ["notrack", "ct zone set 5", "ct zone set 5"]
         return self.pick(choices)
@@ -375,16 +458,28 @@ class NftGenerator(Generator):
             choices.append("drop")
         choices += [self._vmap(table, kind, users, protocol)] * 2
         if kind == "filter" and hook == "prerouting" and protocol and not self.other:
-            own = self.pick(("ip " if self.family == 4 else "ip6 ", "ip " if self.family == 4 else "ip6 ")) if table.family == "inet" else ""
-            choices.append(f"fib daddr type local tproxy {own}to :{self.pick(TPROXY_PORTS)} {self._after_tproxy()}")
+            own = (
+                self.pick(("ip " if self.family == 4 else "ip6 ", "ip " if self.family == 4 else "ip6 "))
+                if table.family == "inet"
+                else ""
+            )
+            choices.append(
+                f"fib daddr type local tproxy {own}to :{self.pick(TPROXY_PORTS)} {self._after_tproxy()}"
+            )
         return self.pick(choices)
 
     def _after_tproxy(self) -> str:
         return self.pick(("", "accept", "meta mark set 0x539 accept", "return", "meta mark set 0x1"))
 
     def _vmap(self, table: Table, kind: str, users: list[str], protocol: str) -> str:
-        verdicts = ["accept", "return", "continue", *(f"jump {user}" for user in users),
-                    *(f"goto {user}" for user in users), *(["drop"] if kind != "nat" else [])]  # fmt: skip
+        verdicts = [
+            "accept",
+            "return",
+            "continue",
+            *(f"jump {user}" for user in users),
+            *(f"goto {user}" for user in users),
+            *(["drop"] if kind != "nat" else []),
+        ]
         own = "ip" if self.family == 4 else "ip6"
         of = self.of
         forms = [
@@ -399,7 +494,10 @@ class NftGenerator(Generator):
                 (f"{own} saddr", self.random.sample(self._addresses(), 2)),
             ]
         if table.family != "netdev":
-            forms += [("ct state", ["new", "invalid", "untracked"]), ("meta skuid", ["1337", "1000", "0-999"])]
+            forms += [
+                ("ct state", ["new", "invalid", "untracked"]),
+                ("meta skuid", ["1337", "1000", "0-999"]),
+            ]
             if self.random.random() < 0.1:
                 return f"{of} dport vmap @verdicts"
         key, values = self.pick(forms)
@@ -426,12 +524,15 @@ class NftGenerator(Generator):
         return self.pick(
             [f"redirect to :{port}"] * 5
             + [
-                f"redirect to :{port}-{port + 9}", "redirect", "redirect to :8000-15010",
+                f"redirect to :{port}-{port + 9}",
+                "redirect",
+                "redirect to :8000-15010",
                 f"redirect to :{protocol} dport map {{ 80 : {port}, 443 : 15001, 8000-9000 : 15006 }}",
-                f"dnat{named} to {shown}:{port}", f"dnat{named} to {address}", f"dnat to :{port}",
+                f"dnat{named} to {shown}:{port}",
+                f"dnat{named} to {address}",
+                f"dnat to :{port}",
                 f"dnat{named} to {protocol} dport map {{ 80 : {address}, 443 : {self.pick(addresses)} }}",
                 f"dnat{named} to {protocol} dport map {{ 80 : {address} . {port}, 8080 : {address} . 99 }}",
                 f"dnat{named} to {own.strip()} saddr map {{ {self.pick(self._addresses())} : {address} }}",
             ]
-        )  # fmt: skip
-
+        )

@@ -107,4 +107,3 @@ def _without_devices(pod: PodRules) -> PodRules:
             for ruleset in pod.rulesets
         ),
     )
-

@@ -1,4 +1,4 @@
-"""The comparison with the kernel under nf_tables can fail: errors put into the model on purpose are found by it."""
+"""The comparison with the kernel under nf_tables can fail: errors put into the model are found by it."""
 
 from __future__ import annotations
 
@@ -73,11 +73,17 @@ def _one_part_of_several(match: Match) -> Match:
 
 
 def _no_wildcard(match: Match) -> Match:
-    return replace(match, names=tuple(n.rstrip("*") for n in match.names)) if isinstance(match, Interfaces) else match
+    return (
+        replace(match, names=tuple(n.rstrip("*") for n in match.names))
+        if isinstance(match, Interfaces)
+        else match
+    )
 
 
 def _keeps_all_bits(target: Target | None) -> Target | None:
-    return replace(target, keep=0xFFFFFFFF) if isinstance(target, Assign) and target.of != "nothing" else target
+    return (
+        replace(target, keep=0xFFFFFFFF) if isinstance(target, Assign) and target.of != "nothing" else target
+    )
 
 
 def _ends_at_a_map(target: Target | None) -> Target | None:
@@ -150,7 +156,10 @@ def test_an_error_in_the_model_of_nf_tables_is_noticed(error: str, monkeypatch, 
 
 
 def _or_inverted(match: Relation, compiled):
-    test, loads = compiled(match), relation._load(match.key) if match.key not in relation._PARTLY_KNOWN else None
-    return lambda skb: True if match.negated and loads is not None and loads(skb) == relation.BREAK else test(skb)
-
-
+    test, loads = (
+        compiled(match),
+        relation._load(match.key) if match.key not in relation._PARTLY_KNOWN else None,
+    )
+    return lambda skb: (
+        True if match.negated and loads is not None and loads(skb) == relation.BREAK else test(skb)
+    )

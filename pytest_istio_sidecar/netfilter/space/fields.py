@@ -16,7 +16,7 @@ from typing import Final, Literal
 from pytest_istio_sidecar.netfilter.diagram.diagram import Box, Diagrams, Node
 from pytest_istio_sidecar.netfilter.hooks import base_chains
 from pytest_istio_sidecar.netfilter.intervals import Interval, outside
-from pytest_istio_sidecar.netfilter.matches import Address, Interface, Mark, Match
+from pytest_istio_sidecar.netfilter.matches import Address, Interface, Mark, Match, asks_for_marks
 from pytest_istio_sidecar.netfilter.model import Family, Ruleset
 from pytest_istio_sidecar.netfilter.packet import Hook, Host
 from pytest_istio_sidecar.netfilter.relations import KEYS, Interfaces, Relation
@@ -165,9 +165,7 @@ def _width(intervals: Iterable[Interval]) -> int:
     return sum(high - low + 1 for low, high in intervals)
 
 
-def _interfaces(
-    matches: Iterable[Match], devices: Iterable[str], host: Host, hook: Hook
-) -> tuple[str, ...]:
+def _interfaces(matches: Iterable[Match], devices: Iterable[str], host: Host, hook: Hook) -> tuple[str, ...]:
     """The host's, those that rules name, one for each prefix they name, and one that none means."""
     names = dict.fromkeys((*host.interfaces, *devices))
     begins: set[str] = set()
@@ -188,6 +186,7 @@ def _interfaces(
 
 
 def _with_others(names: list[str], prefixes: list[str], hook: Hook) -> tuple[str, ...]:
+    """These names, one that has each prefix and no longer one, and one that has none."""
     for prefix in [*prefixes, "other"]:
         longer = tuple(other for other in prefixes if len(other) > len(prefix))
         endings = (str(number) for number in range(1000))
@@ -203,16 +202,15 @@ def _with_others(names: list[str], prefixes: list[str], hook: Hook) -> tuple[str
 
 def _masks(name: str, matches: Iterable[Match], family: Family) -> list[int]:
     masks = []
+    asked_by = _ASKED_BY.get(name, "").format("ip" if family == 4 else "ip6")
     for match in matches:
-        if isinstance(match, Mark) and name == "mark":
-            masks.append(match.mask)
-        elif isinstance(match, Address) and match.side == name and match.family == family:
-            masks.append(match.mask)
+        if isinstance(match, Mark):
+            masks += [match.mask] if name == "mark" else []
+        elif isinstance(match, Address):
+            masks += [match.mask] if match.side == name and match.family == family else []
         elif isinstance(match, Relation) and not match.is_of_loading:
-            prefix = "ip" if family == 4 else "ip6"
-            if name == "mark" and match.key in ("meta mark", "ct mark"):
-                masks += [mask for _, mask in masked_values(match)]
-            elif match.mask is not None and match.key == _ASKED_BY.get(name, "{}").format(prefix):
+            marks = name == "mark" and asks_for_marks(match)
+            if marks or (match.key == asked_by and match.mask is not None):
                 masks += [mask for _, mask in masked_values(match)]
     return masks
 

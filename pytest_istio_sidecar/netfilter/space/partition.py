@@ -17,6 +17,7 @@ from pytest_istio_sidecar.netfilter.diagram.diagram import HOLDS, Box, Node, ans
 from pytest_istio_sidecar.netfilter.diagram.paths import paths_within
 from pytest_istio_sidecar.netfilter.diagram.simplify import simplify
 from pytest_istio_sidecar.netfilter.intervals import Interval, common, joined, outside
+from pytest_istio_sidecar.netfilter.memory import no_collection
 from pytest_istio_sidecar.netfilter.model import Family, Rules, Table
 from pytest_istio_sidecar.netfilter.packet import Hook, Host, Packet
 from pytest_istio_sidecar.netfilter.space.cubes import Cube, Where
@@ -28,7 +29,6 @@ from pytest_istio_sidecar.netfilter.space.space import (
     Difference,
     Space,
     differing,
-    no_collection,
     regions,
 )
 

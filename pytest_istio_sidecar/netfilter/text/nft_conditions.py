@@ -1,8 +1,8 @@
 """nft's expressions, as JSON, to conditions.
 
 Knows what nft's words stand for, and how sets and their elements are asked. Does not know statements
-(`nft_statements`). Invariant: what is not modelled becomes `Unmodelled` with nft's text, behind the conditions
-without which it could not be loaded; nothing is left out.
+(`nft_statements`). Invariant: what is not modelled becomes `Unmodelled` with nft's text, behind what
+it could not be loaded without; nothing is left out.
 
 Source: libnftables-json(5), and src/datatype.c, src/evaluate.c of nftables.
 """
@@ -24,15 +24,27 @@ from pytest_istio_sidecar.netfilter.relations import (
     Unmodelled,
     loaded,
 )
-from pytest_istio_sidecar.netfilter.text.nft_words import expression, statement
 from pytest_istio_sidecar.netfilter.text.nft_values import NotModelled, intervals_of, single
+from pytest_istio_sidecar.netfilter.text.nft_words import Show, expression, show_for, statement
 
 Json = Any
 
 _FLAGS = ("ct state", "ct status", "tcp flags")
-_LAYERS = {"icmp": (1, 4), "icmpv6": (58, 6), "igmp": (2, 4), "tcp": (6, 0), "udp": (17, 0), "udplite": (136, 0),
-           "sctp": (132, 0), "dccp": (33, 0), "esp": (50, 0), "ah": (51, 0), "comp": (108, 0),
-           "ip": (0, 4), "ip6": (0, 6)}  # fmt: skip
+_LAYERS: Mapping[str, tuple[int, int]] = {
+    "icmp": (1, 4),
+    "igmp": (2, 4),
+    "tcp": (6, 0),
+    "udp": (17, 0),
+    "dccp": (33, 0),
+    "esp": (50, 0),
+    "ah": (51, 0),
+    "icmpv6": (58, 6),
+    "comp": (108, 0),
+    "sctp": (132, 0),
+    "udplite": (136, 0),
+    "ip": (0, 4),
+    "ip6": (0, 6),
+}
 """Of nft's headers, the protocol and the family of packets that have them."""
 
 
@@ -49,13 +61,49 @@ Asked = Relation | Interfaces
 """What is asked for, without the values: `Relation.key` and mask, or the direction of interfaces."""
 
 
-def conditions(match: Mapping[str, Json], sets: Sets) -> list[Match]:
-    """What a `match` asks."""
-    left, operator = match["left"], match.get("op", "==")
+def conditions(match: Mapping[str, Json], sets: Sets) -> tuple[list[Match], str]:
+    """What a `match` asks, and nft's text for it."""
+    left, operator, right = match["left"], match.get("op", "=="), match["right"]
     try:
-        return _conditions(left, operator, match["right"], sets, statement({"match": match}))
+        if operator in ("==", "!=") and type(right) in (int, str) and right != "*":
+            simple = _simple(left, operator == "!=", right)
+            if simple is not None:
+                return [simple], str(simple)
+        text = statement({"match": match})
+        return _conditions(left, operator, right, sets, text), text
     except NotModelled:
-        return [*dependencies(left), Unmodelled(statement({"match": match}))]
+        text = statement({"match": match})
+        return [*dependencies(left), Unmodelled(text)], text
+
+
+def _simple(left: Json, negated: bool, right: int | str) -> Match | None:
+    """A condition on one whole value: most are such, so that there is a short way to them."""
+    known = _LEFT.get(repr(left))
+    if known is None:
+        if len(_LEFT) >= _REMEMBERED:
+            _LEFT.clear()
+        known = _LEFT[repr(left)] = _whole(left)
+    asked, text, show = known
+    if asked is None or (type(right) is str and right[:1] == "@"):
+        return None
+    shown = f"{text} {'!= ' if negated else ''}{show(right) if show is not None else right}"
+    if isinstance(asked, Interfaces):
+        return Interfaces(direction=asked.direction, names=(_interface(right),), negated=negated, text=shown)
+    number = single(asked.key, right)
+    return Relation(key=asked.key, intervals=((number, number),), negated=negated, text=shown)
+
+
+def _whole(left: Json) -> tuple[Asked | None, str, Show | None]:
+    """What an expression asks for where that is one whole value, its text and how its values are written."""
+    asked = keys(left)
+    is_whole = len(asked) == 1 and not (
+        isinstance(asked[0], Relation) and (asked[0].mask is not None or asked[0].key in _FLAGS)
+    )
+    return (asked[0] if is_whole else None), expression(left), show_for(left)
+
+
+_REMEMBERED = 1024
+_LEFT: dict[str, tuple[Asked | None, str, Show | None]] = {}
 
 
 def dependencies(item: Json) -> list[Match]:
@@ -109,9 +157,7 @@ def _conditions(left: Json, operator: str, right: Json, sets: Sets, text: str) -
     elements = [(right, False)] if not _is_set(right) else list(elements_of(right, sets))
     if len(asked) == 1:
         return [_one_of(asked[0], elements, negated, text)]
-    alternatives = [
-        _alternative(asked, element, text, doubtful=doubtful) for element, doubtful in elements
-    ]
+    alternatives = [_alternative(asked, element, text, doubtful=doubtful) for element, doubtful in elements]
     loads = [loaded(each.key) for each in asked if isinstance(each, Relation)] if negated else []
     return [*loads, AnyOf(alternatives=tuple(alternatives), negated=negated, text=text)]
 
@@ -288,7 +334,8 @@ def _alternative(asked: Sequence[Asked], element: Json, text: str, *, doubtful: 
         if values is None or len(values) != len(asked):
             raise NotModelled
         parts = [
-            _valued(each, [value], False, _part(each, value)) for each, value in zip(asked, values, strict=True)
+            _valued(each, [value], False, _part(each, value))
+            for each, value in zip(asked, values, strict=True)
         ]
     return (*parts, Unmodelled(text)) if doubtful else tuple(parts)
 

@@ -10,7 +10,7 @@ Source: libnftables-json(5).
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
@@ -20,7 +20,6 @@ from pytest_istio_sidecar.netfilter import messages
 from pytest_istio_sidecar.netfilter.hooks import AT_DEVICES
 from pytest_istio_sidecar.netfilter.model import (
     HOOKS,
-    TABLES,
     Backend,
     Chain,
     Family,
@@ -33,20 +32,35 @@ from pytest_istio_sidecar.netfilter.model import (
 from pytest_istio_sidecar.netfilter.text.call_graph import first_circle
 from pytest_istio_sidecar.netfilter.text.nft_conditions import NamedSet
 from pytest_istio_sidecar.netfilter.text.nft_render import declaration
-from pytest_istio_sidecar.netfilter.text.nft_statements import updated_sets, what_it_does
-from pytest_istio_sidecar.netfilter.text.nft_words import rule_text
+from pytest_istio_sidecar.netfilter.text.nft_statements import Statements, updated_sets
+from pytest_istio_sidecar.netfilter.text.nft_words import quoted
 
 Json = Any
 FAMILIES: Mapping[str, tuple[Family, ...]] = {"ip": (4,), "ip6": (6,), "inet": (4, 6), "netdev": (4, 6)}
 """Of nft's families, those of the packets that meet their chains."""
 ELSEWHERE = ("arp", "bridge")
-"""Families whose chains meet no IP packet of a pod: its ARP requests, and frames between ports of a bridge."""
+"""Families whose chains meet no IP packet of a pod, but ARP, and frames between ports of a bridge."""
 MOST_STATEMENTS = 128
 """Expressions of a rule, beyond which the kernel refuses it (NFT_RULE_MAXEXPRS)."""
 LINE = "_line"
 """Of an object made from text, where it stands."""
-_DECLARED = ("set", "map", "counter", "quota", "limit", "ct helper", "ct timeout", "ct expectation", "synproxy",
-             "secmark", "flowtable", "meter", "tunnel")  # fmt: skip
+_DECLARED = frozenset(
+    {
+        "set",
+        "map",
+        "meter",
+        "counter",
+        "quota",
+        "limit",
+        "ct helper",
+        "ct timeout",
+        "ct expectation",
+        "synproxy",
+        "secmark",
+        "tunnel",
+        "flowtable",
+    }
+)
 _VERSIONED = "metainfo"
 
 
@@ -192,10 +206,11 @@ class _Reading:
 
     def _table(self, family: str, name: str, own: _Table) -> Table:
         shown = name if family in ("ip", "ip6") else f"{family} {name}"
+        statements = Statements(family, own.sets)
         chains = []
         for chain_name, chain in own.chains.items():
             rules = [
-                self._rule(family, shown, own, value, number) for number, value in enumerate(chain.rules, 1)
+                self._rule(statements, shown, value, number) for number, value in enumerate(chain.rules, 1)
             ]
             chains.append(
                 Chain(
@@ -216,14 +231,16 @@ class _Reading:
         self._refuse_circles(table)
         return table
 
-    def _rule(self, family: str, table: str, own: _Table, value: Mapping[str, Json], number: int) -> Rule:
+    def _rule(self, statements: Statements, table: str, value: Mapping[str, Json], number: int) -> Rule:
         self.line = value[LINE]
         self.at = f"rule {number} of chain {value['chain']} of table {table}"
         expressions = value["expr"]
-        matches, target = what_it_does(expressions, family, own.sets)
+        matches, target, text = statements.read(expressions)
         counter = next((each["counter"] for each in expressions if "counter" in each), None)
         counted = counter if isinstance(counter, dict) else {}
-        comment = value.get("comment", "")
+        comment = value.get("comment")
+        if isinstance(comment, str):
+            text += f" comment {quoted(comment)}"
         return Rule(
             chain=value["chain"],
             matches=matches,
@@ -232,7 +249,7 @@ class _Reading:
             packets=counted.get("packets"),
             bytes=counted.get("bytes"),
             location=f"{self.source}:{self.line}" if self.source and self.line else "",
-            nft=rule_text(expressions, comment if isinstance(comment, str) else ""),
+            nft=text,
             handle=value.get("handle"),
         )
 
@@ -244,7 +261,7 @@ class _Reading:
 
 
 def _is_dormant(flags: str | Sequence[str]) -> bool | None:
-    """nft 1.0.6 prints some other word of its memory in JSON for the flags of a table: seen were names of tables."""
+    """Whether these flags say so; None: nft 1.0.6 prints another word of its memory for them in JSON."""
     named = {flags} if isinstance(flags, str) else set(flags)
     if named <= {"dormant", "owner", "persist"}:
         return "dormant" in named
@@ -275,5 +292,3 @@ _NOT_ASKED = {
     "bridge": "tables of family bridge are not judged: they meet frames between ports of a bridge",
 }
 _FLOWTABLE = "there is a flowtable: packets of established connections may pass by the rules"
-
-

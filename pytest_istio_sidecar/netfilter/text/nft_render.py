@@ -1,7 +1,7 @@
 """Rulesets read from nft, written as nft writes them.
 
-Knows declarations, and the layout of a file for `nft -f`. Does not know rules (`nft_words`). Invariant: `parse_nftables` reads
-the text back to equal rules.
+Knows declarations, and the layout of a file for `nft -f`. Does not know rules (`nft_words`). Invariant:
+`parse_nftables` reads the text back to equal rules.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """The text that nft prints, to the objects of its JSON.
 
 Knows tables with what stands in them, priorities by name, and where lines end. Does not know rules
-(`nft_text_rules`) nor what objects mean (`nft_json`). Invariant: a text that is not whole raises `ParseError`,
-and nothing else is ever raised.
+(`nft_text_rules`) nor what objects mean (`nft_json`). Invariant: a text that is not whole raises
+`ParseError`, and nothing else is ever raised.
 
 Source: nft(8); src/rule.c of nftables for what is printed.
 """
@@ -15,6 +15,7 @@ from typing import Any, NoReturn
 from pytest_istio_sidecar.errors import ParseError
 from pytest_istio_sidecar.failure import Failure
 from pytest_istio_sidecar.netfilter import messages
+from pytest_istio_sidecar.netfilter.memory import no_collection
 from pytest_istio_sidecar.netfilter.model import PodRules
 from pytest_istio_sidecar.netfilter.text.nft_json import LINE, parse_json, rules_of
 from pytest_istio_sidecar.netfilter.text.nft_text_expressions import elements
@@ -47,6 +48,7 @@ _OBJECTS = ("counter", "quota", "limit", "synproxy", "secmark", "flowtable", "tu
 _OF_CONNECTIONS = ("helper", "timeout", "expectation")
 
 
+@no_collection()
 def parse_nftables(text: str, *, source: str | None = None) -> PodRules:
     """Parse what `nft -j list ruleset` prints, or `nft list ruleset` with or without `-a -n -s`.
 
@@ -150,7 +152,9 @@ class _Text:
             if not words.left:
                 raise NotUnderstood("the text breaks off here")
             token = words.tokens[words.place]
-            if depth == 0 and (token.kind in (LINE_END, HANDLE) or token[:2] in (("word", ";"), ("word", "}"))):
+            if depth == 0 and (
+                token.kind in (LINE_END, HANDLE) or token[:2] in (("word", ";"), ("word", "}"))
+            ):
                 return words.tokens[start : words.place]
             if token.kind == "word":
                 depth += (token.text == "{") - (token.text == "}")

@@ -18,15 +18,64 @@ DEEPEST = 8
 """Braces within braces, beyond which a text is not nft's."""
 
 _META = frozenset(
-    ("iif", "iifname", "iiftype", "iifgroup", "oif", "oifname", "oiftype", "oifgroup", "skuid", "skgid",
-     "mark", "l4proto", "nfproto", "cgroup", "priority", "rtclassid", "nftrace", "pkttype", "cpu", "ibrname",
-     "obrname", "ibriport", "obriport", "day", "hour", "time", "length", "protocol", "random", "secpath")
-)  # fmt: skip
+    (
+        "iif",
+        "iifname",
+        "iiftype",
+        "iifgroup",
+        "oif",
+        "oifname",
+        "oiftype",
+        "oifgroup",
+        "skuid",
+        "skgid",
+        "mark",
+        "l4proto",
+        "nfproto",
+        "cgroup",
+        "priority",
+        "rtclassid",
+        "nftrace",
+        "pkttype",
+        "cpu",
+        "ibrname",
+        "obrname",
+        "ibriport",
+        "obriport",
+        "day",
+        "hour",
+        "time",
+        "length",
+        "protocol",
+        "random",
+        "secpath",
+    )
+)
 _UNQUALIFIED = _META - {"length", "protocol", "priority", "random"}
 HEADERS = frozenset(
-    ("ether", "vlan", "arp", "ip", "ip6", "icmp", "icmpv6", "igmp", "tcp", "udp", "udplite", "sctp", "dccp", "th",
-     "ah", "esp", "comp", "gre", "geneve", "vxlan")
-)  # fmt: skip
+    (
+        "ether",
+        "vlan",
+        "arp",
+        "ip",
+        "ip6",
+        "icmp",
+        "icmpv6",
+        "igmp",
+        "tcp",
+        "udp",
+        "udplite",
+        "sctp",
+        "dccp",
+        "th",
+        "ah",
+        "esp",
+        "comp",
+        "gre",
+        "geneve",
+        "vxlan",
+    )
+)
 _EXTENSIONS = frozenset(("hbh", "rt0", "rt2", "srh", "frag", "dst", "mh"))
 OPERATORS = frozenset(("==", "!=", "<", ">", "<=", ">=", "!"))
 _BITS = frozenset(("&", "|", "^", "<<", ">>"))

@@ -1,6 +1,6 @@
 """nft's statements, from the text that nft prints to their JSON.
 
-Knows the words of each statement. Does not know expressions (`nft_text_expressions`), nor blocks (`nft_text`).
+Knows the words of each statement. Does not know expressions (`nft_text_expressions`), nor tables.
 Invariant: what is not understood, with all that follows it in its rule, is one object {"nft": text}.
 """
 
@@ -23,7 +23,11 @@ Json = Any
 _NAT_FLAGS = ("random", "fully-random", "persistent")
 _RATE = re.compile(r"([0-9]{1,20})/([a-z]+)")
 _PLACE = re.compile(r"(?:\[([^\]]*)\]|([^\[\]]*?))(?::([0-9a-z-]+))?")
-_OF_BITS = ({"ct": {"key": "state"}}, {"ct": {"key": "status"}}, {"payload": {"protocol": "tcp", "field": "flags"}})
+_OF_BITS = (
+    {"ct": {"key": "state"}},
+    {"ct": {"key": "status"}},
+    {"payload": {"protocol": "tcp", "field": "flags"}},
+)
 _UNITS = ("bytes", "kbytes", "mbytes", "gbytes", "packets")
 
 
@@ -69,10 +73,7 @@ def _match(words: Words) -> Json:
     if word == "set":
         words.take()
         return {"mangle": {"key": left, "value": _given(words)}}
-    if word in OPERATORS:
-        operator = words.word()
-    else:
-        operator = "=="
+    operator = words.word() if word in OPERATORS else "=="
     right = values(words)
     if words.takes("/"):
         return {"match": {"op": operator, "left": {"&": [left, values(words)]}, "right": right}}

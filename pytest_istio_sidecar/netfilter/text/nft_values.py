@@ -19,10 +19,21 @@ from pytest_istio_sidecar.netfilter.text.complete import PORTS
 
 Json = Any
 
+
 class NotModelled(Exception):
     """An expression that has no condition here."""
 
 
+TCP_FLAGS: Mapping[str, int] = {
+    "fin": 1,
+    "syn": 2,
+    "rst": 4,
+    "psh": 8,
+    "ack": 16,
+    "urg": 32,
+    "ecn": 64,
+    "cwr": 128,
+}
 _NAMES: Mapping[str, Mapping[str, int]] = {
     "meta l4proto": {**PROTOCOLS, "icmpv6": 58, "ipv6-icmp": 58, "dccp": 33, "comp": 108},
     "meta nfproto": {"ipv4": 2, "ipv6": 10},
@@ -40,7 +51,7 @@ _NAMES: Mapping[str, Mapping[str, int]] = {
         "dnat": 32,
         "dying": 512,
     },
-    "tcp flags": {"fin": 1, "syn": 2, "rst": 4, "psh": 8, "ack": 16, "urg": 32, "ecn": 64, "cwr": 128},
+    "tcp flags": TCP_FLAGS,
     "fib daddr type": {
         "unspec": 0,
         "unicast": 1,
@@ -53,7 +64,11 @@ _NAMES: Mapping[str, Mapping[str, int]] = {
         "prohibit": 8,
     },
 }
-_SAME_NAMES = {"ip protocol": "meta l4proto", "ip6 nexthdr": "meta l4proto", "fib saddr type": "fib daddr type"}
+_SAME_NAMES = {
+    "ip protocol": "meta l4proto",
+    "ip6 nexthdr": "meta l4proto",
+    "fib saddr type": "fib daddr type",
+}
 
 
 def intervals_of(key: str, value: Json) -> Iterator[Interval]:
@@ -103,14 +118,12 @@ def _number(key: str, value: Json) -> int:
         return value
     if not isinstance(value, str):
         raise NotModelled
-    if key.endswith(("saddr", "daddr")):
+    if key.endswith("addr"):
         try:
-            address = ipaddress.ip_address(value)
+            kind = ipaddress.IPv4Address if KEYS[key].bits == 32 else ipaddress.IPv6Address
+            return int(kind(value))
         except ValueError:
             raise NotModelled from None
-        if (address.version == 6) is not (KEYS[key].bits == 128):
-            raise NotModelled
-        return int(address)
     known: Callable[[str], int | None] = _NAMES.get(_SAME_NAMES.get(key, key), {}).get
     if key.endswith(("sport", "dport", "proto-src", "proto-dst")):
         known = PORTS.get

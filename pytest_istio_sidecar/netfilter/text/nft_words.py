@@ -14,6 +14,8 @@ from pytest_istio_sidecar.netfilter.matches import FULL_MASK
 
 Json = Any
 """A value of JSON."""
+Show = Callable[[Json], str]
+"""How a value is written."""
 
 _UNQUALIFIED = frozenset(
     ("iif", "iifname", "iiftype", "iifgroup", "oif", "oifname", "oiftype", "oifgroup", "skuid", "skgid")
@@ -28,14 +30,6 @@ def quoted(text: str) -> str:
     return '"{}"'.format(text.replace('"', "'").replace("\n", " ").replace("\r", " "))
 
 
-def rule_text(expressions: Sequence[Json], comment: str = "") -> str:
-    """A rule as nft prints it."""
-    words = [statement(each) for each in expressions]
-    if comment:
-        words.append(f"comment {quoted(comment)}")
-    return " ".join(words)
-
-
 def statement(item: Json) -> str:
     """One statement of a rule."""
     if not isinstance(item, dict) or len(item) != 1:
@@ -48,7 +42,7 @@ def statement(item: Json) -> str:
         return as_json(item)
 
 
-def expression(item: Json, show: Callable[[Json], str] | None = None) -> str:
+def expression(item: Json, show: Show | None = None) -> str:
     """An expression. `show` writes the values of what it is compared with."""
     if isinstance(item, dict):
         if len(item) == 1:
@@ -66,7 +60,7 @@ def expression(item: Json, show: Callable[[Json], str] | None = None) -> str:
     return _plain(item)
 
 
-def _operand(item: Json, operator: str, show: Callable[[Json], str] | None) -> str:
+def _operand(item: Json, operator: str, show: Show | None) -> str:
     text = expression(item, show)
     if isinstance(item, list) and len(item) > 1:
         return f"({' | '.join(expression(each, show) for each in item)})"
@@ -94,13 +88,13 @@ def as_json(item: Json) -> str:
     return json.dumps(item, ensure_ascii=False).replace("\n", " ").replace("\r", " ")
 
 
-def _show_for(left: Json) -> Callable[[Json], str] | None:
+def show_for(left: Json) -> Show | None:
     """How the values are written that an expression is compared with."""
     if not isinstance(left, dict) or len(left) != 1:
         return None
     ((name, value),) = left.items()
     if name in _BITS:
-        return _show_for(value[0])
+        return show_for(value[0])
     key = value.get("key") if isinstance(value, dict) else value
     if name in ("meta", "ct") and key == "mark":
         return as_mark
@@ -111,7 +105,7 @@ def _show_for(left: Json) -> Callable[[Json], str] | None:
 
 def _match(match: Mapping[str, Json]) -> str:
     left, right, operator = match["left"], match["right"], match.get("op", "==")
-    show = _show_for(left)
+    show = show_for(left)
     if isinstance(left, dict) and "&" in left and operator in ("==", "!="):
         value, mask = left["&"]
         if isinstance(mask, list) and not isinstance(right, int):
@@ -119,7 +113,7 @@ def _match(match: Mapping[str, Json]) -> str:
             return f"{expression(value)} {sign}{expression(right)} / {expression(mask)}"
     masked = isinstance(left, dict) and next(iter(left)) in _BITS
     if isinstance(left, dict) and "concat" in left:
-        shown = values(right, [_show_for(each) for each in left["concat"]])
+        shown = values(right, [show_for(each) for each in left["concat"]])
     else:
         shown = _bitmask(right, show) if operator == "!=" else expression(right, show)
     single = type(right) in (int, str) and _is_of_bits(left)
@@ -137,22 +131,20 @@ def _is_of_bits(left: Json) -> bool:
     ) and isinstance(left, dict)
 
 
-def _bitmask(right: Json, show: Callable[[Json], str] | None) -> str:
+def _bitmask(right: Json, show: Show | None) -> str:
     return " | ".join(expression(each, show) for each in right) if isinstance(right, list) else expression(
         right, show
     )  # fmt: skip
 
 
-def values(item: Json, shows: Sequence[Callable[[Json], str] | None]) -> str:
+def values(item: Json, shows: Sequence[Show | None]) -> str:
     """A set of concatenations, or one; each part is written as what it is compared with asks for."""
     if isinstance(item, dict) and "set" in item:
         return braces(item["set"], lambda each: values(each, shows))
     if isinstance(item, list) and len(item) == 2:
         return f"{values(item[0], shows)} : {verdict_or_value(item[1])}"
     if isinstance(item, dict) and "concat" in item:
-        return " . ".join(
-            expression(each, show) for each, show in zip(item["concat"], shows, strict=False)
-        )
+        return " . ".join(expression(each, show) for each, show in zip(item["concat"], shows, strict=False))
     return expression(item)
 
 
@@ -161,21 +153,21 @@ def braces(items: Json, write: Callable[[Json], str]) -> str:
     return f"{{ {', '.join(map(write, items))} }}"
 
 
-def verdict_or_value(item: Json, show: Callable[[Json], str] | None = None) -> str:
+def verdict_or_value(item: Json, show: Show | None = None) -> str:
     if isinstance(item, dict) and len(item) == 1 and next(iter(item)) in _VERDICTS:
         return statement(item)
     return expression(item, show)
 
 
-def _map(value: Mapping[str, Json], shown: Callable[[Json], str] | None, word: str) -> str:
+def _map(value: Mapping[str, Json], shown: Show | None, word: str) -> str:
     key = value.get("key", value.get("left"))
     data = value.get("data", value.get("right"))
     many = isinstance(key, dict) and "concat" in key
-    show = _show_for(key)
+    show = show_for(key)
 
     def pair(each: Json) -> str:
         if many or not (isinstance(each, list) and len(each) == 2):
-            return values(each, [_show_for(part) for part in key["concat"]] if many else [])
+            return values(each, [show_for(part) for part in key["concat"]] if many else [])
         return f"{expression(each[0], show)} : {verdict_or_value(each[1], shown)}"
 
     text = braces(data["set"], pair) if isinstance(data, dict) else expression(data)
@@ -199,7 +191,7 @@ def _ct(value: Json, _show: object) -> str:
     return " ".join(str(value[key]) for key in ("dir", "family", "key") if key in value).join(("ct ", ""))
 
 
-def elem(value: Mapping[str, Json], show: Callable[[Json], str] | None) -> str:
+def elem(value: Mapping[str, Json], show: Show | None) -> str:
     text = expression(value["val"], show)
     if "timeout" in value:
         text += f" timeout {as_time(value['timeout'])}"
@@ -243,8 +235,10 @@ _EXPRESSIONS: Mapping[str, Callable[[Any, Any], str]] = {
     "tcp option": _words("tcp option", "name", "field"),
     "jhash": lambda value, _: f"jhash {expression(value['expr'])} mod {value['mod']}",
     "symhash": lambda value, _: f"symhash mod {value['mod']}",
-    "numgen": lambda value, _: f"numgen {value['mode']} mod {value['mod']}"
-    + (f" offset {value['offset']}" if value.get("offset") else ""),
+    "numgen": lambda value, _: (
+        f"numgen {value['mode']} mod {value['mod']}"
+        + (f" offset {value['offset']}" if value.get("offset") else "")
+    ),
 }
 
 
@@ -283,7 +277,7 @@ def _listed(value: Json) -> list[str]:
 
 
 def _mangle(value: Mapping[str, Json]) -> str:
-    return f"{expression(value['key'])} set {expression(value['value'], _show_for(value['key']))}"
+    return f"{expression(value['key'])} set {expression(value['value'], show_for(value['key']))}"
 
 
 def limit(value: Json) -> str:
@@ -359,10 +353,14 @@ _STATEMENTS: Mapping[str, Callable[[Any], str]] = {
     "nft": str,
     "ct count": lambda value: f"ct count {'over ' if value.get('inv') else ''}{value['val']}",
     "ct helper": lambda value: f"ct helper set {quoted(str(value))}",
-    "dup": lambda value: f"dup to {expression(value['addr'])}"
-    + (f" device {quoted(str(value['dev']))}" if "dev" in value else ""),
-    "fwd": lambda value: "fwd to "
-    + (expression(value["addr"]) + " device " if "addr" in value else "")
-    + quoted(str(value["dev"])),
+    "dup": lambda value: (
+        f"dup to {expression(value['addr'])}"
+        + (f" device {quoted(str(value['dev']))}" if "dev" in value else "")
+    ),
+    "fwd": lambda value: (
+        "fwd to "
+        + (expression(value["addr"]) + " device " if "addr" in value else "")
+        + quoted(str(value["dev"]))
+    ),
     "flow": lambda value: f"flow {value['op']} {value['flowtable']}",
 }

@@ -30,7 +30,7 @@ STATE_BITS: Mapping[str, int] = {"INVALID": 1, "ESTABLISHED": 2, "RELATED": 4, "
 SNAT, DNAT = 0x10, 0x20
 """Of `ct status`: whether the connection's source or destination was changed."""
 _STATUS_OPEN = 0x188
-"""Bits of `ct status` of a first packet that depend on where exactly it is: confirmed, both kinds of nat done."""
+"""Bits of `ct status` of a first packet that depend on where it is: confirmed, both kinds of nat done."""
 SYN = 0x02
 _FLAGS_OPEN = 0xC0
 """ECE and CWR, which the first packet of a TCP connection may have (RFC 3168)."""

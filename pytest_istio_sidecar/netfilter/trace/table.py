@@ -255,7 +255,7 @@ class _Compiler:
         return CompiledRule(outer, rule.matches, tests, action, argument, any(faulty), verb)
 
     def target(self, target: Target | None, outer: Rule) -> tuple[Action, object]:
-        """The target's action, with what that needs: a chain, an effect, a target of nat, why it is unknown."""
+        """The target's action, with what that needs: a chain, an effect, a target, why it is unknown."""
         action = action_of(target)
         if isinstance(target, Jump | Goto):
             if target.chain not in self.chains:
