@@ -5,7 +5,7 @@ comes. Does not know what chains do to a packet (`trace`, `space`: both go throu
 Invariant: the order follows from the base chains alone; the tables of iptables are one case of them.
 
 Source: include/uapi/linux/netfilter_ipv4.h for priorities, net/netfilter/nf_nat_core.c for nat's place.
-Semantics: docs/semantics.md, 2 and 3.
+Semantics: docs/semantics.md, 2, 3 and 10.
 """
 
 from __future__ import annotations

@@ -13,10 +13,10 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
-from pytest_istio_sidecar.netfilter.relations import AnyOf, Interfaces, Relation, Unmodelled
+from pytest_istio_sidecar.netfilter.relations import Interfaces, Relation, Unmodelled
 
 Side = Literal["source", "destination"]
 
@@ -272,6 +272,18 @@ class Hidden:
         return f"{_not(self.negated)}{self.field} <{self.shown or 'not shown'}>"
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AnyOf:
+    """All conditions of one of these hold; inverted, of none."""
+
+    alternatives: tuple[tuple[Match, ...], ...]
+    negated: bool = False
+    text: str = field(default="", compare=False)
+
+    def __str__(self) -> str:
+        return self.text or " or ".join(" ".join(map(str, each)) for each in self.alternatives)
+
+
 Match = (
     Address
     | Interface
@@ -288,7 +300,7 @@ Match = (
     | AnyOf
     | Unmodelled
 )
-"""Of iptables; from `Relation` on, of nf_tables (`relations`)."""
+"""Of iptables; from `Relation` on, of nf_tables."""
 
 
 def parts_of(matches: Iterable[Match]) -> Iterator[Match]:

@@ -14,8 +14,8 @@ from typing import Literal, NamedTuple
 
 from pytest_istio_sidecar.errors import UsageProblem
 from pytest_istio_sidecar.netfilter import messages
-from pytest_istio_sidecar.netfilter.matches import Hidden, Match, parts_of
-from pytest_istio_sidecar.netfilter.targets import Block, Target, targets_in
+from pytest_istio_sidecar.netfilter.matches import Hidden, Match
+from pytest_istio_sidecar.netfilter.targets import Target, conditions_of, targets_in
 
 Family = Literal[4, 6]
 
@@ -77,10 +77,7 @@ class Rule:
 
     def conditions(self) -> Iterator[Match]:
         """Every condition of the rule, those of rules within it too."""
-        yield from parts_of(self.matches)
-        if isinstance(self.target, Block):
-            for rule in self.target.rules:
-                yield from rule.conditions()
+        return conditions_of(self.matches, self.target)
 
     def targets(self) -> Iterator[Target | None]:
         """Every target of the rule, those of rules within it in place of what holds them."""

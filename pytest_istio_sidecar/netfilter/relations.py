@@ -13,12 +13,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 from pytest_istio_sidecar.netfilter.intervals import Interval
-
-if TYPE_CHECKING:
-    from pytest_istio_sidecar.netfilter.matches import Match
 
 WITH_PORTS = frozenset((6, 17, 33, 132, 136))
 """Protocols whose header begins with two ports: TCP, UDP, DCCP, SCTP, UDP-Lite."""
@@ -128,18 +125,6 @@ class Interfaces:
             if own == name or (own.endswith("*") and name.startswith(own[:-1])):
                 return not self.negated
         return self.negated
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AnyOf:
-    """All conditions of one of these hold; inverted, of none."""
-
-    alternatives: tuple[tuple[Match, ...], ...]
-    negated: bool = False
-    text: str = field(default="", compare=False)
-
-    def __str__(self) -> str:
-        return self.text or " or ".join(" ".join(map(str, each)) for each in self.alternatives)
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,14 +9,11 @@ it does in a word.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, ClassVar, Literal
+from dataclasses import dataclass
+from typing import ClassVar, Literal
 
-from pytest_istio_sidecar.netfilter.matches import FULL_MASK, Option
+from pytest_istio_sidecar.netfilter.matches import FULL_MASK, Match, Option, parts_of
 from pytest_istio_sidecar.netfilter.packet import IPAddress
-
-if TYPE_CHECKING:
-    from pytest_istio_sidecar.netfilter.model import Rule
 
 VERDICTS = ("ACCEPT", "DROP", "RETURN", "QUEUE")
 
@@ -192,6 +189,14 @@ class Statement:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Inner:
+    """A rule within a rule of nft."""
+
+    matches: tuple[Match, ...] = ()
+    target: Target | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Block:
     """Rules within a rule of nft: what follows a statement, or the elements of a map.
 
@@ -199,7 +204,7 @@ class Block:
     """
 
     verb: ClassVar = "match"
-    rules: tuple[Rule, ...] = field()
+    rules: tuple[Inner, ...]
     exclusive: bool = False
 
 
@@ -227,6 +232,14 @@ def targets_in(target: Target | None) -> Iterator[Target | None]:
             yield from targets_in(rule.target)
     else:
         yield target
+
+
+def conditions_of(matches: tuple[Match, ...], target: Target | None) -> Iterator[Match]:
+    """Every condition of a rule, those of rules within it too."""
+    yield from parts_of(matches)
+    if isinstance(target, Block):
+        for rule in target.rules:
+            yield from conditions_of(rule.matches, rule.target)
 
 
 def called_by(target: Target | None) -> Iterator[str]:

@@ -12,9 +12,9 @@ from nft_comparison import Differences, NftKernel, disagreements
 from nft_generator import NftGenerator
 
 from pytest_istio_sidecar.netfilter import hooks
-from pytest_istio_sidecar.netfilter.matches import Match
+from pytest_istio_sidecar.netfilter.matches import AnyOf, Match
 from pytest_istio_sidecar.netfilter.model import Chain, PodRules, Rule, Table
-from pytest_istio_sidecar.netfilter.relations import AnyOf, Interfaces, Relation
+from pytest_istio_sidecar.netfilter.relations import Interfaces, Relation
 from pytest_istio_sidecar.netfilter.targets import Assign, Block, Goto, Jump, Target, Tproxy, Verdict
 from pytest_istio_sidecar.netfilter.trace import relation
 

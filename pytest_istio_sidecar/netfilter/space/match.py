@@ -12,6 +12,7 @@ from pytest_istio_sidecar.netfilter.intervals import Interval, common, joined, o
 from pytest_istio_sidecar.netfilter.matches import (
     FULL_MASK,
     Address,
+    AnyOf,
     Extension,
     Fragment,
     Interface,
@@ -24,12 +25,13 @@ from pytest_istio_sidecar.netfilter.matches import (
     Transport,
 )
 from pytest_istio_sidecar.netfilter.model import Rule
-from pytest_istio_sidecar.netfilter.relations import AnyOf, Interfaces, Relation
+from pytest_istio_sidecar.netfilter.relations import Interfaces, Relation
 from pytest_istio_sidecar.netfilter.routing import Routing
 from pytest_istio_sidecar.netfilter.space.fields import NO_SOCKET, FieldName, Fields
 from pytest_istio_sidecar.netfilter.space.match_by_sampling import Sampling
 from pytest_istio_sidecar.netfilter.space.packet_state import ENTERED, Skb
 from pytest_istio_sidecar.netfilter.space.relation import Relations
+from pytest_istio_sidecar.netfilter.targets import Inner
 from pytest_istio_sidecar.netfilter.trace.match import (
     NUMBERS,
     compile_faulty,
@@ -49,7 +51,7 @@ class Conditions:
         self._relations = Relations(fields, diagrams, self._sampling)
         self._made: dict[tuple[Match, Skb, bool], Node] = {}
 
-    def guard(self, rule: Rule, skb: Skb, inside: Node, writer: str | None = None) -> Node:
+    def guard(self, rule: Rule | Inner, skb: Skb, inside: Node, writer: str | None = None) -> Node:
         """`inside` for the packets that meet every condition of the rule, undecided for others."""
         box: Box = {}
         rest: list[Node] = []

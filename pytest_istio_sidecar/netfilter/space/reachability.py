@@ -19,7 +19,7 @@ from pytest_istio_sidecar.netfilter.space.match import Conditions
 from pytest_istio_sidecar.netfilter.space.packet_state import ENTERED, Bits, Skb
 from pytest_istio_sidecar.netfilter.space.space import Space
 from pytest_istio_sidecar.netfilter.space.table import CompiledRuleset, End
-from pytest_istio_sidecar.netfilter.targets import Block, Goto, Jump, called_by
+from pytest_istio_sidecar.netfilter.targets import Block, Goto, Inner, Jump, called_by
 
 Key = TypeVar("Key")
 
@@ -138,7 +138,12 @@ class _Flow:
         return self._where(answers, _ON)
 
     def _into(
-        self, table: str, rule: Rule, skb: Skb, packets: Node, waiting: dict[tuple[str, int, Skb], Node]
+        self,
+        table: str,
+        rule: Rule | Inner,
+        skb: Skb,
+        packets: Node,
+        waiting: dict[tuple[str, int, Skb], Node],
     ) -> None:
         """Put the packets that match a rule where its target calls them to."""
         target = rule.target

@@ -31,6 +31,7 @@ from pytest_istio_sidecar.netfilter.targets import (
     Block,
     Extended,
     Goto,
+    Inner,
     Jump,
     Redirect,
     SetMark,
@@ -38,6 +39,7 @@ from pytest_istio_sidecar.netfilter.targets import (
     Translate,
     Zone,
     called_by,
+    targets_in,
 )
 from pytest_istio_sidecar.netfilter.trace.nat import WITH_PORTS
 
@@ -67,15 +69,17 @@ class CompiledRuleset:
         self._diagrams = conditions.diagrams
         self._writer = ruleset.writer if ruleset.backend is Backend.NF_TABLES else None
         self._marks_matter = marks_matter
-        self._rules = {
+        own = {
             (table.name, chain.name): _reached(chain) for table in ruleset.tables for chain in table.chains
         }
+        self._rules: dict[Place, tuple[Rule | Inner, ...]] = {**own}
+        self._own = own
         self._policies = {
             (table.name, chain.name): chain.policy for table in ruleset.tables for chain in table.chains
         }
         self._within: dict[int, str] = {}
         """By identity of a block, the name under which its rules are kept."""
-        for (table, _), rules in list(self._rules.items()):
+        for (table, _), rules in own.items():
             for rule in rules:
                 self._keep_within(table, rule)
         self.base_chains = [
@@ -92,7 +96,7 @@ class CompiledRuleset:
         self._called: dict[tuple[str, str, Skb, bool], Node] = {}
         self._inside: list[tuple[str, str, Skb]] = []
 
-    def _keep_within(self, table: str, rule: Rule) -> None:
+    def _keep_within(self, table: str, rule: Rule | Inner) -> None:
         if isinstance(rule.target, Block):
             name = self._within[id(rule.target)] = f"{_WITHIN}{len(self._within)}"
             self._rules[table, name] = rule.target.rules
@@ -109,7 +113,7 @@ class CompiledRuleset:
 
     def rules_from(self, table: str, name: str, start: int) -> tuple[Rule, ...]:
         """A chain's rules from number `start + 1` on, up to the last that a packet can come to."""
-        return self._rules[table, name][start:]
+        return self._own[table, name][start:]
 
     def callers_first(self, table: str, start: str) -> list[str]:
         """The chains that packets can come to from one chain, each behind all that lead to it.
@@ -192,14 +196,14 @@ class CompiledRuleset:
 
         return self._diagrams.bind(made, follow)
 
-    def rule(self, table: str, rule: Rule, skb: Skb) -> Node:
+    def rule(self, table: str, rule: Rule | Inner, skb: Skb) -> Node:
         """What one rule answers; it falls where its conditions do not hold, or it changes nothing."""
         inside = self._act(table, rule, skb)
         if inside is self._diagrams.fall:
             return inside
         return self._conditions.guard(rule, skb, inside, self._writer)
 
-    def _act(self, table: str, rule: Rule, skb: Skb) -> Node:
+    def _act(self, table: str, rule: Rule | Inner, skb: Skb) -> Node:
         leaf = self._diagrams.leaf
         target = rule.target
         if isinstance(target, Jump | Goto):
@@ -237,7 +241,7 @@ class CompiledRuleset:
         node = self._diagrams.chain(parts)
         return self._diagrams.relabel(node, lambda answer: FALL if answer == behind else answer)
 
-    def _translation(self, rule: Rule, target: Redirect | Translate | Extended, skb: Skb) -> Node:
+    def _translation(self, rule: Rule | Inner, target: Redirect | Translate | Extended, skb: Skb) -> Node:
         """Ports are given only to protocols that have them."""
         done = self._diagrams.leaf(End(Action.NAT, target, skb))
         if isinstance(target, Extended) or target.ports is None:
@@ -284,13 +288,13 @@ class CompiledRuleset:
         effect(changed)
         return changed.skb()
 
-    def _changes(self, table: str, rule: Rule) -> bool:
+    def _changes(self, table: str, rule: Rule | Inner) -> bool:
         return self._is_change(rule) or any(
             (table, called) in self._changing for called in called_by(rule.target)
         )
 
-    def _is_change(self, rule: Rule) -> bool:
-        return any(map(self._is_changing, rule.targets()))
+    def _is_change(self, rule: Rule | Inner) -> bool:
+        return any(map(self._is_changing, targets_in(rule.target)))
 
     def _is_changing(self, target: Target | None) -> bool:
         action = action_of(target)
@@ -307,7 +311,7 @@ class CompiledRuleset:
         return callers
 
     def _leading_to(
-        self, meant: Callable[[Rule], bool], callers: Mapping[Place, Sequence[Place]]
+        self, meant: Callable[[Rule | Inner], bool], callers: Mapping[Place, Sequence[Place]]
     ) -> frozenset[Place]:
         """The chains that hold such a rule, also by what they jump to."""
         waiting = [place for place, rules in self._rules.items() if any(map(meant, rules))]
@@ -320,9 +324,9 @@ class CompiledRuleset:
         return frozenset(leading)
 
 
-def _is_return(rule: Rule) -> bool:
+def _is_return(rule: Rule | Inner) -> bool:
     """Whether packets may come back to the caller from here other than from the chain's end."""
-    return any(action_of(target) in (Action.GOTO, Action.RETURN) for target in rule.targets())
+    return any(action_of(target) in (Action.GOTO, Action.RETURN) for target in targets_in(rule.target))
 
 
 def _reached(chain: Chain) -> tuple[Rule, ...]:

@@ -15,10 +15,9 @@ from functools import lru_cache
 from typing import Any
 
 from pytest_istio_sidecar.netfilter.intervals import Interval, joined
-from pytest_istio_sidecar.netfilter.matches import Match
+from pytest_istio_sidecar.netfilter.matches import AnyOf, Match
 from pytest_istio_sidecar.netfilter.relations import (
     KEYS,
-    AnyOf,
     Interfaces,
     Relation,
     Unmodelled,

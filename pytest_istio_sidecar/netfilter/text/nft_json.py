@@ -33,7 +33,8 @@ from pytest_istio_sidecar.netfilter.text.call_graph import first_circle
 from pytest_istio_sidecar.netfilter.text.nft_conditions import NamedSet
 from pytest_istio_sidecar.netfilter.text.nft_render import declaration
 from pytest_istio_sidecar.netfilter.text.nft_statements import Statements, updated_sets
-from pytest_istio_sidecar.netfilter.text.nft_words import quoted
+from pytest_istio_sidecar.netfilter.text.nft_values import NotModelled
+from pytest_istio_sidecar.netfilter.text.nft_words import NOT_AS_DOCUMENTED, quoted
 
 Json = Any
 FAMILIES: Mapping[str, tuple[Family, ...]] = {"ip": (4,), "ip6": (6,), "inet": (4, 6), "netdev": (4, 6)}
@@ -110,7 +111,7 @@ def rules_of(objects: Sequence[Json], source: str | None) -> PodRules:
     reading = _Reading(source)
     try:
         return reading.rules(objects)
-    except (AttributeError, IndexError, KeyError, TypeError, ValueError, RecursionError) as problem:
+    except (*NOT_AS_DOCUMENTED, NotModelled) as problem:
         reading.refuse(messages.NFT_NO_LISTING(problem=f"{type(problem).__name__} at {reading.at}"))
 
 
@@ -157,6 +158,8 @@ class _Reading:
 
     def _take(self, name: str, value: Mapping[str, Json]) -> None:
         family = value["family"]
+        if not isinstance(value.get("name", value.get("chain")), str):
+            self.refuse(messages.NFT_NO_LISTING(problem=f"a {name} without a name"))
         if family in ELSEWHERE:
             self.notes.append(_NOT_ASKED[family])
             return

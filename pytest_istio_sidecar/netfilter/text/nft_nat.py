@@ -12,11 +12,10 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from pytest_istio_sidecar.netfilter.intervals import joined
-from pytest_istio_sidecar.netfilter.matches import Match, Option
-from pytest_istio_sidecar.netfilter.model import Rule
+from pytest_istio_sidecar.netfilter.matches import AnyOf, Match, Option
 from pytest_istio_sidecar.netfilter.packet import IPAddress
-from pytest_istio_sidecar.netfilter.relations import AnyOf, Relation
-from pytest_istio_sidecar.netfilter.targets import Block, Extended, Redirect, Target, Tproxy, Translate
+from pytest_istio_sidecar.netfilter.relations import Relation
+from pytest_istio_sidecar.netfilter.targets import Block, Extended, Inner, Redirect, Target, Tproxy, Translate
 from pytest_istio_sidecar.netfilter.text.nft_conditions import Sets, alternatives, elements_of, of_family
 from pytest_istio_sidecar.netfilter.text.nft_values import NotModelled, single
 from pytest_istio_sidecar.netfilter.text.nft_words import statement
@@ -34,7 +33,7 @@ def by_elements(
     """What a map does: that of the one element that the key is, nothing where it is none."""
     key, data = value.get("key", value.get("left")), value.get("data", value.get("right"))
     done: dict[Target | None, list[tuple[Match, ...]]] = {}
-    others: list[Rule] = []
+    others: list[Inner] = []
     for pair, doubtful in elements_of(data, sets):
         if not isinstance(pair, list) or len(pair) != 2:
             raise NotModelled
@@ -42,10 +41,10 @@ def by_elements(
         matches = alternatives(key, element, text, doubtful=doubtful)
         target = make(pair[1])
         if element == "*":
-            others.append(Rule(chain="", matches=matches, target=target))
+            others.append(Inner(matches=matches, target=target))
         else:
             done.setdefault(target, []).append(matches)
-    rules = [Rule(chain="", matches=_either(each), target=target) for target, each in done.items()]
+    rules = [Inner(matches=_either(each), target=target) for target, each in done.items()]
     return Block(rules=(*rules, *others), exclusive=True)
 
 

@@ -80,6 +80,10 @@ _SHOWN_AS: Mapping[str, Callable[[Json], str]] = {
 }
 
 
+HEADER = "# Rules of pytest-istio-sidecar: nf_tables"
+"""The first line of what is written here: behind it even nothing is a whole listing."""
+
+
 def render_nft(rules: PodRules | Ruleset) -> str:
     """Text that `nft -f` loads and `parse_nftables` reads back; without counters' numbers."""
     rulesets = rules.rulesets if isinstance(rules, PodRules) else (rules,)
@@ -87,7 +91,8 @@ def render_nft(rules: PodRules | Ruleset) -> str:
     for ruleset in rulesets:
         for table in ruleset.tables:
             tables.setdefault((table.nft_family, table.name), table)
-    return "".join(f"{line}\n" for table in tables.values() for line in _table(table))
+    lines = (line for table in tables.values() for line in _table(table))
+    return "".join(f"{line}\n" for line in (HEADER, *lines))
 
 
 def _table(table: Table) -> Iterator[str]:

@@ -10,14 +10,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from pytest_istio_sidecar.netfilter.matches import FULL_MASK, Match
-from pytest_istio_sidecar.netfilter.model import Rule
-from pytest_istio_sidecar.netfilter.relations import AnyOf, Relation, Unmodelled, loaded
+from pytest_istio_sidecar.netfilter.matches import FULL_MASK, AnyOf, Match
+from pytest_istio_sidecar.netfilter.relations import Relation, Unmodelled, loaded
 from pytest_istio_sidecar.netfilter.targets import (
     Assign,
     Block,
     Extended,
     Goto,
+    Inner,
     Jump,
     Statement,
     Target,
@@ -176,12 +176,12 @@ def _built(items: Sequence[Item]) -> tuple[tuple[Match, ...], Target | None]:
             return tuple(matches), acts[0] if acts else None
         if len(acts) < 2:
             # By a statement before a map the rule has matched, whatever the map says.
-            return tuple(matches), Block(rules=(Rule(chain=""), Rule(chain="", target=acts[0])))
-        return tuple(matches), Block(rules=tuple(Rule(chain="", target=target) for target in acts))
+            return tuple(matches), Block(rules=(Inner(), Inner(target=acts[0])))
+        return tuple(matches), Block(rules=tuple(Inner(target=target) for target in acts))
     inner, target = _built(items[end:])
     # One that does nothing stays: by it the rule has matched, whatever follows.
-    before = [Rule(chain="", target=each) for each in acts] or [Rule(chain="")]
-    rest = Rule(chain="", matches=inner, target=target)
+    before = [Inner(target=each) for each in acts] or [Inner()]
+    rest = Inner(matches=inner, target=target)
     return tuple(matches), Block(rules=(*before, rest))
 
 
@@ -189,6 +189,8 @@ def _verdict(item: Json) -> Target | None:
     ((name, value),) = item.items()
     if name in ("jump", "goto"):
         chain = value["target"] if isinstance(value, dict) else value
+        if not isinstance(chain, str):
+            raise TypeError(name)
         return Jump(chain) if name == "jump" else Goto(chain)
     return _VERDICTS[name]
 

@@ -18,6 +18,7 @@ from pytest_istio_sidecar.netfilter import messages
 from pytest_istio_sidecar.netfilter.memory import no_collection
 from pytest_istio_sidecar.netfilter.model import PodRules
 from pytest_istio_sidecar.netfilter.text.nft_json import LINE, parse_json, rules_of
+from pytest_istio_sidecar.netfilter.text.nft_render import HEADER
 from pytest_istio_sidecar.netfilter.text.nft_text_expressions import elements
 from pytest_istio_sidecar.netfilter.text.nft_text_rules import statements
 from pytest_istio_sidecar.netfilter.text.nft_tokens import (
@@ -98,6 +99,10 @@ class _Text:
                 self._table()
         except NotUnderstood as problem:
             self.refuse(messages.NFT_WORD(problem=str(problem)), self.words.line)
+        except RecursionError:
+            self.refuse(messages.NFT_WORD(problem="it is nested too deep"), self.words.line)
+        if not self.made and HEADER in self.text.splitlines():
+            return [{"metainfo": {}}]
         if not self.made:
             raise ParseError(messages.NFT_EMPTY(), source=self.source)
         return self.made

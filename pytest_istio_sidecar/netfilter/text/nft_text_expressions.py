@@ -251,19 +251,23 @@ def value(words: Words) -> Json:
 
 def _valued(text: str) -> Json:
     if _NUMBER.fullmatch(text):
-        return int(text, 0)
+        return _int(text)
     low, dash, high = text.partition("-")
     if dash and low and high:
         if _NUMBER.fullmatch(low) and _NUMBER.fullmatch(high):
-            return {"range": [int(low, 0), int(high, 0)]}
+            return {"range": [_int(low), _int(high)]}
         if _is_address(low) and _is_address(high):
             return {"range": [low, high]}
     address, slash, length = text.partition("/")
     if slash and length.isdecimal() and _NUMBER.fullmatch(address):
-        return {"prefix": {"addr": int(address, 0), "len": int(length)}}
+        return {"prefix": {"addr": _int(address), "len": int(length)}}
     if slash and _is_address(address) and length.isdecimal():
         return {"prefix": {"addr": address, "len": int(length)}}
     return text
+
+
+def _int(text: str) -> int:
+    return int(text, 16 if text.startswith("0x") else 10)
 
 
 def _is_address(text: str) -> bool:

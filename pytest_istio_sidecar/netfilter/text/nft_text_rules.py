@@ -44,7 +44,7 @@ def statements(tokens: Sequence[Token]) -> tuple[list[Json], str]:
                 comment = words.word()
             else:
                 made.append(_statement(words))
-        except NotUnderstood:
+        except (NotUnderstood, RecursionError):
             made.append({"nft": text_of(tokens[start:])})
             break
     return made, comment

@@ -14,6 +14,16 @@ from pytest_istio_sidecar.netfilter.matches import FULL_MASK
 
 Json = Any
 """A value of JSON."""
+NOT_AS_DOCUMENTED = (
+    ArithmeticError,
+    AttributeError,
+    LookupError,
+    RecursionError,
+    StopIteration,
+    TypeError,
+    ValueError,
+)
+"""What reading JSON that is not as libnftables-json(5) has it may raise."""
 Show = Callable[[Json], str]
 """How a value is written."""
 
@@ -38,7 +48,7 @@ def statement(item: Json) -> str:
     write = _STATEMENTS.get(name)
     try:
         return as_json(item) if write is None else write(value)
-    except (AttributeError, IndexError, KeyError, TypeError, ValueError):
+    except NOT_AS_DOCUMENTED:
         return as_json(item)
 
 

@@ -13,6 +13,7 @@ from typing import assert_never
 from pytest_istio_sidecar.netfilter.matches import (
     PROTOCOLS,
     Address,
+    AnyOf,
     Extension,
     Fragment,
     Hidden,
@@ -26,7 +27,7 @@ from pytest_istio_sidecar.netfilter.matches import (
     TcpFlags,
     Transport,
 )
-from pytest_istio_sidecar.netfilter.relations import AnyOf, Interfaces, Relation, Unmodelled
+from pytest_istio_sidecar.netfilter.relations import Interfaces, Relation, Unmodelled
 from pytest_istio_sidecar.netfilter.trace.match_extensions import compile_extension
 from pytest_istio_sidecar.netfilter.trace.packet_state import Skb, Test, Truth, both
 from pytest_istio_sidecar.netfilter.trace.relation import compile_interfaces, compile_relation

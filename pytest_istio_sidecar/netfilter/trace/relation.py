@@ -5,6 +5,7 @@ the words for it (`text/nft_conditions`). Invariant: what cannot be loaded holds
 what is not known of the packet is None.
 
 Source: net/netfilter/nft_meta.c, nft_payload.c, nft_ct.c, nft_fib.c.
+Semantics: docs/semantics.md, 10.
 """
 
 from __future__ import annotations

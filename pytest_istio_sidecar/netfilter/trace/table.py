@@ -17,7 +17,7 @@ from pytest_istio_sidecar.netfilter.actions import Action, action_of, effect_of
 from pytest_istio_sidecar.netfilter.hooks import FIRST, BaseChain, base_chains
 from pytest_istio_sidecar.netfilter.matches import Match
 from pytest_istio_sidecar.netfilter.model import Backend, Rule, Ruleset, Table
-from pytest_istio_sidecar.netfilter.targets import Block, Goto, Jump, Redirect, Target, Tproxy
+from pytest_istio_sidecar.netfilter.targets import Block, Goto, Inner, Jump, Redirect, Target, Tproxy
 from pytest_istio_sidecar.netfilter.trace.match import compile_faulty, compile_match, written_faultily
 from pytest_istio_sidecar.netfilter.trace.nat import Unforeseeable, hand_over, translate
 from pytest_istio_sidecar.netfilter.trace.packet_state import Skb, Test
@@ -244,7 +244,7 @@ class _Compiler:
             self.chains[chain.name].rules = tuple(self.rule(rule, rule) for rule in chain.rules)
         return self.chains
 
-    def rule(self, rule: Rule, outer: Rule) -> CompiledRule:
+    def rule(self, rule: Rule | Inner, outer: Rule) -> CompiledRule:
         faulty = [written_faultily(match, self.writer) for match in rule.matches]
         tests = tuple(
             compile_faulty(match) if wrong else compile_match(match)
