@@ -142,8 +142,8 @@ NFT_EMPTY = Message(
 NFT_NO_JSON = Message(
     "IS282",
     "this is no JSON: {problem}",
-    cause="the command was stopped, or its output not wholly stored",
-    fix="save it again: nft -j list ruleset",
+    cause="the output was not wholly stored; or a table has flags, at which nft 1.0.6 may break off",
+    fix="take the text, where that does not happen: nft list ruleset",
 )
 NFT_NO_LISTING = Message(
     "IS283",

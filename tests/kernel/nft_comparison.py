@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from kernel_testbed import HOST, Kernel, Observed, key_of
-from nft_generator import KEPT, NftRules
+from nft_ruleset import KEPT, NftRules
 
 from pytest_istio_sidecar import parse_iptables_save, parse_nftables, trace
 from pytest_istio_sidecar.netfilter.model import Backend, PodRules

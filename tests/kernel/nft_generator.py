@@ -8,93 +8,20 @@ conditions, and every ruleset makes conntrack keep each packet's last mark.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
 
 from kernel_generator import AWAY, IDS, LOOPBACK, OWN, PORTS, Generator
 from kernel_testbed import TPROXY_PORTS
+from nft_ruleset import Chain, NftRules, Table
 
 from pytest_istio_sidecar.netfilter.hooks import base_chains
 from pytest_istio_sidecar.netfilter.model import TABLES, Backend, Ruleset
 from pytest_istio_sidecar.netfilter.model import Chain as RuleChain
 from pytest_istio_sidecar.netfilter.model import Table as RuleTable
 
-KEPT = "keep"
-"""The table that keeps marks, and quiet what is not tested; it stands last and first at every hook."""
-
-_KEEP = """table inet keep {
-    chain quiet-in { type filter hook prerouting priority -500; meta l4proto { icmp, ipv6-icmp } drop; }
-    chain quiet-out { type filter hook output priority -500; meta l4proto { icmp, ipv6-icmp } drop; }
-    chain sent { type filter hook postrouting priority 500; counter ct direction original ct mark set mark; }
-    chain delivered { type filter hook input priority 500; counter ct direction original ct mark set mark; }
-    chain forwarded { type filter hook forward priority 500; counter ct direction original ct mark set mark; }
-    chain binds { type nat hook postrouting priority 300; counter; }
-}
-"""
-
 HOOKS = ("prerouting", "input", "forward", "output", "postrouting")
 PRIORITIES = (-400, -300, -250, -199, -150, -150, -101, -99, -50, 0, 0, 10, 50, 99, 150, 300)
 NAT_PRIORITIES = (-199, -150, -100, -100, -50, 0, 100)
 NAT_HOOKS = ("prerouting", "output")
-
-
-@dataclass
-class Chain:
-    """A chain as text in parts, so that rules can be taken out one by one."""
-
-    name: str
-    declared: str = ""
-    """Of a base chain, how it is registered."""
-    rules: list[str] = field(default_factory=list)
-
-    def text(self) -> list[str]:
-        first = [f"        {self.declared}"] if self.declared else []
-        return [f"    chain {self.name} {{", *first, *(f"        {rule}" for rule in self.rules), "    }"]
-
-
-@dataclass
-class Table:
-    family: str
-    name: str
-    chains: list[Chain] = field(default_factory=list)
-    declared: list[str] = field(default_factory=list)
-
-    def text(self) -> list[str]:
-        lines = [f"table {self.family} {self.name} {{", *(f"    {each}" for each in self.declared)]
-        for chain in self.chains:
-            lines += chain.text()
-        return [*lines, "}"]
-
-
-@dataclass
-class NftRules:
-    """A ruleset as text in parts."""
-
-    tables: list[Table] = field(default_factory=list)
-
-    def text(self) -> str:
-        """For `nft -f`, in place of every rule there was."""
-        lines = [line for table in self.tables for line in table.text()]
-        return "\n".join(["flush ruleset", *lines, _KEEP])
-
-    def places(self) -> list[tuple[int, int, int]]:
-        return [
-            (t, c, r)
-            for t, table in enumerate(self.tables)
-            for c, chain in enumerate(table.chains)
-            for r, _ in enumerate(chain.rules)
-        ]
-
-    def without(self, place: tuple[int, int, int]) -> NftRules:
-        tables = [replace(t, chains=[replace(c, rules=list(c.rules)) for c in t.chains]) for t in self.tables]
-        del tables[place[0]].chains[place[1]].rules[place[2]]
-        return NftRules(tables)
-
-    def shown(self) -> list[str]:
-        """The lines that say anything."""
-        kept = [
-            replace(t, chains=[c for c in t.chains if c.rules or "drop" in c.declared]) for t in self.tables
-        ]
-        return [line for table in kept if table.chains for line in table.text()]
 
 
 class NftGenerator(Generator):
@@ -370,6 +297,8 @@ class NftGenerator(Generator):
         choices = [
             "ct state new",
             "ct state established,related",
+            "ct state new,established",
+            "ct state invalid,new",
             "ct state != new",
             "ct state { new, untracked }",
             "ct state != established,related",

@@ -77,7 +77,11 @@ def test_both_forms_in_which_nft_prints_rules_are_the_same_rules(
         pytest.skip("nft prints nothing of iptables-legacy")
     generator = NftGenerator(f"forms {seed_of_this_run()}", kernel.family)
     for _ in range(60):
-        if kernel.load_nft(generator.nft_rules().text()).returncode == 0:
+        rules = generator.nft_rules()
+        # At the flags of a table nft 1.0.6 may break off its JSON.
+        for table in rules.tables:
+            table.declared = [each for each in table.declared if "flags dormant" not in each]
+        if kernel.load_nft(rules.text()).returncode == 0:
             in_json = _without_devices(parse_nftables(kernel.in_json()))
             for options in ((), ("-a",), ("-n",), ("-s",), ("-a", "-n", "-s")):
                 in_text = _without_devices(parse_nftables(kernel.in_text(*options)))

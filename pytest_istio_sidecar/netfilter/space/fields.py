@@ -73,9 +73,12 @@ class Field:
         """The values whose bits under the mask are these."""
         if not self.parts:
             return {self.level: ((value, value | (mask ^ self.top)),)}
-        return {
-            part.level: ((part.press(value),) * 2,) for part in self.parts if part.mask & mask == part.mask
-        }
+        box: Box = {}
+        for part in self.parts:
+            if part.mask & mask:
+                low = part.press(value & mask)
+                box[part.level] = ((low, low | part.press(part.mask & ~mask)),)
+        return box
 
     def intervals(self, diagrams: Diagrams, intervals: Sequence[Interval]) -> Node:
         """The values in these closed intervals, ascending and apart."""
@@ -106,10 +109,15 @@ class Field:
                 continue
             rest = outside(pressed_in, (1 << len(part.shifts)) - 1)
             excluded = _width(rest) < _width(pressed_in)
-            pressed = (
-                value for low, high in (rest if excluded else pressed_in) for value in range(low, high + 1)
+            top = (1 << len(part.shifts)) - 1
+            yield (
+                excluded,
+                [
+                    (part.spread(value), part.spread(mask))
+                    for low, high in (rest if excluded else pressed_in)
+                    for value, mask in _prefixes(low, high, top)
+                ],
             )
-            yield excluded, [(part.spread(value), part.mask) for value in pressed]
 
     def is_free(self, box: Box) -> bool:
         """Whether a box leaves every value of the field."""
@@ -246,15 +254,19 @@ def _is_prefix(mask: int, top: int) -> bool:
 
 
 def _parts(name: str, masks: Iterable[int], top: int, level: int) -> tuple[Part, ...]:
-    """The bits of a mark in groups that each mask holds whole or not at all; those of an address one by one.
+    """The bits of a field in groups that each mask holds whole or not at all.
 
-    Addresses are also asked for by ranges (the host's networks, iprange), in which every bit can matter.
+    Those of an address stay side by side, as it is asked for by ranges too (the host's networks, iprange): of
+    such a group a range holds the first bits, if not all.
     """
-    kept = sorted(set(masks))
+    kept = sorted({mask for mask in masks if name == "mark" or not _is_prefix(mask, top)})
     groups: dict[object, list[int]] = {}
+    run, last = 0, None
     for shift in reversed(range(top.bit_length())):
-        key = tuple(mask >> shift & 1 for mask in kept) if name == "mark" else shift
-        groups.setdefault(key, []).append(shift)
+        key = tuple(mask >> shift & 1 for mask in kept)
+        run += name != "mark" and key != last
+        last = key
+        groups.setdefault((run, key), []).append(shift)
     return tuple(
         Part(level=level + place, mask=sum(1 << shift for shift in shifts), shifts=tuple(sorted(shifts)))
         for place, shifts in enumerate(groups.values())

@@ -290,3 +290,10 @@ def test_ip6_nexthdr_is_the_protocol() -> None:
     assert fate(rules, inbound(80, family=6)) is Fate.DROPPED
     assert fate(rules, inbound(80, family=6, protocol="udp")) is Fate.UNCHANGED
     assert fate(rules, inbound(80)) is Fate.UNCHANGED
+
+
+def test_a_forwarded_packet_keeps_at_postrouting_the_interface_that_it_came_in_by() -> None:
+    rules = pod(chain('iifname "eth0" drop', hook="postrouting", priority=0))
+    forwarded = inbound(80, destination="192.0.2.77", in_interface="eth0")
+    assert trace(rules, forwarded).fate is Fate.DROPPED
+    assert fate(rules, outbound("192.0.2.20", 80)) is Fate.UNCHANGED
