@@ -42,11 +42,11 @@ if TYPE_CHECKING:
         parse_reviewed_bypasses as parse_reviewed_bypasses,
     )
     from pytest_istio_sidecar.checks.chains import (
-        check_dead_rules as check_dead_rules,
         check_inbound_exclusions as check_inbound_exclusions,
         check_jump as check_jump,
         check_redirect_target as check_redirect_target,
     )
+    from pytest_istio_sidecar.checks.dead_rules import check_dead_rules as check_dead_rules
     from pytest_istio_sidecar.checks.comparison.comparison import Comparison as Comparison, compare as compare
     from pytest_istio_sidecar.checks.comparison.expectation import check_matches_istio as check_matches_istio
     from pytest_istio_sidecar.checks.finding import Finding as Finding, Severity as Severity
@@ -94,6 +94,7 @@ if TYPE_CHECKING:
     )
     from pytest_istio_sidecar.netfilter.sockets import Socket as Socket
     from pytest_istio_sidecar.netfilter.text.complete import complete as complete
+    from pytest_istio_sidecar.netfilter.text.forms import parse_rules as parse_rules
     from pytest_istio_sidecar.netfilter.text.nft_render import render_nft as render_nft
     from pytest_istio_sidecar.netfilter.text.nft_text import parse_nftables as parse_nftables
     from pytest_istio_sidecar.netfilter.text.parse import parse_iptables as parse_iptables

@@ -6,7 +6,7 @@ Knows which exception a finding becomes. Does not know how a verdict is reached
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from datetime import UTC, date, datetime
 from functools import update_wrapper
 from inspect import signature
@@ -16,32 +16,18 @@ from pytest_istio_sidecar.checks.bypass.bypasses import check_only_bypasses
 from pytest_istio_sidecar.checks.bypass.reviewed import ReviewedBypass, check_reviewed_bypasses
 from pytest_istio_sidecar.checks.chains import check_inbound_exclusions, check_jump, check_redirect_target
 from pytest_istio_sidecar.checks.comparison.expectation import check_matches_istio
-from pytest_istio_sidecar.checks.finding import Finding, Kind, violations
+from pytest_istio_sidecar.checks.finding import Finding
 from pytest_istio_sidecar.checks.listeners import check_listener, check_rules_reach_listeners
 from pytest_istio_sidecar.checks.packets import check_not_redirected, check_redirected
 from pytest_istio_sidecar.checks.policy_routes import check_policy_routes
 from pytest_istio_sidecar.checks.replicas import check_replicas
 from pytest_istio_sidecar.checks.traffic import check_intercepted, check_not_intercepted
-from pytest_istio_sidecar.errors import (
-    BypassError,
-    ListenerMismatch,
-    NotIntercepted,
-    RedirectError,
-    RuleSetMismatch,
-    VerdictAgainst,
-)
 from pytest_istio_sidecar.istio.options import IstioOptions
+from pytest_istio_sidecar.netfilter.model import Rules
 from pytest_istio_sidecar.netfilter.packet import Host
-from pytest_istio_sidecar.reports.message import render_findings
+from pytest_istio_sidecar.reports.verdict import raise_against
 
 _Parameters = ParamSpec("_Parameters")
-_ERRORS: dict[Kind, type[VerdictAgainst]] = {
-    Kind.BYPASS: BypassError,
-    Kind.REDIRECT: RedirectError,
-    Kind.RULES: RuleSetMismatch,
-    Kind.LISTENER: ListenerMismatch,
-    Kind.TRAFFIC: NotIntercepted,
-}
 
 
 def asserting(
@@ -54,7 +40,7 @@ def asserting(
 
     def decorate(described: Callable[[], None]) -> Callable[_Parameters, None]:
         def assertion(*arguments: _Parameters.args, **named: _Parameters.kwargs) -> None:
-            _raise(check(*arguments, **named))
+            raise_against(check(*arguments, **named))
 
         update_wrapper(assertion, described)
         assertion.__annotations__ = {**check.__annotations__, "return": None}
@@ -184,18 +170,31 @@ def assert_reviewed_bypasses(
     *,
     today: date | None = None,
     host: Host | None = None,
+    rules: Rules | None = None,
+    accepted: Collection[str] = (),
+    pod: str = "",
 ) -> None:
-    """Assert that what these options open beyond the template's is on a project's list, and in date.
+    """Assert that what a pod's options open beyond the template's is on a project's list, and in date.
+
+    What is open otherwise has to be in date too, where it is on the list.
 
     Args:
         today: a review counts up to its last day; None: this day, in UTC.
+        rules: what was read from the pod; None: what the release makes with these options.
+        accepted: fields of options that the project accepts whatever they open.
+        pod: `namespace/name`, or what stands for it, where reviews are for some pods.
 
     Raises:
         BypassError: some packets get by that no review allows.
+        Undecided: the rules do not tell whether some do.
         UsageProblem: no such release or option.
     """
     day = today or datetime.now(tz=UTC).date()
-    _raise(check_reviewed_bypasses(version, options, reviewed, today=day, host=host))
+    raise_against(
+        check_reviewed_bypasses(
+            version, options, reviewed, today=day, host=host, rules=rules, accepted=accepted, pod=pod
+        )
+    )
 
 
 @asserting(check_replicas)
@@ -217,7 +216,8 @@ def assert_only_bypasses() -> None:
 
     Raises:
         BypassError: other packets get by; the message has one, and the rule that lets it.
-        Undecided: it depends on a condition that rules alone do not tell.
+        Undecided: nothing else does, and of some packets it depends on what rules alone do not tell, or
+            on what was not read.
         UsageProblem: a text that is no bypass.
     """
 
@@ -240,11 +240,3 @@ def assert_not_intercepted() -> None:
         RedirectError: Envoy saw it.
         Undecided: the evidence does not tell.
     """
-
-
-def _raise(findings: Sequence[Finding]) -> None:
-    against = violations(findings)
-    if against:
-        error = _ERRORS[against[0].kind](render_findings(against))
-        error.findings = tuple(against)
-        raise error

@@ -28,8 +28,10 @@ class IstioSidecarError(Exception):
         failure: the message in its parts; as text the exception is that, laid out.
     """
 
-    def __init__(self, failure: Failure | str) -> None:
-        self.failure = failure if isinstance(failure, Failure) else Failure(summary=failure)
+    def __init__(self, failure: object = "", *more: object) -> None:
+        """Take a message; of anything else its text, as other exceptions do."""
+        text = ", ".join(map(str, (failure, *more)))
+        self.failure = failure if isinstance(failure, Failure) else Failure(summary=text)
         super().__init__(str(self.failure))
 
     def __str__(self) -> str:
@@ -49,7 +51,7 @@ class ParseError(IstioSidecarError):
     """
 
     def __init__(
-        self, failure: Failure | str, *, source: str | None = None, line: int = 0, text: str = ""
+        self, failure: object = "", *, source: str | None = None, line: int = 0, text: str = ""
     ) -> None:
         super().__init__(failure)
         self.reason = self.failure.summary

@@ -142,6 +142,46 @@ def lay_out(label: str, value: str, column: int = LABEL, *, whole: bool = False)
     return [f"  {name:<{column}}{line}".rstrip() for name, line in zip(labels, lines, strict=True)]
 
 
+def fitted(text: str, columns: int) -> list[str]:
+    """The lines of a message for a narrow terminal: those that are longer are broken between words.
+
+    Prose that was wrapped at `WIDTH` is wrapped anew. What a line goes on with stands under its value: behind
+    its label, or as far in as the line begins.
+    """
+    lines: list[str] = []
+    for line in _unwrapped(text.splitlines(), columns):
+        indent = min(_value_at(line), columns // 2)
+        lines += wrapped(line, columns, indent=" " * indent) if len(line) > columns else [line]
+    return lines
+
+
+def _unwrapped(lines: Iterable[str], columns: int) -> list[str]:
+    """Lines of prose as they were before they were wrapped, where they do not fit; tables stay."""
+    joined: list[str] = []
+    last = ""
+    for line in lines:
+        value = line.lstrip()
+        goes_on = (
+            bool(value)
+            and len(last) > columns
+            and len(last) + 1 + len(value.partition(" ")[0]) > WIDTH
+            and len(line) - len(value) == _value_at(joined[-1])
+            and "  " not in last[_value_at(last) :] + value
+        )
+        if goes_on:
+            joined[-1] += f" {value}"
+        else:
+            joined.append(line)
+        last = line
+    return joined
+
+
+def _value_at(line: str) -> int:
+    """The column at which a line's value begins."""
+    label = re.match(r"  \S+(?: \S+)* {2,}|\s*", line)
+    return label.end() if label is not None else 0
+
+
 def wrapped(text: str, width: int, *, indent: str = "", whole_words: bool = True) -> list[str]:
     """A line as several, broken between words.
 

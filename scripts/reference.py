@@ -96,7 +96,7 @@ def _fixtures(package: griffe.Module) -> Iterator[str]:
     )
     for function in package["plugin.fixtures"].functions.values():
         decorators = [str(decorator.value) for decorator in function.decorators]
-        if not any("fixture" in decorator for decorator in decorators):
+        if function.name.startswith("_") or not any("fixture" in decorator for decorator in decorators):
             continue
         scopes = re.findall(r"scope='(\w+)'", " ".join(decorators)) or ["function"]
         scope = "" if scopes == ["session"] else f" ({scopes[0]} scope)"

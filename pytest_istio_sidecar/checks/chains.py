@@ -7,35 +7,45 @@ becomes of the others.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Hashable, Iterator, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Sequence
 from dataclasses import replace
 
 from pytest_istio_sidecar.checks import messages
-from pytest_istio_sidecar.checks.finding import Finding, Kind, Severity
-from pytest_istio_sidecar.checks.tracing import CAPTURED, assumptions, cause_of, decided, of_pod
-from pytest_istio_sidecar.checks.wording import describe
+from pytest_istio_sidecar.checks.arguments import refuse_port
+from pytest_istio_sidecar.checks.cause import cause_of
+from pytest_istio_sidecar.checks.finding import Finding, Kind
+from pytest_istio_sidecar.checks.tracing import CAPTURED, assumptions, decided, not_read, of_pod, stays
+from pytest_istio_sidecar.checks.wording import DIRECTIONS, PacketClass, describe, of_direction, of_family
 from pytest_istio_sidecar.errors import Undecided, UsageProblem
 from pytest_istio_sidecar.istio import ports
-from pytest_istio_sidecar.netfilter.intervals import Interval, joined, outside
+from pytest_istio_sidecar.istio.tables import has_istio
+from pytest_istio_sidecar.netfilter.diagram.intervals import Interval, joined, outside
 from pytest_istio_sidecar.netfilter.matches import PROTOCOLS
-from pytest_istio_sidecar.netfilter.model import Chain, Family, Rule, Rules, Table, rulesets_of
+from pytest_istio_sidecar.netfilter.model import Chain, Family, Rule, Rules, Ruleset, Table, rulesets_of
 from pytest_istio_sidecar.netfilter.packet import Fate, Hook, Host, Packet
 from pytest_istio_sidecar.netfilter.space.partition import (
+    Fates,
     Outcome,
     Part,
     entering,
     fates,
-    reach,
 )
-from pytest_istio_sidecar.netfilter.targets import Extended, Goto, Jump
-from pytest_istio_sidecar.netfilter.trace.trace import Trace
+from pytest_istio_sidecar.netfilter.targets import Extended, Goto, Jump, Target, Verdict
+from pytest_istio_sidecar.netfilter.trace.trace import Trace, trace
 
 _HOOKS: tuple[Hook, ...] = ("PREROUTING", "OUTPUT")
 _PORTS = 0xFFFF
+_ALLOWED = "not meant, and allowed"
 
 
 def check_jump(
-    nat: Table, source: str, target: str, *, protocol: str = "tcp", host: Host | None = None
+    nat: Table,
+    source: str,
+    target: str,
+    *,
+    protocol: str = "tcp",
+    host: Host | None = None,
+    allowed: Iterable[PacketClass] = (),
 ) -> list[Finding]:
     """Whether every packet of a protocol that enters `source` goes on into `target`.
 
@@ -43,34 +53,52 @@ def check_jump(
         nat: the table that holds both chains.
         source: PREROUTING or OUTPUT.
         target: the chain that must be reached, with nothing above taking packets away.
+        allowed: packets that need not.
 
     Raises:
         Undecided: the rules do not show it for some packet.
         UsageProblem: `source` is no chain in which packets enter nat.
     """
     family = nat.ruleset.family
+    if source in nat.unread:
+        raise not_read(nat, f"what comes from {source} to {target}")
     chain = nat.chain(source) if source in nat else Chain(name=source)
+    if target not in nat and nat.unread:
+        raise not_read(nat, f"whether there is a chain {target}")
     if target not in nat:
         return [_absent(nat, target, wanted=f"{source} sends {protocol} to {target}")]
+    packets = f"{of_family(family)}{protocol}"
     jumps = [rule for rule in chain if isinstance(rule.target, Jump | Goto) and rule.target.chain == target]
-    ending = _ending_at(nat, target)
-    coming, missed = _parted(ending, _hook_of(source), family, protocol, host, _is_unknown, source=nat)
+    ending = _ending_at(nat, target, Extended(name="END"))
+    dropping = _ending_at(nat, target, Verdict("DROP"))
+    hook = _hook_of(source)
+    coming, missed = _parted(
+        ending,
+        hook,
+        family,
+        protocol,
+        host,
+        _is_undecided,
+        source=nat,
+        known_in=dropping,
+        allowed=allowed,
+    )
     if not missed:
         return []
-    first = decided(nat, _most_ordinary(missed), host)
+    first = trace(nat, _most_ordinary(missed), host=host)
     return [
         Finding(
             kind=Kind.BYPASS,
-            failure=messages.NONE_COMES(protocol=protocol, source=source, target=target, pod=of_pod(nat))
+            failure=messages.NONE_COMES(protocol=packets, source=source, target=target, pod=of_pod(nat))
             if not coming
             else messages.NOT_ALL_COME(
-                protocol=protocol,
+                protocol=packets,
                 source=source,
                 target=target,
                 packet=describe(first.packet),
                 pod=of_pod(nat),
             ),
-            wanted=f"{source} sends every {protocol} packet to {target}",
+            wanted=f"{source} sends every {packets} packet to {target}",
             got=_what_instead(chain, jumps, target),
             trace=first,
             cause=cause_of(first, nat),
@@ -80,17 +108,46 @@ def check_jump(
 
 
 def check_inbound_exclusions(
-    nat: Rules, ports: Collection[int], *, host: Host | None = None, family: Family = 4
+    nat: Rules,
+    ports: Collection[int],
+    *,
+    host: Host | None = None,
+    family: Family | None = None,
+    allowed: Iterable[PacketClass] = (),
 ) -> list[Finding]:
     """Whether exactly these TCP ports reach the pod without being redirected, of all 65,536.
+
+    Args:
+        family: 4 or 6; None: both, IPv6 where rules of Istio's are in ip6tables, or nothing else was read.
+        allowed: packets that may reach it so too.
 
     Raises:
         Undecided: the rules do not show it for some port.
     """
+    meant = tuple(allowed)
+    families = (family,) if family is not None else _captured_families(nat)
+    return [finding for each in families for finding in _exclusions(nat, ports, each, host, meant)]
+
+
+def _captured_families(rules: Rules) -> tuple[Family, ...]:
+    """The families of which all inbound packets are to be captured."""
+    with_ipv6 = any(map(has_istio, rulesets_of(rules, 6)))
+    if not rulesets_of(rules, 4) and rulesets_of(rules, 6):
+        return (6,)
+    return (4, 6) if with_ipv6 else (4,)
+
+
+def _exclusions(
+    nat: Rules, ports: Collection[int], family: Family, host: Host | None, allowed: Sequence[PacketClass]
+) -> list[Finding]:
     if not rulesets_of(nat, family):
         raise Undecided(messages.NO_RULES_READ(packet="inbound tcp", family=family, pod=of_pod(nat)))
     wanted = set(ports)
-    captured, passing = _parted(nat, "PREROUTING", family, "tcp", host, lambda end: end.fate in CAPTURED)
+    for port in wanted:
+        refuse_port(port)
+    captured, passing = _parted(
+        nat, "PREROUTING", family, "tcp", host, _is_captured, ports=range(_PORTS + 1), allowed=allowed
+    )
     also = _ports_of(captured)
     findings = [
         _not_excluded(nat, decided(nat, _packet_to(captured, port), host), port)
@@ -107,8 +164,12 @@ def check_redirect_target(nat: Table, chain: str, port: int, *, host: Host | Non
 
     Raises:
         Undecided: the rules do not show it for some packet.
+        UsageProblem: this is no port.
     """
+    refuse_port(port)
     family = nat.ruleset.family
+    if chain not in nat and nat.unread:
+        raise not_read(nat, f"whether there is a chain {chain}")
     if chain not in nat:
         return [_absent(nat, chain, wanted=f"{chain} redirects tcp to :{port}")]
     alone = _entered_directly(nat, chain)
@@ -118,47 +179,26 @@ def check_redirect_target(nat: Table, chain: str, port: int, *, host: Host | Non
         family,
         "tcp",
         host,
-        lambda outcome: outcome.fate in CAPTURED and outcome.port == port,
+        lambda outcome, there: there and outcome.fate in CAPTURED,
+        ports=(port,),
     )
     if not others:
         return []
+    ordinary = _most_ordinary(others)
     shown = _through(nat, chain, host)
+    if shown is not None and _is_sent_to(port, shown):
+        shown = decided(nat, ordinary, host)
     return [
         Finding(
             kind=Kind.REDIRECT,
-            failure=messages.NO_REDIRECT(chain=chain, port=port, pod=of_pod(nat)),
-            wanted=f"every tcp packet in {chain} is redirected to :{port}",
-            got=_effect(decided(alone, _most_ordinary(others), host)),
+            failure=messages.NO_REDIRECT(chain=f"{of_family(family)}{chain}", port=port, pod=of_pod(nat)),
+            wanted=f"every {of_family(family)}tcp packet in {chain} is redirected to :{port}",
+            got=_effect(decided(alone, ordinary, host)),
             trace=shown,
             cause=cause_of(shown, nat) if shown is not None else f"no packet comes to {chain}",
             assumptions=assumptions(nat, family),
         )
     ]
-
-
-def check_dead_rules(nat: Table, *, host: Host | None = None) -> list[Finding]:
-    """Rules that no packet of this host can match, each as a notice with the rules that shadow it."""
-    reached = [reach(nat, hook, host=host) for hook in _HOOKS]
-    findings = []
-    for rule in nat.rules():
-        place = (rule.chain, rule.number)
-        if any(place in hook.matched for hook in reached):
-            continue
-        why = "rules above take every packet it would match"
-        if any(place in hook.matchable for hook in reached):
-            why = "no route produces such a packet"
-        elif not any(rule.chain in hook.entered for hook in reached):
-            why = f"no packet comes to {rule.chain}"
-        findings.append(
-            Finding(
-                severity=Severity.NOTICE,
-                kind=Kind.RULES,
-                failure=messages.DEAD_RULE(chain=rule.chain, number=rule.number, pod=of_pod(nat), reason=why),
-                rule=rule,
-                facts=(("rule", rule.text),),
-            )
-        )
-    return findings
 
 
 def _parted(
@@ -167,21 +207,36 @@ def _parted(
     family: Family,
     protocol: str,
     host: Host | None,
-    meant: Callable[[Outcome], bool],
+    meant: Callable[[Outcome, bool], bool],
     *,
+    ports: Collection[int] = (),
     source: Rules | None = None,
+    known_in: Rules | None = None,
+    allowed: Iterable[PacketClass] = (),
 ) -> tuple[list[Part], list[Part]]:
-    """The possible packets of a protocol with a meant outcome, and those with another.
+    """The possible packets of a protocol with a meant outcome, and those with another that may not have it.
 
     Args:
+        meant: asked of an outcome, and whether it comes to one of `ports` of this host.
         source: the rules that were read, where `rules` are made of them; None: `rules` were.
+        known_in: other rules, in which what becomes of packets with a meant outcome has to be known.
+        allowed: packets that may have another.
 
     Raises:
         Undecided: of some packets it cannot be told which.
     """
     number = PROTOCOLS[protocol]
-    (outcomes,) = fates([rules], hook, host=host, family=family)
-    partition = outcomes.judged(lambda answers: _judged(answers, meant)).partition()
+    outcomes, *others = fates(
+        [rules] if known_in is None else [rules, known_in], hook, host=host, family=family
+    )
+    judged = _told(outcomes, meant, ports).judged(_judged)
+    for other in others:
+        doubtful = _told(other, _is_undecided, ports).judged(lambda answers: _judged(answers) is not False)
+        judged = judged.beside(doubtful, lambda verdict, doubt: None if verdict is doubt is True else verdict)
+    partition = judged.partition().relabelled(
+        of_direction(allowed, DIRECTIONS[hook], family),
+        lambda answer: _ALLOWED if answer is False else answer,
+    )
     parts = partition.only({"protocol": ((number, number),)}).parts()
     if None in parts:
         read = rules if source is None else source
@@ -191,16 +246,28 @@ def _parted(
     return parts.get(True, []), parts.get(False, [])
 
 
-def _is_unknown(outcome: Outcome) -> bool:
+def _told(outcomes: Fates, meant: Callable[[Outcome, bool], bool], ports: Collection[int]) -> Fates:
+    """Of each outcome whether it is meant, and whether it is unknown."""
+    return outcomes.labelled(
+        lambda outcome, there: [(meant(outcome, there), outcome.fate is Fate.UNKNOWN)], ports=ports
+    )
+
+
+def _is_undecided(outcome: Outcome, _: bool) -> bool:
     return outcome.fate is Fate.UNKNOWN
 
 
-def _judged(answers: Collection[Hashable], meant: Callable[[Outcome], bool]) -> bool | None:
-    outcomes = [answer for answer in answers if isinstance(answer, Outcome)]
-    verdicts = set(map(meant, outcomes))
-    if len(verdicts) > 1 or (any(map(_is_unknown, outcomes)) and verdicts != {True}):
+def _is_captured(outcome: Outcome, there: bool) -> bool:
+    return outcome.fate in CAPTURED and (there or outcome.fate is not Fate.TRANSLATED)
+
+
+def _judged(answers: Collection[Hashable]) -> bool | None:
+    """Whether all outcomes are meant, of which each is told with whether it is unknown; None: in doubt."""
+    told = [answer for answer in answers if isinstance(answer, tuple)]
+    verdicts = {meant for meant, _ in told}
+    if len(verdicts) > 1 or (any(unknown for _, unknown in told) and verdicts != {True}):
         return None
-    return verdicts.pop()
+    return bool(verdicts.pop())
 
 
 def _ports_of(parts: Sequence[Part]) -> tuple[Interval, ...]:
@@ -241,10 +308,15 @@ def _hook_of(source: str) -> Hook:
     raise UsageProblem(messages.NO_ENTRY_TO_NAT(chain=source))
 
 
-def _ending_at(nat: Table, chain: str) -> Table:
-    """The same table, in which what becomes of a packet that comes to `chain` is unknown from there on."""
-    end = Chain(name=chain, rules=(Rule(chain=chain, number=1, target=Extended(name="END")),))
-    return nat.ruleset.with_table(nat.with_chain(end)).table(nat.name)
+def _ending_at(nat: Table, chain: str, target: Target) -> Table:
+    """The same table, in which `chain` has one rule, by which packets are known that come to it."""
+    end = Chain(name=chain, rules=(Rule(chain=chain, number=1, target=target),))
+    return _alone(nat.ruleset.with_table(nat.with_chain(end))).table(nat.name)
+
+
+def _alone(ruleset: Ruleset) -> Ruleset:
+    """Rules of which something is asked that what was not read has no part in."""
+    return replace(ruleset, unread=frozenset(), beside_legacy=False)
 
 
 def _through(nat: Table, chain: str, host: Host | None) -> Trace | None:
@@ -252,8 +324,12 @@ def _through(nat: Table, chain: str, host: Host | None) -> Trace | None:
     for hook in _HOOKS:
         parts = entering(nat, chain, hook, host=host)
         if parts:
-            return decided(nat, _most_ordinary(parts), host)
+            return trace(nat, _most_ordinary(parts), host=host)
     return None
+
+
+def _is_sent_to(port: int, trace: Trace) -> bool:
+    return stays(trace) and trace.destination.port == port
 
 
 def _entered_directly(nat: Table, chain: str) -> Table:
@@ -261,7 +337,7 @@ def _entered_directly(nat: Table, chain: str) -> Table:
     entry = Chain(name="OUTPUT", policy="ACCEPT", rules=(Rule(chain="OUTPUT", number=1, target=Jump(chain)),))
     others = tuple(other for other in nat.chains if other.name != "OUTPUT")
     table = Table(name="nat", chains=(entry, *others))
-    return replace(nat.ruleset, tables=(table,)).nat
+    return _alone(replace(nat.ruleset, tables=(table,))).nat
 
 
 def _what_instead(chain: Chain, jumps: Sequence[Rule], target: str) -> str:
@@ -278,14 +354,16 @@ def _effect(alone: Trace) -> str:
         return "the packet keeps its destination"
     if alone.fate is Fate.DROPPED:
         return "the kernel drops the packet"
-    return f"the packet is sent to :{alone.destination.port}"
+    return f"the packet is sent to {f':{alone.destination.port}' if stays(alone) else alone.destination}"
 
 
 def _absent(nat: Table, chain: str, *, wanted: str) -> Finding:
     names = ", ".join(other.name for other in nat.chains) or "none"
     return Finding(
         kind=Kind.RULES,
-        failure=messages.NO_CHAIN(table=nat.name, chain=chain, pod=of_pod(nat)),
+        failure=messages.NO_CHAIN(
+            table=f"{of_family(nat.ruleset.family)}{nat.name}", chain=chain, pod=of_pod(nat)
+        ),
         wanted=wanted,
         got=f"chains: {names}",
         cause=""
@@ -298,7 +376,9 @@ def _not_excluded(rules: Rules, trace: Trace, port: int) -> Finding:
     return Finding(
         kind=Kind.REDIRECT,
         failure=messages.NOT_EXCLUDED(
-            port=port, purpose=ports.PURPOSE.get(port, "excluded port"), pod=of_pod(rules)
+            packet=f"inbound {of_family(trace.packet.family)}tcp {port}",
+            purpose=ports.PURPOSE.get(port, "excluded port"),
+            pod=of_pod(rules),
         ),
         wanted=f"tcp {port} reaches the pod unchanged",
         got=f"{trace.fate} to {trace.destination}",
@@ -309,17 +389,20 @@ def _not_excluded(rules: Rules, trace: Trace, port: int) -> Finding:
 
 
 def _excluded(rules: Rules, trace: Trace, low: int, high: int, wanted: set[int]) -> Finding:
-    span = f"tcp {low}" if low == high else f"tcp {low}-{high}"
+    span = f"{of_family(trace.packet.family)}tcp {low}" + (f"-{high}" if high > low else "")
     listed = ", ".join(map(str, sorted(wanted))) or "none"
-    dropped = trace.fate is Fate.DROPPED
     packet, pod = f"inbound {span}", of_pod(rules)
+    failure, got = messages.REACHED_PAST_ENVOY(packet=packet, pod=pod), f"also {span}: destination unchanged"
+    if trace.fate is Fate.DROPPED:
+        failure, got = messages.DROPPED(packet=packet, pod=pod), "the kernel drops it"
+    elif trace.fate is Fate.TRANSLATED:
+        failure = messages.SENT_ELSEWHERE(packet=packet, destination=trace.destination, pod=pod)
+        got = f"also {span}: sent to {trace.destination}"
     return Finding(
-        kind=Kind.REDIRECT if dropped else Kind.BYPASS,
-        failure=messages.DROPPED(packet=packet, pod=pod)
-        if dropped
-        else messages.REACHED_PAST_ENVOY(packet=packet, pod=pod),
+        kind=Kind.REDIRECT if trace.fate is Fate.DROPPED else Kind.BYPASS,
+        failure=failure,
         wanted=f"only {listed} excluded" if wanted else "no port excluded",
-        got=f"also {span}: destination unchanged" if not dropped else "the kernel drops it",
+        got=got,
         trace=trace,
         cause=cause_of(trace, rules),
         assumptions=assumptions(rules, trace.packet.family),

@@ -11,12 +11,13 @@ import ipaddress
 from collections.abc import Collection, Iterator, Sequence
 
 from pytest_istio_sidecar.checks import messages
+from pytest_istio_sidecar.checks.arguments import refuse_direction, refuse_port
+from pytest_istio_sidecar.checks.cause import cause_of
 from pytest_istio_sidecar.checks.finding import Finding, Kind, Severity
 from pytest_istio_sidecar.checks.tracing import (
     addressed_families,
     assumptions,
     captured,
-    cause_of,
     decided,
     of_pod,
 )
@@ -41,7 +42,12 @@ def check_listener(
 
     Args:
         direction: "inbound" or "outbound"; None: whichever.
+
+    Raises:
+        UsageProblem: this is no port, or no direction.
     """
+    refuse_port(port)
+    refuse_direction(direction)
     wanted = f"a listener on :{port}" + (f" for {direction} traffic" if direction else "")
     purpose = f" ({ports.PURPOSE[port]})" if port in ports.PURPOSE else ""
     here = [listener for listener in listeners if listener.port == port]

@@ -26,16 +26,37 @@ SENT_ELSEWHERE = Message(
 )
 NOT_EXCLUDED = Message(
     "IS107",
-    "inbound tcp {port} ({purpose}) is captured, but should be excluded{pod}",
+    "{packet} ({purpose}) is captured, but should be excluded{pod}",
     help="exclude the port (traffic.sidecar.istio.io/excludeInboundPorts), or do not expect it to be",
 )
 NOT_REVIEWED = Message(
     "IS108",
-    "{packet} gets by without Envoy, and is not reviewed",
-    help="put it on the project's list with a reason and a date, or take the annotation away",
+    "{packet} gets by without Envoy, and is not reviewed{options}{pod}",
+    help="the line fix has what to write on the project's list; or take the annotation away",
 )
 ASKED_FOR = Message(
     "IS109", "{packet} gets by without Envoy, as the pod asks for it ({options})", help=_NOTICE
+)
+REVIEWED = Message(
+    "IS110", "{packet} gets by without Envoy{asked}; reviewed until {until}: {why}", help=_NOTICE
+)
+NO_IPV6_RULES = Message(
+    "IS111",
+    "{option}: {text} changes nothing: the pod has no IPv6 rules, so that all IPv6 gets by without Envoy",
+    help="ISTIO_DUAL_STACK, or an IPv6 address as the pod's first, has IPv6 captured",
+)
+
+# Verdicts on pods.
+SIDECAR_MISSING = Message(
+    "IS181",
+    "{pod} has no sidecar, though it should: {why}",
+    fix="{fix}",
+    help="what asks for a sidecar has to be there when the pod is made: restart the workload",
+)
+NO_RULE_OF_ISTIO = Message(
+    "IS182",
+    "{pod} has a sidecar, and no rule of Istio's that would send it any traffic",
+    help="see the log of istio-init, or of istio-cni on the node; restart the pod",
 )
 
 # Verdicts on rules.
@@ -111,6 +132,13 @@ CAPTURED = Message("IS164", "{request} was {outcome}{pod}", help=_RULES_CHANGED)
 # What prevents a verdict.
 NO_RULES_READ = Message("IS401", "{packet}: no IPv{family} rules were read{pod}", help=_READ_MORE)
 NOT_TOLD = Message("IS402", "{packet}: the rules read do not tell what becomes of it{pod}", help=_READ_MORE)
+HOST_NOT_STATED = Message(
+    "IS416",
+    "whether `{rule}`{place} lets packets by depends on the pod's own addresses and interfaces, which nobody "
+    "stated{pod}",
+    fix="state them as `ip address` prints them in the pod: --interface eth0=10.244.0.7/24; of pytest "
+    "--istio-interface; in Python host=Host(interfaces=…)",
+)
 NEITHER_TELLS = Message(
     "IS403",
     "{packet}: neither side tells what becomes of it",
@@ -140,6 +168,37 @@ NOTHING_SHOWS = Message(
     "{request}: nothing shows whether Envoy saw it{pod}",
     help="--istio-traffic, and a reader that sees the connections of the pod",
 )
+TABLE_NOT_READ = Message(
+    "IS415",
+    "{question} cannot be told: table {table} was not read, or not all of it{pod}",
+    fix="give {program}-save, which is whole, or {program} -t {table} -S as well",
+)
+
+OPTED_OUT = Message(
+    "IS411",
+    "{pod} is not to have a sidecar: {why}",
+    note="nothing of this pod was checked, as there is nothing to prove",
+    fix="name another workload, or take that out of the pod template",
+)
+IS_AMBIENT = Message(
+    "IS412",
+    "{pod} is in ambient mode: ztunnel on its node captures its traffic, and no sidecar",
+    note="nothing of this pod was checked, as there is no sidecar to judge",
+    fix="name a workload with a sidecar",
+)
+NATIVE_NOT_READ = Message(
+    "IS413",
+    "no rule of Istio's was found in iptables of {pod}, and nf_tables' own tables were not read",
+    cause="{release} can write its rules there (nativeNftables), where iptables does not show them",
+    fix="let `nft list ruleset` be read: --istio-reader=node or debug, where nft is installed",
+    note="whether the pod has rules was not seen",
+)
+IS_GATEWAY = Message(
+    "IS414",
+    "{pod} is a gateway: its istio-proxy is a router, and captures no traffic",
+    note="nothing of this pod was checked, as there is no sidecar to judge",
+    fix="name a workload with a sidecar",
+)
 
 # What cannot be asked.
 NO_ENTRY_TO_NAT = Message(
@@ -168,9 +227,26 @@ _FORM = """write each as
 [[bypass]]
 what = "inbound tcp 8443"
 why = "scraped in clear text by the platform's monitoring"
-until = 2027-01-31"""
+until = 2027-01-31
+and where they are meant, pod = "default/httpbin-*" and family = 4; `bypass = []` is a list of none"""
 
 NO_LIST = Message("IS431", "{source} is no list of reviewed bypasses", fix=_FORM)
-NO_ENTRY = Message("IS432", "{place} needs what, why and until, and nothing else", fix=_FORM)
+NO_ENTRY = Message(
+    "IS432", "{place} needs what, why and until, may have pod and family, and nothing else", fix=_FORM
+)
 ENTRY_VALUE = Message("IS433", "{place}: {key} is {value!r}", fix=_FORM)
 LIST_NOT_READ = Message("IS434", "{place}: {problem}", help=IN_THE_TEXT)
+
+# What an assertion is given.
+NO_PACKET_GIVEN = Message(
+    "IS441",
+    "{value!r} is no packet; write it as inbound(80), or outbound('198.51.100.7', 443)",
+    help=IN_THE_TEXT,
+)
+NO_PORT_GIVEN = Message("IS442", "port {value!r}: expected a whole number from 1 to 65535", help=IN_THE_TEXT)
+NO_DIRECTION = Message("IS443", "direction {value!r}: expected inbound or outbound", help=IN_THE_TEXT)
+NO_RULES_GIVEN = Message(
+    "IS444",
+    "rules are given as {kind}: expected a table, a ruleset or the rules of a pod",
+    help="parse_iptables makes a ruleset of a listing; the fixtures pod_rules and iptables_nat have a pod's",
+)

@@ -7,8 +7,10 @@ Invariant: a packet whose fate is unknown raises `Undecided`; it is never a find
 from __future__ import annotations
 
 from pytest_istio_sidecar.checks import messages
+from pytest_istio_sidecar.checks.arguments import refuse_port
+from pytest_istio_sidecar.checks.cause import cause_of
 from pytest_istio_sidecar.checks.finding import Finding, Kind
-from pytest_istio_sidecar.checks.tracing import CAPTURED, assumptions, cause_of, decided, of_pod
+from pytest_istio_sidecar.checks.tracing import assumptions, decided, of_pod, stays
 from pytest_istio_sidecar.checks.wording import describe
 from pytest_istio_sidecar.failure import Failure
 from pytest_istio_sidecar.istio.ports import INBOUND, OUTBOUND, PURPOSE
@@ -28,21 +30,24 @@ def check_redirected(
 
     Raises:
         Undecided: the rules do not show what becomes of it.
+        UsageProblem: this is no packet, or no port.
     """
+    if to is not None:
+        refuse_port(to)
+    trace = decided(nat, packet, host)
     if to is None:
         to = INBOUND if packet.hook == "PREROUTING" else OUTBOUND
-    trace = decided(nat, packet, host)
     port = trace.destination.port
-    if trace.fate in CAPTURED and port == to:
+    if stays(trace) and port == to:
         return []
-    wrong_port = trace.fate in CAPTURED
+    wrong_port = stays(trace)
     return [
         Finding(
             kind=Kind.REDIRECT if wrong_port or trace.fate is Fate.DROPPED else Kind.BYPASS,
             failure=messages.WRONG_PORT(packet=describe(packet), port=port, wanted=to, pod=of_pod(nat))
             if wrong_port
             else _reaches(trace, of_pod(nat)),
-            wanted=f"REDIRECT to :{to}{_purpose(to)}",
+            wanted=f"sent to :{to}{_purpose(to)}",
             got=_got(trace),
             trace=trace,
             cause=cause_of(trace, nat),
@@ -60,7 +65,8 @@ def check_not_redirected(nat: Rules, packet: Packet, *, host: Host | None = None
     trace = decided(nat, packet, host)
     if trace.fate is Fate.UNCHANGED:
         return []
-    verb = "is dropped" if trace.fate is Fate.DROPPED else f"is sent to :{trace.destination.port}"
+    where = f":{trace.destination.port}" if stays(trace) else trace.destination
+    verb = "is dropped" if trace.fate is Fate.DROPPED else f"is sent to {where}"
     return [
         Finding(
             kind=Kind.REDIRECT,
@@ -82,6 +88,8 @@ def _reaches(trace: Trace, pod: str) -> Failure:
     packet = describe(trace.packet)
     if trace.fate is Fate.DROPPED:
         return messages.DROPPED(packet=packet, pod=pod)
+    if trace.fate is Fate.TRANSLATED:
+        return messages.SENT_ELSEWHERE(packet=packet, destination=trace.destination, pod=pod)
     if trace.packet.hook == "PREROUTING":
         return messages.REACHED_PAST_ENVOY(packet=packet, pod=pod)
     return messages.LEFT_PAST_ENVOY(packet=packet, pod=pod)

@@ -7,6 +7,7 @@ Invariant: an observation that does not tell raises `Undecided`.
 from __future__ import annotations
 
 from pytest_istio_sidecar.checks import messages
+from pytest_istio_sidecar.checks.arguments import refuse_direction
 from pytest_istio_sidecar.checks.finding import Finding, Kind
 from pytest_istio_sidecar.errors import Undecided
 from pytest_istio_sidecar.failure import Failure
@@ -21,7 +22,9 @@ def check_intercepted(observation: Observation, *, direction: str | None = None)
 
     Raises:
         Undecided: the evidence does not tell.
+        UsageProblem: this is no direction.
     """
+    refuse_direction(direction)
     _require_decision(observation)
     captured = observation.captured_by
     if captured is not None and direction in (None, captured):
@@ -92,7 +95,9 @@ def _not_seen(observation: Observation) -> Failure:
     request, pod = _request(observation), _pod(observation)
     if observation.answered_by is None:
         return messages.SEEN_BY_NOBODY(request=request, pod=pod)
-    return messages.WITHOUT_ENVOY(request=request, peer=observation.answered_by, pod=pod)
+    refused = observation.answered_by == "kernel"
+    peer = "the kernel, which refused it," if refused else observation.answered_by
+    return messages.WITHOUT_ENVOY(request=request, peer=peer, pod=pod)
 
 
 def _pod(observation: Observation) -> str:

@@ -8,11 +8,11 @@ meant and, unless it is cut short and says so, of no other that the host can see
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields
-from typing import Literal
+from typing import Literal, Protocol
 
-from pytest_istio_sidecar.netfilter.intervals import Interval, outside
+from pytest_istio_sidecar.netfilter.diagram.intervals import Interval, joined, outside
 from pytest_istio_sidecar.netfilter.matches import PROTOCOL_NAMES
 from pytest_istio_sidecar.netfilter.model import Family
 from pytest_istio_sidecar.netfilter.packet import Hook, Packet
@@ -50,6 +50,26 @@ _MEMBERS = 6
 """Values of a field that are told of a class; what is left is counted."""
 
 
+class PacketClass(Protocol):
+    """Packets of one direction, and of one family or both, that have the values of `where`."""
+
+    @property
+    def direction(self) -> Direction: ...
+
+    @property
+    def family(self) -> Family | None: ...
+
+    @property
+    def where(self) -> tuple[tuple[FieldName, Values], ...]: ...
+
+
+def of_direction(classes: Iterable[PacketClass], direction: Direction, family: Family) -> list[Product]:
+    """The products of those that are of a direction and a family."""
+    return [
+        dict(each.where) for each in classes if each.direction == direction and each.family in (None, family)
+    ]
+
+
 def describe(packet: Packet) -> str:
     """A packet in a few words: "inbound tcp 8443", "outbound tcp 443 to 192.0.2.20 from uid 1000"."""
     product: dict[FieldName, Values] = {"protocol": _only(int(packet.protocol))}
@@ -65,9 +85,22 @@ def describe(packet: Packet) -> str:
 
 def in_words(cubes: Sequence[Cube]) -> str:
     """A class of packets, given as disjoint cubes of one hook, in one phrase."""
-    texts = list(dict.fromkeys(_of_part(part.brief) for part in in_few_parts(cubes)))
-    left = len(texts) - _PARTS
-    return "; ".join([*texts[:_PARTS], *([f"and {left} more classes"] if left > 0 else [])])
+    return _few(_of_part(part.brief) for part in in_few_parts(cubes))
+
+
+def told_in_few(direction: Direction, family: Family, parts: Sequence[Part], *, protocol: int) -> str:
+    """Parts of a partition that has packets of one protocol only, in one phrase that names it."""
+    products: list[Product] = [{"protocol": _only(protocol), **part.brief.product} for part in parts]
+    return _few(
+        written(direction, named_family(family, product), product, most=_MEMBERS) for product in products
+    )
+
+
+def _few(texts: Iterable[str]) -> str:
+    each = list(dict.fromkeys(texts))
+    left = len(each) - _PARTS
+    more = [f"and {left} more class{'es' if left > 1 else ''}"] if left > 0 else []
+    return "; ".join([*each[:_PARTS], *more])
 
 
 def _of_part(part: Part) -> str:
@@ -101,6 +134,26 @@ def written(direction: Direction, family: Family | None, product: Product, *, mo
         else:
             words.append(f"{CLAUSES[name]} {listed}")
     return " ".join(words)
+
+
+def numbered(numbers: Sequence[int]) -> str:
+    """Rules of a chain by their numbers, ascending: "rule 3", "rules 1, 3 and 4", "rules 2-9"."""
+    spans = joined((number, number) for number in numbers)
+    listed = [
+        text
+        for low, high in spans
+        for text in (
+            [str(low)] if low == high else [str(low), str(high)] if high == low + 1 else [_span(low, high)]
+        )
+    ]
+    if len(numbers) == 1:
+        return f"rule {listed[0]}"
+    return "rules " + (f"{', '.join(listed[:-1])} and {listed[-1]}" if len(listed) > 1 else listed[0])
+
+
+def of_family(family: Family) -> str:
+    """What stands before a table, a chain or a protocol of a family: "IPv6 ", and nothing for IPv4."""
+    return "IPv6 " if family == 6 else ""
 
 
 def top_of(name: FieldName, family: Family | None) -> int:

@@ -9,8 +9,11 @@ from __future__ import annotations
 
 import argparse
 import io
+import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NoReturn
 
 from pytest_istio_sidecar.cli import (
     bypasses,
@@ -26,14 +29,40 @@ from pytest_istio_sidecar.cli import (
     selftest,
     trace,
 )
-from pytest_istio_sidecar.cli.command import Status
-from pytest_istio_sidecar.errors import IstioSidecarError, ParseError, UsageProblem
+from pytest_istio_sidecar.cli.command import Status, for_terminal
+from pytest_istio_sidecar.errors import IstioSidecarError, ParseError, UsageProblem, VerdictAgainst
 
 _COMMANDS = (trace, bypasses, compare, check, selftest, read, expected, doctor, matrix, clean, completion)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit status."""
+    try:
+        try:
+            return _run(arguments)
+        finally:
+            if sys.stdout is not None:
+                sys.stdout.flush()  # what was printed may be lost only now
+    except OSError as problem:
+        if not _is_lost():
+            raise
+        if not isinstance(problem, BrokenPipeError):  # who reads no further wants no message either
+            print(f"istio-sidecar: {messages.NOT_PRINTED(problem=problem.strerror)}", file=sys.stderr)
+        return Status.UNDECIDED
+
+
+def _is_lost() -> bool:
+    """Whether standard output takes no more; what is left in it goes nowhere, so that the end is quiet."""
+    try:
+        print(flush=True)  # an unbuffered one has forgotten what it could not write
+    except OSError:
+        with Path(os.devnull).open("wb") as nowhere:
+            os.dup2(nowhere.fileno(), sys.stdout.fileno())
+        return True
+    return False
+
+
+def _run(arguments: Sequence[str] | None) -> int:
     parser = build_parser()
     options, others = parser.parse_known_args(arguments)
     if others and options.command is not check.run:
@@ -46,13 +75,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return int(options.command(options))
     except (UsageProblem, ParseError) as problem:
-        print(f"istio-sidecar: {problem}", file=sys.stderr)
+        print(*for_terminal(f"istio-sidecar: {problem}", sys.stderr), sep="\n", file=sys.stderr)
         return Status.UNUSABLE
+    except VerdictAgainst as verdict:
+        print(*for_terminal(f"istio-sidecar: {verdict}", sys.stderr), sep="\n", file=sys.stderr)
+        return Status.AGAINST
     except IstioSidecarError as problem:
-        print(f"istio-sidecar: {problem}", file=sys.stderr)
+        print(*for_terminal(f"istio-sidecar: {problem}", sys.stderr), sep="\n", file=sys.stderr)
         return Status.UNDECIDED
-    except BrokenPipeError:
-        return Status.UNDECIDED
+
+
+class _Version(argparse.Action):
+    """Print the version, which is looked up only now, and end."""
+
+    def __init__(self, option_strings: Sequence[str], **named: Any) -> None:
+        super().__init__(option_strings, **{**named, "nargs": 0, "default": argparse.SUPPRESS})
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> NoReturn:
+        from importlib import metadata
+
+        print(f"istio-sidecar {metadata.version('pytest-istio-sidecar')}")
+        parser.exit()
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -62,6 +105,7 @@ def build_parser() -> argparse.ArgumentParser:
         description="What becomes of a pod's traffic: through the Istio sidecar, or past it.",
         epilog="Completion for bash, zsh, fish and tcsh: istio-sidecar completion --help",
     )
+    parser.add_argument("--version", action=_Version, help="print the version of this program")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for command in _COMMANDS:
         command.add(commands)

@@ -10,6 +10,9 @@ import argparse
 import json
 import shutil
 import sys
+from collections.abc import Iterator, Sequence
+from datetime import UTC, date, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pytest_istio_sidecar.cli.command import (
@@ -19,11 +22,16 @@ from pytest_istio_sidecar.cli.command import (
     add_interface_argument,
     add_option_argument,
     add_rules_argument,
+    given,
     host_of,
-    options_of,
+    print_assumptions,
+    print_notes,
+    release_of,
 )
 
 if TYPE_CHECKING:
+    from pytest_istio_sidecar.checks.bypass.bypasses import BypassReport
+    from pytest_istio_sidecar.checks.bypass.reviewed import ReviewedBypass
     from pytest_istio_sidecar.netfilter.model import Rules
 
 
@@ -40,7 +48,8 @@ def add(commands: Commands) -> None:
     parser.add_argument(
         "--istio-version",
         metavar="VERSION",
-        help="release whose own bypasses are by design (default: none, so that nothing is by design)",
+        help="release whose own bypasses are by design (default: the pod's where a folder tells it, "
+        "else none, so that nothing is by design)",
     )
     add_option_argument(parser)
     parser.add_argument(
@@ -50,46 +59,81 @@ def add(commands: Commands) -> None:
         metavar="TEXT",
         help='what else may get by (repeat): "inbound tcp 9000-9010", "outbound from gid 0"',
     )
+    parser.add_argument(
+        "--reviewed",
+        "--istio-reviewed-bypasses",
+        type=Path,
+        metavar="FILE",
+        help="the project's list of reviewed bypasses, as the suite takes it: what is on it, and in date, "
+        "may get by; to an entry that is for some pods, RULES are the name of this one",
+    )
     add_interface_argument(parser)
 
 
 def run(options: argparse.Namespace) -> Status:
     """Print them."""
-    from pytest_istio_sidecar.checks.bypass.bypasses import bypasses, check_only_bypasses
+    from pytest_istio_sidecar.checks.bypass.bypasses import check_only_bypasses
+    from pytest_istio_sidecar.checks.bypass.reviewed import parse_reviewed_bypasses, reviewed_beside
     from pytest_istio_sidecar.checks.comparison.expectation import completed, expected_of
-    from pytest_istio_sidecar.environments.file import read_listings
     from pytest_istio_sidecar.errors import Undecided
+    from pytest_istio_sidecar.machine.given_file import text_of
     from pytest_istio_sidecar.reports.bypasses import render_bypasses
     from pytest_istio_sidecar.reports.colour import painter
 
-    rules: Rules = read_listings(options.rules)
+    read = given(options)
+    rules: Rules = read.rules
     host = host_of(options.interface)
     expected = None
-    asked = options_of(options)
-    if options.istio_version:
-        expected = expected_of(rules, options.istio_version, asked)
+    version, asked = release_of(options, read)
+    if version:
+        expected = expected_of(rules, version, asked)
         rules = completed(rules, expected)
-    report = bypasses(rules, expected=expected, host=host)
+    path = options.reviewed
+    listed = () if path is None else parse_reviewed_bypasses(text_of(path), source=str(path))
+    pod, today = ", ".join(options.rules), datetime.now(tz=UTC).date()
+    report = reviewed_beside(rules, expected, listed, pod=pod, today=today, host=host)
+    allowed = [entry.packets for entry in listed if entry.holds(pod=pod, today=today)]
     try:
-        against = check_only_bypasses(rules, options.allow, expected=expected, host=host)
+        against = check_only_bypasses(rules, [*options.allow, *allowed], expected=expected, host=host)
         undecided = ""
     except Undecided as problem:
         against, undecided = [], str(problem)
     if options.json:
         print(json.dumps(report.to_dict()))
+        print_notes(read.rules.notes)
     else:
         width = shutil.get_terminal_size().columns
         paint = painter(sys.stdout)
-        print(render_bypasses(report, expected=expected is not None, width=width, paint=paint))
+        text = render_bypasses(report, expected=expected is not None, width=width, paint=paint)
+        print(*read.rules.notes, text, sep="\n")
+    print_assumptions(rules)
     if undecided:
         print(f"istio-sidecar: {undecided}", file=sys.stderr)
         return Status.UNDECIDED
-    if against and (expected is not None or options.allow):
+    if against and (expected is not None or options.allow or options.reviewed):
+        neither = (
+            "neither by design nor allowed" if not options.reviewed else "not by design, allowed or reviewed"
+        )
         for finding in against:
-            print(f"istio-sidecar: neither by design nor allowed: {finding.summary}", file=sys.stderr)
+            print(f"istio-sidecar: {neither}: {finding.summary}", file=sys.stderr)
+        for why in _why_not(report, listed, pod=pod, today=today):
+            print(f"istio-sidecar: {why}", file=sys.stderr)
     elif against:
         print(
-            "istio-sidecar: nothing was said of what may get by; --istio-version and --allow do",
+            "istio-sidecar: nothing was said of what may get by; --istio-version, --allow and --reviewed do",
             file=sys.stderr,
         )
     return Status.AGAINST if against else Status.HOLDS
+
+
+def _why_not(
+    report: BypassReport, listed: Sequence[ReviewedBypass], *, pod: str, today: date
+) -> Iterator[str]:
+    """Why reviews of what is open do not hold, each said once."""
+    sentences = (
+        listed[number].why_not(each.family, pod=pod, today=today)
+        for each in (*report.inbound, *report.outbound)
+        if each.standing == "open"
+        for number in each.reviews
+    )
+    yield from dict.fromkeys(sentences)

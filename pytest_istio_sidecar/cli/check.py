@@ -34,12 +34,22 @@ class _Outcomes:
     """A pytest plugin that tells a verdict against from no verdict; pytest's exit status does not."""
 
     def __init__(self) -> None:
-        self.failed = self.errors = 0
+        self.failed = self.unusable = self.errors = 0
+        self.interrupted = False
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        from pytest_istio_sidecar.plugin.collector import is_unusable, outcome_of
+
         if report.failed:
-            self.failed += report.when == "call"
-            self.errors += report.when != "call"
+            against = outcome_of(report) == "failed"
+            self.failed += against
+            self.errors += not against
+            self.unusable += is_unusable(report)
+
+    def pytest_keyboard_interrupt(self, excinfo: pytest.ExceptionInfo[BaseException]) -> None:
+        from pytest_istio_sidecar.plugin.collector import interruption
+
+        self.interrupted = bool(interruption(excinfo.value))
 
 
 def run(options: argparse.Namespace) -> Status:
@@ -52,9 +62,9 @@ def run(options: argparse.Namespace) -> Status:
     quiet = "-Wignore:Module already imported:pytest.PytestAssertRewriteWarning"
     arguments = [quiet, "--pyargs", "pytest_istio_sidecar.suite", *chosen, *options.others]
     code = pytest.main(arguments, [outcomes])
-    if code == pytest.ExitCode.USAGE_ERROR:
+    if code == pytest.ExitCode.USAGE_ERROR or outcomes.unusable:
         return Status.UNUSABLE
-    if outcomes.failed:
+    if outcomes.failed and not outcomes.interrupted and code != pytest.ExitCode.INTERNAL_ERROR:
         return Status.AGAINST
     if outcomes.errors or code != pytest.ExitCode.OK:
         return Status.UNDECIDED

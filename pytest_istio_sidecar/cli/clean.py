@@ -32,15 +32,23 @@ def run(options: argparse.Namespace) -> Status:
         with EndingSignals():
             # Before any cluster goes: what was changed in it has to be put back there.
             put_back, problems = take_back_of_ended_runs()
-            removed = [*put_back, *clean_stale(), *clean_clusters()]
+            removed = clean_stale()
+            clusters, gone = clean_clusters()
+            removed += clusters
     except KeyboardInterrupt as interrupt:
         by = f" by {interrupt}" if str(interrupt) else ""
         print(f"istio-sidecar: interrupted{by}; the rest is still on file: clean again", file=sys.stderr)
         return Status.UNDECIDED
+    said = [
+        *put_back,
+        *(f"removed {what}" for what in removed),
+        *(f"{what} is gone already" for what in gone),
+    ]
     if options.json:
-        print(json.dumps({"removed": removed, "problems": problems}))
-    elif removed:
-        print("\n".join(f"removed {what}" if what not in put_back else what for what in removed))
+        document = {"removed": [*put_back, *removed], "problems": problems}
+        print(json.dumps(document | ({"gone": gone} if gone else {})))
+    elif said:
+        print("\n".join(said))
     elif not problems:
         print("nothing was left behind", file=sys.stderr)
     for problem in problems:

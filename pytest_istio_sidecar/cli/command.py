@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Sequence
+import shutil
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from enum import IntEnum
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, TextIO, TypeAlias
 
 from pytest_istio_sidecar.cli import messages
 from pytest_istio_sidecar.errors import UsageProblem
+from pytest_istio_sidecar.failure import fitted
 
 if TYPE_CHECKING:
+    from pytest_istio_sidecar.environments.file import Given
     from pytest_istio_sidecar.istio.options import IstioOptions
+    from pytest_istio_sidecar.netfilter.model import PodRules, Rules
     from pytest_istio_sidecar.netfilter.packet import Host
 
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"  # noqa: SLF001
@@ -47,17 +53,34 @@ def add_command(
 
 
 def add_rules_argument(parser: argparse.ArgumentParser) -> None:
-    """Register RULES, which `environments.file.read_listings` reads."""
+    """Register RULES, which `given` reads."""
     parser.add_argument(
         "rules",
         nargs="+",
         metavar="RULES",
-        help="[ip6:][legacy:|nft:]FILE, as iptables-save or iptables -L prints it; - is standard input",
+        help="[ip6:][legacy:|nft:|native:]FILE: a listing, log or paste of any form, - is standard input; "
+        "or the FOLDER that istio-sidecar read or a run wrote",
     )
 
 
+def given(options: argparse.Namespace) -> Given:
+    """Read RULES, and say on standard error what was seen in reading that bears on trust in them.
+
+    Returns:
+        It; the notes of its rules are those left to say: which tables alone were given.
+
+    Raises:
+        UsageProblem, ParseError, EnvironmentProblem: as `environments.file.read_given`.
+    """
+    from pytest_istio_sidecar.environments.file import read_given
+
+    read = read_given(options.rules)
+    print_notes(note for note in read.rules.notes if note not in read.alone)
+    return replace(read, rules=replace(read.rules, notes=read.alone))
+
+
 def add_option_argument(parser: argparse.ArgumentParser) -> None:
-    """Register `--option`, which `options_of` reads."""
+    """Register `--option`, which `release_of` reads."""
     parser.add_argument(
         "--option",
         action="append",
@@ -82,28 +105,70 @@ def host_of(interfaces: Sequence[str]) -> Host:
     """The interfaces given on the command line; none: the default host."""
     from pytest_istio_sidecar.netfilter.packet import Host
 
-    if not interfaces:
-        return Host()
-    addresses: dict[str, list[str]] = {}
-    for text in interfaces:
-        name, separator, address = text.partition("=")
-        if not separator or not name:
-            raise UsageProblem(messages.INTERFACE_FORM(text=text))
-        addresses.setdefault(name, []).append(address)
-    return Host(interfaces=addresses)
+    return Host.of(interfaces)
 
 
-def options_of(options: argparse.Namespace) -> IstioOptions:
-    """What `--option` says of the release that `--istio-version` names.
+def release_of(options: argparse.Namespace, read: Given | None = None) -> tuple[str | None, IstioOptions]:
+    """The release to hold rules against, and what its istio-init was told.
+
+    Args:
+        options: with `--istio-version` and `--option`.
+        read: RULES; where they tell of a pod, what it has counts where nothing else was said.
 
     Raises:
-        UsageProblem: none is named, or there is no such option.
+        UsageProblem: no release is known for `--option`, or there is no such option.
     """
-    from pytest_istio_sidecar.istio.options import IstioOptions
-
-    if options.option and not options.istio_version:
+    known = None if read is None else read.version
+    version = options.istio_version or known
+    if options.option and not version:
         raise UsageProblem(messages.OPTION_OF_RELEASE())
-    return IstioOptions.from_pairs(options.option)
+    if read is not None and read.options is not None and not options.option:
+        return version, read.options
+    return version, told(options.option, version)
+
+
+def told(pairs: Sequence[str], version: str | None) -> IstioOptions:
+    """What a release is told; what it passes over is told on standard error.
+
+    Raises:
+        UsageProblem: there is no such option, or release.
+    """
+    from pytest_istio_sidecar.istio.messages import RANGE_PASSED_OVER
+    from pytest_istio_sidecar.istio.options import IstioOptions
+    from pytest_istio_sidecar.istio.rules import passed_over
+
+    chosen = IstioOptions.from_pairs(pairs)
+    for name, text in passed_over(version, chosen) if version else ():
+        note = RANGE_PASSED_OVER(option=name, text=text, release=version)
+        print(f"istio-sidecar: {note.summary}", file=sys.stderr)
+    return chosen
+
+
+def for_terminal(text: str, stream: TextIO) -> list[str]:
+    """The lines of a text, those that a terminal would break inside a word broken between words."""
+    if not stream.isatty():
+        return text.splitlines()
+    return fitted(text, shutil.get_terminal_size().columns)
+
+
+def with_notes(text: str, rules: PodRules) -> str:
+    """An output whose first line says what is to be known of the rules given: "(nat only was given)"."""
+    first, newline, rest = text.partition("\n")
+    notes = f" ({'; '.join(rules.notes)})" if rules.notes else ""
+    return f"{first}{notes}{newline}{rest}"
+
+
+def print_assumptions(rules: Rules) -> None:
+    """Say what an answer rests on that no listing shows."""
+    from pytest_istio_sidecar.checks.tracing import assumptions
+
+    print_notes(f"assumed: {text}" for family in (4, 6) for text in assumptions(rules, family))
+
+
+def print_notes(notes: Iterable[str]) -> None:
+    """Say it beside an output that is for programs."""
+    for note in notes:
+        print(f"istio-sidecar: note: {note}", file=sys.stderr)
 
 
 def row(widths: Sequence[int], *cells: object) -> str:

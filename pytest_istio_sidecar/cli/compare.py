@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from typing import TYPE_CHECKING
 
 from pytest_istio_sidecar.cli import messages
@@ -14,12 +15,18 @@ from pytest_istio_sidecar.cli.command import (
     add_interface_argument,
     add_option_argument,
     add_rules_argument,
+    for_terminal,
+    given,
     host_of,
-    options_of,
+    print_assumptions,
+    print_notes,
+    release_of,
+    with_notes,
 )
 from pytest_istio_sidecar.errors import UsageProblem
 
 if TYPE_CHECKING:
+    from pytest_istio_sidecar.istio.options import IstioOptions
     from pytest_istio_sidecar.netfilter.model import PodRules
     from pytest_istio_sidecar.netfilter.packet import Host
 
@@ -35,8 +42,12 @@ def add(commands: Commands) -> None:
         "packets; or find the releases and options that they may come from.",
     )
     add_rules_argument(parser)
-    against = parser.add_mutually_exclusive_group(required=True)
-    against.add_argument("--istio-version", metavar="VERSION", help="the release to compare with: 1.8.3")
+    against = parser.add_mutually_exclusive_group()
+    against.add_argument(
+        "--istio-version",
+        metavar="VERSION",
+        help="the release to compare with: 1.8.3 (default: the pod's where a folder tells it)",
+    )
     against.add_argument(
         "--guess", action="store_true", help="which releases and options install the same, nearest first"
     )
@@ -47,36 +58,43 @@ def add(commands: Commands) -> None:
 
 def run(options: argparse.Namespace) -> Status:
     """Compare, or guess."""
-    from pytest_istio_sidecar.environments.file import read_listings
-
     if options.guess and (options.option or options.exact):
         raise UsageProblem(messages.GUESS_ALONE())
-    rules = read_listings(options.rules)
+    read = given(options)
     host = host_of(options.interface)
-    return _guess(options, rules, host) if options.guess else _compare(options, rules, host)
+    if options.guess:
+        return _guess(options, read.rules, host)
+    version, asked = release_of(options, read)
+    if version is None:
+        raise UsageProblem(messages.NO_RELEASE_NAMED())
+    return _compare(options, read.rules, version, asked, host)
 
 
-def _compare(options: argparse.Namespace, rules: PodRules, host: Host) -> Status:
+def _compare(
+    options: argparse.Namespace, rules: PodRules, version: str, asked: IstioOptions, host: Host
+) -> Status:
     from pytest_istio_sidecar.checks.comparison.comparison import compare
     from pytest_istio_sidecar.checks.comparison.expectation import check_matches_istio, completed, expected_of
     from pytest_istio_sidecar.checks.finding import violations
     from pytest_istio_sidecar.reports.comparison import comparison_fields
     from pytest_istio_sidecar.reports.message import render_findings
 
-    asked = options_of(options)
-    findings = check_matches_istio(rules, options.istio_version, options.exact, options=asked, host=host)
+    findings = check_matches_istio(rules, version, options.exact, options=asked, host=host)
     if options.json:
-        expected = expected_of(rules, options.istio_version, asked)
+        expected = expected_of(rules, version, asked)
         comparison = (findings[0].comparison if findings else None) or compare(
             completed(rules, expected), expected, host=host
         )
         document = comparison_fields(comparison)
         document["as_with"] = findings[0].cause if findings else ""
         print(json.dumps(document))
+        print_notes(rules.notes)
     elif findings:
-        print(render_findings(findings))
+        print(*for_terminal(with_notes(render_findings(findings), rules), sys.stdout), sep="\n")
     else:
-        print(f"these are Istio {options.istio_version}'s rules, rule for rule")
+        print(with_notes(f"these are Istio {version}'s rules, rule for rule", rules))
+        filled = completed(rules, expected_of(rules, version, asked))
+        print_assumptions(filled)
     return Status.AGAINST if violations(findings) else Status.HOLDS
 
 
@@ -104,10 +122,10 @@ def _guess(options: argparse.Namespace, rules: PodRules, host: Host) -> Status:
     elif equivalent:
         for guess in equivalent:
             same = "rule for rule" if guess.comparison.equal_text else "no packet is treated differently"
-            print(f"{guess.text}: {same}")
+            print(with_notes(f"{guess.text}: {same}", rules))
     else:
         nearest = guesses[0]
         print(f"no release installs rules that do the same; nearest is {nearest.text}:")
         for effect in nearest.comparison.effects:
-            print(f"  {effect.text}: {effect.fates}")
+            print(*for_terminal(f"  {effect.text}: {effect.fates}", sys.stdout), sep="\n")
     return Status.HOLDS if equivalent else Status.AGAINST

@@ -6,7 +6,7 @@ import argparse
 import json
 import sys
 
-from pytest_istio_sidecar.cli.command import Commands, Status, add_command, add_option_argument
+from pytest_istio_sidecar.cli.command import Commands, Status, add_command, add_option_argument, told
 
 
 def add(commands: Commands) -> None:
@@ -25,14 +25,12 @@ def add(commands: Commands) -> None:
 
 def run(options: argparse.Namespace) -> Status:
     """Print them."""
-    from pytest_istio_sidecar.istio.options import IstioOptions
     from pytest_istio_sidecar.istio.rules import expected_ruleset, shown_by_image
     from pytest_istio_sidecar.istio.versions import known_release
     from pytest_istio_sidecar.netfilter.text.render import render_save
 
-    ruleset = expected_ruleset(
-        options.version, family=options.family, options=IstioOptions.from_pairs(options.option)
-    )
+    asked = told(options.option, options.version)
+    ruleset = expected_ruleset(options.version, family=options.family, options=asked)
     known = known_release(options.version)
     if known != options.version:
         print(f"istio-sidecar: {options.version} is taken to have the rules of {known}", file=sys.stderr)

@@ -30,7 +30,6 @@ NO_LISTING_OF_FAMILY = Message(
     "the packet is IPv{family}, but no listing given is; name one as {form}",
     help=IN_THE_TEXT,
 )
-INTERFACE_FORM = Message("IS958", "--interface {text}: write it as eth0=192.0.2.10/24", help=IN_THE_TEXT)
 NO_SOCKET_OF_OTHERS = Message(
     "IS959",
     "--uid and --gid are for --outbound: a packet from elsewhere has no socket here",
@@ -65,3 +64,16 @@ NO_PACKET = Message(
 NOT_AN_OBJECT = Message("IS966", "expected a JSON object with Packet's fields", help=IN_THE_TEXT)
 NO_IDENTITY = Message("IS967", "{text!r}: expected a number or {nobody}", help=IN_THE_TEXT)
 NO_COUNT = Message("IS968", "{text!r}: expected a number, at least 1", help=IN_THE_TEXT)
+PACKETS_NOT_NAMED = Message("IS969", "--packets names no file; - is standard input", help=IN_THE_TEXT)
+NO_PACKETS = Message(
+    "IS970", "--packets {name}: there is no packet in it", help="one JSON object with Packet's fields a line"
+)
+NOT_ITS_FIELDS = Message("IS971", "{problem}; Packet's fields are {known}", help=IN_THE_TEXT)
+NOT_PRINTED = Message(
+    "IS972", "standard output cannot be written: {problem}", help="make room, or send it elsewhere"
+)
+NO_RELEASE_NAMED = Message(
+    "IS975",
+    "nothing says what to compare with: --istio-version names the release, --guess finds it",
+    help=IN_THE_TEXT,
+)

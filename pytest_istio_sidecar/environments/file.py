@@ -1,6 +1,6 @@
 """Listings saved before, as if they were a pod.
 
-Knows how a listing is named on the command line, and its file read. Does not
+Knows how a listing is named on the command line, and its file or folder read. Does not
 know its grammar. Invariant: a file that cannot be used is refused by name.
 """
 
@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import stat
 import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NoReturn, Self
 
@@ -18,13 +18,18 @@ from pytest_istio_sidecar.environments.base import Environment, NotServed, Sidec
 from pytest_istio_sidecar.environments.choices import RunChoices
 from pytest_istio_sidecar.errors import ParseError, UsageProblem
 from pytest_istio_sidecar.istio.observation import RequestKind
+from pytest_istio_sidecar.istio.options import IstioOptions
 from pytest_istio_sidecar.machine.evidence import add_file
 from pytest_istio_sidecar.machine.progress import Progress
 from pytest_istio_sidecar.netfilter.model import Backend, Family, PodRules, Ruleset, joined
 from pytest_istio_sidecar.netfilter.packet import Host
-from pytest_istio_sidecar.netfilter.text.parse import parse_iptables
+from pytest_istio_sidecar.netfilter.text.forms import read_text
+from pytest_istio_sidecar.netfilter.text.parse_save import OWN
+from pytest_istio_sidecar.netfilter.text.state import LOADED
 
-BACKENDS = {"legacy": Backend.LEGACY, "nft": Backend.NF_TABLES}
+BACKENDS = {"legacy": Backend.LEGACY, "nft": Backend.NF_TABLES, "native": Backend.NF_TABLES}
+"""What stands in front of a file's name; nft: and native: are two views of one back end."""
+_USUAL = ("raw", "mangle", "nat", "filter")
 LIMIT = 64 * 2**20
 """Bytes beyond which a file is no listing of a pod's rules."""
 
@@ -36,16 +41,20 @@ class FileEnvironment(Environment):
     seconds = 0.0
 
     def __init__(
-        self, *, rules: PodRules, names: Sequence[str], kept: Mapping[str, str] | None = None
+        self, *, given: Given, names: Sequence[str], keep: bool = False, host: Host | None = None
     ) -> None:
         """Take listings that were read.
 
         Args:
-            kept: they by file name, where they are evidence, too; most are files of the user's already.
+            host: the pod's interfaces, where they were stated.
+            keep: whether they are evidence, too; most are files of the user's already.
         """
-        super().__init__(", ".join(names))
-        self._rules = rules
-        self._evidence |= kept or {}
+        super().__init__(given.rules.pod or ", ".join(names))
+        self._given = given
+        self._names = names
+        self._host = host or Host()
+        if keep:
+            self._evidence |= given.texts
 
     @classmethod
     def bring_up(cls, choices: RunChoices, *, state: Path, owner: int, progress: Progress) -> Self:  # noqa: ARG003
@@ -54,8 +63,9 @@ class FileEnvironment(Environment):
         Raises:
             UsageProblem: one that cannot be used.
         """
-        rules, texts = read_and_keep(choices.tables, choices.evidence)
-        return cls(rules=rules, names=choices.tables, kept=texts if choices.evidence else {})
+        given = read_given(choices.tables, choices.evidence)
+        keep = choices.evidence is not None
+        return cls(given=given, names=choices.tables, keep=keep, host=Host.of(choices.interfaces))
 
     @classmethod
     def attach(cls, state: Path) -> NoReturn:
@@ -69,7 +79,14 @@ class FileEnvironment(Environment):
 
     def describe(self) -> Mapping[str, str]:
         """What was read, for the summary."""
-        return {"environment": "file (no traffic, no listeners)", "listing": self.pod_name}
+        pod = {"pod": self.pod_name} if self._given.rules.pod else {}
+        listing = ", ".join(self._names)
+        return {"environment": "file (no traffic, no listeners)", "listing": listing, **pod}
+
+    @property
+    def istio_version(self) -> str | None:
+        """The release of the pod that a folder is of; None where nothing tells it."""
+        return self._given.version
 
     def runner(self, thing: str) -> NoReturn:
         """Refuse: raises NotServed."""
@@ -84,64 +101,166 @@ class FileEnvironment(Environment):
         raise NotServed(messages.NOT_SERVED(missing=f"nothing to send a {kind} request through"))
 
     def pod(self) -> SidecarPod:
-        """A stand-in with the default host: a listing does not tell the pod's addresses."""
-        return SidecarPod(name=self.pod_name, host=Host())
+        """A stand-in with what was stated of it: a listing does not tell the pod's addresses."""
+        options = self._given.options
+        return SidecarPod(name=self.pod_name, host=self._host, options=options or IstioOptions())
 
     def read_rules(self, folder: Path | None = None) -> PodRules:  # noqa: ARG002 - in the user's files
         """The listings' rules."""
-        return self._rules
+        return self._given.rules
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Given:
+    """What was named on the command line, read.
+
+    Attributes:
+        rules: all of it.
+        alone: those of its notes that say which tables alone were given.
+        texts: the texts, by the names of the files that keep them.
+        version: the release of the pod that it is of; None where nothing tells it.
+        options: what its istio-init was told; None the same.
+    """
+
+    rules: PodRules
+    alone: tuple[str, ...] = ()
+    texts: Mapping[str, str] = field(default_factory=dict)
+    version: str | None = None
+    options: IstioOptions | None = None
 
 
 def read_listings(specifications: Sequence[str]) -> PodRules:
-    """Read listings named as `--istio-table` names them: `[ip6:][legacy:|nft:]FILE`, `-` is standard input.
+    """Read rules as `read_given` does."""
+    return read_given(specifications).rules
+
+
+def read_given(specifications: Sequence[str], folder: Path | None = None) -> Given:
+    """Read what `--istio-table` and RULES name: `[ip6:][legacy:|nft:|native:]FILE`, or one FOLDER.
+
+    A file is a text of any form, `-` standard input; a folder is one that this product wrote.
+
+    Args:
+        folder: where the texts are kept: rules that came through a pipe are placed there. None: nowhere.
 
     Raises:
         UsageProblem: a file that is not there, cannot be read, or is named twice.
-        ParseError: text that is no listing.
-    """
-    return read_and_keep(specifications, None)[0]
-
-
-def read_and_keep(specifications: Sequence[str], folder: Path | None) -> tuple[PodRules, Mapping[str, str]]:
-    """Read listings as `read_listings` does; and the texts, by the names of the files that keep them.
-
-    Args:
-        folder: where they are kept: rules that came through a pipe are placed there. None: nowhere.
+        ParseError: text that is no listing, or not a whole one.
+        EnvironmentProblem: a folder has not enough to say that a back end holds no rule.
     """
     if len(set(specifications)) < len(specifications):
         raise UsageProblem(messages.LISTING_TWICE())
-    if sum(_file_of(specification)[2] == "-" for specification in specifications) > 1:
+    named = [_file_of(specification) for specification in specifications]
+    if sum(name == "-" for _, _, name in named) > 1:
         raise UsageProblem(messages.INPUT_TWICE())
+    for specification, (_, _, name) in zip(specifications, named, strict=True):
+        if name != "-" and _is_folder(name):
+            if len(named) > 1 or name != specification:
+                raise UsageProblem(messages.FOLDER_ALONE(folder=name))
+            return _of_folder(Path(name))
     texts: dict[str, str] = {}
-    listings: dict[tuple[Family, Backend | None], list[Ruleset]] = {}
-    for specification in specifications:
-        ruleset = _read(specification, texts, folder)
-        same = listings.setdefault((ruleset.family, ruleset.backend), [])
-        if any(table.name in other for other in same for table in ruleset.tables):
-            raise UsageProblem(
-                messages.SAME_FAMILY(family=ruleset.family, backend=ruleset.backend or "not said")
+    read = [_read(specification, texts, folder) for specification in specifications]
+    notes = [
+        f"{name}: {note}" if len(named) > 1 else note
+        for (_, _, name), rules in zip(named, read, strict=True)
+        for note in rules.notes
+    ]
+    listings = [listing for rules in read for listing in rules.rulesets]
+    single = len(named) == len(listings) == 1 and LOADED not in notes
+    alone = tuple(_alone(listings[0], *texts.values())) if single else ()
+    return Given(
+        rules=PodRules(
+            rulesets=tuple(map(joined, _by_back_end(listings))),
+            notes=(*alone, *notes),
+            native_tables=tuple(name for rules in read for name in rules.native_tables),
+        ),
+        alone=alone,
+        texts=texts,
+    )
+
+
+def _by_back_end(listings: Sequence[Ruleset]) -> list[list[Ruleset]]:
+    """Listings of each family and back end together; where one does not say which it is, with the others."""
+    groups: dict[tuple[Family, Backend | None], list[Ruleset]] = {}
+    for listing in listings:
+        same = groups.setdefault((listing.family, listing.backend), [])
+        for other in same:
+            _refuse_twice(listing, other)
+        same.append(listing)
+    for family, backend in list(groups):
+        if backend is not None:
+            continue
+        said = [groups[key] for key in groups if key[0] == family and key[1] is not None]
+        unsaid = groups[family, None]
+        if len(said) > 1:
+            raise UsageProblem(messages.BACK_END_NOT_SAID(file=unsaid[0].source))
+        if said and not any(_shared(one, other) for one in unsaid for other in said[0]):
+            said[0].extend(unsaid)
+            del groups[family, None]
+    return list(groups.values())
+
+
+def _shared(one: Ruleset, other: Ruleset) -> str:
+    """A table that both have, or ""."""
+    return next((table.name for table in one.tables if table.name in other), "")
+
+
+def _refuse_twice(listing: Ruleset, other: Ruleset) -> None:
+    table = _shared(listing, other)
+    if table:
+        backend = listing.backend
+        raise UsageProblem(
+            messages.SAME_FAMILY(
+                family=listing.family,
+                backend=backend or "not said",
+                first=other.source,
+                second=listing.source,
+                table=table,
+                fix=messages.TWO_BACK_ENDS if backend is None else messages.ONE_BACK_END,
             )
-        same.append(ruleset)
-    return PodRules(rulesets=tuple(map(joined, listings.values()))), texts
+        )
 
 
-def _file_of(specification: str) -> tuple[Family, Backend | None, str]:
+def _alone(listing: Ruleset, text: str) -> Iterator[str]:
+    """What is to be known of one whole text that lacks tables."""
+    names = [table.name for table in listing.tables]
+    whole = names and not listing.unread and not text.startswith(OWN)
+    if whole and any(table not in names for table in _USUAL):
+        yield f"{' and '.join(names)} only {'was' if len(names) == 1 else 'were'} given"
+
+
+def _is_folder(name: str) -> bool:
+    try:
+        return Path(name).is_dir()
+    except (OSError, ValueError):
+        return False
+
+
+def _of_folder(path: Path) -> Given:
+    from pytest_istio_sidecar.environments.evidence_folder import read_folder
+
+    told = read_folder(path)
+    return Given(rules=told.rules, texts=told.texts, version=told.version, options=told.options)
+
+
+def _file_of(specification: str) -> tuple[Family | None, Backend | None, str]:
     """Split a specification; a file whose own name begins like a prefix is written ./ip6:name."""
-    family: Family = 4
+    family: Family | None = None
     backend = None
     name = specification
-    if name.startswith("ip6:"):
-        family, name = 6, name.removeprefix("ip6:")
-    for prefix, known in BACKENDS.items():
-        if name.startswith(f"{prefix}:"):
-            backend, name = known, name.removeprefix(f"{prefix}:")
+    while True:
+        prefix, colon, rest = name.partition(":")
+        if colon and prefix == "ip6" and family is None:
+            family, name = 6, rest
+        elif colon and prefix in BACKENDS and backend is None:
+            backend, name = BACKENDS[prefix], rest
+        else:
             break
     if not name:
         raise UsageProblem(messages.NO_FILE(text=specification))
     return family, backend, name
 
 
-def _read(specification: str, texts: dict[str, str], folder: Path | None) -> Ruleset:
+def _read(specification: str, texts: dict[str, str], folder: Path | None) -> PodRules:
     family, backend, name = _file_of(specification)
     source = "<standard input>" if name == "-" else name
     text, again = _text(name, source)
@@ -153,15 +272,14 @@ def _read(specification: str, texts: dict[str, str], folder: Path | None) -> Rul
     else:
         place = source if name == "-" else f"<{name}>"
     try:
-        ruleset = parse_iptables(text, family=family, source=place)
+        rules = read_text(text, family=family, backend=backend, source=place)
     except ParseError as problem:
         problem.source = source  # nothing is kept where reading fails
         raise
-    if backend is None or ruleset.backend is backend:
-        return ruleset
-    if ruleset.backend is not None:
-        raise UsageProblem(messages.OTHER_WRITER(source=source, writer=ruleset.backend, backend=backend))
-    return replace(ruleset, backend=backend)
+    for ruleset in rules.rulesets:
+        if backend not in (None, ruleset.backend):
+            raise UsageProblem(messages.OTHER_WRITER(source=source, writer=ruleset.backend, backend=backend))
+    return rules
 
 
 def _text(name: str, source: str) -> tuple[str, bool]:

@@ -17,10 +17,22 @@ INPUT_TWICE = Message("IS603", "standard input can be one listing only", help="n
 SAME_FAMILY = Message(
     "IS604",
     "two listings are of the same family (IPv{family}) and back end ({backend}): "
-    "put 'legacy:' or 'nft:', and 'ip6:' for ip6tables, in front of the file's name",
-    help=IN_THE_TEXT,
+    "{first} and {second} both have table {table}",
+    fix="{fix}",
 )
-NO_FILE = Message("IS605", "{text!r} names no file; write it as [ip6:][legacy:|nft:]FILE", help=IN_THE_TEXT)
+ONE_BACK_END = "give each table once, and 'ip6:' in front of what ip6tables printed"
+TWO_BACK_ENDS = (
+    "where they are of two back ends, put 'legacy:' or 'nft:' in front of the file's name, and 'ip6:' of "
+    "what ip6tables printed; where they are of one, give each table once"
+)
+BACK_END_NOT_SAID = Message(
+    "IS612",
+    "{file} does not say of which back end it is, and others are of both",
+    fix="put 'legacy:' or 'nft:' in front of the file's name",
+)
+NO_FILE = Message(
+    "IS605", "{text!r} names no file; write it as [ip6:][legacy:|nft:|native:]FILE", help=IN_THE_TEXT
+)
 OTHER_WRITER = Message(
     "IS606",
     "{source} was written by {writer}, but is given as {backend}",
@@ -47,4 +59,14 @@ NO_SIDECAR_RULES = Message(
     cause="{cause}",
     note="no rule of this pod was checked",
     help="what captures the pod's traffic instead is not judged",
+)
+NO_EVIDENCE = Message(
+    "IS615",
+    "{folder} is no folder with what was read of a pod{inside}",
+    help="name one that istio-sidecar read, a run of the suite or one of its failing tests wrote",
+)
+FOLDER_ALONE = Message(
+    "IS616",
+    "{folder} is a folder, which has all rules of a pod: give it alone, and without a prefix",
+    help=IN_THE_TEXT,
 )

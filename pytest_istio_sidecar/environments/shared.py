@@ -58,25 +58,30 @@ def take_down(state: Path, evidence: Path, *, keep_it: bool, progress: Progress)
     return chosen.take_down(state, evidence, keep_it=keep_it, progress=progress)
 
 
-def keep(environment: Environment, folder: Path) -> None:
-    """Write what was read so far into the folder for evidence."""
-    write_evidence(folder, environment.evidence())
+def keep(environment: Environment, folder: Path, into: str = "") -> None:
+    """Write what was read so far into the folder for evidence.
+
+    Args:
+        into: a folder in it, where it has one for each workload.
+    """
+    write_evidence(folder, environment.evidence(), into=into)
 
 
-def read_rules(environment: Environment, folder: Path, place: Path) -> PodRules:
+def read_rules(environment: Environment, folder: Path, place: Path, into: str = "") -> PodRules:
     """Read everything, and keep it as evidence.
 
     Args:
         folder: for evidence; made only when there is something to keep.
         place: the same folder, as the places of rules name it.
+        into: as of `keep`.
 
     Raises:
         EnvironmentProblem: the rules are not a sidecar's in iptables, so that none of them could be judged.
     """
-    rules = environment.read_rules(place)
+    rules = environment.read_rules(place / into)
     if environment.evidence():
-        keep(environment, folder)
-    pod = environment.pod().name
+        keep(environment, folder, into)
+    pod = environment.pod_name
     mode = other_mode(rules)
     if mode:
         raise EnvironmentProblem(messages.NO_SIDECAR_RULES(pod=pod, cause=mode))
@@ -84,9 +89,11 @@ def read_rules(environment: Environment, folder: Path, place: Path) -> PodRules:
     return replace(rules, pod=pod, rulesets=of_pod)
 
 
-def read_replicas(environment: Environment, folder: Path, place: Path) -> Mapping[str, PodRules]:
+def read_replicas(
+    environment: Environment, folder: Path, place: Path, into: str = ""
+) -> Mapping[str, PodRules]:
     """Read the rules of the other pods of the workload, as `read_rules` reads those of the first."""
-    replicas = environment.read_replicas(place)
+    replicas = environment.read_replicas(place / into)
     if replicas:
-        keep(environment, folder)
+        keep(environment, folder, into)
     return replicas

@@ -158,13 +158,13 @@ def _asks_for_destination(listener_filter: _Json) -> bool:
 
 
 def _document(text: str, source: str) -> object:
-    """A JSON object, or a list of them."""
+    """A JSON object, or a list of them; an empty list tells nothing, and is refused as well."""
     try:
         document = json.loads(text)
     except (ValueError, RecursionError):
         document = None
     members = document if isinstance(document, list) else [document]
-    if not all(isinstance(member, dict) for member in members):
+    if not members or not all(isinstance(member, dict) for member in members):
         raise _no_answer(text, source)
     return document
 

@@ -50,6 +50,11 @@ PORTS_REVERSED = Message(
 )
 NO_OPTION_NUMBER = Message("IS315", "{option}: {text!r} is no number up to {most}", help=IN_THE_TEXT)
 OPTIONS_TWICE = Message("IS316", "give options, or single ones by name, not both", help=IN_THE_TEXT)
+BLANK_IN_RANGES = Message(
+    "IS317",
+    "{option}: {text!r} has a blank, and a range with a blank is none: Istio's webhook refuses the pod",
+    fix="write it as {right}",
+)
 
 # Releases and their rules.
 NO_RELEASE = Message("IS321", "{version!r} is not a release of Istio; write it as 1.8.3", help=IN_THE_TEXT)
@@ -77,6 +82,11 @@ CHAIN_NOT_MADE = Message(
     help=_RULES_OF_RELEASE,
 )
 RULE_REFUSED = Message("IS327", "iptables-restore refuses `{rule}`: {problem}", help=_RULES_OF_RELEASE)
+RANGE_PASSED_OVER = Message(
+    "IS328",
+    "{option}: {text!r} is no range in CIDR; istio-init of {release} passes it over with a line in its log",
+    help="write it as 10.0.0.0/8; Istio's webhook refuses the pod, and since 1.27 istio-init does",
+)
 
 # Pods.
 TRUTH_UNKNOWN = Message("IS341", "{name}: {value!r} is neither true nor false", help="true or false")
@@ -92,10 +102,12 @@ NOT_INJECTED = Message(
 )
 NO_FLAG = Message(
     "IS344",
-    "{program} has no flag {flag}",
+    "{program} has no flag {flag}: it ends on it, and makes no rule",
     help="give the options by name; a newer release may have flags that are not described here",
 )
-FLAG_WITHOUT_VALUE = Message("IS345", "{program} {flag} lacks its value", help=IN_THE_TEXT)
+FLAG_WITHOUT_VALUE = Message(
+    "IS345", "{program} {flag} lacks its value: it ends on it, and makes no rule", help=IN_THE_TEXT
+)
 NO_NAT_TABLE = Message(
     "IS346",
     "no IPv{family} rules were read, so there is no nat table to judge",
@@ -115,3 +127,4 @@ ENVOY_SAID_NOTHING = Message(
     cause="Envoy's admin port did not answer",
     help="is the sidecar ready, and its admin port 15000?",
 )
+ONLY_HELP = Message("IS350", "{program} {flag} prints its help, and makes no rule", help=IN_THE_TEXT)

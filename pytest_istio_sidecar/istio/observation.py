@@ -139,13 +139,19 @@ class Observation:
     @property
     def request(self) -> str:
         """The request in a few words."""
-        source = self.source or "(no connection)"
-        return f"tcp {source} > {self.destination}, uid {self.uid} gid {self.gid}"
+        way = (
+            f"{self.source} > {self.destination}"
+            if self.source
+            else f"to {self.destination}, never connected"
+        )
+        return f"tcp {way}, uid {self.uid} gid {self.gid}"
 
     def facts(self) -> tuple[tuple[str, str], ...]:
         """Labelled evidence, in the order to show it."""
         lines = [("request", self.request)]
-        if self.answered_by:
+        if self.answered_by == "kernel":
+            lines.append(("answered", "by the kernel, which refused the connection: nothing listens there"))
+        elif self.answered_by:
             status = f", {self.status}" if self.status is not None else ""
             lines.append(("answered", f"by {self.answered_by} on port {self.answered_port}{status}"))
         else:

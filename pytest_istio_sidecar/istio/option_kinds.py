@@ -1,7 +1,11 @@
 """What an option of istio-iptables may hold: each kind reads a value, as Istio writes it or as Python does.
 
-Knows the words of each kind, and what istio-iptables or iptables-restore would refuse. Does not know which
-options there are. Invariant: what a kind returns is text as Istio writes it, or a truth.
+Knows the words of each kind, and what istio-iptables, iptables-restore or the webhook would refuse. Does not
+know which options there are. Invariant: what a kind returns is text as Istio writes it, or a truth, and no
+member of a list is lost.
+
+Blanks around the members of a list are nothing to iptables-restore, so that they come off; but for ranges,
+where a blank makes a member none (net.ParseCIDR, netip.ParsePrefix), in every release.
 """
 
 from __future__ import annotations
@@ -21,6 +25,14 @@ _Check = Callable[[str, str], None]
 """The same of a text, or of a member of a list."""
 
 ALL = "*"
+
+
+class Argument(str):
+    """Ranges that a program was started with: they stand, whatever the webhook would have said of them."""
+
+    __slots__ = ()
+
+
 _MOST_GROUPS = 64
 """Owner groups that istio-iptables includes at most (tools/common/config/validation.go)."""
 _NUMBERS = {
@@ -43,29 +55,40 @@ def truth(name: str, value: object) -> bool | None:
     return value
 
 
-def _text(check: _Check, *, several: bool = False, or_all: bool = False) -> Kind:
+def _text(check: _Check, *, several: bool = False, whole: bool = False, or_all: bool = False) -> Kind:
     """Text as Istio writes it, or a number or a list of Python's, which becomes that text.
 
     Args:
         several: it is a list, of which every member is checked.
+        whole: it is a list that is checked as one text.
         or_all: "*" is taken too.
     """
 
     def read(name: str, value: object) -> str:
-        if isinstance(value, str):
-            text = value.strip()
-        elif isinstance(value, int) and not isinstance(value, bool):
-            text = str(value)
-        elif isinstance(value, Sequence | set | frozenset) and not isinstance(value, bytes):
-            text = ",".join(str(part) for part in (sorted(value) if isinstance(value, set) else value))
-        else:
-            raise UsageProblem(messages.NO_OPTION_TEXT(option=name, value=value))
-        if not (or_all and text == ALL):
-            for part in split(text) if several else (text,):
-                check(name, part)
+        text = _listed(name, value)
+        if or_all and text == ALL:
+            return text
+        if not (several or whole):
+            text = text.strip()
+        elif text:
+            # A blank alone is a member, which iptables-restore refuses; an empty one is not.
+            text = ",".join(part.strip() or part for part in text.split(","))
+        for part in split(text) if several else (text,):
+            check(name, part)
         return text
 
     return read
+
+
+def _listed(name: str, value: object) -> str:
+    """Text, a number or a sequence as Istio writes it."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
+    if isinstance(value, Sequence | set | frozenset) and not isinstance(value, bytes):
+        return ",".join(str(part) for part in (sorted(value) if isinstance(value, set) else value))
+    raise UsageProblem(messages.NO_OPTION_TEXT(option=name, value=value))
 
 
 def one_of(*words: str) -> Kind:
@@ -120,11 +143,6 @@ def _loopback_range(name: str, text: str) -> None:
     network = cidr(text)
     if network is None or network.version != 4 or not network.is_loopback or network.prefixlen < 8:
         raise UsageProblem(messages.NO_LOOPBACK(option=name, text=text))
-
-
-def _not_all(name: str, text: str) -> None:
-    if text == ALL:
-        raise UsageProblem(messages.EXCLUDES_ALL(option=name, variable=name.upper()))
 
 
 def _owner_groups(name: str, text: str) -> None:
@@ -185,13 +203,27 @@ def group_ids(text: str, *, option: str = "owner groups") -> tuple[str, ...]:
     return tuple(numbers)
 
 
+def _ranges(*, or_all: bool) -> Kind:
+    """Ranges in CIDR. What becomes of one that is none is a matter of the release (`rules`)."""
+
+    def read(name: str, value: object) -> str:
+        text = _listed(name, value)
+        if text == ALL and not or_all:
+            raise UsageProblem(messages.EXCLUDES_ALL(option=name, variable=name.upper()))
+        if not isinstance(value, Argument) and re.search(r"\s", text):
+            right = ",".join(filter(None, re.split(r"[\s,]+", text)))
+            raise UsageProblem(messages.BLANK_IN_RANGES(option=name, text=text, right=right))
+        return text
+
+    return read
+
+
 port = _text(_port)
 """A port, or a range of them: 80:90."""
 ports = _text(_port, several=True)
 ports_or_all = _text(_port, several=True, or_all=True)
-ranges = _text(_not_all)
-"""Ranges in CIDR. What becomes of one that is none is a matter of the release (`rules`)."""
-ranges_or_all = _text(lambda _name, _text: None)
+ranges = _ranges(or_all=False)
+ranges_or_all = _ranges(or_all=True)
 loopback_range = _text(_loopback_range)
 interfaces = _text(
     _is(
@@ -205,8 +237,8 @@ routing_table = _text(_number(2**32 - 1))
 users = _text(_number(2**32 - 2), several=True)
 """By number; the kernel takes the last one for nobody."""
 groups = _text(_number(2**32 - 2), several=True)
-owner_groups = _text(_owner_groups, or_all=True)
+owner_groups = _text(_owner_groups, whole=True, or_all=True)
 """By number or name."""
-captured_groups = _text(_captured_groups, or_all=True)
+captured_groups = _text(_captured_groups, whole=True, or_all=True)
 ipv4_addresses = _text(_address(4), several=True)
 ipv6_addresses = _text(_address(6), several=True)

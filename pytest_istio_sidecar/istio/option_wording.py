@@ -6,30 +6,31 @@ Knows which annotation or variable stands for which option. Does not know how th
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 from pytest_istio_sidecar.istio.option_kinds import ALL, split
-from pytest_istio_sidecar.istio.option_table import OPTIONS, OptionValues
+from pytest_istio_sidecar.istio.option_table import OPTIONS, Option, OptionValues
 
 
 def as_a_pod_asks(before: OptionValues, after: OptionValues) -> tuple[str, ...]:
     """Every option that differs, in a pod's words: "excludeInboundPorts: 8443"."""
-    return tuple(_differences(before, after))
+    return tuple(
+        in_words(option, before, after)
+        for option in OPTIONS
+        if getattr(before, option.name) != getattr(after, option.name)
+        and option.asked_by
+        and (option.name != "capture_all_dns" or after.redirect_dns)
+    )
 
 
-def _differences(before: OptionValues, after: OptionValues) -> Iterator[str]:
-    for option in OPTIONS:
-        old, new, word = getattr(before, option.name), getattr(after, option.name), option.asked_by
-        if old == new or not word or (option.name == "capture_all_dns" and not after.redirect_dns):
-            continue
-        if isinstance(new, bool):
-            yield f"{word}: {str(new).lower()}"
-            continue
-        added = [member for member in split(new or "") if member not in split(old or "")]
-        gone = [member for member in split(old or "") if member not in split(new or "")]
-        if old != ALL and added and not gone:
-            yield f"{word}: {','.join(added)}"
-        elif new and gone and not added:
-            yield f"{word} without {','.join(gone)}"
-        else:
-            yield f"{word}: {new or chr(34) * 2}"
+def in_words(option: Option, before: OptionValues, after: OptionValues) -> str:
+    """How a pod asks for the value that one option has after, where it had another."""
+    old, new = getattr(before, option.name), getattr(after, option.name)
+    word = option.asked_by or option.name
+    if isinstance(new, bool):
+        return f"{word}: {str(new).lower()}"
+    added = [member for member in split(new or "") if member not in split(old or "")]
+    gone = [member for member in split(old or "") if member not in split(new or "")]
+    if old != ALL and added and not gone:
+        return f"{word}: {','.join(added)}"
+    if new and gone and not added:
+        return f"{word} without {','.join(gone)}"
+    return f"{word}: {new or chr(34) * 2}"

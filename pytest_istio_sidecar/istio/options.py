@@ -12,9 +12,13 @@ from dataclasses import replace
 from typing import Any, Self
 
 from pytest_istio_sidecar.errors import UsageProblem
+from pytest_istio_sidecar.failure import Failure
 from pytest_istio_sidecar.istio import messages
+from pytest_istio_sidecar.istio.command_line import read_command_line
+from pytest_istio_sidecar.istio.option_kinds import Argument
 from pytest_istio_sidecar.istio.option_table import OPTIONS, OptionValues
-from pytest_istio_sidecar.istio.pod_options import fields_of_arguments, fields_of_pod
+from pytest_istio_sidecar.istio.pod_options import fields_of_pod
+from pytest_istio_sidecar.istio.versions import number_of
 
 _DEFAULTS = {option.name: option.default for option in OPTIONS}
 
@@ -42,11 +46,7 @@ class IstioOptions(OptionValues):
         """
         for name in given:
             if name not in _DEFAULTS:
-                near = difflib.get_close_matches(name, _DEFAULTS, n=1)
-                hint = f"; {near[0]}?" if near else ""
-                raise UsageProblem(
-                    messages.NO_SUCH_OPTION(option=name, hint=hint, known=", ".join(_DEFAULTS))
-                )
+                raise UsageProblem(_no_such_option(name, _DEFAULTS))
         return cls(**given)
 
     @classmethod
@@ -82,18 +82,24 @@ class IstioOptions(OptionValues):
 
     @classmethod
     def from_init_arguments(
-        cls, arguments: Sequence[str], environment: Mapping[str, str] | None = None
+        cls,
+        arguments: Sequence[str],
+        environment: Mapping[str, str] | None = None,
+        *,
+        version: str | None = None,
     ) -> Self:
-        """The options on a command line of istio-iptables.
+        """The options on a command line of istio-iptables, read as the program reads it.
 
         Args:
             arguments: with or without the program's name.
             environment: its variables.
+            version: whose program it is: which variables count depends on it. None: those of any release do.
 
         Raises:
-            UsageProblem: a flag that istio-iptables does not have, or one without its value.
+            UsageProblem: istio-iptables ends on it: a flag that it does not have, one without its value.
         """
-        return cls(**fields_of_arguments(arguments, environment or {}))
+        release = None if version is None else number_of(version)
+        return cls(**read_command_line(arguments, environment or {}, release).fields)
 
     @property
     def lacks_servers(self) -> bool:
@@ -114,11 +120,11 @@ class IstioOptions(OptionValues):
         return replace(self, dns_servers_v4=v4, dns_servers_v6=v6)  # type: ignore[arg-type]
 
     def pairs(self) -> tuple[str, ...]:
-        """What `from_pairs` makes the same options of."""
-        return tuple(
-            f"{name}={str(value).lower() if isinstance(value, bool) else value}"
-            for name, value in self.changed().items()
-        )
+        """What `from_pairs` makes the same options of, or ones of which every release makes the same rules.
+
+        The ranges of a command line that have a blank, and so are none, are left out.
+        """
+        return tuple(f"{name}={_written(value)}" for name, value in self.changed().items())
 
     def changed(self) -> dict[str, str | bool]:
         """What differs from the options unset, by name."""
@@ -127,3 +133,34 @@ class IstioOptions(OptionValues):
             for name, default in _DEFAULTS.items()
             if (value := getattr(self, name)) is not None and value != default
         }
+
+
+def option_named(text: str) -> str:
+    """The field that a name stands for: its own, or that of an annotation, a flag or a variable of Istio's.
+
+    Raises:
+        UsageProblem: a name that no option has; the message has the nearest.
+    """
+    names = {
+        name: option.name
+        for option in OPTIONS
+        for full in (*option.annotations, *option.flags, *option.variables, option.name)
+        for name in (full, full.rpartition("/")[2])
+    }
+    if text not in names:
+        raise UsageProblem(_no_such_option(text, names))
+    return names[text]
+
+
+def _no_such_option(name: str, names: Iterable[str]) -> Failure:
+    near = difflib.get_close_matches(name, list(names), n=1)
+    hint = f"; {near[0]}?" if near else "."
+    return messages.NO_SUCH_OPTION(option=name, hint=hint, known=", ".join(_DEFAULTS))
+
+
+def _written(value: str | bool) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, Argument):
+        return ",".join(part for part in value.split(",") if not any(map(str.isspace, part)))
+    return value

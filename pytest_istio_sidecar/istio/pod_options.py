@@ -1,80 +1,27 @@
 """Where a pod keeps the options of istio-iptables: its init container, or its annotations.
 
-Knows the flags and variables of istio-iptables, and what istio-cni reads instead. Does not
-know what the options do. Invariant: what istio-init was told counts, not what an annotation asks for.
+Knows which container was told what, and what istio-cni reads instead. Does not know how a command line is
+read (`command_line`), nor what the options do. Invariant: what istio-init was told counts, not what an
+annotation asks for.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from ipaddress import ip_address
 from typing import Any
 
 from pytest_istio_sidecar.errors import UsageProblem
 from pytest_istio_sidecar.istio import messages, ports
-from pytest_istio_sidecar.istio import option_kinds as kinds
+from pytest_istio_sidecar.istio.command_line import PROGRAM, is_true, read_command_line, read_variables
 from pytest_istio_sidecar.istio.option_table import OPTIONS
+from pytest_istio_sidecar.istio.versions import Number, number_of
 
-_PROGRAM = "istio-iptables"
-_FLAGS = {flag: option for option in OPTIONS for flag in option.flags}
-_OTHER_TEXT = frozenset((
-    "--iptables-probe-port", "--probe-timeout", "--network-namespace", "--output-paths",
-    "--host-nsenter-exec", "--force-iptables-binary", "--log_output_level", "--log_caller",
-    "--log_rotate", "--log_rotate_max_age", "--log_rotate_max_backups", "--log_rotate_max_size",
-    "--log_stacktrace_level", "--log_target", "--vklog",
-))  # fmt: skip
-_OTHER_TRUTH = frozenset((
-    "-n", "--dry-run", "-f", "--restore-format", "--skip-rule-apply", "--run-validation", "--cni-mode",
-    "--force-apply", "--reconcile", "--cleanup-only", "--native-nftables", "--iptables-trace-logging",
-    "--log_as_json", "--dual-stack",
-))  # fmt: skip
-_DUAL_STACK = ("DUAL_STACK", "ISTIO_DUAL_STACK")
-"""Variables of `--dual-stack`, which has part in `enable_ipv6` as the pod's addresses have."""
-_SET_VARIABLES = ("DNS_CAPTURE", "DNS_AGENT")
-"""Of 1.6 and 1.7, for `redirect_dns`: that they are set to anything is enough."""
-_DNS_VARIABLE = "ISTIO_META_DNS_CAPTURE"
-"""Since 1.8 true or false; in 1.7 set to anything, and DNS goes to Envoy where DNS_AGENT is not set too."""
-_READ_BY_CNI = (_DNS_VARIABLE, "INVALID_DROP", "ISTIO_DUAL_STACK")
+_READ_BY_CNI = ("ISTIO_META_DNS_CAPTURE", "INVALID_DROP", "ISTIO_DUAL_STACK")
 """Variables of the sidecar that istio-cni heeds; others are its own (cni/pkg/plugin, NewRedirect)."""
-_IMAGE_1_7 = re.compile(r":1\.7(?![0-9])")
-_TRUE, _FALSE = ("1", "t", "T", "TRUE", "true", "True"), ("0", "f", "F", "FALSE", "false", "False")
-
-
-def fields_of_arguments(arguments: Sequence[str], environment: Mapping[str, str]) -> dict[str, Any]:
-    """Fields of `IstioOptions` from a command line of istio-iptables.
-
-    Raises:
-        UsageProblem: an unknown flag, one without its value, or a truth that is none.
-    """
-    chosen: dict[str, Any] = {
-        option.name: option.program_default for option in OPTIONS if option.program_default is not None
-    }
-    chosen |= _of_environment(environment)
-    rest = list(arguments)
-    if _PROGRAM in rest:
-        rest = rest[rest.index(_PROGRAM) + 1 :]
-    while rest:
-        word = rest.pop(0)
-        flag, equals, value = word.partition("=")
-        if len(flag) > 2 and flag[:2] in _FLAGS:
-            flag, equals, value = word[:2], "=", word[2:]
-        option = _FLAGS.get(flag)
-        if flag in _OTHER_TRUTH or (option is not None and option.kind is kinds.truth):
-            answer: str | bool = _truth(flag, value) if equals else True
-        elif flag in _OTHER_TEXT or option is not None:
-            if not equals:
-                if not rest:
-                    raise UsageProblem(messages.FLAG_WITHOUT_VALUE(program=_PROGRAM, flag=flag))
-                value = rest.pop(0)
-            answer = value
-        else:
-            raise UsageProblem(messages.NO_FLAG(program=_PROGRAM, flag=flag))
-        if option is not None:
-            chosen[option.name] = answer
-    if "proxy_uid" in chosen:
-        chosen.setdefault("proxy_gid", chosen["proxy_uid"])
-    return chosen
+_RELEASE = re.compile(r":v?(\d+\.\d+(?:\.\d+)?(?:[-+][\w.-]+)?)(?:@|$)")
+"""Of an image, by its tag."""
 
 
 def fields_of_pod(pod: Mapping[str, Any]) -> dict[str, Any]:
@@ -89,16 +36,13 @@ def fields_of_pod(pod: Mapping[str, Any]) -> dict[str, Any]:
     starting = spec.get("initContainers") or []
     for container in starting:
         words = [*(container.get("command") or ()), *map(str, container.get("args") or ())]
-        if _PROGRAM not in words:
+        if PROGRAM not in words:
             continue
-        environment = _environment(container)
-        if "--skip-rule-apply" not in words:
-            chosen = fields_of_arguments(words, environment)
-            if _IMAGE_1_7.search(str(container.get("image"))):
-                chosen |= _as_1_7_has_it(environment)
-            dual = _is_dual(environment) or "--dual-stack" in words
-            break
-        chosen, dual = _of_cni(pod, [*starting, *spec["containers"]])
+        started = read_command_line(words, _environment(container), _release(container))
+        if started.makes_rules:
+            chosen, dual = started.fields, started.dual_stack
+        else:
+            chosen, dual = _of_cni(pod, [*starting, *spec["containers"]])
         break
     else:
         sidecar = _sidecar([*starting, *spec["containers"]])
@@ -123,19 +67,20 @@ def _of_cni(pod: Mapping[str, Any], containers: Iterable[Mapping[str, Any]]) -> 
     sidecar = _sidecar(containers) or {}
     annotations = _annotations(pod)
     environment = {name: value for name, value in _environment(sidecar).items() if name in _READ_BY_CNI}
-    chosen: dict[str, Any] = {"mode": "cni", **_of_environment(environment)}
+    chosen: dict[str, Any] = {"mode": "cni", **read_variables(environment, None)}
     for option in OPTIONS:
         for annotation in option.annotations:
             if annotation in annotations:
                 chosen[option.name] = annotations[annotation]
-    if excluded := chosen.pop("inbound_ports_exclude", ""):
-        asked = (part.strip() for part in excluded.split(",") if part.strip())
+    if excluded := chosen.pop("inbound_ports_exclude", "").strip():
+        # Blanks come off later: "9000, 15020" has 15020 twice (dedupPorts).
+        asked = excluded.removesuffix(",").split(",")
         chosen["inbound_ports_exclude"] = ",".join(dict.fromkeys((*asked, *map(str, ports.LEFT_BY_CNI))))
     context = sidecar.get("securityContext") or {}
     for key, name in (("runAsUser", "proxy_uid"), ("runAsGroup", "proxy_gid")):
         if context.get(key):
             chosen[name] = str(context[key])
-    return chosen, _is_dual(environment)
+    return chosen, is_true(environment.get("ISTIO_DUAL_STACK", ""))
 
 
 def _sidecar(containers: Iterable[Mapping[str, Any]]) -> Mapping[str, Any] | None:
@@ -163,48 +108,20 @@ def unlike_user(pod: Mapping[str, Any], users: str, groups: str) -> str:
     return f"{first}: Envoy's own connections are captured again"
 
 
-def _of_environment(environment: Mapping[str, str]) -> dict[str, Any]:
-    chosen: dict[str, Any] = {}
-    for option in OPTIONS:
-        for variable in option.variables:
-            if option.kind is not kinds.truth and variable in environment:
-                chosen[option.name] = environment[variable]
-            elif environment.get(variable):
-                chosen[option.name] = _truth(variable, environment[variable])
-    asked = environment.get(_DNS_VARIABLE)
-    if asked in (*_TRUE, *_FALSE):
-        chosen["redirect_dns"] = asked in _TRUE
-    elif asked:
-        chosen["dns_by_envoy"] = True
-    if any(environment.get(variable) for variable in _SET_VARIABLES):
-        chosen["redirect_dns"] = True
-    return chosen
-
-
-def _is_dual(environment: Mapping[str, str]) -> bool:
-    answers = [
-        _truth(variable, environment[variable]) for variable in _DUAL_STACK if environment.get(variable)
-    ]
-    return bool(answers) and answers[-1]
-
-
-def _as_1_7_has_it(environment: Mapping[str, str]) -> dict[str, Any]:
-    by_agent = bool(environment.get("DNS_AGENT"))
-    return {"redirect_dns": by_agent, "dns_by_envoy": bool(environment.get(_DNS_VARIABLE)) and not by_agent}
-
-
-def _truth(name: str, value: str) -> bool:
-    """As Go's strconv.ParseBool reads it."""
-    if value in _TRUE:
-        return True
-    if value in _FALSE:
-        return False
-    raise UsageProblem(messages.TRUTH_UNKNOWN(name=name, value=value))
+def _release(container: Mapping[str, Any]) -> Number | None:
+    """The release of a container's image, where its tag tells."""
+    tag = _RELEASE.search(str(container.get("image")))
+    return number_of(tag[1]) if tag else None
 
 
 def _environment(container: Mapping[str, Any]) -> dict[str, str]:
+    """The variables that a container sets itself; the API server leaves the value out that is empty."""
     variables = container.get("env") or ()
-    return {variable["name"]: str(variable["value"]) for variable in variables if variable.get("value")}
+    return {
+        variable["name"]: str(variable.get("value") or "")
+        for variable in variables
+        if "valueFrom" not in variable
+    }
 
 
 def _annotations(pod: Mapping[str, Any]) -> Mapping[str, str]:

@@ -91,6 +91,23 @@ def expected_ruleset(
     return builder.ruleset(backend=backend(version), source=source, origin=origin)
 
 
+def passed_over(version: str, options: IstioOptions) -> tuple[tuple[str, str], ...]:
+    """Ranges that are none, of which this release says so in its log only: the option of each, and its text.
+
+    Raises:
+        UsageProblem: no release.
+    """
+    if _number(version) >= BAD_RANGES_UNTIL:
+        return ()
+    names = ("outbound_ip_ranges_include", "outbound_ip_ranges_exclude")
+    return tuple(
+        (name, text)
+        for name in names
+        for text in split(getattr(options, name))
+        if text != ALL and cidr(text) is None
+    )
+
+
 def backend(version: str) -> Backend:
     """The back end that istio-init of this release writes in a clean namespace.
 

@@ -36,6 +36,7 @@ from pytest_istio_sidecar.netfilter.matches import (
 )
 from pytest_istio_sidecar.netfilter.model import Family, Rule, Ruleset
 from pytest_istio_sidecar.netfilter.targets import Redirect, SetMark, Tproxy
+from pytest_istio_sidecar.netfilter.unread import unread_tables
 
 _Rules = Counter[tuple[int, str, Rule]]
 _DNS = Range(low=53, high=53)
@@ -86,7 +87,7 @@ def nearest(rulesets: Sequence[Ruleset]) -> tuple[Explanation, ...]:
         begin = IstioOptions(mode=mode)
         for version in known_versions():
             begins[_tables(version, begin, families), mode] = (version, begin)
-    given = _counted(rulesets)
+    given, unread = _counted(rulesets), _unread(rulesets)
     reached = [explain(rulesets, version, begin) for version, begin in begins.values()]
     tried: dict[tuple[Ruleset, ...], dict[IstioOptions, list[str]]] = {}
     far = min(other.apart for other in reached) + _WORTH_A_TRY
@@ -99,8 +100,8 @@ def nearest(rulesets: Sequence[Ruleset]) -> tuple[Explanation, ...]:
         Explanation(
             versions=tuple(dict.fromkeys(versions)),
             options=chosen,
-            apart=_apart(given, _counted(tables)),
-            in_order=_in_order(tables) == _in_order(rulesets),
+            apart=_apart(given, _read(_counted(tables), unread)),
+            in_order=_in_order(tables, unread) == _in_order(rulesets, unread),
             same_backend=all(
                 ruleset.backend in (None, made.backend)
                 for ruleset, made in zip(rulesets, tables, strict=True)
@@ -122,10 +123,11 @@ def same_in(rulesets: Sequence[Ruleset], options: IstioOptions) -> tuple[str, ..
     """The releases that install exactly these rules with these options, order aside; oldest first."""
     families = tuple(ruleset.family for ruleset in rulesets)
     given = dict(_counted(rulesets))  # equal without hashing every rule again, which Counter does
+    unread = _unread(rulesets)
     return tuple(
         version
         for version in known_versions()
-        if (made := _installed(version, options, families)) is not None and dict(made) == given
+        if (made := _installed(version, options, families)) is not None and dict(_read(made, unread)) == given
     )
 
 
@@ -135,11 +137,14 @@ def _asked(options: IstioOptions, versions: Sequence[str]) -> tuple[str, ...]:
     return (*(["istio-cni"] if options.mode == "cni" else []), *as_a_pod_asks(default, options))
 
 
-def _in_order(rulesets: Iterable[Ruleset]) -> dict[tuple[int, str, str], tuple[Rule, ...]]:
+def _in_order(
+    rulesets: Iterable[Ruleset], unread: frozenset[tuple[Family, str]]
+) -> dict[tuple[int, str, str], tuple[Rule, ...]]:
     return {
         (ruleset.family, table.name, chain.name): chain.rules
         for ruleset in rulesets
         for table in ruleset.tables
+        if (ruleset.family, table.name) not in unread
         for chain in table.chains
         if chain.rules
     }
@@ -156,11 +161,12 @@ def explain(
         rounds: changes at most; 0: how far the rules are apart as it is.
     """
     options = in_effect(number_of(version), begin or IstioOptions())
-    given = _counted(rulesets)
+    given, unread = _counted(rulesets), _unread(rulesets)
     families = tuple(ruleset.family for ruleset in rulesets)
     now = _installed(version, options, families)
     if now is None:
         return Explanation(versions=(version,), options=options, apart=given.total())
+    now = _read(now, unread)
     apart = _apart(given, now)
     for _ in range(rounds):
         if not apart:
@@ -168,7 +174,10 @@ def explain(
         best: tuple[int, IstioOptions, _Rules] | None = None
         for changed in _changes(options, given, now):
             then = _installed(version, changed, families)
-            if then is not None and (best is None or _apart(given, then) < best[0]):
+            if then is None:
+                continue
+            then = _read(then, unread)
+            if best is None or _apart(given, then) < best[0]:
                 best = (_apart(given, then), changed, then)
         if best is None or best[0] >= apart:
             break
@@ -198,6 +207,21 @@ def _counted(rulesets: Iterable[Ruleset]) -> _Rules:
         for table in ruleset.tables
         for rule in table.rules()
     )
+
+
+def _unread(rulesets: Iterable[Ruleset]) -> frozenset[tuple[Family, str]]:
+    """The tables of which nothing was read: what a release has there is no rule more or less."""
+    return frozenset(
+        (ruleset.family, table) for ruleset in rulesets for table in unread_tables(ruleset.unread)
+    )
+
+
+def _read(made: _Rules, unread: frozenset[tuple[Family, str]]) -> _Rules:
+    """The rules of tables that were read."""
+    if not unread:
+        return made
+    kept = {each: count for each, count in made.items() if (each[0], each[1]) not in unread}
+    return Counter(kept)
 
 
 def _apart(one: _Rules, other: _Rules) -> int:

@@ -7,9 +7,12 @@ from __future__ import annotations
 
 from pytest_istio_sidecar.errors import Undecided
 from pytest_istio_sidecar.istio import messages
-from pytest_istio_sidecar.netfilter.model import Family, PodRules, Table
+from pytest_istio_sidecar.istio.versions import number_of
+from pytest_istio_sidecar.netfilter.model import Family, PodRules, Ruleset, Table
 
 PREFIX = "ISTIO_"
+_NATIVE_SINCE = (1, 27, 0)
+"""istio-init writes nf_tables' own tables where it is told to (tools/istio-nftables)."""
 _AMBIENT = "ISTIO_PRERT"
 _NATIVE, _NATIVE_AMBIENT = "istio-", "istio-ambient-"
 
@@ -29,6 +32,11 @@ def istio_nat(rules: PodRules, family: Family) -> Table:
         if any(chain.name.startswith(PREFIX) for chain in table.chains):
             return table
     return tables[0]
+
+
+def has_istio(ruleset: Ruleset) -> bool:
+    """Whether a chain of Istio's is in it."""
+    return any(chain.name.startswith(PREFIX) for table in ruleset.tables for chain in table.chains)
 
 
 def other_mode(rules: PodRules) -> str:
@@ -51,3 +59,17 @@ def other_mode(rules: PodRules) -> str:
             "values.global.nativeNftables=true: iptables shows none of them"
         )
     return ""
+
+
+def has_istio_rules(rules: PodRules) -> bool:
+    """Whether any rule of these stands in a chain of Istio's, or leads to one."""
+    return any(
+        rule.chain.startswith(PREFIX) or f" {PREFIX}" in rule.text
+        for ruleset in rules.rulesets
+        for rule in ruleset.rules()
+    )
+
+
+def writes_native_tables(version: str | None) -> bool:
+    """Whether a release can write a sidecar's rules where iptables does not show them; None: it may."""
+    return version is None or number_of(version) >= _NATIVE_SINCE

@@ -67,10 +67,14 @@ class CommandResult:
 
 
 def kept(results: Iterable[CommandResult]) -> dict[str, str]:
-    """What commands said, by the names of the files that keep it."""
+    """What commands said, by the names of the files that keep it.
+
+    One that is not there has no file for what it said: it is not to be taken for one that said nothing.
+    """
     files: dict[str, str] = {}
     for result in results:
-        files[result.file] = result.stdout
+        if not result.missing:
+            files[result.file] = result.stdout
         if result.stderr:
             files[f"{result.file.removesuffix('.txt')}.stderr.txt"] = result.stderr
     return files

@@ -186,8 +186,11 @@ def clean_stale() -> list[str]:
         supervisor = read_supervisor(lease.directory)
         if supervisor is not None:
             supervisor.end()
+        what = "" if lease.directory.exists() else "the lease of a folder that is gone, "
         lease.release()
-        removed.append(f"{lease.directory} ({lease.kind}, of process {lease.owner.pid}, which has ended)")
+        removed.append(
+            f"{what}{lease.directory} ({lease.kind}, of process {lease.owner.pid}, which has ended)"
+        )
     return removed
 
 

@@ -40,3 +40,6 @@ NOT_ENDED = Message(
     "process {pid} did not end {seconds:g} s after it was killed",
     help="the kernel keeps it: look at its state in /proc/PID/status",
 )
+GIVEN_NOT_READ = Message(
+    "IS826", "the file {file} cannot be opened: {problem}", help="name a text file that can be read"
+)

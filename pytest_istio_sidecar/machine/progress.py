@@ -75,7 +75,7 @@ class ProgressDisplay:
         """What the line that is written over says; "" where there is none."""
         self._at_line_start = False
         self._silent_until = 0.0
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True, name="istio-sidecar-progress")
         self._thread.start()
@@ -89,12 +89,21 @@ class ProgressDisplay:
         Returns:
             Whether anything was shown since the last time.
         """
+        with self.aside() as shown:
+            return shown
+
+    @contextmanager
+    def aside(self) -> Iterator[bool]:
+        """As `settle`, and nothing is shown until others have written: they end in the middle of a line."""
         with self._lock:
             self._show_news()
             self._erase()
-            shown, self._at_line_start = self._at_line_start, False
-            self._silent_until = time.monotonic() + _SILENT_SECONDS
-        return shown
+            shown = self._at_line_start
+            try:
+                yield shown
+            finally:
+                self._at_line_start = False
+                self._silent_until = time.monotonic() + _SILENT_SECONDS
 
     def stop(self) -> None:
         """Show what is left and end."""

@@ -2,7 +2,8 @@
 
 Knows base chains by hook, priority and type, nat's and conntrack's own places, and by which hooks a packet
 comes. Does not know what chains do to a packet (`trace`, `space`: both go through what is told here).
-Invariant: the order follows from the base chains alone; the tables of iptables are one case of them.
+Invariant: the order follows from the base chains alone; the tables of iptables are one case of them, and
+a chain that was not read has its place among them where it could capture packets.
 
 Source: include/uapi/linux/netfilter_ipv4.h for priorities, net/netfilter/nf_nat_core.c for nat's place.
 Semantics: docs/semantics.md, 2, 3 and 10.
@@ -17,6 +18,7 @@ from math import prod
 from operator import itemgetter
 from typing import Literal, NamedTuple, TypeVar
 
+from pytest_istio_sidecar.netfilter.matches import Mark, asks_for_marks
 from pytest_istio_sidecar.netfilter.model import (
     TABLES,
     Backend,
@@ -27,6 +29,9 @@ from pytest_istio_sidecar.netfilter.model import (
     Ruleset,
     rulesets_of,
 )
+from pytest_istio_sidecar.netfilter.packet import Fate
+from pytest_istio_sidecar.netfilter.targets import Goto, Jump, Redirect, Tproxy, Translate
+from pytest_istio_sidecar.netfilter.unread import with_unread_legacy
 
 C = TypeVar("C")
 ChainType = Literal["filter", "route", "nat"]
@@ -112,6 +117,15 @@ HOOKS_FROM: Mapping[str, Collection[str]] = {
 FIRST = {"OUTPUT": Leg.SEND, "PREROUTING": Leg.RECEIVE}
 """The leg that begins at each hook where a packet can enter."""
 
+CAPTURES: Mapping[str, tuple[str, ...]] = {"nat": ("PREROUTING", "OUTPUT"), "mangle": ("PREROUTING",)}
+"""The built-in chains in which rules can send packets to another socket: by nat, or by TPROXY."""
+
+MARKS: Mapping[str, tuple[str, ...]] = {"mangle": ("PREROUTING", "OUTPUT")}
+"""Those that can give a packet, before nat, the mark by which a rule that was read captures it."""
+
+STANDS = (Fate.REDIRECTED, Fate.TPROXIED)
+"""Fates that hold whatever chains that were not read may do: no other answer is more of a capture."""
+
 Step = Moment | tuple[tuple[BaseChain, C], ...]
 """One base chain, or all of type nat at a hook: the first of those that translates is the last asked."""
 
@@ -136,11 +150,13 @@ class Order(NamedTuple):
 
     Attributes:
         chains: every base chain with its ruleset; of those with one place, the first is asked first.
+        rulesets: those of the family that take part, also what was not read of them.
         said: what sets it apart from other orders, "" where it is the only one.
         unknown: what is not known, so that there are others.
     """
 
     chains: tuple[Placed, ...]
+    rulesets: tuple[Ruleset, ...] = ()
     said: str = ""
     unknown: str = ""
 
@@ -154,14 +170,17 @@ def orders(rules: Rules, family: Family, hook: str = "") -> list[Order]:
         hook: where packets enter; "": anywhere.
     """
     rulesets = rulesets_of(rules, family)
-    if len(rulesets) > 1:
+    if len(rulesets) > 1 or any(ruleset.beside_legacy for ruleset in rulesets):
+        rulesets = with_unread_legacy(rulesets)
         # A back end without a rule has no say, whether it is asked first or last.
-        rulesets = tuple(filter(has_a_say, rulesets)) or rulesets[:1]
+        speaking = tuple(filter(has_a_say, rulesets))
+        unread = tuple(ruleset for ruleset in rulesets if ruleset.unread and not has_a_say(ruleset))
+        rulesets = (*unread, *speaking) or rulesets[:1]
     chains = tuple((ruleset, base) for ruleset in rulesets for base in base_chains(ruleset))
     if isinstance(rules, PodRules) and rules.order_known:
-        return [Order(chains)]
+        return [Order(chains, rulesets)]
     made = [
-        order
+        order._replace(rulesets=rulesets)
         for without in _dormant(rulesets)
         for order in _of_those(
             [each for each in chains if (id(each[0]), each[1].table) not in without.tables], hook, without
@@ -202,6 +221,7 @@ def _of_those(chains: Sequence[Placed], hook: str, without: _Without) -> list[Or
     return [
         Order(
             (*free, *(each for chosen in choice for each in chosen.chains)),
+            (),
             "; ".join(dict.fromkeys(filter(None, (without.said, *(chosen.said for chosen in choice))))),
             " and ".join(
                 dict.fromkeys([*([MAY_BE_DORMANT] if without.said else []), *(one.unknown for one in choice)])
@@ -270,12 +290,49 @@ def _order(each: Sequence[Placed | str], *, by_back_end: bool) -> Order:
         chains.append((ruleset, base._replace(behind=behind)))
         back_end = str(ruleset.backend or ruleset.source or "one ruleset")
         names.append(back_end if by_back_end else f"{base.table} {base.name}")
-    return Order(tuple(chains), " before ".join(names), WHICH_BACK_END if by_back_end else WHICH_CHAIN)
+    return Order(tuple(chains), (), " before ".join(names), WHICH_BACK_END if by_back_end else WHICH_CHAIN)
 
 
 def has_a_say(ruleset: Ruleset) -> bool:
     """Whether packets may fare otherwise than without it."""
     return any(chain.rules or chain.policy == "DROP" for table in ruleset.tables for chain in table.chains)
+
+
+class UnreadChain(NamedTuple):
+    """What stands in the order for a base chain whose rules were not read."""
+
+    ruleset: Ruleset
+    base: BaseChain
+
+
+def unread_chains(rulesets: Iterable[Ruleset]) -> list[UnreadChain]:
+    """The chains of a family that were not read and that could capture packets."""
+    rulesets = tuple(rulesets)
+    if not any(ruleset.unread for ruleset in rulesets):
+        return []
+    places = {(table, chain) for table, chains in CAPTURES.items() for chain in chains}
+    if any(map(_captures_by_mark, rulesets)):
+        places |= {(table, chain) for table, chains in MARKS.items() for chain in chains}
+    return [
+        UnreadChain(ruleset, _of_iptables(table, chain, ruleset.backend))
+        for ruleset in rulesets
+        for table, chain in sorted(places & ruleset.unread)
+    ]
+
+
+def _captures_by_mark(ruleset: Ruleset) -> bool:
+    """Whether rules may capture what has got a mark: by matching it, or by letting by what has none."""
+    return any(
+        asks_for_marks(match)
+        and (
+            not isinstance(match, Mark)
+            or match.negated
+            or match.value == 0
+            or isinstance(rule.target, Jump | Goto | Redirect | Translate | Tproxy)
+        )
+        for rule in ruleset.rules()
+        for match in rule.conditions()
+    )
 
 
 def base_chains(ruleset: Ruleset) -> Iterator[BaseChain]:
@@ -317,7 +374,7 @@ def legs(chains: Iterable[tuple[BaseChain, C]]) -> Legs[C]:
 
     Args:
         chains: what is registered, each with what stands for its rules; of those with one place, the
-            first is asked first.
+            first is asked first: what was not read, as it may be.
     """
     at: dict[str, list[tuple[BaseChain, C]]] = {}
     for each in chains:

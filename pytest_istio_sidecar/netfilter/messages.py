@@ -11,7 +11,7 @@ _SAVE_AGAIN = "save it again, and compare with what the pod prints now"
 _EDITED = "give the text as iptables printed it: it was edited, or put together from several"
 _HEADLESS = "the beginning of the text is missing"
 _SEVERAL = "it is more than one listing"
-_ON_ITS_OWN = "give that of each family, back end and -S table on its own"
+_ON_ITS_OWN = "give that of each family, back end and -S table on its own, or all of it to parse_rules"
 
 # The whole text.
 TEXT_TOO_LONG = Message(
@@ -22,8 +22,9 @@ TEXT_TOO_LONG = Message(
 TEXT_EMPTY = Message(
     "IS202",
     "the text is empty",
-    cause="the command printed nothing: it failed, or this back end holds no table",
-    fix="read its standard error and exit status",
+    cause="the command printed nothing: this back end holds no table, or the command failed",
+    fix="give the output of the other back end too; the folder that `istio-sidecar read` writes has both,\n"
+    "and what is empty there is known to be so",
 )
 LIST_EMPTY = Message(
     "IS203",
@@ -134,44 +135,131 @@ NO_SOCKET = Message(
 
 # A listing of nft.
 NFT_EMPTY = Message(
-    "IS281",
+    "IS291",
     "there is no table in it, and no version of nft",
     cause="nft prints nothing where it has no right to look, and where nf_tables holds nothing",
     fix="take the JSON: nft -j list ruleset prints its own version even then",
 )
 NFT_NO_JSON = Message(
-    "IS282",
+    "IS292",
     "this is no JSON: {problem}",
     cause="the output was not wholly stored; or a table has flags, at which nft 1.0.6 may break off",
     fix="take the text, where that does not happen: nft list ruleset",
 )
 NFT_NO_LISTING = Message(
-    "IS283",
+    "IS293",
     "this is no listing of nft: {problem}",
     help="give what nft -j list ruleset prints, or nft list ruleset",
 )
 NFT_WORD = Message(
-    "IS284",
+    "IS294",
     "nft prints no such text: {problem}",
     help="give what nft list ruleset prints, whole and as it was",
 )
 NFT_NO_CHAIN = Message(
-    "IS285",
+    "IS295",
     "chain {chain} of table {table} is not in the text: part of the listing is missing",
     help="list the whole ruleset: nft -j list ruleset",
 )
 NFT_TWICE = Message(
-    "IS286",
+    "IS296",
     "{what} stands twice",
     cause=_SEVERAL,
     fix="give each listing on its own",
 )
 NFT_CIRCLE = Message(
-    "IS287",
+    "IS297",
     "chains of table {table} jump in a circle: {chains}",
     cause="packets reach it from {start}; the kernel refuses such rules, "
     "so this is no listing of what it holds",
     help=_EDITED,
+)
+# A text of any form: a log, a paste, several listings.
+NOTHING_BEGINS = Message(
+    "IS271",
+    "no listing of rules begins in this text",
+    fix="give what iptables-save, iptables -S or -L, or nft list ruleset prints, or the log of istio-init",
+)
+NO_LINE_OF_TABLE = Message(
+    "IS272",
+    "this line stands inside a table of iptables-save, and is none of its lines",
+    help="take it out, if it is another program's; if it stands for lines that are missing, save it again",
+)
+BELONGS_TO_NONE = Message(
+    "IS273",
+    "this line looks like part of a listing, and the listing's beginning is missing",
+    cause="only some lines of it were copied, or something stands between them",
+    fix="give the listing whole, from its first line to its last",
+)
+SOMEBODY_CUT = Message(
+    "IS274",
+    "lines were left out here, so what the rules do cannot be told",
+    cause="somebody shortened the listing, or a page did",
+    fix="give the listing whole, from its first line to its last",
+)
+FILTERED = Message(
+    "IS275",
+    "this command lets some lines of the listing through only",
+    cause="the rules that it leaves out decide as well",
+    fix="give what the command prints without the filter behind it",
+)
+TRIMMED = Message(
+    "IS276",
+    "the line of chain {chain} itself is missing, so that others may be missing too",
+    cause="some lines of a listing were picked, as grep does",
+    fix="give the listing whole, from its first line to its last",
+)
+REFERENCES = Message(
+    "IS277",
+    "chain {chain} has {said} references, and {seen} of the rules shown go there: rules are missing",
+    cause="some lines of a listing were left out",
+    fix="give the listing whole, from its first line to its last",
+)
+SEVERAL_PODS = Message(
+    "IS278",
+    "the text holds rules from several places: {names}",
+    cause="a log of several pods or containers, whose rules are not one pod's",
+    fix="give the lines of one pod and one container",
+)
+TWO_STATES = Message(
+    "IS279",
+    "table {table} of IPv{family} stands at lines {first} and {second}, each time with other rules",
+    cause="listings of two moments, two pods or two back ends, and nothing says which is of which",
+    fix="give each on its own, with legacy: or nft: in front of the file's name if they are of two back ends",
+)
+RESTORE_FAILED = Message(
+    "IS280",
+    "iptables-restore failed, so that nothing of its input was loaded",
+    cause="the log says so; the pod had no rules of this run",
+    fix="see why istio-init failed, and read what the pod has now",
+)
+TOO_MANY_COMMANDS = Message(
+    "IS281",
+    "these commands change more rules than are followed",
+    help="give what iptables-save prints after them",
+)
+TOO_MANY_LISTINGS = Message(
+    "IS285",
+    "the text holds more than {limit} listings, and so is none of one pod",
+    help="give the part that is of one pod",
+)
+NATIVE_FORM = Message(
+    "IS282",
+    "this is nf_tables' own form, as nft list ruleset prints it, which is not read yet",
+    fix="of tables that iptables made, give the output of iptables-nft-save; of Istio's native tables\n"
+    "(table inet istio-proxy-nat) it prints nothing",
+)
+NATIVE_CUT_OFF = Message(
+    "IS283",
+    "the listing of nft that begins here has no end: a brace is not closed",
+    cause="the command was stopped, or its output not wholly stored",
+    fix="list the ruleset again",
+)
+LOADED_AFTER = Message(
+    "IS284",
+    "a listing of IPv{family} at line {first} is followed by commands at line {second}",
+    cause="the listing may be of before or after them, and nothing says which",
+    fix="give the listing alone, if it is the later one",
 )
 
 # What is asked of rules.
@@ -185,6 +273,11 @@ OTHER_FAMILY = Message(
     "IS253",
     "rules expected of IPv{expected} cannot complete a listing of IPv{listed}",
     help="give the rules expected of the listing's family",
+)
+CHAIN_NOT_READ = Message(
+    "IS254",
+    "whether table {table} has a chain {chain} is not known: the table was not read, or not all of it",
+    fix="give {program}-save, which is whole, or {program} -t {table} -S as well",
 )
 
 # A packet and its host.
@@ -207,4 +300,7 @@ NO_ADDRESS = Message(
 )
 NO_INTERFACE_ADDRESS = Message(
     "IS268", "interface address: {problem}; write it as 192.0.2.10/24", help=IN_THE_TEXT
+)
+NO_INTERFACE_FORM = Message(
+    "IS259", "{text!r} is no interface with an address; write it as eth0=192.0.2.10/24", help=IN_THE_TEXT
 )

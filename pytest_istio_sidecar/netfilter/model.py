@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Literal, NamedTuple
 
-from pytest_istio_sidecar.errors import UsageProblem
+from pytest_istio_sidecar.errors import Undecided, UsageProblem
 from pytest_istio_sidecar.netfilter import messages
 from pytest_istio_sidecar.netfilter.matches import Hidden, Match
 from pytest_istio_sidecar.netfilter.targets import Target, conditions_of, targets_in
@@ -30,6 +30,13 @@ TABLES = {
     "security": ("INPUT", "FORWARD", "OUTPUT"),
 }
 """The tables of iptables(8), each with its built-in chains."""
+
+BuiltIn = tuple[str, str]
+"""A table and one of its built-in chains."""
+
+ALL_BUILT_IN: frozenset[BuiltIn] = frozenset(
+    (table, chain) for table, chains in TABLES.items() for chain in chains
+)
 
 
 class Backend(StrEnum):
@@ -126,7 +133,7 @@ class Chain:
         return replace(self, rules=tuple(numbered))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class Table:
     """One table of one family and back end.
 
@@ -144,6 +151,9 @@ class Table:
     """Its sets, maps and other objects, as nft writes them."""
     _ruleset: Ruleset | None = field(default=None, init=False, repr=False, compare=False)
 
+    def __repr__(self) -> str:
+        return f"<Table {self.name}: {sum(1 for _ in self.rules())} rules in {len(self.chains)} chains>"
+
     @property
     def ruleset(self) -> Ruleset:
         """The ruleset this table belongs to; a table made on its own belongs to one of its own."""
@@ -156,10 +166,14 @@ class Table:
 
         Raises:
             UsageProblem: there is none of that name; the message lists the names there are.
+            Undecided: there is none, and not all of the table was read.
         """
         known = self._own(name)
         if known is not None:
             return known
+        if self.unread:
+            program = "iptables" if self.ruleset.family == 4 else "ip6tables"
+            raise Undecided(messages.CHAIN_NOT_READ(table=self.name, chain=name, program=program))
         names = ", ".join(chain.name for chain in self.chains) or "no chain at all"
         raise UsageProblem(messages.NO_SUCH_CHAIN(table=self.name, chain=name, chains=names))
 
@@ -178,6 +192,12 @@ class Table:
         named = [chain for chain in self.chains if chain.name == twin]
         return next(iter([*at_hook, *named]), None)
 
+    @property
+    def unread(self) -> tuple[str, ...]:
+        """Its built-in chains that were not read; where there are any, there may be other chains, too."""
+        unread = self.ruleset.unread
+        return tuple(chain for chain in TABLES.get(self.name, ()) if (self.name, chain) in unread)
+
     def with_chain(self, chain: Chain) -> Table:
         """This table with a chain in place of its own of that name."""
         return replace(self, chains=tuple(chain if own.name == chain.name else own for own in self.chains))
@@ -188,12 +208,11 @@ class Table:
             yield from chain.rules
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class Ruleset:
     """Everything read from one back end for one family.
 
-    A table that is absent was not in the text: the kernel then has no rule of
-    it, or the listing was of other tables only.
+    A table that is absent has no rule in the kernel, unless its chains are in `unread`.
     """
 
     tables: tuple[Table, ...] = ()
@@ -214,6 +233,17 @@ class Ruleset:
     """Where nobody read them: the options by which the command line is asked for the same rules."""
     completed_from: tuple[str, ...] = field(default=(), compare=False)
     """The `origin` of the expectation that `assumptions` are from."""
+    expected_from: tuple[str, ...] = field(default=(), compare=False)
+    """The `origin` of the rules that are expected here; (): neither release nor options are known."""
+    unread: frozenset[BuiltIn] = field(default=frozenset(), compare=False)
+    """The built-in chains that its text does not show: the kernel may hold rules there."""
+    beside_legacy: bool = field(default=False, compare=False)
+    """Whether its text itself says that iptables-legacy has tables as well."""
+
+    def __repr__(self) -> str:
+        backend = f" {self.backend}" if self.backend else ""
+        tables = ", ".join(f"{table.name} {sum(1 for _ in table.rules())}" for table in self.tables)
+        return f"<Ruleset IPv{self.family}{backend}, rules: {tables or 'none'}>"
 
     def __post_init__(self) -> None:
         owned = tuple(replace(table) for table in self.tables)
@@ -279,7 +309,10 @@ class Ruleset:
 
 
 def joined(listings: Sequence[Ruleset]) -> Ruleset:
-    """Listings of one family and back end, none of whose tables another has, as one ruleset."""
+    """Listings of one family and back end, none of whose tables another has, as one ruleset.
+
+    What one of them shows was read.
+    """
     first, *others = listings
     if not others:
         return first
@@ -287,10 +320,12 @@ def joined(listings: Sequence[Ruleset]) -> Ruleset:
         first,
         tables=tuple(table for listing in listings for table in listing.tables),
         parts=tuple(listing.source or "" for listing in listings),
+        unread=frozenset.intersection(*(listing.unread for listing in listings)),
+        beside_legacy=any(listing.beside_legacy for listing in listings),
     )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class PodRules:
     """Every ruleset read from one network namespace, of both families and back ends.
 
@@ -307,6 +342,12 @@ class PodRules:
     """What the reader saw that bears on trust in these rulesets."""
     native_tables: tuple[str, ...] = ()
     """nf_tables' own tables, which iptables does not show: "inet istio-proxy-nat"."""
+    native_read: bool = False
+    """Whether those were looked for, so that none named means that there is none."""
+
+    def __repr__(self) -> str:
+        pod = f" of {self.pod}" if self.pod else ""
+        return f"<PodRules{pod}: {', '.join(map(repr, self.rulesets)) or 'none were read'}>"
 
     def of_family(self, family: Family) -> tuple[Ruleset, ...]:
         return tuple(ruleset for ruleset in self.rulesets if ruleset.family == family)

@@ -9,12 +9,12 @@ Semantics: docs/semantics.md, 1.
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import cached_property
 from types import MappingProxyType
-from typing import Literal
+from typing import Literal, Self
 
 from pytest_istio_sidecar.errors import UsageProblem
 from pytest_istio_sidecar.netfilter import messages
@@ -74,6 +74,21 @@ class Host:
         given = {"lo": DEFAULT_INTERFACES["lo"], **self.interfaces}
         object.__setattr__(self, "interfaces", MappingProxyType({n: tuple(a) for n, a in given.items()}))
         self.addresses  # noqa: B018 - reports a bad address now, not at first use
+
+    @classmethod
+    def of(cls, texts: Iterable[str]) -> Self:
+        """The host with these interfaces, each as "eth0=192.0.2.10/24"; none: the default one.
+
+        Raises:
+            UsageProblem: one of another form.
+        """
+        addresses: dict[str, list[str]] = {}
+        for text in texts:
+            name, separator, address = text.partition("=")
+            if not separator or not name:
+                raise UsageProblem(messages.NO_INTERFACE_FORM(text=text))
+            addresses.setdefault(name, []).append(address)
+        return cls(interfaces=addresses) if addresses else cls()
 
     def __hash__(self) -> int:
         return hash(tuple(self.interfaces.items()))

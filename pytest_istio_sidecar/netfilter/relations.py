@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
-from pytest_istio_sidecar.netfilter.intervals import Interval
+from pytest_istio_sidecar.netfilter.diagram.intervals import Interval
 
 WITH_PORTS = frozenset((6, 17, 33, 132, 136))
 """Protocols whose header begins with two ports: TCP, UDP, DCCP, SCTP, UDP-Lite."""

@@ -15,6 +15,7 @@ import pytest
 
 from pytest_istio_sidecar.environments.choices import EnvironmentName
 from pytest_istio_sidecar.errors import IstioSidecarError, UsageProblem
+from pytest_istio_sidecar.plugin import claims, workloads
 from pytest_istio_sidecar.plugin.markers import MARKER, specifier_of
 from pytest_istio_sidecar.plugin.settings import Settings
 from pytest_istio_sidecar.plugin.workers import Run, heed_signals, run_of, settle_progress, show_progress
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from pytest_istio_sidecar.checks.bypass.reviewed import ReviewedBypass
     from pytest_istio_sidecar.environments.base import Environment, SidecarPod
     from pytest_istio_sidecar.environments.cluster.existing import ExistingEnvironment
+    from pytest_istio_sidecar.environments.file import FileEnvironment
     from pytest_istio_sidecar.istio.listeners import Listener
     from pytest_istio_sidecar.istio.observation import Observation, RequestKind
     from pytest_istio_sidecar.istio.options import IstioOptions
@@ -40,14 +42,34 @@ def istio_settings(pytestconfig: pytest.Config) -> Settings:
 
 
 @pytest.fixture(scope="session")
-def istio_version(istio_settings: Settings, request: pytest.FixtureRequest) -> str:
-    """The release of Istio whose rules are installed or expected, e.g. "1.8.3".
+def istio_workload(istio_settings: Settings, request: pytest.FixtureRequest) -> str:
+    """The workload under test, as `--istio-workload` names it; "" where the environment has one of its own.
 
-    In the existing environment the pod's own.
+    With several named, every test that asks for this or for anything read of a pod runs for each of them.
     """
     if istio_settings.environment is not EnvironmentName.EXISTING:
+        return ""
+    named: str | None = getattr(request, "param", None)
+    if named is not None:
+        return named
+    if workloads.several(request.config):
+        from pytest_istio_sidecar.plugin import messages
+
+        # A test that asks by getfixturevalue, or of unittest: it runs once, and would judge one of them.
+        raise UsageProblem(messages.WORKLOAD_NOT_TOLD(fixture=workloads.FIXTURE))
+    return istio_settings.workloads[0]
+
+
+@pytest.fixture(scope="session")
+def istio_version(istio_settings: Settings, istio_workload: str, request: pytest.FixtureRequest) -> str:
+    """The release of Istio whose rules are installed or expected, e.g. "1.8.3".
+
+    In the existing environment the pod's own; so where a folder is read that tells it.
+    """
+    told_by_a_folder = istio_settings.environment is EnvironmentName.FILE and not istio_settings.version_given
+    if not istio_workload and not told_by_a_folder:
         return istio_settings.version
-    environment: ExistingEnvironment = request.getfixturevalue("istio_environment")
+    environment: ExistingEnvironment | FileEnvironment = request.getfixturevalue("istio_environment")
     return environment.istio_version or istio_settings.version
 
 
@@ -81,7 +103,7 @@ def istio_manifests() -> list[Path]:
 
 
 @pytest.fixture(scope="session")
-def istio_environment(
+def _brought_up(
     istio_settings: Settings,
     istio_kind_config: Path | None,
     istio_install_options: dict[str, str],
@@ -89,9 +111,10 @@ def istio_environment(
     pytestconfig: pytest.Config,
     request: pytest.FixtureRequest,
 ) -> Environment:
-    """Where the rules under test are; brought up once for the run, whatever the number of workers."""
+    """The environment with all that is under test in it; brought up once for the run."""
     from pytest_istio_sidecar.environments.shared import bring_up
     from pytest_istio_sidecar.machine.progress import Progress
+    from pytest_istio_sidecar.plugin.standard_input import given_back
 
     heed_signals(pytestconfig)
     run = run_of(pytestconfig)
@@ -105,23 +128,45 @@ def istio_environment(
             evidence=run.place(run.evidence) if istio_settings.evidence else None,
         )
         # Whoever comes second waits for all the steps of the first.
-        with run.exclusive(istio_settings.timeout * 6):
+        with run.exclusive(istio_settings.timeout * 6), given_back(pytestconfig):
             environment = bring_up(choices, state=run.state, owner=run.owner, progress=Progress(run.progress))
-            facts = dict(environment.describe())
+            environment.describe()
     except IstioSidecarError as problem:
         # Without an environment every test would end in this same error: stop at the first.
         request.session.shouldfail = str(problem).splitlines()[0]
         raise
     finally:
         settle_progress(pytestconfig)
-    run.record("environment", facts=facts)
     return environment
 
 
 @pytest.fixture(scope="session")
-def sidecar_pod(istio_environment: Environment) -> SidecarPod:
+def istio_environment(
+    _brought_up: Environment, istio_workload: str, pytestconfig: pytest.Config
+) -> Environment:
+    """Where the rules under test are; brought up once for the run, whatever the number of workers.
+
+    With several workloads named, as it is with the one under test.
+    """
+    from pytest_istio_sidecar.checks.sidecar import check_sidecars
+
+    environment = _brought_up.of_workload(istio_workload)
+    try:
+        facts = dict(environment.describe())
+    except IstioSidecarError as problem:
+        raise claims.told_once(problem, about=f"reader of {istio_workload}") from None
+    run_of(pytestconfig).record("environment", workload=istio_workload, facts=facts)
+    about = f"sidecars of {istio_workload}"
+    claims.against(claims.ask(lambda: check_sidecars(environment.unproxied()), about=about), about=about)
+    return environment
+
+
+@pytest.fixture(scope="session")
+def sidecar_pod(
+    istio_environment: Environment, istio_workload: str, pytestconfig: pytest.Config
+) -> SidecarPod:
     """The pod under test: its name, and the interfaces and addresses it has."""
-    return istio_environment.pod()
+    return workloads.once(pytestconfig, istio_workload, "pod", istio_environment.pod)
 
 
 @pytest.fixture(scope="session")
@@ -135,41 +180,87 @@ def istio_options(istio_settings: Settings, sidecar_pod: SidecarPod) -> IstioOpt
 
 
 @pytest.fixture(scope="session")
-def reviewed_bypasses(istio_settings: Settings) -> tuple[ReviewedBypass, ...] | None:
-    """The bypasses that this project has reviewed; None: it keeps no list (`--istio-reviewed-bypasses`)."""
+def reviewed_bypasses(istio_settings: Settings) -> tuple[ReviewedBypass, ...]:
+    """The bypasses that this project has reviewed (`--istio-reviewed-bypasses`); none without a list."""
     from pytest_istio_sidecar.checks.bypass.reviewed import parse_reviewed_bypasses
+    from pytest_istio_sidecar.machine.given_file import text_of
 
     path = istio_settings.reviewed_bypasses
-    if path is None:
-        return None
-    return parse_reviewed_bypasses(path.read_text(encoding="utf-8"), source=str(path))
+    return () if path is None else parse_reviewed_bypasses(text_of(path), source=str(path))
+
+
+@pytest.fixture(scope="session")
+def accepted_options(istio_settings: Settings) -> frozenset[str]:
+    """Options whose openings this project accepts (`--istio-accept-options`), by fields of `IstioOptions`."""
+    return frozenset(name for names in istio_settings.accepted_options for name in names.split(","))
 
 
 @pytest.fixture(scope="session")
 def pod_rules(
     istio_environment: Environment,
+    istio_workload: str,
+    istio_settings: Settings,
     istio_version: str,
     istio_options: IstioOptions,
+    sidecar_pod: SidecarPod,
+    reviewed_bypasses: tuple[ReviewedBypass, ...],
+    accepted_options: frozenset[str],
     pytestconfig: pytest.Config,
 ) -> PodRules:
     """Every ruleset read from the pod: both families, both back ends, all tables.
 
     What a lossy listing hides is completed from the expected rules; the rulesets remember it.
     """
+    from pytest_istio_sidecar.checks.sidecar import check_istio_rules
     from pytest_istio_sidecar.environments.shared import read_rules
     from pytest_istio_sidecar.reports.summary import capture_of
 
     run = run_of(pytestconfig)
-    place = run.place(run.evidence)
-    rules = _completed(read_rules(istio_environment, run.evidence, place), istio_version, istio_options)
-    capture = capture_of(rules, istio_environment.pod().host, istio_version, istio_options)
-    run.record("capture", **capture)
-    return rules
+    place, into = run.place(run.evidence), workloads.folder_of(pytestconfig, istio_workload)
+
+    def read() -> PodRules:
+        read = read_rules(istio_environment, run.evidence, place, into)
+        rules, about = _completed(read, istio_version, istio_options), f"rules of {istio_workload}"
+        release = _release_of(istio_environment, istio_settings, istio_version)
+        gateway = istio_environment.is_gateway
+        meant = istio_options.inbound_interception_mode != "NONE"
+        findings = claims.ask(
+            lambda: (
+                check_istio_rules(rules, release, host=sidecar_pod.host, gateway=gateway) if meant else []
+            ),
+            about=about,
+        )
+        if istio_settings.environment in (EnvironmentName.KIND, EnvironmentName.EXISTING):
+            # Of listings each test says what becomes of its own packet.
+            claims.against(findings, about=about)
+        capture = capture_of(
+            rules,
+            sidecar_pod.name,
+            sidecar_pod.host,
+            istio_version,
+            istio_options,
+            reviewed=reviewed_bypasses,
+            accepted=accepted_options,
+        )
+        run.record("capture", workload=istio_workload, **capture)
+        return rules
+
+    return workloads.once(pytestconfig, istio_workload, "rules", read)
+
+
+def _release_of(environment: Environment, settings: Settings, version: str) -> str | None:
+    """The release of the sidecar, where it is known and not only taken for want of another."""
+    if settings.environment is not EnvironmentName.EXISTING:
+        return version
+    return getattr(environment, "istio_version", None) or (
+        settings.version if settings.version_given else None
+    )
 
 
 @pytest.fixture(scope="session")
 def replica_rules(
     istio_environment: Environment,
+    istio_workload: str,
     istio_version: str,
     istio_options: IstioOptions,
     pytestconfig: pytest.Config,
@@ -178,17 +269,24 @@ def replica_rules(
     from pytest_istio_sidecar.environments.shared import read_replicas
 
     run = run_of(pytestconfig)
-    place = run.place(run.evidence)
-    replicas = read_replicas(istio_environment, run.evidence, place)
+    place, into = run.place(run.evidence), workloads.folder_of(pytestconfig, istio_workload)
+    replicas = workloads.once(
+        pytestconfig,
+        istio_workload,
+        "replicas",
+        lambda: read_replicas(istio_environment, run.evidence, place, into),
+    )
     return {pod: _completed(rules, istio_version, istio_options) for pod, rules in replicas.items()}
 
 
 def _completed(rules: PodRules, version: str, options: IstioOptions) -> PodRules:
-    """The same rules, what a lossy listing hides taken from those of the release."""
+    """The same rules, what a lossy listing hides taken from those of the release, which are expected."""
+    from pytest_istio_sidecar.checks.cause import expecting
     from pytest_istio_sidecar.checks.comparison.expectation import completed, expected_of
 
     try:
-        return cast("PodRules", completed(rules, expected_of(rules, version, options)))
+        whole = cast("PodRules", completed(rules, expected_of(rules, version, options)))
+        return expecting(whole, version, options)
     except UsageProblem:
         return rules  # a release or options that nothing is known of complete nothing
 
@@ -211,29 +309,44 @@ def ip6tables_nat(pod_rules: PodRules) -> Table:
 
 @pytest.fixture(scope="session")
 def envoy_listeners(
-    istio_environment: Environment, istio_evidence: Callable[[], Path], pytestconfig: pytest.Config
+    istio_environment: Environment,
+    istio_workload: str,
+    istio_evidence: Callable[[], Path],
+    pytestconfig: pytest.Config,
 ) -> tuple[Listener, ...]:
     """What Envoy listens on, from its admin port."""
     from pytest_istio_sidecar.environments.shared import keep
 
-    listeners = istio_environment.read_listeners()
-    keep(istio_environment, istio_evidence())
-    run_of(pytestconfig).record("environment", facts=dict(istio_environment.describe()))
-    return listeners
+    run = run_of(pytestconfig)
+
+    def read() -> tuple[Listener, ...]:
+        listeners = istio_environment.read_listeners()
+        istio_evidence()
+        keep(istio_environment, run.evidence, workloads.folder_of(pytestconfig, istio_workload))
+        run.record("environment", workload=istio_workload, facts=dict(istio_environment.describe()))
+        return listeners
+
+    return workloads.once(pytestconfig, istio_workload, "listeners", read)
 
 
 @pytest.fixture(scope="session")
-def listening_sockets(istio_environment: Environment) -> tuple[Socket, ...]:
+def listening_sockets(
+    istio_environment: Environment, istio_workload: str, pytestconfig: pytest.Config
+) -> tuple[Socket, ...]:
     """The sockets that listen in the pod, Envoy's, the agent's and the application's, from the kernel."""
-    return istio_environment.read_sockets()
+    return workloads.once(pytestconfig, istio_workload, "sockets", istio_environment.read_sockets)
 
 
 @pytest.fixture(scope="session")
-def policy_routes(istio_environment: Environment, pod_rules: PodRules) -> Routings:
+def policy_routes(
+    istio_environment: Environment, istio_workload: str, pod_rules: PodRules, pytestconfig: pytest.Config
+) -> Routings:
     """The pod's policy routes, by family; empty where no rule hands packets over by TPROXY."""
     from pytest_istio_sidecar.checks.policy_routes import uses_tproxy
 
-    return istio_environment.read_policy_routes() if uses_tproxy(pod_rules) else {}
+    if not uses_tproxy(pod_rules):
+        return {}
+    return workloads.once(pytestconfig, istio_workload, "policy routes", istio_environment.read_policy_routes)
 
 
 @pytest.fixture(scope="session")
@@ -245,7 +358,9 @@ def trace_packet(pod_rules: PodRules, sidecar_pod: SidecarPod) -> Callable[[Pack
 
 
 @pytest.fixture(scope="session")
-def send_request(istio_environment: Environment, pytestconfig: pytest.Config) -> Callable[..., Observation]:
+def send_request(
+    istio_environment: Environment, istio_workload: str, pytestconfig: pytest.Config
+) -> Callable[..., Observation]:
     """`send_request("inbound", port=80)` sends one real request; what was observed of it.
 
     Or "outbound", or "localhost", with the `uid` and `gid` of the sender; with `family=6` by IPv6.
@@ -263,11 +378,13 @@ def send_request(istio_environment: Environment, pytestconfig: pytest.Config) ->
         observation = istio_environment.send_request(kind, port=port, uid=uid, gid=gid, family=family)
         run.record(
             "observation",
+            workload=istio_workload,
             request=kind,
             port=observation.destination.port,
             uid=observation.uid,
             gid=observation.gid,
             captured=observation.captured_by,
+            decided=observation.decided,
         )
         return observation
 
@@ -275,14 +392,17 @@ def send_request(istio_environment: Environment, pytestconfig: pytest.Config) ->
 
 
 @pytest.fixture(scope="session")
-def istio_evidence(pytestconfig: pytest.Config) -> Callable[[], Path]:
-    """`istio_evidence()`: this run's folder for evidence, made at the first call."""
+def istio_evidence(istio_workload: str, pytestconfig: pytest.Config) -> Callable[[], Path]:
+    """`istio_evidence()`: this run's folder for evidence, made at the first call.
+
+    With several workloads named, that of the one under test.
+    """
     run = run_of(pytestconfig)
+    own = run.evidence / workloads.folder_of(pytestconfig, istio_workload)
 
     def folder() -> Path:
-        if not run.evidence.exists():
-            run.evidence.mkdir(parents=True, exist_ok=True)
+        own.mkdir(parents=True, exist_ok=True)
         run.record("evidence", path=str(run.evidence))
-        return run.evidence
+        return own
 
     return folder

@@ -20,7 +20,16 @@ import pytest
 
 from pytest_istio_sidecar.environments.choices import EnvironmentName
 from pytest_istio_sidecar.errors import IstioSidecarError, VerdictAgainst
-from pytest_istio_sidecar.plugin import collector, markers, options, settings, terminal, workers
+from pytest_istio_sidecar.plugin import (
+    claims,
+    collector,
+    markers,
+    options,
+    settings,
+    terminal,
+    workers,
+    workloads,
+)
 
 if TYPE_CHECKING:
     from pytest_istio_sidecar.reports.document import Report
@@ -46,6 +55,16 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     options.add_options(parser)
 
 
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_load_initial_conftests(early_config: pytest.Config) -> Generator[None]:
+    """Before pytest captures, which takes standard input away."""
+    if settings.reads_standard_input(early_config):
+        from pytest_istio_sidecar.plugin import standard_input
+
+        standard_input.save(early_config)
+    return (yield)
+
+
 def pytest_configure(config: pytest.Config) -> None:
     for marker in MARKERS:
         config.addinivalue_line("markers", marker)
@@ -55,9 +74,24 @@ def pytest_configure(config: pytest.Config) -> None:
         config.pluginmanager.register(workers.ProgressSettling(config), "istio-sidecar-progress")
         config.stash[GATHERING] = collector.Gathering()
         config.pluginmanager.register(config.stash[GATHERING], "istio-sidecar-gathering")
-        settings.report_paths(config)  # refuse now what could not be written at the end
+        _refuse_early(config)
     if config.pluginmanager.hasplugin("xdist"):
         config.pluginmanager.register(workers.WorkerSetup(), "istio-sidecar-workers")
+
+
+def _refuse_early(config: pytest.Config) -> None:
+    """Refuse what cannot be meant now, once, before a test is collected or anything is brought up.
+
+    Raises:
+        pytest.UsageError: an option that cannot be meant; the message names what can.
+    """
+    if config.getoption("help", default=False):
+        return
+    chosen = settings.refuse_early(config)
+    if any(table.endswith("-") for table in chosen.tables):
+        from pytest_istio_sidecar.plugin import standard_input
+
+        standard_input.read(config, chosen.tables)
 
 
 def pytest_report_header(config: pytest.Config) -> str | None:
@@ -76,6 +110,10 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         pytest.skip(f"{what}; the file environment has listings only")
     if "needs_traffic" in needed and chosen.environment is EnvironmentName.EXISTING and not chosen.traffic:
         pytest.skip("sends requests; on a cluster of yours --istio-traffic allows them")
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    workloads.parametrise(metafunc)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -97,9 +135,22 @@ def pytest_runtest_makereport(
         and isinstance(raised, IstioSidecarError)
         and not isinstance(raised, VerdictAgainst)
     ):
-        report.when = collector.UNDECIDED  # type: ignore[assignment]
+        report.when = claims.UNDECIDED  # type: ignore[assignment]
+    claims.settle(item, report, raised)
+    if report.failed and (isinstance(raised, IstioSidecarError) or SUITE in item.path.parents):
+        from pytest_istio_sidecar.plugin.traceback import tidy
+
+        tidy(report, of_suite=SUITE in item.path.parents, columns=_columns(item.config))
     collector.leave(item, report, raised)
     return report
+
+
+def _columns(config: pytest.Config) -> int | None:
+    """Of the terminal that pytest writes to; None: it is none, or a worker's."""
+    output = config.stash.get(workers.STDOUT, None)
+    if output is None or not os.isatty(output):
+        return None
+    return config.get_terminal_writer().fullwidth
 
 
 def _hide_own_frames(raised: IstioSidecarError) -> None:
@@ -111,7 +162,7 @@ def _hide_own_frames(raised: IstioSidecarError) -> None:
 
 
 def pytest_report_teststatus(report: pytest.TestReport) -> tuple[str, str, str] | None:
-    if report.when == collector.UNDECIDED and report.failed:
+    if report.when == claims.UNDECIDED and report.failed:
         return "error", "E", "ERROR"
     return None
 

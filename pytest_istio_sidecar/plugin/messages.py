@@ -38,3 +38,9 @@ NO_SPECIFIER = Message(
     "{test}: @pytest.mark.{marker}({arguments}): expected one specifier such as '>=1.8,<1.13'",
     help=IN_THE_TEXT,
 )
+WORKLOAD_NOT_TOLD = Message(
+    "IS915",
+    "several workloads are named, and this test does not tell which of them it is about",
+    cause="it asks by getfixturevalue, or is a TestCase's: such a test is not run once for each",
+    fix="give the test the argument {fixture}, or name one --istio-workload",
+)

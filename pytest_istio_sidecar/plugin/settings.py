@@ -19,6 +19,7 @@ from pytest_istio_sidecar.plugin.options import FIELDS, OPTIONS
 
 _DEFAULT_CLUSTER = "pytest-kind"
 """The name that pytest-kind gives when none is given."""
+_TABLE = key_of("--istio-table")
 
 
 class Settings(Choices):
@@ -60,6 +61,32 @@ def report_paths(config: pytest.Config) -> tuple[Path, ...]:
         if Path(name).suffix not in tuple(ReportForm):
             raise pytest.UsageError(str(messages.NO_REPORT(name=name, known=", ".join(ReportForm))))
     return tuple(config.invocation_params.dir / name for name in names)
+
+
+def named_workloads(config: pytest.Config) -> tuple[str, tuple[str, ...]]:
+    """The environment that was asked for, and the workloads, each once; unchecked, for collection."""
+    environment = _ours(config, FIELDS["environment"]) or [""]
+    return environment[0], tuple(dict.fromkeys(_ours(config, FIELDS["workloads"])))
+
+
+def refuse_early(config: pytest.Config) -> Settings:
+    """What was chosen, after all of it was looked at that can be without an environment.
+
+    Raises:
+        pytest.UsageError: something cannot be meant; the message names what can.
+    """
+    report_paths(config)
+    chosen = Settings.from_config(config)
+    made = chosen.environment is EnvironmentName.EMBEDDED and chosen.version_given
+    if chosen.options or made or chosen.reviewed_bypasses:
+        _refuse_what_istio_would(chosen)
+    return chosen
+
+
+def reads_standard_input(config: pytest.Config) -> bool:
+    """Whether a listing may be standard input, by what pytest knows before it captures."""
+    given = getattr(config.known_args_namespace, _TABLE, None) or config.getini(_TABLE) or ()
+    return any(table.endswith("-") for table in given)
 
 
 def asked(config: pytest.Config) -> tuple[str, ...]:
@@ -114,6 +141,24 @@ def _ours(config: pytest.Config, option: Option) -> list[str]:
     if isinstance(given, list):
         return [str(value) for value in given]
     return [str(given)] if given else []
+
+
+def _refuse_what_istio_would(chosen: Settings) -> None:
+    """Look at the options against the release, and at the list; imported only where there is one of them."""
+    from pytest_istio_sidecar.checks.bypass.reviewed import parse_reviewed_bypasses
+    from pytest_istio_sidecar.errors import UsageProblem
+    from pytest_istio_sidecar.istio.options import IstioOptions
+    from pytest_istio_sidecar.istio.rules import expected_ruleset
+    from pytest_istio_sidecar.machine.given_file import text_of
+
+    path = chosen.reviewed_bypasses
+    try:
+        if chosen.options or chosen.version_given:
+            expected_ruleset(chosen.version, options=IstioOptions.from_pairs(chosen.options))
+        if path is not None:
+            parse_reviewed_bypasses(text_of(path), source=str(path))
+    except UsageProblem as problem:
+        raise pytest.UsageError(str(problem.failure)) from None
 
 
 def _refuse_what_excludes(chosen: Settings) -> None:

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from pytest_istio_sidecar.machine.signals import EndingSignals
 
 _PROGRESS = "progress.jsonl"
+_TELLING_SECONDS = 600.0
+"""Longer than a workload takes to be looked at by another worker."""
 
 
 class Run(NamedTuple):  # as Settings
@@ -81,6 +83,16 @@ class Run(NamedTuple):  # as Settings
         from filelock import FileLock
 
         return FileLock(self.make_directory() / "lock", timeout=timeout)
+
+    def first_to_tell(self, about: str, test: str) -> str:
+        """The test that tells something which every test would tell: this one where none has yet."""
+        with self.exclusive(_TELLING_SECONDS):
+            path = self.make_directory() / "told.json"
+            tests: dict[str, str] = json.loads(path.read_text()) if path.exists() else {}
+            if about not in tests:
+                tests[about] = test
+                path.write_text(json.dumps(tests))
+        return tests[about]
 
     def record(self, kind: str, **content: object) -> None:
         """Leave a fact for the summary, which the owner prints."""
@@ -185,8 +197,9 @@ def _evidence(config: pytest.Config) -> Path:
     given: str | None = config.getoption("istio_evidence") or config.getini("istio_evidence")
     if given:
         return config.invocation_params.dir / given
-    # Without an ini file the rootdir is what the arguments have in common: of an installed suite, anything.
-    project = config.rootpath if config.inipath else config.invocation_params.dir
+    # Without either the rootdir is what the arguments have in common: of an installed suite, anything.
+    asked_for = config.inipath or config.getoption("rootdir", default=None)
+    project = config.rootpath if asked_for else config.invocation_params.dir
     return project / ".istio-sidecar"
 
 
@@ -196,9 +209,13 @@ class ProgressSettling:
     def __init__(self, config: pytest.Config) -> None:
         self._config = config
 
-    @pytest.hookimpl(tryfirst=True)
-    def pytest_runtest_logreport(self) -> None:
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_runtest_logreport(self) -> Generator[None]:
         settle_progress(self._config)
+        display = self._config.stash.get(_DISPLAY, None)
+        # What another process tells meanwhile waits: it would take the letter's line for an empty one.
+        with display.aside() if display is not None else contextlib.nullcontext():
+            yield
 
     @pytest.hookimpl(tryfirst=True, optionalhook=True)
     def pytest_testnodedown(self) -> None:

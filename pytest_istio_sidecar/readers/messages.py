@@ -5,7 +5,7 @@ Knows the words. Does not know when they are said.
 
 from __future__ import annotations
 
-from pytest_istio_sidecar.failure import Message
+from pytest_istio_sidecar.failure import IN_THE_TEXT, Message
 
 _OTHER_READER = "read from the node, or with a debug container: --istio-reader=node or debug"
 _OTHER_WAY = "run the command in the pod by hand; another reader may do: --istio-reader"
@@ -47,6 +47,13 @@ CONTAINER_NOT_RUNNING = Message(
 ADDRESSES_NOT_READ = Message("IS531", "cannot read the addresses of {pod}", help=_OTHER_WAY)
 SOCKETS_NOT_READ = Message("IS532", "cannot read the sockets of {pod}", help=_OTHER_WAY)
 POLICY_ROUTES_NOT_READ = Message("IS533", "cannot read the policy routes of {pod}", help=_OTHER_WAY)
+NO_REQUEST_KIND = Message("IS541", "request {kind!r}: expected one of {known}", help=IN_THE_TEXT)
+NO_REQUEST_NUMBER = Message(
+    "IS542",
+    "{field} {value!r} of a request: expected a whole number from {lowest} to {highest}",
+    help=IN_THE_TEXT,
+)
+NO_REQUEST_FAMILY = Message("IS543", "family {family!r} of a request: expected 4 or 6", help=IN_THE_TEXT)
 LISTENERS_NOT_READ = Message(
     "IS534",
     "cannot read Envoy's listeners of {pod}",

@@ -18,15 +18,18 @@ from pathlib import Path
 from pytest_istio_sidecar.errors import EnvironmentProblem, ParseError
 from pytest_istio_sidecar.failure import Advice, advise
 from pytest_istio_sidecar.machine.command import CommandResult
-from pytest_istio_sidecar.netfilter.model import Backend, Family, PodRules, Ruleset, joined
+from pytest_istio_sidecar.netfilter.model import ALL_BUILT_IN, Backend, Family, PodRules, Ruleset, joined
 from pytest_istio_sidecar.netfilter.text.parse_list import parse_iptables_list
 from pytest_istio_sidecar.netfilter.text.parse_save import parse_iptables_save
+from pytest_istio_sidecar.netfilter.unread import unread_legacy, with_unread_legacy
 from pytest_istio_sidecar.readers import messages
 from pytest_istio_sidecar.readers.runner import Runner
 
 _PREFIXES: Mapping[Family, str] = {4: "iptables", 6: "ip6tables"}
 _FRONT_ENDS = {Backend.LEGACY: "legacy-save", Backend.NF_TABLES: "nft-save"}
 _LISTED_TABLES = ("nat", "mangle", "raw", "filter")
+_LEGACY_PRESENT = "tables-legacy tables present"
+"""What iptables-nft remarks, on either stream, where the legacy back end has tables too."""
 _NO_TABLE = 3
 """Exit status of iptables for a table that the kernel does not have."""
 _TRUSTED_SINCE = (1, 8, 8)
@@ -110,6 +113,7 @@ def read_tables(
                 continue
             has_command = True
             rulesets.append(_ruleset(result, family, backend, pod=pod, folder=folder))
+        rulesets += _silent_legacy(rulesets, family, pod)
         if not has_command:
             # Up to 1.6 there is one command for the one back end there was.
             result = runner.run([f"{prefix}-save", "-c"], timeout=timeout)
@@ -131,7 +135,13 @@ def read_tables(
         notes += _not_checked(native, native_tables)
     if unread and not any(True for ruleset in rulesets for _ in ruleset.rules()):
         raise _unreadable(pod, [result for result in commands if result.missing], _INCOMPLETE)
-    rules = PodRules(rulesets=tuple(rulesets), pod=pod, notes=tuple(notes), native_tables=native_tables)
+    rules = PodRules(
+        rulesets=tuple(rulesets),
+        pod=pod,
+        notes=tuple(notes),
+        native_tables=native_tables,
+        native_read=native.succeeded,
+    )
     return TablesReading(rules=rules, commands=tuple(commands))
 
 
@@ -140,14 +150,24 @@ def _ruleset(
 ) -> Ruleset:
     if not result.succeeded or "is incompatible, use 'nft' tool" in result.stdout:
         raise _unreadable(pod, [result], advise(result.stderr + result.stdout, _KNOWN))
+    beside_legacy = _LEGACY_PRESENT in result.stderr
     if not result.stdout.strip():
-        return Ruleset(family=family, backend=backend, source=_place(result, folder), pod=pod)
+        source = _place(result, folder)
+        return Ruleset(family=family, backend=backend, source=source, pod=pod, beside_legacy=beside_legacy)
     ruleset = _parsed(parse_iptables_save, result, family, folder)
     if ruleset.backend not in (None, backend):
         raise ParseError(
             messages.OTHER_BACK_END(said=ruleset.backend, backend=backend), source=" ".join(result.argv)
         )
-    return replace(ruleset, backend=backend, pod=pod)
+    beside_legacy = beside_legacy or ruleset.beside_legacy
+    return replace(ruleset, backend=backend, pod=pod, beside_legacy=beside_legacy)
+
+
+def _silent_legacy(rulesets: list[Ruleset], family: Family, pod: str) -> Iterator[Ruleset]:
+    """The legacy back end where nf_tables' says that it has tables, and its own command is not in the pod."""
+    of_family = [ruleset for ruleset in rulesets if ruleset.family == family]
+    if len(with_unread_legacy(of_family)) > len(of_family):
+        yield replace(unread_legacy(family), pod=pod)
 
 
 def _parsed(
@@ -175,7 +195,10 @@ def _list(runner: Runner, prefix: str, timeout: float) -> list[CommandResult]:
 def _listed(
     listings: list[CommandResult], family: Family, backend: Backend, *, pod: str, folder: Path | None
 ) -> Ruleset:
-    """One ruleset of several listings; a table that the kernel does not have holds no rule."""
+    """One ruleset of several listings; a table that the kernel does not have holds no rule.
+
+    What was not read are the tables that were not asked for.
+    """
     rulesets: list[Ruleset] = []
     for result in listings:
         if "does not exist" in result.stderr and result.exit_status == _NO_TABLE:
@@ -184,7 +207,8 @@ def _listed(
             raise _unreadable(pod, [result], advise(result.stderr + result.stdout, _KNOWN))
         rulesets.append(_parsed(parse_iptables_list, result, family, folder))
     whole = joined(rulesets) if rulesets else Ruleset(family=family, source=_place(listings[0], folder))
-    return replace(whole, backend=backend, pod=pod)
+    unread = frozenset(place for place in ALL_BUILT_IN if place[0] not in _LISTED_TABLES)
+    return replace(whole, backend=backend, pod=pod, unread=unread)
 
 
 def _unreadable(pod: str, results: list[CommandResult], advice: Advice | None) -> TablesUnreadable:

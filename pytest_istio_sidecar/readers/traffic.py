@@ -11,8 +11,9 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from ipaddress import ip_address
-from typing import ClassVar
+from typing import ClassVar, get_args
 
+from pytest_istio_sidecar.errors import UsageProblem
 from pytest_istio_sidecar.istio import ports
 from pytest_istio_sidecar.istio.observation import (
     CounterChange,
@@ -23,12 +24,15 @@ from pytest_istio_sidecar.istio.observation import (
 )
 from pytest_istio_sidecar.netfilter.model import Family
 from pytest_istio_sidecar.netfilter.packet import Endpoint
+from pytest_istio_sidecar.readers import messages
 from pytest_istio_sidecar.readers.runner import Runner
 from pytest_istio_sidecar.readers.tables import read_counters
 
 APPLICATION_ID = 1000
 """User and group of httpbin, and of the sender of a request when none is given."""
 HTTPBIN_PORT = 80
+_LAST_ID = 0xFFFFFFFE
+"""The kernel takes the one after for nobody."""
 TOKEN_HEADER = "x-istio-sidecar-token"  # noqa: S105 - marks a request, protects nothing
 
 _PATHS = {ports.READINESS: "/healthz/ready", ports.TELEMETRY: "/stats/prometheus"}
@@ -127,6 +131,31 @@ class Traffic(ABC):
         self, response: Response, exchange: Exchange, destination: Endpoint
     ) -> tuple[str | None, int | None]:
         """Who answered, by what the answer says of itself, and on which port of its own."""
+
+
+def refuse_request(kind: object, *, port: object, uid: object, gid: object, family: object) -> None:
+    """Refuse what is no request before anything is sent: a port beyond 65535 would be sent to another one.
+
+    Args:
+        port, uid, gid: None: the usual one.
+
+    Raises:
+        UsageProblem: the message names what is accepted.
+    """
+    known = get_args(RequestKind)
+    if kind not in known:
+        raise UsageProblem(messages.NO_REQUEST_KIND(kind=kind, known=", ".join(known)))
+    if type(family) is not int or family not in get_args(Family):
+        raise UsageProblem(messages.NO_REQUEST_FAMILY(family=family))
+    for field, value, lowest, highest in (
+        ("port", port, 1, 0xFFFF),
+        ("uid", uid, 0, _LAST_ID),
+        ("gid", gid, 0, _LAST_ID),
+    ):
+        if value is not None and not (type(value) is int and lowest <= value <= highest):
+            raise UsageProblem(
+                messages.NO_REQUEST_NUMBER(field=field, value=value, lowest=lowest, highest=highest)
+            )
 
 
 def own_end(name: object) -> Endpoint | None:

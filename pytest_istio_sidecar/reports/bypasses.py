@@ -24,6 +24,7 @@ def render_bypasses(report: BypassReport, *, expected: bool, width: int = 80, pa
     titles: dict[str, tuple[str, Style]] = {
         "no": ("NOT BY DESIGN" if expected else "WITHOUT ENVOY", "red"),
         "cannot be told": ("CANNOT BE TOLD", "yellow"),
+        "reviewed": ("reviewed", "yellow"),
         "yes": ("by design", "green"),
     }
     rows = rows_of(with_rules(report))

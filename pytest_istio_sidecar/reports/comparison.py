@@ -24,6 +24,8 @@ _SIGNS = {
 }
 _FOLDED = 3
 """Equal rules in a row from which on the ones in the middle are folded into one line."""
+_COLUMNS = 76
+"""Of a terminal, without what pytest puts in front of each line."""
 _LINES = 40
 """Lines of a chain at most; a chain of ten thousand foreign rules is not a message."""
 
@@ -68,19 +70,22 @@ def comparison_fields(comparison: Comparison) -> dict[str, Any]:
 
 def render_chain(chain: AlignedChain) -> list[str]:
     """One chain: expected rules on the left, where they are on the right."""
-    where = f"{chain.table} {chain.name}"
-    if chain.family == 6:
-        where = f"IPv6 {where}"
+    where = chain.place
     if chain.backend is not None:
         where += f" ({chain.backend})"
     rows = list(_rows(chain.lines))
     shown, left = rows[:_LINES], len(rows) - _LINES
     width = max((len(text) for _, text, here in shown if here), default=0)
-    lines = [f"    {where:<{width}}  here"]
-    if chain.policy_differs:
-        lines.append(f"  * policy {chain.expected_policy}  {chain.observed_policy}")
-    lines += [f"  {sign} {text:<{width}}  {here}".rstrip() for sign, text, here in shown]
-    return [*lines, *([f"    and {left} more"] if left > 0 else [])]
+    beside = max((len(here) for _, _, here in shown), default=0)
+    policy = [f"  * policy {chain.expected_policy}  {chain.observed_policy}"] if chain.policy_differs else []
+    if width + beside + 6 <= _COLUMNS:
+        lines = [f"    {where:<{width}}  here", *policy]
+        lines += [f"  {sign} {text:<{width}}  {here}".rstrip() for sign, text, here in shown]
+    else:
+        # Rules that fill a terminal's line stand last, so that nothing is torn from its number.
+        lines = [f"    {where}", f"         {'here':<{beside}}", *policy]
+        lines += [f"  {sign} {text[:5]}{here:<{beside}}  {text[5:]}".rstrip() for sign, text, here in shown]
+    return [*(line.rstrip() for line in lines), *([f"    and {left} more"] if left > 0 else [])]
 
 
 def _rows(lines: Sequence[Line]) -> Iterator[tuple[str, str, str]]:

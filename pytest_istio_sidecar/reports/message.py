@@ -15,6 +15,7 @@ from pytest_istio_sidecar.checks.wording import describe
 from pytest_istio_sidecar.failure import lay_out
 from pytest_istio_sidecar.netfilter.matches import PROTOCOL_NAMES
 from pytest_istio_sidecar.netfilter.packet import Endpoint, Fate, Packet
+from pytest_istio_sidecar.netfilter.trace.nat import WITH_PORTS
 from pytest_istio_sidecar.netfilter.trace.trace import Trace
 from pytest_istio_sidecar.reports.colour import Paint, Style, plain
 from pytest_istio_sidecar.reports.comparison import render_comparison
@@ -22,6 +23,8 @@ from pytest_istio_sidecar.reports.path import PathLine, path_of
 from pytest_istio_sidecar.reports.replay import replay_command
 
 _REASONS = 3
+_ALIGNED = 72
+"""Columns of a rule up to which outcomes stand in a column of their own; a longer one pushes its own."""
 _COLOURS: dict[Fate, Style] = {Fate.REDIRECTED: "green", Fate.TPROXIED: "green", Fate.DROPPED: "red"}
 
 
@@ -49,6 +52,7 @@ def render_finding(finding: Finding) -> str:
         for label, value in finding.facts:
             lines += lay_out(label, value)
     closing = [*lay_out("cause", finding.cause or _decides(finding.trace)), *_assumed(finding.assumptions)]
+    closing += lay_out("fix", finding.failure.fix)
     if finding.trace is not None:
         closing += lay_out("replay", replay_command(finding.trace), whole=True)
     if closing:
@@ -64,7 +68,7 @@ def render_way(trace: Trace, paint: Paint = plain) -> list[str]:
         return [*lines, *lay_out("path", "no rule and no policy took part")]
     cells = [(line["where"], f"{line['numbers']:>4}  {line['text']}", _outcome(line)) for line in path]
     place = max(len(where) for where, _, _ in cells)
-    rule = max(len(text) for _, text, _ in cells)
+    rule = max((len(text) for _, text, _ in cells if len(text) <= _ALIGNED), default=0)
     shown = [
         paint(f"{where:<{place}}  {text:<{rule}}  {outcome}".rstrip(), _style(line))
         for line, (where, text, outcome) in zip(path, cells, strict=True)
@@ -85,8 +89,9 @@ def _style(line: PathLine) -> Style | None:
 def describe_fields(packet: Packet) -> str:
     """Everything rules may ask of a packet, in one line."""
     protocol = PROTOCOL_NAMES.get(int(packet.protocol), str(packet.protocol))
-    source = Endpoint(packet.source, packet.source_port)  # type: ignore[arg-type]
-    destination = Endpoint(packet.destination, packet.destination_port)  # type: ignore[arg-type]
+    ports = (packet.source_port, packet.destination_port) if packet.protocol in WITH_PORTS else (None, None)
+    source = Endpoint(packet.source, ports[0])  # type: ignore[arg-type]
+    destination = Endpoint(packet.destination, ports[1])  # type: ignore[arg-type]
     parts = [f"{protocol} {source} > {destination}"]
     if packet.in_interface:
         parts.append(f"in {packet.in_interface}")
@@ -125,6 +130,8 @@ def render_trace(trace: Trace, paint: Paint = plain) -> str:
     lines = [paint(first, _COLOURS.get(trace.fate, "yellow")), "", *render_way(trace, paint)]
     if trace.reasons:
         lines += ["", *lay_out("because", "\n".join(shorten(trace.reasons)))]
+    elif trace.notes:
+        lines += ["", *lay_out("note", "\n".join(trace.notes))]
     return "\n".join(lines)
 
 

@@ -12,10 +12,12 @@ from collections.abc import Iterable
 from itertools import groupby
 from typing import TypedDict
 
-from pytest_istio_sidecar.failure import WIDTH
 from pytest_istio_sidecar.netfilter.model import HOOKS, Rule
 from pytest_istio_sidecar.netfilter.trace.table import Step
 from pytest_istio_sidecar.netfilter.trace.trace import Trace
+
+_JOINED = 48
+"""Columns of rules that are told as one, at most."""
 
 
 class PathLine(TypedDict):
@@ -51,7 +53,7 @@ def path_of(trace: Trace) -> list[PathLine]:
 def _telling(steps: Iterable[Step]) -> list[list[Step]]:
     """Steps in groups: the run of rules of one chain that did not match is one line."""
     groups = groupby(
-        steps, key=lambda step: (step.table, step.chain, step.rule is not None and not step.matched)
+        steps, key=lambda step: (step.table, step.chain, step.rule is not None and step.matched is False)
     )
     shown = []
     for (_, _, missed), group in groups:
@@ -87,7 +89,7 @@ def _conditions(group: list[Step]) -> str:
     differing = [text.removeprefix(shared).strip() for text in texts]
     option = shared.rpartition(" ")[2]
     joined = f"{option} {' | '.join(differing)}"
-    if option.startswith("--") and all(differing) and len(joined) <= WIDTH // 2:
+    if option.startswith("--") and all(differing) and len(joined) <= _JOINED:
         return joined
     return f"{len(texts)} rules"
 

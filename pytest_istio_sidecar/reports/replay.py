@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import shlex
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
@@ -47,14 +48,20 @@ def specifications(trace: Trace, names: Mapping[str, str]) -> Iterator[str]:
         names: of `files_of_rules`, each as it is called where the command runs.
     """
     listings = _listings(trace)
+    texts = Counter(file for ruleset in _rulesets(trace) for file in _files(ruleset))
+    named = set()
     for listing in listings:
         family = "ip6:" if listing.family == 6 else ""
         prefix = family + (_PREFIX[listing.backend] if len(listings) > 1 else "")
         for file in _files(listing):
             name = names[file]
             # Not to be taken for a prefix or an option.
-            plain = re.match(r"-|ip6:|legacy:|nft:", name) is None
-            yield prefix + (name if plain else f"./{name}")
+            plain = re.match(r"-|ip6:|legacy:|nft:|native:", name) is None
+            # A text with several listings says itself which is of what.
+            given = ("" if texts[file] > 1 else prefix) + (name if plain else f"./{name}")
+            if given not in named:
+                yield given
+            named.add(given)
 
 
 def surroundings_of(trace: Trace) -> Iterator[str]:
@@ -76,9 +83,20 @@ def _interfaces(host: Host) -> Iterator[str]:
 
 
 def _listings(trace: Trace) -> Sequence[Ruleset]:
-    """The rulesets that had a say; of none that had, one that lists so."""
+    """The rulesets that had a say, or might have one that was not read; of none, one that lists so."""
     rulesets = rulesets_of(trace.rules, trace.packet.family)
-    return list(filter(has_a_say, rulesets)) or [ruleset for ruleset in rulesets if ruleset.tables][:1]
+    beside_legacy = any(ruleset.beside_legacy for ruleset in rulesets)
+    taking_part = [
+        ruleset
+        for ruleset in rulesets
+        if has_a_say(ruleset) or ruleset.unread or (beside_legacy and ruleset.backend is Backend.LEGACY)
+    ]
+    return taking_part or [ruleset for ruleset in rulesets if ruleset.tables][:1]
+
+
+def _rulesets(trace: Trace) -> Sequence[Ruleset]:
+    """All rulesets of the pod, of either family."""
+    return [ruleset for family in (4, 6) for ruleset in rulesets_of(trace.rules, family)]
 
 
 def _files(listing: Ruleset) -> tuple[str, ...]:

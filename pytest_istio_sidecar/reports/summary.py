@@ -6,27 +6,29 @@ Knows how to ask and how to word it. Does not print. Invariant: every line rests
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from collections.abc import Collection, Iterable, Sequence
+from datetime import UTC, datetime
 from typing import Any, TypedDict
 
 from pytest_istio_sidecar.checks.bypass.bypasses import BypassReport, bypasses, with_rules
+from pytest_istio_sidecar.checks.bypass.found_bypass import Standing
+from pytest_istio_sidecar.checks.bypass.reviewed import ReviewedBypass, judged_bypasses
 from pytest_istio_sidecar.checks.comparison.comparison import compare
 from pytest_istio_sidecar.checks.comparison.expectation import completed, expected_of
-from pytest_istio_sidecar.checks.tracing import CAPTURED
 from pytest_istio_sidecar.errors import IstioSidecarError
 from pytest_istio_sidecar.istio.options import IstioOptions
-from pytest_istio_sidecar.istio.ports import PROXY_ID, PURPOSE
-from pytest_istio_sidecar.netfilter.model import Family, PodRules, Rules, Ruleset
+from pytest_istio_sidecar.istio.ports import PURPOSE
+from pytest_istio_sidecar.netfilter.model import PodRules, Rules
 from pytest_istio_sidecar.netfilter.packet import Host, inbound, outbound
 from pytest_istio_sidecar.netfilter.trace.trace import Trace, trace
+from pytest_istio_sidecar.netfilter.unread import is_unread, notes_of
 from pytest_istio_sidecar.reports.comparison import comparison_fields, render_comparison
+from pytest_istio_sidecar.reports.redirected import redirected
 from pytest_istio_sidecar.reports.way import Way, way_of
 
 _ELSEWHERE = {4: "198.51.100.7", 6: "2001:db8:1::7"}
 """Somebody outside the pod's networks (RFC 5737, RFC 3849)."""
 _PORT = 80
-_WHO = {"PREROUTING": "inbound tcp", "OUTPUT": "outbound tcp of the application"}
 
 
 class Section(TypedDict):
@@ -43,7 +45,7 @@ class Capture(TypedDict):
         release: whose rules were expected: "Istio 1.8.3".
         lines: labelled lines: what was read, what is redirected, what was assumed.
         bypasses: as `BypassReport.to_dict` has it, each class with all the rules that let packets of it
-            by; None where it cannot be told.
+            by; by design is what the release's template lets by. None where it cannot be told.
         unseen: what rules cannot show, one sentence each.
         comparison: with the rules expected; None where it cannot be told.
         difference: the same as a table of lines.
@@ -63,8 +65,22 @@ class Capture(TypedDict):
     problems: list[str]
 
 
-def capture_of(rules: PodRules, host: Host, version: str, options: IstioOptions) -> Capture:
-    """What rules come to, beside those that a release installs with these options."""
+def capture_of(
+    rules: PodRules,
+    pod: str,
+    host: Host,
+    version: str,
+    options: IstioOptions,
+    *,
+    reviewed: Sequence[ReviewedBypass] = (),
+    accepted: Collection[str] = (),
+) -> Capture:
+    """What rules come to, beside those that a release installs with these options.
+
+    Args:
+        reviewed: what the project has reviewed.
+        accepted: fields of options that it accepts whatever they open.
+    """
     capture = Capture(
         release=f"Istio {version}",
         lines=[["rules", _held(rules)]],
@@ -78,27 +94,29 @@ def capture_of(rules: PodRules, host: Host, version: str, options: IstioOptions)
     )
     try:
         expected = expected_of(rules, version, options)
-        report = bypasses(rules, expected=_of_both_families(expected), host=host)
+        report = judged_bypasses(
+            rules,
+            version,
+            options,
+            reviewed=reviewed,
+            accepted=accepted,
+            pod=pod,
+            today=datetime.now(tz=UTC).date(),
+            host=host,
+        )
         capture["bypasses"], capture["unseen"] = with_rules(report), list(report.unseen)
         capture["beside"] = _sections(report)
-        ordinary = list(_ordinary(rules, host))
-        capture["ways"] = [way_of(traced) for traced in ordinary]
-        capture["lines"] += _redirected(ordinary, rules, host)
+        capture["ways"] = [way_of(traced) for traced in _ordinary(rules, host)]
+        capture["lines"] += [["redirected", line] for line in redirected(rules, host, options)]
         comparison = compare(completed(rules, expected), expected, host=host)
         capture["comparison"] = comparison_fields(comparison)
         capture["difference"] = render_comparison(comparison)
     except IstioSidecarError as problem:
         capture["problems"].append(str(problem).splitlines()[0])
     capture["lines"] += [["assumed", text] for ruleset in rules.rulesets for text in ruleset.assumptions]
-    capture["lines"] += [["note", text] for text in rules.notes]
+    unread = [text for family in (4, 6) if rules.of_family(family) for text in notes_of(rules, family)]
+    capture["lines"] += [["note", text] for text in (*rules.notes, *dict.fromkeys(unread))]
     return capture
-
-
-def _of_both_families(expected: PodRules) -> PodRules:
-    """Where a release installs no rules of a family, it means to let all of it by."""
-    families: tuple[Family, ...] = (4, 6)
-    absent = [Ruleset(family=family) for family in families if not expected.of_family(family)]
-    return replace(expected, rulesets=(*expected.rulesets, *absent))
 
 
 def let_by(rules: Rules, host: Host) -> list[tuple[str, list[str]]]:
@@ -118,7 +136,7 @@ def _sections(report: BypassReport) -> list[Section]:
     for heading, classes in lists.items():
         entries: dict[str, None] = {}
         for each in classes:
-            meant = each.by_design or not any(other.by_design for other in classes)
+            meant = each.standing is not Standing.OPEN or not any(other.by_design for other in classes)
             ports = [span for span in each.where.get("destination_port", []) if isinstance(span, list)]
             if heading.startswith("inbound") and meant and any(span[0] in PURPOSE for span in ports):
                 entries |= dict.fromkeys(_with_purpose(ports))
@@ -154,21 +172,7 @@ def _ordinary(rules: PodRules, host: Host) -> Iterable[Trace]:
 def _held(rules: PodRules) -> str:
     parts = []
     for ruleset in rules.rulesets:
-        count = sum(1 for _ in ruleset.rules())
+        count = "not read" if is_unread(ruleset) else sum(1 for _ in ruleset.rules()) or "none"
         backend = f" in {ruleset.backend}" if ruleset.backend else ""
-        parts.append(f"{count or 'none'}{backend} (IPv{ruleset.family})")
+        parts.append(f"{count}{backend} (IPv{ruleset.family})")
     return ", ".join(parts) or "none were read"
-
-
-def _redirected(ordinary: Iterable[Trace], rules: PodRules, host: Host) -> list[list[str]]:
-    """Where ordinary packets go, and what the proxy sends to its own pod."""
-    senders = [(traced, _WHO[traced.packet.hook]) for traced in ordinary]
-    for traced, _ in senders[:1]:
-        own = str(traced.packet.destination)
-        packet = outbound(own, _PORT, uid=PROXY_ID, gid=PROXY_ID, source=own)
-        senders.append((trace(rules, packet, host=host), "outbound tcp of the proxy to its own pod"))
-    return [
-        ["redirected", f"{who} -> :{traced.destination.port}"]
-        for traced, who in senders
-        if traced.fate in CAPTURED
-    ]

@@ -10,7 +10,7 @@ from typing import Literal, TypedDict
 
 from pytest_istio_sidecar.checks.tracing import CAPTURED
 from pytest_istio_sidecar.checks.wording import describe
-from pytest_istio_sidecar.istio.ports import PURPOSE
+from pytest_istio_sidecar.istio.ports import DNS, PURPOSE
 from pytest_istio_sidecar.netfilter.packet import Endpoint, Fate
 from pytest_istio_sidecar.netfilter.trace.trace import Trace
 from pytest_istio_sidecar.reports.message import describe_fields, outcome_of
@@ -85,4 +85,7 @@ def _listener(trace: Trace) -> str:
     if _end(trace) != "proxy":
         return ""
     port = trace.destination.port
-    return f"{PURPOSE.get(port, 'listener')} :{port}" if port is not None else "listener"
+    if port is None:
+        return "listener"
+    purpose = "DNS proxy" if port in DNS else PURPOSE.get(port)
+    return f"{purpose} :{port}" if purpose else f":{port}, which is no port that Istio uses"

@@ -13,12 +13,12 @@ from functools import lru_cache
 
 from pytest_istio_sidecar.checks import messages
 from pytest_istio_sidecar.checks.chains import (
-    check_dead_rules,
     check_inbound_exclusions,
     check_jump,
     check_redirect_target,
 )
 from pytest_istio_sidecar.checks.comparison.expectation import check_matches_istio
+from pytest_istio_sidecar.checks.dead_rules import dead_rules
 from pytest_istio_sidecar.checks.finding import Finding, Kind, violations
 from pytest_istio_sidecar.checks.packets import check_not_redirected, check_redirected
 from pytest_istio_sidecar.istio import ports
@@ -82,20 +82,20 @@ def _questions(expected: Ruleset, host: Host) -> Iterator[Question]:
         yield lambda rules, packet=packet, port=port: check_redirected(  # type: ignore[misc]
             rules, packet, port, host=host
         )
-    dead = frozenset(finding.rule for finding in check_dead_rules(expected.nat, host=host))
+    dead = frozenset(dead_rules(expected.nat, host=host))
     yield lambda rules: _woken(rules, dead, host)
 
 
-def _woken(rules: PodRules, dead: frozenset[Rule | None], host: Host) -> list[Finding]:
+def _woken(rules: PodRules, dead: frozenset[Rule], host: Host) -> list[Finding]:
     """Rules of ISTIO_OUTPUT that match no packet in the release's table, and match one in this."""
     nat = istio_nat(rules, 4)
     if "ISTIO_OUTPUT" not in nat:
         return []
-    still = {finding.rule for finding in check_dead_rules(nat, host=host)}
+    still = {(rule.chain, rule.number) for rule in dead_rules(nat, host=host)}
     return [
         Finding(kind=Kind.RULES, failure=messages.RULE_WOKEN(rule=rule.text), rule=rule)
         for rule in nat.chain("ISTIO_OUTPUT")
-        if rule in dead and rule not in still
+        if rule in dead and (rule.chain, rule.number) not in still
     ]
 
 

@@ -26,7 +26,10 @@ def conclusion(scores: Sequence[Score]) -> str:
     missed = sum(len(score.missed) for score in scores)
     alarms = sum(len(score.false_alarms) for score in scores)
     if not missed and not alarms:
-        return "not every named fault was made and caught: the score says less than it should"
+        return (
+            "nothing was judged wrongly, but not every named fault was made and caught: the score says less "
+            f"than it should; {len(named_faults(scores[0].version))} mutants have them all"
+        )
     return (
         f"wrong verdicts: {missed} missed, {alarms} false alarms; this is a fault of istio-sidecar: report it"
     )

@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
+from datetime import UTC, date, datetime
+from inspect import signature
 
 import pytest
 
 from pytest_istio_sidecar import (
+    Bypass,
+    BypassError,
+    Finding,
+    Host,
     Packet,
+    PodRules,
     Ruleset,
+    Table,
     VerdictAgainst,
     check_dead_rules,
     expected_ruleset,
@@ -28,23 +37,64 @@ def expected(istio_version, istio_options) -> Ruleset:
 
 
 @pytest.fixture(scope="session")
-def claim(expected, sidecar_pod, istio_version, istio_options) -> Callable[..., None]:
-    """A function: asserts of the pod's rules what the expected ones hold to; skips what these do not."""
+def expected_of_pod(expected, pod_rules, istio_version, istio_options) -> PodRules:
+    """The same for each family in which Istio's rules are."""
+    chains = (chain for rules in pod_rules.of_family(6) for table in rules.tables for chain in table.chains)
+    if not any(chain.name.startswith("ISTIO_") for chain in chains):
+        return PodRules(rulesets=(expected,))
+    return PodRules(rulesets=(expected, expected_ruleset(istio_version, family=6, options=istio_options)))
+
+
+@pytest.fixture(scope="session")
+def today() -> date:
+    """The day that reviews have to reach, in UTC."""
+    return datetime.now(tz=UTC).date()
+
+
+@pytest.fixture(scope="session")
+def allowed(reviewed_bypasses, sidecar_pod, today) -> tuple[Bypass, ...]:
+    """The packets that reviews of this project allow the pod to let by, on this day."""
+    held = (entry for entry in reviewed_bypasses if entry.holds(pod=sidecar_pod.name, today=today))
+    return tuple(entry.packets for entry in held)
+
+
+@pytest.fixture
+def claim(
+    expected, expected_of_pod, sidecar_pod, istio_version, istio_options, allowed, is_reviewed, notice
+) -> Callable[..., None]:
+    """A function: asserts of the pod's rules what the expected ones hold to; skips what these do not.
+
+    What gets by and is reviewed is a notice.
+    """
 
     def assert_if_meant(assertion, rules, *arguments, **named) -> None:
         __tracebackhide__ = True
-        meant = expected.table(rules.name) if hasattr(rules, "chains") else expected
+        meant = expected.table(rules.name) if hasattr(rules, "chains") else expected_of_pod
         named["host"] = sidecar_pod.host
         try:
             assertion(meant, *arguments, **named)
         except VerdictAgainst as problem:
-            options = ", ".join(f"{name}={value}" for name, value in istio_options.changed().items())
+            told = " and ".join(f"{name}={value}" for name, value in istio_options.changed().items())
             pytest.skip(
-                f"not meant by Istio {istio_version} with {options or 'its defaults'}: {problem.args[0]}"
+                f"Istio {istio_version}, told {told or 'nothing'}, means otherwise: {summary_of(problem)}"
             )
-        assertion(rules, *arguments, **named)
+        if "allowed" in signature(assertion).parameters:
+            named["allowed"] = allowed
+        try:
+            assertion(rules, *arguments, **named)
+        except BypassError as problem:
+            traces = [getattr(finding, "trace", None) for finding in problem.findings]
+            if not all(trace is not None and is_reviewed(trace.packet) for trace in traces):
+                raise
+            notice(f"{summary_of(problem)}, which is reviewed")
 
     return assert_if_meant
+
+
+@pytest.fixture(scope="session")
+def is_reviewed(allowed, sidecar_pod) -> Callable[[Packet], bool]:
+    """A function: whether a review allows a packet to get by."""
+    return lambda packet: any(bypass.has(packet, host=sidecar_pod.host) for bypass in allowed)
 
 
 @pytest.fixture(scope="session")
@@ -54,10 +104,12 @@ def excluded(expected) -> Callable[[int], bool]:
 
 
 @pytest.fixture(scope="session")
-def meant(expected, sidecar_pod, istio_version) -> Callable[..., None]:
+def meant(expected, sidecar_pod, istio_version, is_reviewed, trace_packet) -> Callable[..., None]:
     """A function: skips unless the expected rules capture a packet, or do not, as said."""
 
     def skip_unless(packet: Packet, *, captured: bool) -> None:
+        if captured and is_reviewed(packet) and str(trace_packet(packet).fate) == "unchanged":
+            pytest.skip("gets by without Envoy, which is reviewed")
         if (str(trace(expected, packet, host=sidecar_pod.host).fate) != "unchanged") is not captured:
             verb = "leaves it alone" if captured else "captures it"
             pytest.skip(f"Istio {istio_version} {verb}, told what this pod is told")
@@ -122,18 +174,28 @@ def istio_output(_captures_outbound, iptables_nat) -> frozenset[str]:
 
 
 @pytest.fixture(scope="session")
-def dead_rules(_captures_outbound, iptables_nat, sidecar_pod) -> frozenset[str]:
-    """The rules of ISTIO_OUTPUT that no packet of this pod matches, as text."""
-    dead = check_dead_rules(iptables_nat, host=sidecar_pod.host)
-    return frozenset(text_of(finding.rule) for finding in dead)
+def dead_rules(_captures_outbound, iptables_nat, sidecar_pod) -> dict[str, list[Finding]]:
+    """What is found of the rules of ISTIO_OUTPUT that no packet of this pod matches, by their text.
+
+    A rule that stands there several times is among them where no packet matches any of its copies.
+    """
+    found = _dead(iptables_nat, sidecar_pod.host)
+    copies = Counter(map(text_of, iptables_nat.chain("ISTIO_OUTPUT")))
+    return {text: findings for text, findings in found.items() if len(findings) == copies[text]}
 
 
 @pytest.fixture(scope="session")
-def meant_dead(_captures_outbound, expected, sidecar_pod) -> frozenset[str]:
-    """The rules of the expected ISTIO_OUTPUT that no packet of this pod matches, as text."""
-    return frozenset(
-        text_of(finding.rule) for finding in check_dead_rules(expected.nat, host=sidecar_pod.host)
-    )
+def meant_dead(_captures_outbound, expected, sidecar_pod) -> dict[str, list[Finding]]:
+    """The same of the expected ISTIO_OUTPUT."""
+    return _dead(expected.nat, sidecar_pod.host)
+
+
+def _dead(nat: Table, host: Host) -> dict[str, list[Finding]]:
+    found: dict[str, list[Finding]] = {}
+    for finding in check_dead_rules(nat, host=host):
+        if finding.rule is not None and finding.rule.chain == "ISTIO_OUTPUT":
+            found.setdefault(text_of(finding.rule), []).append(finding)
+    return found
 
 
 @pytest.fixture
@@ -145,3 +207,8 @@ def notice(request) -> Callable[[str], None]:
 def text_of(rule) -> str:
     """A rule without its chain."""
     return str(rule.text.removeprefix(f"-A {rule.chain} "))
+
+
+def summary_of(problem: VerdictAgainst) -> str:
+    """What a verdict says in one sentence: it stands on its own."""
+    return str(problem.failure.summary).splitlines()[0]

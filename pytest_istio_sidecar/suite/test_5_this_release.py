@@ -1,9 +1,5 @@
 """All packets at once: they fare as this release means with the pod's options; what those open is known."""
 
-from datetime import UTC, datetime
-
-import pytest
-
 from pytest_istio_sidecar import (
     Severity,
     assert_matches_istio,
@@ -14,9 +10,9 @@ from pytest_istio_sidecar import (
 
 
 def test_every_packet_fares_as_with_the_rules_of_this_release(
-    pod_rules, istio_version, istio_options, sidecar_pod, notice
+    pod_rules, istio_version, istio_options, sidecar_pod, allowed, notice
 ):
-    expectation = {"options": istio_options, "host": sidecar_pod.host}
+    expectation = {"options": istio_options, "host": sidecar_pod.host, "allowed": allowed}
     for finding in check_matches_istio(pod_rules, istio_version, **expectation):
         if finding.severity is Severity.NOTICE:
             notice(finding.summary)
@@ -24,14 +20,23 @@ def test_every_packet_fares_as_with_the_rules_of_this_release(
 
 
 def test_what_the_options_of_the_pod_open_is_reviewed(
-    istio_version, istio_options, reviewed_bypasses, sidecar_pod, notice
+    pod_rules,
+    istio_version,
+    istio_options,
+    reviewed_bypasses,
+    accepted_options,
+    sidecar_pod,
+    today,
+    notice,
 ):
-    today = datetime.now(tz=UTC).date()
-    opened = check_reviewed_bypasses(istio_version, istio_options, None, today=today, host=sidecar_pod.host)
-    for finding in opened:
-        notice(finding.summary)
-    if opened and reviewed_bypasses is None:
-        pytest.skip("this project keeps no list of reviewed bypasses (--istio-reviewed-bypasses)")
-    assert_reviewed_bypasses(
-        istio_version, istio_options, reviewed_bypasses or (), today=today, host=sidecar_pod.host
-    )
+    pod = {
+        "rules": pod_rules,
+        "pod": sidecar_pod.name,
+        "host": sidecar_pod.host,
+        "accepted": accepted_options,
+        "today": today,
+    }
+    for finding in check_reviewed_bypasses(istio_version, istio_options, reviewed_bypasses, **pod):
+        if finding.severity is Severity.NOTICE:
+            notice(finding.summary)
+    assert_reviewed_bypasses(istio_version, istio_options, reviewed_bypasses, **pod)

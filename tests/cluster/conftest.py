@@ -6,6 +6,7 @@ it these tests skip, and for no other reason. Nothing outside `tests/cluster` kn
 
 from __future__ import annotations
 
+import faulthandler
 import os
 import socket
 import subprocess
@@ -67,6 +68,8 @@ def testbed(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Testbed
         pytest.skip(
             f"there is no test bed at {program.parent}; ISTIO_SIDECAR_TESTBED_DIRECTORY names another place"
         )
+    # The first start compiles Kubernetes, for longer than what pytest takes for a deadlock.
+    faulthandler.cancel_dump_traceback_later()
     ours = tmp_path_factory.getbasetemp()
     shared = ours if worker_id == "master" else ours.parent
     with FileLock(shared / "testbed.lock"):

@@ -363,3 +363,27 @@ def test_the_current_context_of_ones_own_file_is_taken_when_none_is_named(mesh: 
         check=False,
     )
     assert done.returncode == 0, done.stdout
+
+
+def test_a_pod_without_a_sidecar_is_one_failing_test_beside_a_workload_that_is_judged(mesh: Mesh) -> None:
+    told = json.loads(mesh.kubectl("get", "deployment", "httpbin", "-n", "default", "-o", "json"))
+    spec = told["spec"]["template"]["spec"]
+    for kind in ("containers", "initContainers"):
+        spec[kind] = [held for held in spec.get(kind, []) if not held["name"].startswith("istio-")]
+    labels = {"app": "bare"}
+    told["metadata"] = {"name": "bare", "labels": labels}
+    told["spec"] |= {"selector": {"matchLabels": labels}, "replicas": 1}
+    told["spec"]["template"]["metadata"] = {"labels": labels}
+    del told["status"]
+    mesh.kubectl("apply", "-n", "default", "-f", "-", text=json.dumps(told))
+    try:
+        mesh.kubectl("rollout", "status", "deployment/bare", "-n", "default", "--timeout=120s")
+        workloads = ("--istio-workload=deployment/httpbin", "--istio-workload=deployment/bare")
+        done = mesh.run(mesh.account("default", "read"), *SUITE, *workloads)
+    finally:
+        mesh.kubectl("delete", "deployment", "bare", "-n", "default", "--wait")
+    assert done.status == 1, done.output
+    assert done.count("failed") == 1, done.output
+    assert done.count("passed") > 25, done.output
+    assert "has no sidecar, though it should: it is named by --istio-workload" in done.output
+    assert "the labels of the namespace: " in done.output  # which this role may not read

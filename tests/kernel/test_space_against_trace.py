@@ -1,7 +1,9 @@
 """All packets at once, held against one packet at a time, on random rulesets that meet at every edge."""
 
 import ipaddress
+from dataclasses import replace
 from itertools import islice
+from random import Random
 
 import pytest
 from diagram_points import answers_at, volume
@@ -11,6 +13,8 @@ from test_trace_against_kernel import seed_of_this_run
 
 from pytest_istio_sidecar import Fate, parse_iptables_save, trace
 from pytest_istio_sidecar.netfilter.diagram.paths import paths
+from pytest_istio_sidecar.netfilter.hooks import STANDS
+from pytest_istio_sidecar.netfilter.model import ALL_BUILT_IN, TABLES
 from pytest_istio_sidecar.netfilter.routing import Routing
 from pytest_istio_sidecar.netfilter.space.cubes import Cube
 from pytest_istio_sidecar.netfilter.space.nat import OWN
@@ -68,9 +72,28 @@ def traced(way):
     )
 
 
+def read_in_part(seed, rules=None):
+    """Random rules of which tables, single chains or the legacy back end were not read."""
+    generator = None
+    if rules is None:
+        rules, generator = random_rules(seed)
+    chance = Random(f"unread {seed}")
+    tables = frozenset(chance.sample(sorted(TABLES), chance.randrange(len(TABLES))))
+    lost = {place for place in ALL_BUILT_IN if place[0] in tables or chance.random() < 0.15}
+    shown = [
+        replace(table, chains=tuple(c for c in table.chains if (table.name, c.name) not in lost))
+        for table in rules.tables
+        if table.name not in tables
+    ]
+    beside_legacy = chance.random() < 0.2
+    parts = replace(rules, tables=tuple(shown), unread=frozenset(lost), beside_legacy=beside_legacy)
+    return parts, generator
+
+
+@pytest.mark.parametrize("read", [random_rules, read_in_part])
 @pytest.mark.parametrize("seed", SEEDS)
-def test_every_packet_has_the_fate_that_trace_gives_it(seed):
-    rules, generator = random_rules(seed)
+def test_every_packet_has_the_fate_that_trace_gives_it(seed, read):
+    rules, generator = read(seed)
     packets = generator.packets(60)
     for hook in HOOKS:
         space = Space([rules], hook, host=HOST, family=rules.family)
@@ -84,6 +107,16 @@ def test_every_packet_has_the_fate_that_trace_gives_it(seed):
                 compared += 1
                 assert told(agreed(answers), packet) == traced(trace(rules, packet, host=HOST)), packet
         assert compared > 10
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_hidden_chains_never_capture_what_was_decided_without_them(seed):
+    rules, generator = random_rules(seed)
+    part, _ = read_in_part(seed, rules)
+    for packet in generator.packets(200):
+        fate = trace(part, packet, host=HOST).fate
+        if fate not in (Fate.UNKNOWN, *STANDS):
+            assert trace(rules, packet, host=HOST).fate not in STANDS, packet
 
 
 def test_random_packets_have_the_fate_that_trace_gives_them(request):

@@ -32,8 +32,8 @@ def test_a_release_whose_rules_are_not_known_is_refused_by_name(pytester):
     result = pytester.runpytest_subprocess(
         "--pyargs", "pytest_istio_sidecar.suite", "--istio-environment=embedded", "--istio-version=0.9.1"
     )
-    result.stdout.fnmatch_lines(["*0.9.1*"])
-    assert result.parseoutcomes() == {"errors": 1} or result.parseoutcomes() == {"error": 1}
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(["ERROR: the rules of Istio 0.9.1 are not described; *"])
 
 
 def test_a_listing_that_is_not_there_is_named(pytester):

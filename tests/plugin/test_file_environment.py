@@ -1,10 +1,12 @@
 """The shipped suite on a listing: the lab's own passes, and what it leaves out is said."""
 
+import shutil
 from pathlib import Path
 
 import pytest
 
-LAB = Path(__file__).parents[1] / "data" / "lab-listing-1.8.3.txt"
+DATA = Path(__file__).parents[1] / "data"
+LAB, REPORTS = DATA / "lab-listing-1.8.3.txt", DATA / "reports"
 
 
 @pytest.fixture
@@ -32,6 +34,9 @@ def test_the_printed_listing_of_the_lab_passes(run_suite):
     outcomes = result.parseoutcomes()
     assert outcomes.keys() == {"passed", "skipped"}
     result.stdout.fnmatch_lines(["*Istio 1.8.3*the listing does not show it*"])
+    result.stdout.fnmatch_lines(
+        ["*mangle, filter and security: not read, taken to have no rule, as in Istio*"]
+    )
 
 
 def test_what_needs_traffic_or_listeners_is_skipped_with_the_reason(run_suite):
@@ -42,3 +47,48 @@ def test_what_needs_traffic_or_listeners_is_skipped_with_the_reason(run_suite):
             "SKIPPED *sends requests; the file environment has listings only",
         ]
     )
+
+
+@pytest.mark.parametrize(
+    ("listing", "told"),
+    [
+        ("24-iptables-L-without-t-nat.txt", "*this is table filter; nat was not read and could capture it*"),
+        ("40-nft-with-legacy-warning.txt", "*iptables-legacy has tables, too, which were not read*"),
+    ],
+)
+def test_what_the_listing_does_not_show_is_undecided_and_never_a_verdict(run_suite, listing, told):
+    result = run_suite((REPORTS / listing).read_text(), "--istio-version=1.20.8")
+    outcomes = result.parseoutcomes()
+    assert "failed" not in outcomes
+    assert outcomes["errors"] > 10
+    assert result.ret == 1
+    result.stdout.fnmatch_lines([told])
+
+
+def test_two_listings_of_one_back_end_are_judged_as_one(run_suite, pytester):
+    (pytester.path / "filter.txt").write_text((REPORTS / "24-iptables-L-without-t-nat.txt").read_text())
+    result = run_suite(LAB.read_text(), "--istio-table=filter.txt")
+    assert result.parseoutcomes().keys() == {"passed", "skipped"}
+    result.stdout.fnmatch_lines(["*tables raw, mangle and security: not read, taken to have no rule*"])
+
+
+LISTING_OF_OTHERS = "*nat\n:PREROUTING ACCEPT [0:0]\n:OUTPUT ACCEPT [0:0]\n-A PREROUTING -j ACCEPT\nCOMMIT\n"
+
+
+def test_rules_without_istios_fail_where_the_release_can_write_no_others(run_suite):
+    assert run_suite(LISTING_OF_OTHERS).parseoutcomes()["failed"] > 5
+
+
+def test_rules_without_istios_are_undecided_where_the_release_can_write_native_tables(run_suite):
+    result = run_suite(LISTING_OF_OTHERS, "--istio-version=1.28.0")
+    outcomes = result.parseoutcomes()
+    assert (outcomes["errors"], outcomes.get("failed", 0)) == (1, 0)
+    result.stdout.fnmatch_lines(["*nf_tables' own tables were not read*"])
+
+
+def test_of_a_folder_the_release_is_the_pods_unless_another_is_named(pytester):
+    shutil.copytree(DATA / "observed-1.20.8", pytester.path / "read")
+    pytester.makepyfile("def test_release(istio_version, pod_rules):\n    print(istio_version)")
+    arguments = ("-s", "--istio-environment=file", "--istio-table=read")
+    pytester.runpytest_subprocess(*arguments).stdout.fnmatch_lines(["*1.20.8*"])
+    pytester.runpytest_subprocess(*arguments, "--istio-version=1.19.0").stdout.fnmatch_lines(["*1.19.0*"])

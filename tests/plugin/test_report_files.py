@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+from html import unescape
 from html.parser import HTMLParser
 from importlib.resources import files
 from pathlib import Path
@@ -247,6 +248,45 @@ def test_the_evidence_of_a_failing_test_replays_its_verdict(run, monkeypatch, ca
     told = json.loads(capsys.readouterr().out)
     assert told["fate"] == "unchanged"
     assert told["deciding_rule"] == "-A ISTIO_INBOUND -p tcp -m tcp --dport 8443 -j RETURN"
+
+
+@pytest.fixture(scope="module")
+def accepted(rules, tmp_path_factory) -> Run:
+    """The same rules, as an option of the pod has them that the project accepts."""
+    return Run(
+        project(tmp_path_factory.mktemp("accepted"), rules),
+        *("-k", "right", "--istio-option=inbound_ports_exclude=15090,15021,8443,15020"),
+        *("--istio-accept-options=excludeInboundPorts", *(f"--istio-report=r.{form}" for form in FORMS)),
+    )
+
+
+def test_every_form_tells_what_the_pod_opens_and_by_which_option(accepted):
+    opened = "inbound tcp 8443 (excludeInboundPorts: 8443)"
+    text = (
+        "traffic of pod.rules goes through Envoy, except what Istio 1.8.3 lets by, and what the pod's "
+        f"options open (accepted): {opened}"
+    )
+    report = json.loads(accepted.text("r.json"))
+    assert (report["answer"]["verdict"], report["answer"]["text"]) == ("holds", text)
+    assert (report["answer"]["opened"], report["answer"]["unexpected"]) == ([opened], [])
+    assert text in " ".join(accepted.out.split())
+    assert text[1:] in unescape(accepted.text("r.html"))
+    assert f"**{text}**" in accepted.text("r.md")
+    assert text in accepted.text("r.sarif")
+    assert "| accepted (excludeInboundPorts: 8443) |" in accepted.text("r.md")
+    assert ">accepted (excludeInboundPorts: 8443)</span>" in accepted.text("r.html")
+
+
+def test_json_tells_what_is_by_design_from_what_the_pod_opens(accepted):
+    report = json.loads(accepted.text("r.json"))
+    schema = json.loads((files("pytest_istio_sidecar.reports") / "report.schema.json").read_text())
+    jsonschema.validate(report, schema)
+    (opened,) = (held for held in report["capture"]["bypasses"]["inbound"] if not held["by_design"])
+    assert (opened["text"], opened["standing"]) == ("inbound tcp 8443", "accepted")
+    assert (opened["opened_by"], opened["asked"]) == (
+        ["inbound_ports_exclude"],
+        ["excludeInboundPorts: 8443"],
+    )
 
 
 def test_workers_leave_it_to_the_controller_to_report(rules, tmp_path):

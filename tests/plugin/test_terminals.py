@@ -124,3 +124,38 @@ def test_a_run_on_a_terminal_without_colour_says_the_same_as_in_a_pipe(folder):
 
     assert summary(said) == summary(in_a_pipe(folder, SUITE).decode())
     assert summary(said)[0] == "traffic of pod.rules gets past Envoy: inbound tcp 8443"
+
+
+SHIPPED = (*SUITE, "--pyargs", "pytest_istio_sidecar.suite")
+
+
+@pytest.mark.parametrize("words", [SUITE, SHIPPED, COMPARE], ids=["own test", "suite", "compare"])
+def test_on_a_terminal_no_line_is_longer_than_it_and_no_word_is_broken(folder, words):
+    said = on_a_terminal(folder, words, NO_COLOR="1").replace("\r\n", "\n")
+    piped = in_a_pipe(folder, words).decode()
+    ours = said[said.index("= FAILURES =") :] if words is not COMPARE else said
+    assert max(len(line) for line in ours.splitlines() if not line.startswith(("FAILED", "/"))) <= 80
+    shown = piped.index("inbound tcp") if words is COMPARE else piped.index("E  ")
+    told = [word for word in piped[shown:].partition("= short test summary")[0].split() if word != "E"]
+    assert set(told[:60]) <= set(said.split())
+
+
+def test_a_failure_of_the_suite_is_shown_without_its_source_and_arguments(folder):
+    said = in_a_pipe(folder, SHIPPED).decode()
+    assert "E   pytest_istio_sidecar.BypassError: inbound tcp 8443 reaches the application" in said
+    assert "E     wanted   only 22" in said
+    assert "def test_" not in said
+    assert "PodRules(" not in said
+    assert "claim(" not in said
+
+
+def test_a_failure_of_a_users_test_keeps_its_source_and_shows_the_rules_in_one_line(folder):
+    said = in_a_pipe(folder, (*SUITE, "test_pod.py")).decode()
+    assert ">       assert_inbound_exclusions(" in said
+    assert "pod_rules = <PodRules of pod.rules: <Ruleset IPv4 legacy, rules: nat 21>>" in said
+
+
+def test_skips_are_told_with_their_reasons_and_what_is_not_by_design_is_marked(folder):
+    said = in_a_pipe(folder, SHIPPED).decode()
+    assert "skipped      11: sends requests; the file environment has listings only" in said
+    assert "  inbound    NOT BY DESIGN: tcp 8443\n             by design: not tcp; tcp 22," in said

@@ -18,9 +18,11 @@ from dataclasses import dataclass
 from pytest_istio_sidecar.checks import messages
 from pytest_istio_sidecar.checks.wording import CLAUSES, HOOKS, Direction, top_of, written
 from pytest_istio_sidecar.errors import UsageProblem
-from pytest_istio_sidecar.netfilter.intervals import Interval, joined, outside
+from pytest_istio_sidecar.netfilter.diagram.intervals import Interval, joined, outside
 from pytest_istio_sidecar.netfilter.matches import PROTOCOLS
 from pytest_istio_sidecar.netfilter.model import Family
+from pytest_istio_sidecar.netfilter.packet import Host, Packet
+from pytest_istio_sidecar.netfilter.routing import Routing
 from pytest_istio_sidecar.netfilter.space.partition import (
     NO_SOCKET,
     FieldName,
@@ -54,6 +56,16 @@ class Bypass:
 
     def __str__(self) -> str:
         return written(self.direction, self.family, dict(self.where))
+
+    def has(self, packet: Packet, *, host: Host | None = None) -> bool:
+        """Whether a packet is one of them.
+
+        Args:
+            host: gives the packet its interface, where it names none.
+        """
+        if HOOKS[self.direction] != packet.hook or self.family not in (None, packet.family):
+            return False
+        return all(_is_one(_value_of(packet, name, host or Host()), values) for name, values in self.where)
 
     @classmethod
     def inbound(cls, **values: int | str | Collection[int]) -> Bypass:
@@ -100,6 +112,44 @@ class Bypass:
 
 def _each(value: int | Collection[int]) -> Iterable[int]:
     return [value] if isinstance(value, int) else sorted(value)
+
+
+def _value_of(packet: Packet, name: FieldName, host: Host) -> int | str | None:
+    """A field of a packet, as `Bypass.where` has its values."""
+    if name == "interface":
+        routing = Routing(host)
+        if packet.hook == "PREROUTING":
+            return packet.in_interface or routing.into(packet.source, packet.destination)  # type: ignore[arg-type]
+        return packet.out_interface or routing.out(packet.destination)  # type: ignore[arg-type]
+    value = getattr(packet, name)
+    if name in ("uid", "gid"):
+        return NO_SOCKET if value is None else int(value) + 1
+    return None if value is None else int(value)
+
+
+def _is_one(value: int | str | None, values: Values) -> bool:
+    if value is None or isinstance(value, str):
+        return value in values
+    return any(
+        _fits(value, each) if isinstance(each, str) else each[0] <= value <= each[1] for each in values
+    )
+
+
+def _fits(value: int, text: str) -> bool:
+    """Whether a value is one under masks: "0x1/0x1|0x2/0x3&!0x10/0xf0"."""
+    return all(
+        any(
+            value & mask == wanted & mask for wanted, mask in map(_pattern, term.removeprefix("!").split("|"))
+        )
+        is not term.startswith("!")
+        for term in text.split("&")
+    )
+
+
+def _pattern(text: str) -> tuple[int, int]:
+    numbers = (part if part.startswith("0x") else int(ipaddress.ip_address(part)) for part in text.split("/"))
+    wanted, mask = (int(number, 0) if isinstance(number, str) else number for number in numbers)
+    return wanted, mask
 
 
 class _Parser:

@@ -7,22 +7,28 @@ one of them just where it is not captured and not dropped.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Hashable, Iterable, Iterator
+from collections.abc import Collection, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 from pytest_istio_sidecar.checks import messages
 from pytest_istio_sidecar.checks.bypass.bypass import Bypass
 from pytest_istio_sidecar.checks.bypass.found_bypass import FoundBypass, Passing, told_apart
 from pytest_istio_sidecar.checks.bypass.rows import HEADS, rows_of
+from pytest_istio_sidecar.checks.cause import cause_of
 from pytest_istio_sidecar.checks.finding import Finding, Kind
-from pytest_istio_sidecar.checks.tracing import CAPTURED, assumptions, cause_of, of_pod
-from pytest_istio_sidecar.checks.wording import HOOKS, Direction
+from pytest_istio_sidecar.checks.other_hosts import not_stated, other_hosts
+from pytest_istio_sidecar.checks.tracing import CAPTURED, assumptions, of_pod
+from pytest_istio_sidecar.checks.wording import HOOKS, Direction, of_direction
 from pytest_istio_sidecar.errors import Undecided
 from pytest_istio_sidecar.istio.ports import INBOUND, OUTBOUND
 from pytest_istio_sidecar.markup import html_table
+from pytest_istio_sidecar.netfilter.hooks import unread_chains
+from pytest_istio_sidecar.netfilter.matches import Owner
 from pytest_istio_sidecar.netfilter.model import Backend, Family, PodRules, Rules, Table, rulesets_of
-from pytest_istio_sidecar.netfilter.packet import Fate, Host
-from pytest_istio_sidecar.netfilter.space.partition import Outcome, Partition, fates, no_collection
+from pytest_istio_sidecar.netfilter.packet import Fate, Hook, Host
+from pytest_istio_sidecar.netfilter.space.partition import Fates, Outcome, Partition, fates, no_collection
+from pytest_istio_sidecar.netfilter.targets import Jump
+from pytest_istio_sidecar.netfilter.unread import notes_of, with_unread_legacy
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,7 +65,7 @@ class BypassReport:
         return html_table(
             "Packets that get by without Envoy",
             HEADS,
-            [(row.packets, row.let_by, row.by_design) for row in rows],
+            [(row.packets, row.let_by, row.meant) for row in rows],
             marked={number for number, row in enumerate(rows) if row.by_design == "no"},
             notes=self.unseen,
         )
@@ -98,14 +104,19 @@ def bypasses(
     classes = [
         each
         for _, _, partition in _partitions(rules, envoy_ports, expected, host)
-        for each in _classes(partition, rules)
+        for each in classes_of(partition, rules)
     ]
-    classes.sort(key=lambda each: each.by_design)
+    return report_of(classes, rules)
+
+
+def report_of(classes: Sequence[FoundBypass], rules: Rules) -> BypassReport:
+    """A report of these classes: what is not by design first."""
+    classes = sorted(classes, key=lambda each: each.by_design)
     return BypassReport(
         inbound=tuple(each for each in classes if each.certain and each.direction == "inbound"),
         outbound=tuple(each for each in classes if each.certain and each.direction == "outbound"),
         conditional=tuple(each for each in classes if not each.certain),
-        unseen=(*_UNSEEN, *_unread(rules)),
+        unseen=(*_UNSEEN, _taken_for_envoy(rules), *_unread(rules)),
     )
 
 
@@ -124,29 +135,50 @@ def check_only_bypasses(
         expected: rules whose bypasses are allowed too.
 
     Raises:
-        Undecided: it depends on a condition that rules alone do not tell.
+        Undecided: nothing else does, and of some packets it depends on what rules alone do not tell, or
+            on what was not read.
         UsageProblem: a text that is no bypass.
     """
     meant = list(map(_as_bypass, allowed))
+    findings = _beside(rules, meant, envoy_ports, expected, host)
+    for rule, other in () if findings else other_hosts(rules, expected, host):
+        if _beside(rules, meant, envoy_ports, expected, other):
+            raise not_stated(rules, rule)
+    return findings
+
+
+def _beside(
+    rules: Rules,
+    meant: Sequence[Bypass],
+    envoy_ports: Collection[int],
+    expected: Rules | None,
+    host: Host | None,
+) -> list[Finding]:
+    """What gets by beside what is meant to.
+
+    Raises:
+        Undecided: nothing certainly does, and of some packets it cannot be told.
+    """
     findings: list[Finding] = []
+    untold: FoundBypass | None = None
     for direction, family, partition in _partitions(rules, envoy_ports, expected, host):
-        permitted = [
-            dict(bypass.where)
-            for bypass in meant
-            if bypass.direction == direction and bypass.family in (None, family)
-        ]
-        for bypass in _classes(partition.overlaid(permitted, _CAUGHT), rules):
-            if bypass.by_design:
+        all_read = not unread_chains(with_unread_legacy(rulesets_of(rules, family)))
+        permitted = of_direction(meant, direction, family)
+        for bypass in classes_of(partition.overlaid(permitted, _CAUGHT), rules):
+            if bypass.by_design and (bypass.certain or all_read):
                 continue
-            if not bypass.certain:
-                raise Undecided(
-                    messages.BYPASS_NOT_TOLD(
-                        packet=bypass.text,
-                        pod=of_pod(rules),
-                        facts=[("because", "\n".join(bypass.conditions[:3]))],
-                    )
-                )
-            findings.append(_not_allowed(bypass, rules))
+            if bypass.certain:
+                findings.append(_not_allowed(bypass, rules))
+            else:
+                untold = untold or bypass
+    if untold is not None and not findings:
+        raise Undecided(
+            messages.BYPASS_NOT_TOLD(
+                packet=untold.text,
+                pod=of_pod(rules),
+                facts=[("because", "\n".join(untold.conditions[:3]))],
+            )
+        )
     return findings
 
 
@@ -154,6 +186,10 @@ def _unread(rules: Rules) -> Iterator[str]:
     """What these rules in particular do not tell."""
     if not isinstance(rules, PodRules):
         yield "the other family and the other back end were not read"
+    for family in families_of(rules):
+        of_family = f" (IPv{family})" if len(families_of(rules)) > 1 else ""
+        yield from (f"{note}{of_family}" for note in notes_of(rules, family))
+    if not isinstance(rules, PodRules):
         return
     families = {ruleset.family for ruleset in rules.rulesets}
     yield from (f"IPv{family} rules were not read" for family in (4, 6) if family not in families)
@@ -172,10 +208,8 @@ def _as_bypass(allowed: Bypass | FoundBypass | str) -> Bypass:
 def _not_allowed(bypass: FoundBypass, rules: Rules) -> Finding:
     message = messages.REACHED_PAST_ENVOY if bypass.direction == "inbound" else messages.LEFT_PAST_ENVOY
     failure = message(packet=bypass.text, pod=of_pod(rules))
-    if bypass.trace.fate in CAPTURED:
-        failure = messages.SENT_ELSEWHERE(
-            packet=bypass.bypass, destination=bypass.trace.destination, pod=of_pod(rules)
-        )
+    if bypass.sent_to:
+        failure = messages.SENT_ELSEWHERE(packet=bypass.bypass, destination=bypass.sent_to, pod=of_pod(rules))
     return Finding(
         kind=Kind.BYPASS,
         failure=failure,
@@ -201,16 +235,24 @@ def _partitions(
     both = [rules] if expected is None else [rules, expected]
     for family in families_of(rules):
         for direction, hook in HOOKS.items():
-            here, *there = (
-                outcomes.labelled(_passages, ports=envoy_ports).judged(_judged)
-                for outcomes in fates(both, hook, host=host, family=family)
-            )
+            here, *there = judged_fates(both, hook, envoy_ports=envoy_ports, host=host, family=family)
             if there and rulesets_of(both[1], family):
-                here = here.beside(there[0], _by_design)
+                here = here.beside(there[0], by_design)
             yield direction, family, here.partition()
 
 
-def _classes(partition: Partition, rules: Rules) -> Iterator[FoundBypass]:
+def judged_fates(
+    sides: Sequence[Rules], hook: Hook, *, envoy_ports: Collection[int], host: Host | None, family: Family
+) -> list[Fates]:
+    """How all packets that enter at a hook get by under each set of rules: a `Passing`, if they do."""
+    return [
+        outcomes.labelled(_passages, ports=envoy_ports).judged(_judged)
+        for outcomes in fates(sides, hook, host=host, family=family)
+    ]
+
+
+def classes_of(partition: Partition, rules: Rules) -> Iterator[FoundBypass]:
+    """The classes of those packets that get by."""
     for passing, parts in partition.few_parts().items():
         if isinstance(passing, Passing):
             yield from told_apart([FoundBypass(part, passing, rules) for part in parts])
@@ -240,17 +282,38 @@ def _judged(passages: Collection[Hashable]) -> Hashable:
     return Passing(certain=_CAUGHT not in passages, by_design=False, moved=passing == {_MOVED})
 
 
-def _by_design(here: Hashable, there: Hashable) -> Hashable:
+def by_design(here: Hashable, there: Hashable) -> Hashable:
     """How packets get by, where the expected rules have them fare so."""
-    if not isinstance(here, Passing):
-        return here
-    meant = isinstance(there, Passing) and there.certain and there.moved == here.moved
-    return replace(here, by_design=meant)
+    return replace(here, by_design=passes_alike(here, there)) if isinstance(here, Passing) else here
+
+
+def passes_alike(here: Passing, there: Hashable) -> bool:
+    """Whether packets surely get by under other rules too, and as they do here."""
+    return isinstance(there, Passing) and there.certain and there.moved == here.moved
 
 
 _UNSEEN = (
     "UDP, ICMP and others are listed above where nothing takes them: Istio captures TCP, and DNS if told",
     "connections made before the rules were loaded, and packets that conntrack calls INVALID, skip nat",
     "packet sockets (AF_PACKET) send and receive beneath every rule",
-    "an application that runs as the proxy's user or group (1337) is taken for Envoy",
 )
+
+
+def _taken_for_envoy(rules: Rules) -> str:
+    """Whose packets Istio's rules let by, whoever sends them."""
+    owners = [
+        match
+        for family in families_of(rules)
+        for ruleset in rulesets_of(rules, family)
+        for rule in ruleset.rules()
+        for match in rule.matches
+        if rule.target == Jump("ISTIO_IN_REDIRECT") and isinstance(match, Owner)
+    ]
+    named = dict.fromkeys(
+        f"{kind} {owner.low}"
+        for kind in ("uid", "gid")
+        for match in owners
+        if (owner := getattr(match, kind)) is not None
+    )
+    which = f" ({', '.join(named)})" if named else ""
+    return f"an application that runs as the proxy's user or group{which} is taken for Envoy"

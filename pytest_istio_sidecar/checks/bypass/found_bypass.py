@@ -8,20 +8,36 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 from functools import cached_property
 from itertools import islice
 
 from pytest_istio_sidecar.checks.bypass.bypass import Bypass
 from pytest_istio_sidecar.checks.wording import CLAUSES, DIRECTIONS, Direction, named_family, packet_fields
 from pytest_istio_sidecar.netfilter.model import Family, Rule, Rules, rulesets_of
-from pytest_istio_sidecar.netfilter.packet import Packet
+from pytest_istio_sidecar.netfilter.packet import Endpoint, Fate, Packet
 from pytest_istio_sidecar.netfilter.space.partition import Part, Where
-from pytest_istio_sidecar.netfilter.trace.trace import Trace, trace
+from pytest_istio_sidecar.netfilter.trace.trace import Trace, in_each_order, trace
 
 _READABLE = 256
 """Classes of one kind whose texts are compared with each other."""
+_ENDS = 3
+"""Places to which packets of a class are sent that are told; the rest are not."""
+_MOVED = (Fate.REDIRECTED, Fate.TPROXIED, Fate.TRANSLATED)
 _TRACED = 16
 """Packets of a class that are traced to name the rules which let it by."""
+
+
+class Standing(StrEnum):
+    """Whether what gets by may."""
+
+    BY_DESIGN = "by design"
+    """The expected rules let it by: of a pod, those that its release's template asks for."""
+    ACCEPTED = "accepted"
+    """The project accepts the option that opens it."""
+    REVIEWED = "reviewed"
+    """It is on the project's list."""
+    OPEN = "open"
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +48,16 @@ class Passing:
     by_design: bool
     moved: bool
     """They are sent elsewhere than where they were going, though not to Envoy."""
+    standing: Standing = Standing.OPEN
+    """Where they do not get by by design."""
+    by_options: bool = False
+    """The pod's own options have them get by."""
+    opened_by: tuple[str, ...] = ()
+    """Those options, by the fields of `IstioOptions`."""
+    asked: tuple[str, ...] = ()
+    """The same as the pod asks for them: "excludeInboundPorts: 8443"."""
+    reviews: tuple[int, ...] = ()
+    """Which of the project's reviews have them: the one that holds, or all that do not."""
 
 
 class FoundBypass:
@@ -42,6 +68,11 @@ class FoundBypass:
         family: 4 or 6.
         by_design: whether the expected rules let the same packets by.
         certain: False where it depends on a condition that rules alone do not tell.
+        standing: whether it may get by.
+        opened_by: the options of the pod that open it, by the fields of `IstioOptions`; none where another
+            does, or none was asked of.
+        asked: the same as the pod asks for them.
+        reviews: which entries of the project's list have it: the one that holds, or those that do not.
     """
 
     def __init__(self, part: Part, passing: Passing, rules: Rules, *, brief: bool = True) -> None:
@@ -49,6 +80,10 @@ class FoundBypass:
         self.family: Family = part.family
         self.by_design = passing.by_design
         self.certain = passing.certain
+        self.standing = Standing.BY_DESIGN if passing.by_design else passing.standing
+        self.opened_by = passing.opened_by
+        self.asked = passing.asked
+        self.reviews = passing.reviews
         self._part = part
         self._passing = passing
         self._rules = rules
@@ -103,11 +138,35 @@ class FoundBypass:
     def text(self) -> str:
         """The class in few words: conditions that change nothing, beside the other classes, are left out."""
         text = str(self.in_brief if self._brief else self.bypass)
-        if not any(any(ruleset.rules()) for ruleset in rulesets_of(self._rules, self.family)):
+        rulesets = rulesets_of(self._rules, self.family)
+        if self.certain and not any(any(ruleset.rules()) for ruleset in rulesets):
             text += ": no rules"
         elif self._passing.moved:
-            text += f": sent to {self.trace.destination}"
+            text += f": sent to {self.sent_to}" if self.sent_to else ": may be sent elsewhere"
         return text
+
+    @cached_property
+    def sent_to(self) -> str:
+        """Where packets of the class are sent, if not where they were going; by any order of base chains."""
+        if not self._passing.moved:
+            return ""
+        ends: dict[Endpoint, None] = {}
+        keep_their_ports = False
+        packets = (self.witness, *islice(self._part.samples(), _TRACED))
+        traced = [in_each_order(self._rules, packet, host=self._part.host) for packet in packets]
+        for traces in zip(*traced, strict=True):
+            moved = [each for each in traces if each.fate in _MOVED]
+            ports = {each.packet.destination_port for each in moved}
+            if len(ports) > 1 and all(
+                each.destination.port == each.packet.destination_port for each in moved
+            ):
+                keep_their_ports = True
+                moved = moved[:1]
+            ends |= dict.fromkeys(each.destination for each in moved)
+        if keep_their_ports:
+            return f"{next(iter(ends)).address}, each to its own port"
+        listed = list(map(str, ends))
+        return " or ".join([*listed[:_ENDS], *(["elsewhere"] if len(listed) > _ENDS else [])])
 
     def to_dict(self) -> dict[str, object]:
         """For JSON."""
@@ -119,6 +178,12 @@ class FoundBypass:
             "rule": rule.text if rule is not None else None,
             "by_design": self.by_design,
         }
+        if self.opened_by or self.standing not in (Standing.BY_DESIGN, Standing.OPEN):
+            entry |= {
+                "standing": str(self.standing),
+                "opened_by": list(self.opened_by),
+                "asked": list(self.asked),
+            }
         return entry if self.certain else {**entry, "conditions": list(self.conditions)}
 
     def exact(self) -> FoundBypass:
@@ -168,6 +233,7 @@ def _ordinary(packet: Packet) -> tuple[bool, ...]:
     return (
         packet.protocol == 6,
         packet.destination_port == 80,
+        packet.uid is not None,
         packet.uid == packet.gid,
         not packet.mark,
         packet.out_interface != "lo",

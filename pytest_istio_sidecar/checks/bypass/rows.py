@@ -12,6 +12,8 @@ from typing import Any, Literal
 
 HEADS = ("Packets", "Let by", "By design")
 POLICY = "the chain's policy"
+ByDesign = Literal["yes", "no", "accepted", "reviewed", "cannot be told"]
+_ALLOWED: Mapping[str, ByDesign] = {"accepted": "accepted", "reviewed": "reviewed"}
 KINDS = ("inbound", "outbound", "conditional")
 
 
@@ -22,12 +24,19 @@ class BypassRow:
     Attributes:
         rules: those that let packets of the class by; none: a policy does.
         conditions: why it cannot be told; empty where it can.
+        asked: how the pod asks for the options that open it.
     """
 
     packets: str
     rules: tuple[str, ...]
-    by_design: Literal["yes", "no", "cannot be told"]
+    by_design: ByDesign
     conditions: tuple[str, ...] = ()
+    asked: tuple[str, ...] = ()
+
+    @property
+    def meant(self) -> str:
+        """Whether it may get by, and which options of the pod open it."""
+        return f"{self.by_design} ({', '.join(self.asked)})" if self.asked else self.by_design
 
     @property
     def let_by(self) -> str:
@@ -44,8 +53,13 @@ def rows_of(classes: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[BypassRo
             row = BypassRow(
                 packets=each["text"],
                 rules=tuple(each["rules"]),
-                by_design="cannot be told" if kind == "conditional" else "yes" if each["by_design"] else "no",
+                by_design="cannot be told" if kind == "conditional" else _by_design(each),
                 conditions=tuple(each.get("conditions", ())),
+                asked=tuple(each.get("asked", ())),
             )
             rows.setdefault((row.packets, row.by_design), row)
     return list(rows.values())
+
+
+def _by_design(each: Mapping[str, Any]) -> ByDesign:
+    return "yes" if each["by_design"] else _ALLOWED.get(each.get("standing", ""), "no")

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from difflib import SequenceMatcher
 from enum import StrEnum
 
+from pytest_istio_sidecar.checks.wording import of_family
 from pytest_istio_sidecar.netfilter.model import TABLES, Backend, Chain, Family, Rule, Ruleset
 
 _ALIKE = 0.75
@@ -71,6 +72,11 @@ class AlignedChain:
     lines: tuple[Line, ...]
     expected_policy: str | None = None
     observed_policy: str | None = None
+
+    @property
+    def place(self) -> str:
+        """Table and chain, as messages name them: "nat OUTPUT", "IPv6 nat OUTPUT"."""
+        return f"{of_family(self.family)}{self.table} {self.name}"
 
     @property
     def differs(self) -> bool:

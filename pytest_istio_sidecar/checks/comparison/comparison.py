@@ -14,6 +14,8 @@ from pytest_istio_sidecar.checks import messages
 from pytest_istio_sidecar.checks.comparison.alignment import AlignedChain, Change, Line, align
 from pytest_istio_sidecar.checks.comparison.effects import Effect, effects_of
 from pytest_istio_sidecar.checks.comparison.foreign import ForeignRules, foreign_rules
+from pytest_istio_sidecar.checks.comparison.unread import with_unread_taken
+from pytest_istio_sidecar.checks.wording import of_family
 from pytest_istio_sidecar.errors import Undecided, UsageProblem
 from pytest_istio_sidecar.failure import Failure
 from pytest_istio_sidecar.istio.tables import PREFIX
@@ -21,6 +23,7 @@ from pytest_istio_sidecar.netfilter.model import Family, PodRules, Rule, Rules, 
 from pytest_istio_sidecar.netfilter.packet import Host, Packet
 from pytest_istio_sidecar.netfilter.targets import Verdict
 from pytest_istio_sidecar.netfilter.trace.trace import trace
+from pytest_istio_sidecar.netfilter.unread import unread_tables, with_unread_legacy
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,7 +48,7 @@ class Difference:
     def text(self) -> str:
         """The difference in one line: "nat ISTIO_INBOUND: missing -p tcp --dport 15021 -j RETURN"."""
         rule = self.line.rule.text.removeprefix(f"-A {self.chain} ")
-        text = f"{self.table} {self.chain}: {self.kind} {rule}"
+        text = f"{of_family(self.family)}{self.table} {self.chain}: {self.kind} {rule}"
         if self.kind is Change.CHANGED and self.line.expected is not None:
             return f"{text} (expected {self.line.expected.text.removeprefix(f'-A {self.chain} ')})"
         return text
@@ -80,7 +83,7 @@ class Comparison:
     @property
     def equal_text(self) -> bool:
         """Whether rule for rule and in order both sides are the same; back ends aside."""
-        return not any(chain.differs for chain in self.chains)
+        return not self._undecided and not any(chain.differs for chain in self.chains)
 
     @property
     def effects(self) -> tuple[Effect, ...]:
@@ -108,13 +111,15 @@ def compare(observed: Rules, expected: Rules, *, host: Host | None = None) -> Co
 
     Args:
         observed: what was read; of a pod, every back end takes part.
-        expected: of one family or of both; the observed rules of another family are left aside.
+        expected: of one family or of both; the observed rules of another family are left aside. What was
+            not read of the observed ones is taken to be as these have it, where that captures nothing.
 
     Raises:
         UsageProblem: nothing is expected.
         Undecided: no rules were read of a family that is expected.
     """
     host = host or Host()
+    observed = with_unread_taken(observed, expected)
     families: list[Family] = [family for family in (4, 6) if rulesets_of(expected, family)]
     if not families:
         raise UsageProblem(messages.NOTHING_EXPECTED())
@@ -128,7 +133,7 @@ def compare(observed: Rules, expected: Rules, *, host: Host | None = None) -> Co
             raise Undecided(messages.NOTHING_READ(family=family))
         wanted = _one(rulesets_of(expected, family))
         aligned = list(_aligned(rulesets, wanted))
-        if any(chain.differs for chain in aligned):
+        if any(chain.differs for chain in aligned) or not _is_read(rulesets):
             try:
                 effects += effects_of(observed, expected, family=family, host=host)
                 aligned = list(_with_unreached(aligned, observed, wanted, host))
@@ -150,6 +155,11 @@ def compare(observed: Rules, expected: Rules, *, host: Host | None = None) -> Co
     )
 
 
+def _is_read(rulesets: Sequence[Ruleset]) -> bool:
+    """Whether nothing that was not read could make a difference."""
+    return not any(ruleset.unread for ruleset in with_unread_legacy(rulesets))
+
+
 def _one(rulesets: Sequence[Ruleset]) -> Ruleset:
     if len(rulesets) > 1:
         raise UsageProblem(messages.SEVERAL_EXPECTED())
@@ -159,7 +169,9 @@ def _one(rulesets: Sequence[Ruleset]) -> Ruleset:
 def _aligned(rulesets: Sequence[Ruleset], wanted: Ruleset) -> Iterator[AlignedChain]:
     """The ruleset that has Istio's chains beside the expected one, every other beside nothing."""
     main = max(rulesets, key=lambda ruleset: (_istio_rules(ruleset), ruleset.backend is wanted.backend))
-    yield from align(main, wanted)
+    # What was not read is not missing.
+    read = tuple(table for table in wanted.tables if table.name not in unread_tables(main.unread))
+    yield from align(main, replace(wanted, tables=read))
     for ruleset in rulesets:
         if ruleset is not main:
             yield from align(ruleset, Ruleset(family=ruleset.family))

@@ -7,26 +7,30 @@ and fails nothing unless the text was asked for.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Unpack
 
 from pytest_istio_sidecar.checks import messages
 from pytest_istio_sidecar.checks.comparison.alignment import Change
 from pytest_istio_sidecar.checks.comparison.comparison import Comparison, compare
+from pytest_istio_sidecar.checks.comparison.effects import Effect, not_allowed
 from pytest_istio_sidecar.checks.comparison.foreign import REPEATED
+from pytest_istio_sidecar.checks.comparison.unread import each_ruleset, with_unread_taken
 from pytest_istio_sidecar.checks.finding import Finding, Kind, Severity
+from pytest_istio_sidecar.checks.other_hosts import not_stated, other_hosts
 from pytest_istio_sidecar.checks.tracing import of_pod
+from pytest_istio_sidecar.checks.wording import PacketClass, of_family
 from pytest_istio_sidecar.errors import Undecided, UsageProblem
 from pytest_istio_sidecar.istio.messages import OPTIONS_TWICE
 from pytest_istio_sidecar.istio.option_table import OptionFields
 from pytest_istio_sidecar.istio.options import IstioOptions
 from pytest_istio_sidecar.istio.rules import ERAS, expected_ruleset, shown_by_image
 from pytest_istio_sidecar.istio.search import explain, nearest, same_in
-from pytest_istio_sidecar.istio.tables import PREFIX, other_mode
+from pytest_istio_sidecar.istio.tables import has_istio, other_mode
 from pytest_istio_sidecar.netfilter.model import Family, PodRules, Rules, Ruleset, rulesets_of
 from pytest_istio_sidecar.netfilter.packet import Host
-from pytest_istio_sidecar.netfilter.text.complete import complete
+from pytest_istio_sidecar.netfilter.text.complete import with_hidden_as_expected
 
 _FAMILIES: tuple[Family, ...] = (4, 6)
 _EFFECTS = 6
@@ -50,6 +54,7 @@ def check_matches_istio(
     *,
     options: IstioOptions | None = None,
     host: Host | None = None,
+    allowed: Sequence[PacketClass] = (),
     **given: Unpack[OptionFields],
 ) -> list[ComparisonFinding]:
     """Whether rules do to every packet what those of a release with these options do.
@@ -59,10 +64,11 @@ def check_matches_istio(
             it is programmed, or where Istio's rules are in ip6tables.
         exact: whether the text has to be the same too.
         options: what istio-init was told; None: `given`, else what the template passes.
+        allowed: packets that may get by without Envoy, whatever the release does with them.
 
     Returns:
-        One violation, or one notice where only the text differs, with its `comparison`; none where that is
-        the same too.
+        One violation, or one notice where only the text or what is allowed differs, with its `comparison`;
+        none where that is the same too.
 
     Raises:
         Undecided: the rules do not tell what becomes of some packet, or are of another way of capturing.
@@ -78,7 +84,11 @@ def check_matches_istio(
     comparison = compare(observed, expected, host=host)
     if comparison.equal_text:
         return []
-    effects = comparison.effects
+    effects = not_allowed(comparison.effects, allowed)
+    for rule, other in () if effects else other_hosts(observed, expected, host):
+        if not_allowed(compare(observed, expected, host=other).effects, allowed):
+            raise not_stated(rules, rule)
+    unharmed = "only what is allowed gets by" if comparison.effects else "no packet is affected"
     return [
         ComparisonFinding(
             severity=Severity.VIOLATION if effects or exact else Severity.NOTICE,
@@ -89,10 +99,10 @@ def check_matches_istio(
                 verb=_verb(comparison),
                 version=version,
                 differences=counted(comparison),
-                effect="" if effects else "; no packet is affected",
+                effect="" if effects else f"; {unharmed}",
             ),
             comparison=comparison,
-            facts=tuple(_facts(comparison, observed, expected, version)),
+            facts=tuple(_facts(comparison, effects or comparison.effects, observed, expected, version)),
             cause=_second_run(comparison, expected) or drift(observed, version, asked_for, host=host),
             assumptions=comparison.assumptions,
         )
@@ -111,7 +121,7 @@ def expected_of(rules: Rules, version: str, options: IstioOptions) -> PodRules:
     """What a release installs, for every family of these rules that there is an expectation for."""
     families: list[Family] = [family for family in (4, 6) if rulesets_of(rules, family)]
     untold = isinstance(rules, PodRules) and 4 in families and options.enable_ipv6 is None
-    if untold and not any(map(_has_istio, rulesets_of(rules, 6))):
+    if untold and not any(map(has_istio, rulesets_of(rules, 6))):
         families = [4]
     return PodRules(
         rulesets=tuple(expected_ruleset(version, family=family, options=options) for family in families),
@@ -120,21 +130,13 @@ def expected_of(rules: Rules, version: str, options: IstioOptions) -> PodRules:
 
 
 def completed(rules: Rules, expected: PodRules) -> Rules:
-    """The same rules, what a lossy listing hides taken from the expected ones."""
+    """The same rules, what a listing does not show taken from the expected ones: fields, and tables."""
 
     def full(ruleset: Ruleset) -> Ruleset:
-        if not any(rule.hidden for rule in ruleset.rules()):
-            return ruleset
         wanted = expected.of_family(ruleset.family)
-        return complete(ruleset, wanted[0]) if wanted else ruleset
+        return with_hidden_as_expected(ruleset, wanted[0]) if wanted else ruleset
 
-    return _each(rules, full)
-
-
-def _each(rules: Rules, change: Callable[[Ruleset], Ruleset]) -> Rules:
-    if isinstance(rules, PodRules):
-        return replace(rules, rulesets=tuple(map(change, rules.rulesets)))
-    return change(rules if isinstance(rules, Ruleset) else rules.ruleset)
+    return with_unread_taken(each_ruleset(rules, full), expected)
 
 
 def drift(rules: Rules, version: str, options: IstioOptions, *, host: Host | None = None) -> str:
@@ -186,7 +188,7 @@ def guess(rules: Rules, *, host: Host | None = None) -> tuple[Guess, ...]:
     Raises:
         Undecided: no chain of Istio's is there, or the rules do not tell what becomes of some packet.
     """
-    rules = _each(rules, _most_complete)
+    rules = each_ruleset(rules, _most_complete)
     rulesets = istio_rulesets(rules)
     if not rulesets:
         mode = other_mode(rules) if isinstance(rules, PodRules) else ""
@@ -211,18 +213,16 @@ def _most_complete(ruleset: Ruleset) -> Ruleset:
     """A lossy listing as the release would have it whose rules leave the fewest fields hidden."""
     if not any(rule.hidden for rule in ruleset.rules()):
         return ruleset
-    candidates = [complete(ruleset, expected_ruleset(era, family=ruleset.family)) for era in ERAS]
+    candidates = [
+        with_hidden_as_expected(ruleset, expected_ruleset(era, family=ruleset.family)) for era in ERAS
+    ]
     return min(candidates, key=lambda candidate: sum(len(rule.hidden) for rule in candidate.rules()))
 
 
 def istio_rulesets(rules: Rules) -> list[Ruleset]:
     """Of every family the ruleset that has Istio's chains."""
-    first = (next(filter(_has_istio, rulesets_of(rules, family)), None) for family in _FAMILIES)
+    first = (next(filter(has_istio, rulesets_of(rules, family)), None) for family in _FAMILIES)
     return [ruleset for ruleset in first if ruleset is not None]
-
-
-def _has_istio(ruleset: Ruleset) -> bool:
-    return any(chain.name.startswith(PREFIX) for table in ruleset.tables for chain in table.chains)
 
 
 def _span(versions: Sequence[str]) -> str:
@@ -240,22 +240,30 @@ def counted(comparison: Comparison) -> str:
 
 
 def _chains(comparison: Comparison) -> str:
-    names = list(dict.fromkeys(chain.name for chain in comparison.chains if chain.differs))
-    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+    """The chains that differ, by family: "ISTIO_INBOUND and ISTIO_OUTPUT, IPv6 ISTIO_INBOUND"."""
+    return ", ".join(
+        of_family(family) + (f"{', '.join(names[:-1])} and {names[-1]}" if names[1:] else names[0])
+        for family in _FAMILIES
+        if (names := _differing(comparison, family))
+    )
+
+
+def _differing(comparison: Comparison, family: Family) -> list[str]:
+    chains = (chain for chain in comparison.chains if chain.family == family and chain.differs)
+    return list(dict.fromkeys(chain.name for chain in chains))
 
 
 def _verb(comparison: Comparison) -> str:
-    names = {chain.name for chain in comparison.chains if chain.differs}
-    return "is" if len(names) == 1 else "are"
+    return "is" if sum(len(_differing(comparison, family)) for family in _FAMILIES) == 1 else "are"
 
 
 def _facts(
-    comparison: Comparison, observed: Rules, expected: PodRules, version: str
+    comparison: Comparison, effects: Sequence[Effect], observed: Rules, expected: PodRules, version: str
 ) -> list[tuple[str, str]]:
-    shown = [f"{effect.text}: {effect.fates}" for effect in comparison.effects[:_EFFECTS]]
-    left = len(comparison.effects) - _EFFECTS
+    shown = [f"{effect.text}: {effect.fates}" for effect in effects[:_EFFECTS]]
+    left = len(effects) - _EFFECTS
     if left > 0:
-        shown.append(f"and {left} more classes of packets")
+        shown.append(f"and {left} more class{'es' if left > 1 else ''} of packets")
     facts = [("effect", "\n".join(shown) or "no packet is affected")]
     if comparison.foreign:
         facts.append(("foreign", "\n".join(foreign.text for foreign in comparison.foreign)))

@@ -43,6 +43,8 @@ _TOOLS = {
     "OSM_": "Open Service Mesh",
     "TEL_": "Telepresence",
     "ISTIO_PRERT": "Istio's ambient mode",
+    "MIRRORD_": "mirrord",
+    "KUBEVIRT_": "KubeVirt",
     "LIBVIRT_": "libvirt",
     "ufw": "ufw",
     "f2b-": "fail2ban",
@@ -68,7 +70,7 @@ class ForeignRules:
 
     Attributes:
         owner: whose they are, or what they are.
-        places: table and chain of them, each once.
+        places: table and chain of them, each once; of IPv6, with that in front.
         count: how many.
         matters: whether some packet would have another fate without them.
     """
@@ -107,7 +109,7 @@ def foreign_rules(
     return tuple(
         ForeignRules(
             owner=owner,
-            places=tuple(dict.fromkeys(f"{chain.table} {chain.name}" for chain, _ in rules)),
+            places=tuple(dict.fromkeys(chain.place for chain, _ in rules)),
             count=len(rules),
             matters=_matters(
                 observed,
@@ -121,7 +123,7 @@ def foreign_rules(
 
 
 def _owner(chain: AlignedChain, rule: Rule, expected: set[tuple[str, Rule]]) -> str:
-    """Whose an additional rule is; "" for one in a chain of Istio's, which a hand may have put there."""
+    """Whose an additional rule is; "" for one in or to a chain of Istio's, which a hand may have put."""
     if any(isinstance(match, Protocol) and match.number == _PROBE for match in rule.matches):
         return PROBE
     if (chain.table, rule) in expected:
@@ -136,7 +138,7 @@ def _owner(chain: AlignedChain, rule: Rule, expected: set[tuple[str, Rule]]) -> 
             return UNKNOWN
         if not any(table == chain.table and expected_rule.chain == name for table, expected_rule in expected):
             return LEFTOVER
-    return ""
+    return "" if own or target else UNKNOWN
 
 
 def _matters(observed: Rules, left_out: set[_Place], family: Family, host: Host) -> bool:

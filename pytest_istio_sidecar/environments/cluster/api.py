@@ -25,24 +25,28 @@ from urllib.parse import urlencode, urlsplit
 from pytest_istio_sidecar.environments.cluster import messages
 from pytest_istio_sidecar.environments.cluster.api_problems import (
     ApiProblem,
-    ApiUnreachable,
     TokenExpired,
     refusal,
     unreachable,
 )
+from pytest_istio_sidecar.environments.cluster.exec_channels import (
+    STDERR,
+    STDOUT,
+    exit_status,
+    listen,
+    websocket_error,
+)
 from pytest_istio_sidecar.errors import EnvironmentProblem
 from pytest_istio_sidecar.failure import Failure
-from pytest_istio_sidecar.machine.command import NOT_FOUND, CommandResult
+from pytest_istio_sidecar.machine.command import CommandResult
 from pytest_istio_sidecar.machine.state_file import Json
 
-__all__ = ["ApiProblem", "Json", "KubernetesApi"]
+__all__ = ["ApiProblem", "Json", "KubernetesApi", "websocket_error"]
 
 T = TypeVar("T")
 
 REQUEST_SECONDS = 30.0
 _PAUSE_SECONDS = 0.5
-_STDOUT, _STDERR, _STATUS = 1, 2, 3
-"""Channels of the exec protocol v4.channel.k8s.io (k8s.io/kubernetes, remotecommand/constants.go)."""
 
 JSON_PATCH = "application/json-patch+json"
 STRATEGIC_MERGE_PATCH = "application/strategic-merge-patch+json"
@@ -64,6 +68,31 @@ class KubernetesApi:
             EnvironmentProblem: the kubeconfig file cannot be used.
         """
         return str(self._client().configuration.host)
+
+    @property
+    def address(self) -> str:
+        """Address of the API server as people may be shown it: without credentials in it."""
+        parts = urlsplit(self.server)
+        return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}".rstrip("/")
+
+    def current_context(self) -> str | None:
+        """The context that was named, or is the kubeconfig's current one; None where it has none.
+
+        Raises:
+            EnvironmentProblem: the kubeconfig file cannot be used.
+        """
+        if self.context is not None:
+            return self.context
+        from kubernetes import config
+
+        file = None if self.kubeconfig is None else str(self.kubeconfig)
+        try:
+            _, current = config.list_kube_config_contexts(config_file=file)  # type: ignore[no-untyped-call]
+        except config.ConfigException as problem:
+            raise EnvironmentProblem(
+                messages.KUBECONFIG_UNUSABLE(kubeconfig=file or "the kubeconfig file", problem=problem)
+            ) from None
+        return str(current["name"]) if current else None
 
     def get(self, path: str, *, timeout: float = REQUEST_SECONDS, **query: str) -> Json:
         """GET a path such as "/api/v1/namespaces/default/pods".
@@ -226,16 +255,16 @@ class KubernetesApi:
             begin = time.monotonic()
             socket = self.open_websocket(path, failing, seconds)
             try:
-                channels, status_object = _listen(socket, begin + seconds, where)
+                channels, status_object = listen(socket, begin + seconds, where)
             finally:
                 with contextlib.suppress(OSError, websocket_error()):
                     socket.close(timeout=1)
-            stderr = channels[_STDERR]
-            status, stderr = _exit_status(status_object, stderr, where) if status_object else (None, stderr)
+            stderr = channels[STDERR]
+            status, stderr = exit_status(status_object, stderr, where) if status_object else (None, stderr)
             return CommandResult(
                 argv=tuple(argv),
                 exit_status=status,
-                stdout=channels[_STDOUT],
+                stdout=channels[STDOUT],
                 stderr=stderr,
                 seconds=time.monotonic() - begin,
             )
@@ -340,57 +369,3 @@ def _authorization(client: Any) -> dict[str, str]:
     """The header that says who asks; none where a client certificate does."""
     token = client.configuration.auth_settings().get("BearerToken")
     return {"authorization": str(token["value"])} if token and token.get("value") else {}
-
-
-def websocket_error() -> type[Exception]:
-    """What a websocket raises, beside OSError."""
-    from websocket import WebSocketException
-
-    return WebSocketException
-
-
-def _listen(socket: Any, deadline: float, where: str) -> tuple[dict[int, str], Json | None]:
-    """Everything a command says on its channels; its status, None when the deadline came first."""
-    from websocket import WebSocketTimeoutException
-
-    heard = {_STDOUT: bytearray(), _STDERR: bytearray(), _STATUS: bytearray()}
-    status: Json | None = None
-    while True:
-        socket.settimeout(max(deadline - time.monotonic(), 0.05))
-        try:
-            _, frame = socket.recv_data()
-        except (WebSocketTimeoutException, TimeoutError):
-            break
-        except (OSError, websocket_error()) as problem:
-            raise _broke(where, str(problem)) from None
-        if not frame or frame[0] not in heard:
-            if heard[_STATUS]:
-                break
-            if not frame:
-                raise _broke(where, "closed before the command's end was told")
-            continue
-        heard[frame[0]] += frame[1:]
-        if frame[0] == _STATUS:
-            with contextlib.suppress(ValueError):
-                status = json.loads(heard[_STATUS])
-                break
-    return {channel: bytes(data).decode(errors="backslashreplace") for channel, data in heard.items()}, status
-
-
-def _broke(where: str, said: str) -> ApiUnreachable:
-    return ApiUnreachable(messages.COMMAND_BROKE(place=where, said=said), passing=True)
-
-
-def _exit_status(status: Json, stderr: str, where: str) -> tuple[int, str]:
-    """The exit status out of the v1.Status on the status channel (KEP: remotecommand v4)."""
-    if status.get("status") == "Success":
-        return 0, stderr
-    message = str(status.get("message", ""))
-    if any(text in message for text in ("executable file not found", "no such file or directory")):
-        return NOT_FOUND, stderr or message
-    for cause in (status.get("details") or {}).get("causes", []):
-        if cause.get("reason") == "ExitCode":
-            return int(cause["message"]), stderr
-    # The runtime could not start it just now (runc on a busy node: "read init-p: connection reset by peer").
-    passing = any(text in message for text in ("connection reset by peer", "temporarily unavailable"))
-    raise ApiProblem(messages.COMMAND_NOT_RUN(place=where, reason=message), said=message, passing=passing)

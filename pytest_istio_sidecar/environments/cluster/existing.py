@@ -8,7 +8,7 @@ changed on request is put back.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from importlib.resources import files
 from pathlib import Path
@@ -28,19 +28,20 @@ from pytest_istio_sidecar.environments.cluster.privileged import (
     wait_until_privileged,
 )
 from pytest_istio_sidecar.environments.cluster.undo import Changes, take_back
+from pytest_istio_sidecar.environments.cluster.unproxied import unproxied_of
 from pytest_istio_sidecar.environments.cluster.workload import (
     NO_POD,
     SIDECAR,
     Workload,
     container_of,
     describe_pods,
-    has_containers,
     is_ready,
     istio_version_of,
     ready_pods,
     unready_pods,
 )
 from pytest_istio_sidecar.errors import EnvironmentProblem
+from pytest_istio_sidecar.istio.injection import Unproxied
 from pytest_istio_sidecar.istio.versions import number_of
 from pytest_istio_sidecar.machine.command import run_command
 from pytest_istio_sidecar.machine.lease import EDIT, Lease, leases
@@ -51,72 +52,107 @@ from pytest_istio_sidecar.netfilter.model import PodRules
 _STATE = {
     "kubeconfig": str | None,
     "context": str | None,
+    "server": str,
     "reader": str,
     "kubernetes": str,
-    "unread": str,
-    "pods": list,
+    "workloads": dict,
+    "unread": dict,
     "client": str | None,
 }
-"""How the pods are described for other processes."""
+"""How the pods are described for other processes: by workload, as it was named."""
+_NAMED = "it is named by --istio-workload"
 
 
 class ExistingEnvironment(ClusterPod, Environment):
-    """The first pod of the workloads is the one under test; the others are compared with it."""
+    """One of the workloads that were named: its first pod is the one under test, the others are compared."""
 
     name = "existing"
 
-    def __init__(self, api: KubernetesApi, pods: list[Json], client: Json | None, written: Json) -> None:
+    def __init__(
+        self,
+        api: KubernetesApi,
+        workloads: Mapping[str, Sequence[Json]],
+        client: Json | None,
+        written: Json,
+        workload: str,
+        views: dict[str, ExistingEnvironment] | None = None,
+    ) -> None:
+        """Take one of the workloads.
+
+        Args:
+            workloads: the pods of each, by its name.
+            written: as `_STATE` has it.
+            workload: the name of the one that is under test.
+            views: of the others, as far as they were asked for.
+        """
+        pods = workloads[workload]
         reader = ReaderName(written["reader"])
         facts = {
-            "environment": f"existing cluster, context {api.context or '(current)'}",
-            "istio": istio_version_of(pods[0]) or "unknown",
-            "kubernetes": written["kubernetes"],
+            "environment": f"existing cluster, context {written['context']}",
+            "cluster": written["server"],
         }
-        if written["unread"] != NO_POD:
-            facts["not read"] = written["unread"]
+        if len(workloads) > 1:
+            facts["workload"] = workload
+        if container_of(pods[0]) is not None:
+            facts["istio"] = istio_version_of(pods[0]) or "unknown"
+        facts["kubernetes"] = written["kubernetes"]
+        if written["unread"][workload] != NO_POD:
+            facts["not read"] = written["unread"][workload]
         local = _is_container_here(pods[0]["spec"]["nodeName"]) if reader is not ReaderName.EXEC else False
         super().__init__(api, pods[0], reader=reader, client=client, facts=facts, node_containers=local)
         self._others = [ClusterPod(api, pod, reader=reader, node_containers=local) for pod in pods[1:]]
+        self._pods = pods
+        self._workloads = workloads
+        self._written = written
+        self._views = {} if views is None else views
+        self._views[workload] = self
 
     @classmethod
     def bring_up(cls, choices: ExistingChoices, *, state: Path, owner: int, progress: Progress) -> Self:
         """Find every Ready replica, and make privileged and traffic possible where asked for.
 
         Raises:
-            EnvironmentProblem: a workload is not there, has no Ready pod, no sidecar, or one of
-                another release.
+            EnvironmentProblem: a workload is not there, has no Ready pod, or a sidecar of another release.
         """
         api = KubernetesApi(kubeconfig=choices.kubeconfig, context=choices.context)
+        # The current one may be another before the run is over.
+        api = KubernetesApi(kubeconfig=choices.kubeconfig, context=api.current_context())
         changes = Changes(Lease.of(EDIT, owner, name=f"{EDIT}-{os.urandom(4).hex()}"), api)
-        workloads = [Workload.parse(text, choices.namespace) for text in choices.workloads]
+        workloads = {text: Workload.parse(text, choices.namespace) for text in choices.workloads}
         version = choices.version if choices.version_given else None
         written: Json = {
             "environment": "existing",
             "kubeconfig": None if choices.kubeconfig is None else str(choices.kubeconfig.absolute()),
-            "context": choices.context,
+            "context": api.context,
+            "server": api.address,
             "reader": str(choices.reader),
             "kubernetes": str(api.get("/version")["gitVersion"]),
             "changes": str(changes.directory),
         }
         write_state(state, written)
+        # All of them are looked for before any is changed.
+        pods = {text: _pods(api, workload, version) for text, workload in workloads.items()}
         if choices.make_privileged:
-            for workload in workloads:
+            for text, workload in workloads.items():
+                if any(container_of(pod) is None for pod in pods[text]):
+                    continue  # there is no sidecar to edit, and the tests say so
                 with progress.phase(f"making {SIDECAR} of {workload} privileged"):
-                    _require_editable(api.get(workload.path), _pods(api, workload, version)[0], workload)
+                    _require_editable(api.get(workload.path), pods[text][0], workload)
                     make_privileged(api, workload, partial(changes.will_edit, workload.path))
                     wait_until_privileged(api, workload, timeout=choices.timeout)
-        pods = [pod for workload in workloads for pod in _pods(api, workload, version)]
-        unready = (pod for workload in workloads for pod in unready_pods(api, workload))
-        written["unread"] = describe_pods(unready)
+                pods[text] = _pods(api, workload, version)
+        written["unread"] = {
+            text: describe_pods(unready_pods(api, workload)) for text, workload in workloads.items()
+        }
         client = _client(api, changes, choices) if choices.traffic else None
-        written["pods"] = [_path(pod) for pod in pods]
+        written["workloads"] = {text: [_path(pod) for pod in members] for text, members in pods.items()}
         written["client"] = None if client is None else _path(client)
         write_state(state, written)
-        return cls(api, pods, client, written)
+        return cls(api, pods, client, written, next(iter(pods)))
 
     @classmethod
     def attach(cls, state: Path) -> Self:
-        if "pods" not in read_state(state, {}):
+        if "workloads" not in read_state(state, {}):
             raise EnvironmentProblem(messages.PODS_NOT_FOUND())
         written = read_state(state, _STATE)
         kubeconfig = written["kubeconfig"]
@@ -124,7 +160,19 @@ class ExistingEnvironment(ClusterPod, Environment):
             kubeconfig=None if kubeconfig is None else Path(kubeconfig), context=written["context"]
         )
         client = None if written["client"] is None else api.get(written["client"])
-        return cls(api, [api.get(path) for path in written["pods"]], client, written)
+        pods = {text: [api.get(path) for path in paths] for text, paths in written["workloads"].items()}
+        return cls(api, pods, client, written, next(iter(pods)))
+
+    def of_workload(self, name: str) -> ExistingEnvironment:
+        """The same with another of the workloads under test; each is read once."""
+        view = self._views.get(name)
+        if view is None:
+            view = type(self)(self._api, self._workloads, self._client, self._written, name, self._views)
+        return view
+
+    def unproxied(self) -> Sequence[Unproxied]:
+        """The pods of the workload that have no sidecar."""
+        return unproxied_of(self._api, self._pods, named=_NAMED)
 
     @property
     def istio_version(self) -> str | None:
@@ -171,10 +219,8 @@ def _pods(api: KubernetesApi, workload: Workload, version: str | None) -> list[J
         )
     for pod in pods:
         name = f"{pod['metadata']['namespace']}/{pod['metadata']['name']}"
-        if container_of(pod) is None:
-            raise EnvironmentProblem(messages.NO_SIDECAR(pod=name, facts=has_containers(pod)))
         release = istio_version_of(pod)
-        if version is not None and release != version:
+        if version is not None and container_of(pod) is not None and release != version:
             raise EnvironmentProblem(
                 messages.OTHER_RELEASE(pod=name, found=release or "an unknown release", version=version)
             )

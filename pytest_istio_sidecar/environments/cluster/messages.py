@@ -123,7 +123,7 @@ PODS_NOT_FOUND = Message("IS729", "the pods of this run were not found: see the 
 
 # Ways to read.
 NO_READER = Message(
-    "IS731", "--istio-reader={reader} reads no pod of a cluster", help="auto, exec, node or debug"
+    "IS731", "--istio-reader={reader} reads no pod of a cluster", help="auto, exec, node, debug or log"
 )
 NODE_NOT_HERE = Message(
     "IS732",
@@ -152,6 +152,36 @@ CONNECTIONS_NOT_READ = Message(
     "the connections of {pod} cannot be read, so no request can be judged",
     cause="the kernel shows no connections here (CONFIG_NF_CONNTRACK_PROCFS)",
     help="requests can be judged on a node whose kernel shows them; rules can be judged here",
+)
+
+_NOW = "read what the pod has now: --istio-reader=exec, node or debug"
+NO_INIT_CONTAINER = Message(
+    "IS756",
+    "{pod} has no container that loads rules, so that no log of one can be read",
+    cause="istio-cni made its rules, from the node, and logs there of all its pods; or none was injected",
+    fix=_NOW,
+)
+NO_INIT_LOG = Message(
+    "IS757",
+    "the log of {container} in {pod} is gone",
+    cause="the node removed the ended container, or rotated its log away, or it has logged nothing yet",
+    fix=_NOW,
+)
+NO_RULES_LOGGED = Message(
+    "IS758",
+    "no rules stand in the log of {pod}'s istio-init ({command})",
+    cause="Istio logs its rules of iptables, unless it was told to log less, and none of nftables",
+    fix=_NOW,
+)
+LOG_NOT_READ = Message(
+    "IS759",
+    "{command} cannot be read as rules{where}: {reason}",
+    fix=_NOW,
+)
+LOG_ONLY = Message(
+    "IS739",
+    "--istio-reader=log reads what istio-init logged, and has no {missing}",
+    help="another reader has: exec, node or debug",
 )
 
 # Edits of a cluster that is not ours.

@@ -12,11 +12,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from pytest_istio_sidecar.environments.base import NotServed, PodAccess
+from pytest_istio_sidecar.environments.base import NotServed, PodAccess, SidecarPod
 from pytest_istio_sidecar.environments.choices import ReaderName
 from pytest_istio_sidecar.environments.cluster import messages
 from pytest_istio_sidecar.environments.cluster.api import Json, KubernetesApi
 from pytest_istio_sidecar.environments.cluster.debug_container import add_debug_container
+from pytest_istio_sidecar.environments.cluster.init_log import AT_START, FILE, host_told, read_init_log
 from pytest_istio_sidecar.environments.cluster.port_forward import get_from_pod
 from pytest_istio_sidecar.environments.cluster.traffic import ClusterTraffic
 from pytest_istio_sidecar.environments.cluster.workload import (
@@ -78,25 +79,39 @@ class ClusterPod(PodAccess):
         self._node_containers = node_containers
         self._chosen: tuple[Runner, str] | None = None
         self._listeners: tuple[Listener, ...] | None = None
+        self._iptables: str | None = None
 
     def describe(self) -> Mapping[str, str]:
-        """Environment, versions, pod and reader."""
-        _, how = self._reader()
-        iptables = self._version("iptables", "-V").removeprefix("iptables v")
+        """Environment, versions, pod and reader; of a pod without a sidecar nothing that is read in it."""
+        if container_of(self._pod) is None:
+            return {**self._facts, "pod": self.pod_name}
         admin = {"envoy admin": self.envoy_admin} if self.envoy_admin else {}
-        return {**self._facts, **admin, "pod": self.pod_name, "reader": how, "iptables": iptables}
+        if self._wanted is ReaderName.LOG:
+            pod = f"{self.pod_name} ({AT_START})"
+            return {**self._facts, **admin, "pod": pod, "reader": f"log of istio-init, {AT_START}"}
+        _, how = self._reader()
+        if self._iptables is None:
+            self._iptables = self._version("iptables", "-V").removeprefix("iptables v")
+        return {**self._facts, **admin, "pod": self.pod_name, "reader": how, "iptables": self._iptables}
+
+    @property
+    def is_gateway(self) -> bool:
+        """Whether its istio-proxy is told to be a router (istio/istio, manifests/charts/gateways)."""
+        return "router" in ((container_of(self._pod) or {}).get("args") or ())
 
     def options(self) -> IstioOptions:
         """What the pod's istio-init was told."""
         options = IstioOptions.from_pod(self._pod)
-        if not options.lacks_servers:
+        if not options.lacks_servers or self._wanted is ReaderName.LOG:
             return options
         names = [SIDECAR, *(container["name"] for container in self._pod["spec"]["containers"])]
         servers = read_name_servers(map(self._exec, dict.fromkeys(names)), timeout=COMMAND_SECONDS)
         return options if servers is None else options.with_servers(servers)
 
-    def runner(self, thing: str) -> Runner:  # noqa: ARG002 - it refuses none, or all
+    def runner(self, thing: str) -> Runner:
         """By the reader that was chosen."""
+        if self._wanted is ReaderName.LOG:
+            raise NotServed(messages.LOG_ONLY(missing=thing))
         return self._reader()[0]
 
     def admin(self) -> Mapping[str, Ask]:
@@ -130,7 +145,7 @@ class ClusterPod(PodAccess):
 
     def read_rules(self, folder: Path | None = None) -> PodRules:
         """Every table, of a pod that is still the one that was chosen."""
-        rules = super().read_rules(folder)
+        rules = self._logged(folder) if self._wanted is ReaderName.LOG else super().read_rules(folder)
         now = reread(self._api, self._pod)
         self._evidence["pod.json"] = pod_as_evidence(now)
         workload = owner_of(self._api, now)
@@ -139,6 +154,20 @@ class ClusterPod(PodAccess):
         options = IstioOptions.from_pod(now)
         note = unlike_user(now, options.proxy_uid, options.proxy_gid)
         return replace(rules, notes=(*rules.notes, note)) if note else rules
+
+    def pod(self) -> SidecarPod:
+        """The pod under test; with the reader `log` as the API server knows it."""
+        if self._wanted is not ReaderName.LOG:
+            return super().pod()
+        name = f"{self.pod_name}, {AT_START}"
+        return SidecarPod(name=name, host=host_told(self._pod), options=self.options())
+
+    def _logged(self, folder: Path | None) -> PodRules:
+        if self._pod["spec"].get("hostNetwork"):
+            raise EnvironmentProblem(messages.HOST_NETWORK(pod=self.pod_name))
+        logged = read_init_log(self._api, self._pod, folder=folder)
+        self._evidence[FILE] = logged.text
+        return logged.rules
 
     def read_listeners(self) -> tuple[Listener, ...]:
         """What Envoy listens on, asked once."""

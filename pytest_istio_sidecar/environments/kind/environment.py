@@ -18,20 +18,24 @@ from pytest_istio_sidecar.environments.base import Environment
 from pytest_istio_sidecar.environments.choices import Injection, Keep, KindChoices, ReaderName
 from pytest_istio_sidecar.environments.cluster.api import Json, KubernetesApi
 from pytest_istio_sidecar.environments.cluster.pod import ClusterPod
-from pytest_istio_sidecar.environments.cluster.privileged import (
-    MERGING_SINCE,
-    make_privileged,
-    wait_until_privileged,
-)
 from pytest_istio_sidecar.environments.cluster.stuck_pods import wait_until_settled
-from pytest_istio_sidecar.environments.cluster.workload import SIDECAR, Workload, is_ready
+from pytest_istio_sidecar.environments.cluster.unproxied import unproxied_of
+from pytest_istio_sidecar.environments.cluster.workload import SIDECAR, Workload, container_of, is_ready
 from pytest_istio_sidecar.environments.kind import messages
 from pytest_istio_sidecar.environments.kind.cluster import Cluster, KindFailed
 from pytest_istio_sidecar.environments.kind.download import find_or_download
 from pytest_istio_sidecar.environments.kind.httpbin import deploy, deployment_of, make_namespace
 from pytest_istio_sidecar.environments.kind.istioctl import install, istioctl_of
+from pytest_istio_sidecar.environments.kind.values import (
+    note_values,
+    noted_values,
+    privileged,
+    require_values,
+    values_of,
+)
 from pytest_istio_sidecar.errors import EnvironmentProblem
-from pytest_istio_sidecar.istio.versions import cluster_pair, number_of
+from pytest_istio_sidecar.istio.injection import Unproxied
+from pytest_istio_sidecar.istio.versions import cluster_pair
 from pytest_istio_sidecar.machine.lease import CLUSTER, Lease, leases
 from pytest_istio_sidecar.machine.progress import Progress
 from pytest_istio_sidecar.machine.state_file import StateUnreadable, read_state, write_state
@@ -83,14 +87,18 @@ class KindEnvironment(ClusterPod, Environment):
             with progress.phase(f"loading {len(choices.images)} images into the nodes"):
                 cluster.load_images(choices.images)
         with progress.phase(f"installing Istio {choices.version}"):
-            install(
+            installed = install(
                 istioctl,
                 api,
-                values=_values(choices),
+                values=values_of(choices),
                 hub=choices.hub,
                 timeout=choices.timeout,
                 progress=progress,
             )
+        if installed:
+            note_values(cluster.directory / _FILE, choices)
+        else:
+            require_values(cluster.directory / _FILE, choices, cluster=cluster.name)
         workload = Workload(namespace=choices.namespace, kind="deployment", name=deployment_of(manifest))
         with progress.phase(f"deploying {workload} with a sidecar by {choices.injection}"):
             make_namespace(api, choices.namespace, inject=choices.injection is Injection.WEBHOOK)
@@ -110,11 +118,11 @@ class KindEnvironment(ClusterPod, Environment):
             )
             # After the application: until the webhook answers, it refuses every pod of a labelled namespace.
             apply(_manifest("client.yaml"))
-            wait_until_settled(api, workload, timeout=choices.timeout)
+            pod = wait_until_settled(api, workload, timeout=choices.timeout)[0]
         with progress.phase(f"making {SIDECAR} of {workload} privileged"):
-            if choices.injection is Injection.KUBE_INJECT or _merges(choices.version):
-                make_privileged(api, workload)
-            pod = wait_until_privileged(api, workload, timeout=choices.timeout)
+            # Where there is no sidecar, there is none to edit, and the tests say so.
+            if container_of(pod) is not None:
+                pod = privileged(api, workload, pod, choices, installed=installed)
             client = api.wait(
                 f"the client pod {choices.namespace}/{_CLIENT} to be Ready",
                 lambda: _client(api, choices.namespace),
@@ -122,6 +130,7 @@ class KindEnvironment(ClusterPod, Environment):
             )
         facts = {
             "environment": f"kind cluster {cluster.name}, {choices.injection}",
+            "cluster": api.address,
             "istio": choices.version,
             "kubernetes": str(api.get("/version")["gitVersion"]),
         }
@@ -144,6 +153,10 @@ class KindEnvironment(ClusterPod, Environment):
         api = KubernetesApi(kubeconfig=Path(written["kubeconfig"]))
         pod, client = (api.get(f"/api/v1/namespaces/{written[key]}") for key in ("pod", "client"))
         return cls(api, pod, client, written["facts"], ReaderName(written["reader"]))
+
+    def unproxied(self) -> Sequence[Unproxied]:
+        """The pod under test where it has no sidecar."""
+        return unproxied_of(self._api, [self._pod], named="it is the workload under test")
 
     @classmethod
     def take_down(cls, state: Path, evidence: Path, *, keep_it: bool, progress: Progress) -> str | None:  # noqa: ARG003
@@ -182,9 +195,14 @@ def _wait_for_late_node(cluster: Cluster) -> None:
         time.sleep(0.5)
 
 
-def clean_clusters() -> list[str]:
-    """Delete the clusters of runs that have ended: kept ones, and what crashes left behind."""
-    removed = []
+def clean_clusters() -> tuple[list[str], list[str]]:
+    """Delete the clusters of runs that have ended: kept ones, and what crashes left behind.
+
+    Returns:
+        In words what was deleted, and what was gone already.
+    """
+    removed: list[str] = []
+    gone: list[str] = []
     for lease in leases():
         if lease.kind != CLUSTER or not lease.stale:
             continue
@@ -194,12 +212,15 @@ def clean_clusters() -> list[str]:
             lease.release()
             continue
         if written["made"]:
-            Cluster(
+            cluster = Cluster(
                 written["name"], directory=lease.directory, kind=written["kind"], kubectl=written["kubectl"]
-            ).delete()
-            removed.append(f"kind cluster {written['name']} (of process {lease.owner.pid}, which has ended)")
+            )
+            (removed if cluster.exists() else gone).append(
+                f"kind cluster {written['name']} (of process {lease.owner.pid}, which has ended)"
+            )
+            cluster.delete()  # where kind knows none, its kubeconfig may be left
         lease.release()
-    return removed
+    return removed, gone
 
 
 def _cluster(choices: KindChoices, owner: int, state: Path, progress: Progress) -> Cluster:
@@ -229,7 +250,8 @@ def _cluster(choices: KindChoices, owner: int, state: Path, progress: Progress) 
     lease.directory.mkdir(mode=0o700, exist_ok=True)
     (lease.directory / "kept").unlink(missing_ok=True)
     facts = {"kind": kind, "kubectl": kubectl, "made": ours}
-    write_state(lease.directory / _FILE, {"name": name, **facts})
+    installed = noted_values(lease.directory / _FILE) if there else {}
+    write_state(lease.directory / _FILE, {"name": name, **facts, **installed})
     where = {"directory": str(lease.directory), "cluster": name}
     write_state(state, {"environment": "kind", **where, **facts})
     if there:
@@ -299,17 +321,6 @@ def _name(choices: KindChoices) -> str:
     release = choices.version.replace(".", "-").replace("+", "-")
     again = choices.reuse or choices.keep is not Keep.NEVER
     return f"istio-sidecar-{release}" if again else f"istio-sidecar-{release}-{os.urandom(2).hex()}"
-
-
-def _values(choices: KindChoices) -> Sequence[str]:
-    """The user's, and what makes sidecars privileged where nothing else does."""
-    if choices.injection is Injection.WEBHOOK and not _merges(choices.version):
-        return (*choices.values, "values.global.proxy.privileged=true")
-    return choices.values
-
-
-def _merges(version: str) -> bool:
-    return number_of(version) >= MERGING_SINCE
 
 
 def _application(choices: KindChoices) -> str:

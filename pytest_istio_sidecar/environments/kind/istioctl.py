@@ -112,12 +112,15 @@ def install(
     hub: str | None,
     timeout: float,
     progress: Progress,
-) -> None:
+) -> bool:
     """Install the release with profile minimal, unless it is there already, and wait until it is ready.
 
     Args:
         values: `KEY=VALUE` for `--set`; a profile among them replaces minimal.
         hub: registry of Istio's images; None: the one among `values`, else that of versions.toml.
+
+    Returns:
+        Whether it was installed now; where it was there already, neither `values` nor `hub` did anything.
 
     Raises:
         IstioNotInstalled: istioctl failed, another release is there, or it did not become ready.
@@ -136,6 +139,7 @@ def install(
     except EnvironmentProblem as problem:
         facts, advice = _why_not_ready(api)
         raise IstioNotInstalled(problem.failure.and_facts(facts).advised(advice)) from None
+    return there is None
 
 
 def install_command(version: str, values: Sequence[str], hub: str | None) -> list[str]:

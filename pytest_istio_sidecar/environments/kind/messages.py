@@ -51,6 +51,18 @@ NOT_INSTALLED = Message(
     "istioctl could not install Istio {version}",
     help="its own words say why; a slow one: --istio-timeout",
 )
+VALUES_WITHOUT_EFFECT = Message(
+    "IS766",
+    "Istio {version} is in the cluster {cluster} already, so that {values} would change nothing",
+    cause="values count when Istio is installed, and it was not installed with these by a run on file",
+    fix="leave them out, or begin anew: istio-sidecar clean",
+)
+NOT_PRIVILEGED = Message(
+    "IS767",
+    "istio-proxy of {pod} is not privileged, and Istio {version} merges no container that could make it so",
+    cause="{cause}",
+    fix="--istio-injection=kube-inject; or a cluster without Istio: leave --istio-reuse out",
+)
 MANIFEST_WITHOUT_DEPLOYMENT = Message(
     "IS771",
     "the manifest has no Deployment to read the sidecar of",

@@ -18,7 +18,7 @@ from itertools import compress
 from operator import attrgetter, is_, is_not
 from typing import Final
 
-from pytest_istio_sidecar.netfilter.intervals import Interval
+from pytest_istio_sidecar.netfilter.diagram.intervals import Interval
 
 Box = dict[int, tuple[Interval, ...]]
 """Per level the closed intervals allowed, ascending; a level not named is free."""

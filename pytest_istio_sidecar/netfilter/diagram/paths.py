@@ -9,7 +9,7 @@ from bisect import bisect_left
 from collections.abc import Hashable, Iterator, Sequence
 
 from pytest_istio_sidecar.netfilter.diagram.diagram import LEAF, Box, Node
-from pytest_istio_sidecar.netfilter.intervals import Interval
+from pytest_istio_sidecar.netfilter.diagram.intervals import Interval
 
 
 def branches(node: Node, within: Sequence[Interval] = ()) -> Iterator[tuple[tuple[Interval, ...], Node]]:

@@ -11,8 +11,8 @@ from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
 from pytest_istio_sidecar.netfilter.diagram.diagram import Box, Node
+from pytest_istio_sidecar.netfilter.diagram.intervals import Interval
 from pytest_istio_sidecar.netfilter.diagram.paths import paths
-from pytest_istio_sidecar.netfilter.intervals import Interval
 from pytest_istio_sidecar.netfilter.matches import PROTOCOL_NAMES
 from pytest_istio_sidecar.netfilter.packet import Packet
 from pytest_istio_sidecar.netfilter.space.fields import NO_SOCKET, Field, FieldName, Fields

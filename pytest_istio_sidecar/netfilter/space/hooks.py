@@ -12,6 +12,7 @@ from functools import reduce
 
 from pytest_istio_sidecar.netfilter.actions import Action
 from pytest_istio_sidecar.netfilter.diagram.diagram import Diagrams, Node
+from pytest_istio_sidecar.netfilter.diagram.intervals import joined
 from pytest_istio_sidecar.netfilter.hooks import (
     AT_DEVICES,
     FIRST,
@@ -20,9 +21,10 @@ from pytest_istio_sidecar.netfilter.hooks import (
     Legs,
     Moment,
     Order,
+    UnreadChain,
     legs,
+    unread_chains,
 )
-from pytest_istio_sidecar.netfilter.intervals import joined
 from pytest_istio_sidecar.netfilter.matches import asks_for_marks
 from pytest_istio_sidecar.netfilter.packet import Fate
 from pytest_istio_sidecar.netfilter.relations import Relation
@@ -33,19 +35,26 @@ from pytest_istio_sidecar.netfilter.space.packet_state import ENTERED, Bits, Skb
 from pytest_istio_sidecar.netfilter.space.table import CompiledRuleset, End
 from pytest_istio_sidecar.netfilter.targets import Tproxy
 
+_Legs = Legs[CompiledRuleset | UnreadChain]
+
 
 class Traversal:
     """The outcomes of every packet that enters at a hook, for one order of base chains."""
 
     def __init__(
-        self, chains: Iterable[tuple[BaseChain, CompiledRuleset]], conditions: Conditions, state: str
+        self,
+        chains: Iterable[tuple[BaseChain, CompiledRuleset | UnreadChain]],
+        conditions: Conditions,
+        state: str,
     ) -> None:
         self._fields = fields = conditions.fields
         self._diagrams = diagrams = conditions.diagrams
         self._routing = conditions.routing
         self._state = state
         self._zones = any(isinstance(match, Relation) and match.key == "ct zone" for match in fields.matches)
-        self._legs = legs((base, ruleset) for base, ruleset in chains if ruleset.acts(base))
+        self._legs: _Legs = legs(
+            (base, chain) for base, chain in chains if isinstance(chain, UnreadChain) or chain.acts(base)
+        )
         settled = not any(_behind_nat(self._legs, fields.hook))
         self._nat = Nat(fields, diagrams, self._routing, settled=settled)
         self._known: dict[tuple[Leg, int, int, Transit], Node] = {}
@@ -73,7 +82,7 @@ class Traversal:
                     self._known[key] = self._ask(leg, transit, position, number, *step[number])
                 return self._known[key]
             position, number = position + 1, 0
-        return self._diagrams.leaf(transit.outcome)
+        return self._diagrams.leaf(transit.ending(transit.outcome))
 
     def _onward(self, leg: Leg, position: int, number: int = 0) -> Next:
         return lambda transit: self._take(leg, transit, position, number)
@@ -98,7 +107,7 @@ class Traversal:
             return onward
         # No route from a loopback address to elsewhere.
         loopback = self._nat.among("source", skb.source, [(127 << 24, (128 << 24) - 1)])
-        return self._nat.split(loopback, self._dropped(), onward)
+        return self._nat.split(loopback, self._dropped(transit), onward)
 
     def leave(self, transit: Transit, then: Next) -> Node:
         skb = transit.skb
@@ -125,16 +134,16 @@ class Traversal:
             return self._take(Leg.DELIVER, transit)
         address = self._nat.address(skb.destination)
         if address.is_loopback:
-            return self._dropped()
+            return self._dropped(transit)
         if self._routing.is_local(address) or (transit.handed_over and "DNAT" not in skb.translations):
             return self._take(Leg.DELIVER, transit)
         if transit.handed_over:
-            return self._dropped()
+            return self._dropped(transit)
         route = self._routing.out(address)
         return self._take(Leg.FORWARD, transit._replace(skb=skb._replace(outgoing=route), route=route))
 
-    def _dropped(self) -> Node:
-        return self._diagrams.leaf(Outcome(Fate.DROPPED))
+    def _dropped(self, transit: Transit) -> Node:
+        return self._diagrams.leaf(transit.ending(Outcome(Fate.DROPPED)))
 
     def _ask(
         self,
@@ -143,10 +152,12 @@ class Traversal:
         position: int,
         number: int,
         base: BaseChain,
-        ruleset: CompiledRuleset,
+        ruleset: CompiledRuleset | UnreadChain,
     ) -> Node:
         """Take packets through a base chain, and on from there."""
         following = self._onward(leg, position, number + 1)
+        if isinstance(ruleset, UnreadChain):
+            return following(transit._replace(unread=True))
         if base.hook not in AT_DEVICES:
             return self._through(base, ruleset, transit, following, self._onward(leg, position + 1))
         if not base.devices:
@@ -168,7 +179,7 @@ class Traversal:
 
         def follow(end: End) -> Node:
             if end.action is Action.DROP:
-                return self._dropped()
+                return self._dropped(transit)
             if end.action is Action.UNKNOWN:
                 return self._diagrams.leaf(Outcome(Fate.UNKNOWN))
             socket = end.skb.socket
@@ -198,12 +209,12 @@ _MOMENTS: dict[Moment, Callable[[Traversal, Transit, Next], Node]] = {
 }
 
 
-def _behind_nat(legs: Legs[CompiledRuleset], hook: str) -> Iterator[BaseChain]:
+def _behind_nat(legs: _Legs, hook: str) -> Iterator[BaseChain]:
     """The base chains that packets can meet behind nat at the hook where they enter."""
     translated = False
     following = (Leg.LOOP,) if hook == "OUTPUT" else (Leg.DELIVER, Leg.FORWARD)
     for step in (step for leg in (FIRST[hook], *following) for step in legs[leg]):
-        if isinstance(step, Moment):
+        if isinstance(step, Moment) or all(isinstance(chain, UnreadChain) for _, chain in step):
             continue
         base = step[0][0]
         if translated:
@@ -226,7 +237,12 @@ def outcomes(orders: Sequence[Order], fields: Fields, diagrams: Diagrams, state:
     }
     nodes = (
         Traversal(
-            ((base, compiled[id(ruleset)]) for ruleset, base in order.chains), conditions, state
+            [
+                *((chain.base, chain) for chain in unread_chains(order.rulesets)),
+                *((base, compiled[id(ruleset)]) for ruleset, base in order.chains),
+            ],
+            conditions,
+            state,
         ).outcomes()
         for order in orders
     )

@@ -8,7 +8,7 @@ says of that packet; conditions that are not plain intervals ask that itself, on
 from __future__ import annotations
 
 from pytest_istio_sidecar.netfilter.diagram.diagram import Box, Diagrams, Node
-from pytest_istio_sidecar.netfilter.intervals import Interval, common, joined, outside
+from pytest_istio_sidecar.netfilter.diagram.intervals import Interval, common, joined, outside
 from pytest_istio_sidecar.netfilter.matches import (
     FULL_MASK,
     Address,

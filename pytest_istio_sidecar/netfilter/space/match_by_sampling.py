@@ -11,7 +11,7 @@ import ipaddress
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from pytest_istio_sidecar.netfilter.diagram.diagram import Diagrams, Node
-from pytest_istio_sidecar.netfilter.intervals import Interval, joined
+from pytest_istio_sidecar.netfilter.diagram.intervals import Interval, joined
 from pytest_istio_sidecar.netfilter.matches import Extension, Match, Transport
 from pytest_istio_sidecar.netfilter.packet import Packet
 from pytest_istio_sidecar.netfilter.relations import KEYS, Relation

@@ -12,7 +12,8 @@ from collections.abc import Callable
 from typing import Final, NamedTuple
 
 from pytest_istio_sidecar.netfilter.diagram.diagram import Diagrams, Node
-from pytest_istio_sidecar.netfilter.intervals import Interval
+from pytest_istio_sidecar.netfilter.diagram.intervals import Interval
+from pytest_istio_sidecar.netfilter.hooks import STANDS
 from pytest_istio_sidecar.netfilter.matches import FULL_MASK, Extension
 from pytest_istio_sidecar.netfilter.packet import Fate, IPAddress
 from pytest_istio_sidecar.netfilter.relations import Relation
@@ -43,6 +44,12 @@ class Transit(NamedTuple):
     """TPROXY has given it to a socket."""
     route: str = ENTERED
     """The interface by which it leaves after nat."""
+    unread: bool = False
+    """It has come to a chain that was not read and could have captured it."""
+
+    def ending(self, outcome: Outcome) -> Outcome:
+        """An outcome of the packet as far as it is known."""
+        return Outcome(Fate.UNKNOWN) if self.unread and outcome.fate not in STANDS else outcome
 
 
 Next = Callable[[Transit], Node]
@@ -127,7 +134,7 @@ class Nat:
 
         def sent(address: IPAddress | None) -> Node:
             if address is None:
-                return self._diagrams.leaf(Outcome(Fate.DROPPED))
+                return self._diagrams.leaf(transit.ending(Outcome(Fate.DROPPED)))
             return self._send_to(address, target, transit, Fate.REDIRECTED, then)
 
         def by(name: str) -> Node:

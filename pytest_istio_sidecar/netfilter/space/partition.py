@@ -14,9 +14,9 @@ from functools import cached_property, reduce
 from itertools import islice
 
 from pytest_istio_sidecar.netfilter.diagram.diagram import HOLDS, Box, Node, answers_only
+from pytest_istio_sidecar.netfilter.diagram.intervals import Interval, common, joined, outside
 from pytest_istio_sidecar.netfilter.diagram.paths import paths_within
 from pytest_istio_sidecar.netfilter.diagram.simplify import simplify
-from pytest_istio_sidecar.netfilter.intervals import Interval, common, joined, outside
 from pytest_istio_sidecar.netfilter.memory import no_collection
 from pytest_istio_sidecar.netfilter.model import Family, Rules, Table
 from pytest_istio_sidecar.netfilter.packet import Hook, Host, Packet
@@ -49,6 +49,7 @@ __all__ = [
     "entering",
     "fates",
     "in_few_parts",
+    "left_of",
     "no_collection",
     "reach",
     "regions",
@@ -74,6 +75,7 @@ _LEAVE_OUT: tuple[FieldName, ...] = (
 """In which order conditions are tried to be left out: the least telling first."""
 _FEW = 6
 """Intervals of destinations for which a shorter way to tell them is looked for."""
+_OTHERS = "others"
 _SEEN = 16
 """Products of a part that are looked at for packets of it."""
 
@@ -83,40 +85,41 @@ class Part:
 
     Attributes:
         answer: what the partition answers for them.
+        cube: the product.
     """
 
     def __init__(self, cube: Cube, answer: Hashable, node: Node, *, exact: bool = False) -> None:
         self.answer = answer
-        self._cube = cube
+        self.cube = cube
         self._node = node  # what the partition answers for every packet, or `IMPOSSIBLE`
         self._exact = exact  # whether the host can see all packets of the product
 
     @property
     def hook(self) -> Hook:
-        return self._cube.fields.hook
+        return self.cube.fields.hook
 
     @property
     def family(self) -> Family:
-        return self._cube.fields.family
+        return self.cube.fields.family
 
     @property
     def host(self) -> Host:
-        return self._cube.fields.host
+        return self.cube.fields.host
 
     @property
     def state(self) -> str:
         """Conntrack's state of theirs."""
-        return self._cube.state
+        return self.cube.state
 
     @cached_property
     def where(self) -> Where:
         """Names of `Packet`'s fields, each with the closed intervals and names it may have."""
-        return self._cube.where
+        return self.cube.where
 
     @cached_property
     def product(self) -> Product:
         """The same as values; without those that all packets of the hook have."""
-        fields, box = self._cube.fields, self._cube.box
+        fields, box = self.cube.fields, self.cube.box
         given = ("uid", "gid", "mark") if fields.hook == "PREROUTING" else ()
         return {
             field.name: self.values(field.name)
@@ -127,9 +130,9 @@ class Part:
     @cached_property
     def brief(self) -> Part:
         """The part without the conditions that others of the same answer, or no packet, make up for."""
-        box = dict(self._cube.box)
+        box = dict(self.cube.box)
         allowed = {IMPOSSIBLE, self.answer}
-        fields = self._cube.fields
+        fields = self.cube.fields
         for name in _LEAVE_OUT:
             levels = [part.level for part in fields[name].parts] or [fields[name].level]
             wider = {level: intervals for level, intervals in box.items() if level not in levels}
@@ -141,7 +144,7 @@ class Part:
 
     def _by_one_interface(self, box: Box) -> Box:
         """The same packets as all but a few of one interface, where that says fewer destinations."""
-        interface, destination = self._cube.fields["interface"], self._cube.fields["destination"]
+        interface, destination = self.cube.fields["interface"], self.cube.fields["destination"]
         kept = box.get(destination.level, ())  # from 0 on: they are written as all but a few as it is
         if interface.level in box or destination.parts or not 1 < len(kept) <= _FEW or kept[0][0] == 0:
             return box
@@ -175,15 +178,15 @@ class Part:
         yield from self.witnesses
         for cube in self._seen:
             for field in cube.fields:
-                if not field.parts and not field.is_free(self._cube.box):
+                if not field.parts and not field.is_free(self.cube.box):
                     for low, high in field.values_in(cube.box):
                         yield cube.packet({field.name: low})
                         yield cube.packet({field.name: high})
 
     def meets(self, other: Part) -> bool:
         """Whether some packet is of the products of both."""
-        box = dict(self._cube.box)
-        for level, intervals in other._cube.box.items():
+        box = dict(self.cube.box)
+        for level, intervals in other.cube.box.items():
             box[level] = common(box.get(level, intervals), intervals)
             if not box[level]:
                 return False
@@ -193,13 +196,13 @@ class Part:
     def _seen(self) -> tuple[Cube, ...]:
         """The first packets that the host can see: a product may have impossible ones beside them."""
         if self._exact:
-            return (self._cube,)
-        here = paths_within(self._node, self._cube.box)
-        kept = (Cube(self._cube.fields, box, self.state) for box, answers in here if answers == {self.answer})
+            return (self.cube,)
+        here = paths_within(self._node, self.cube.box)
+        kept = (Cube(self.cube.fields, box, self.state) for box, answers in here if answers == {self.answer})
         return tuple(islice(kept, _SEEN))
 
     def values(self, name: FieldName) -> Values:
-        fields, box = self._cube.fields, self._cube.box
+        fields, box = self.cube.fields, self.cube.box
         if fields[name].parts:
             return tuple(str(text) for text in self.where[name])
         intervals = fields[name].values_in(box)
@@ -273,6 +276,13 @@ class Partition:
         node = diagrams.first(diagrams.when(inside, diagrams.leaf(answer)), self._node)
         return Partition(self._space, node)
 
+    def relabelled(self, products: Iterable[Product], change: Callable[[Hashable], Hashable]) -> Partition:
+        """With other answers for the packets of some products."""
+        diagrams = self._space.diagrams
+        inside = diagrams.chain([having(self._space, product) for product in products])
+        changed = diagrams.when(inside, diagrams.relabel(self._node, change))
+        return Partition(self._space, diagrams.first(changed, self._node))
+
     def only(self, product: Product) -> Partition:
         """The packets of a product."""
         diagrams = self._space.diagrams
@@ -310,12 +320,21 @@ def fates(
 
 def in_few_parts(cubes: Sequence[Cube]) -> list[Part]:
     """Disjoint cubes of one space as few parts, which are told apart from all other packets."""
+    return _of_cubes(cubes).few_parts().get(HOLDS, [])
+
+
+def left_of(cubes: Sequence[Cube], products: Iterable[Product]) -> tuple[Cube, ...]:
+    """What of disjoint cubes of one space is in none of these products."""
+    parts = _of_cubes(cubes).overlaid(products, _OTHERS).parts()
+    return tuple(part.cube for part in parts.get(HOLDS, []))
+
+
+def _of_cubes(cubes: Sequence[Cube]) -> Partition:
     fields, state = cubes[0].fields, cubes[0].state
     space = Space((), fields.hook, host=fields.host, family=fields.family, state=state, fields=fields)
     diagrams = space.diagrams
     inside = diagrams.chain([diagrams.box(cube.box, diagrams.holds) for cube in cubes])
-    node = space.within(diagrams.first(inside, diagrams.leaf("others")))
-    return Partition(space, node).few_parts().get(HOLDS, [])
+    return Partition(space, space.within(diagrams.first(inside, diagrams.leaf(_OTHERS))))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

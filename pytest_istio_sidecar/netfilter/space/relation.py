@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from pytest_istio_sidecar.netfilter.diagram.diagram import Box, Diagrams, Node
-from pytest_istio_sidecar.netfilter.intervals import Interval, joined, outside
+from pytest_istio_sidecar.netfilter.diagram.intervals import Interval, joined, outside
 from pytest_istio_sidecar.netfilter.matches import FULL_MASK
 from pytest_istio_sidecar.netfilter.relations import KEYS, WITH_PORTS, Interfaces, Relation
 from pytest_istio_sidecar.netfilter.space.fields import NO_SOCKET, FieldName, Fields, masked_values

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from pytest_istio_sidecar.netfilter.diagram.diagram import Diagrams, Node
+from pytest_istio_sidecar.netfilter.diagram.intervals import Interval, joined, outside
 from pytest_istio_sidecar.netfilter.hooks import orders
-from pytest_istio_sidecar.netfilter.intervals import Interval, joined, outside
 from pytest_istio_sidecar.netfilter.memory import no_collection
 from pytest_istio_sidecar.netfilter.model import Family, Rules, rulesets_of
 from pytest_istio_sidecar.netfilter.packet import Fate, Hook, Host, IPAddress, Packet
@@ -59,6 +59,8 @@ class Space:
 
     def outcomes(self, which: int = 0) -> Node:
         """What becomes of every packet under one of the sets of rules: answers are `Outcome`s."""
+        if not rulesets_of(self.rules[which], self.family):
+            return self.diagrams.leaf(Outcome(Fate.UNKNOWN))
         with no_collection():
             return outcomes(
                 orders(self.rules[which], self.family, self.hook), self.fields, self.diagrams, self._state

@@ -2,7 +2,8 @@
 
 Knows how hidden fields and well-known names relate to full rules. Does not know how
 either was read. Invariant: a rule is completed only when every visible field equals
-the expected rule's and the order of the rules allows no other partner; everything
+the expected rule's and the order of the rules allows no other partner; a table that
+was not read is taken as expected only where nothing in it captures packets; everything
 else stays unknown, and every completion is said in `Ruleset.assumptions`.
 Semantics: docs/semantics.md, 9.
 """
@@ -24,7 +25,9 @@ from pytest_istio_sidecar.netfilter.matches import (
     Range,
     Transport,
 )
-from pytest_istio_sidecar.netfilter.model import Chain, Rule, Ruleset, Table
+from pytest_istio_sidecar.netfilter.model import TABLES, BuiltIn, Chain, Rule, Ruleset, Table
+from pytest_istio_sidecar.netfilter.targets import Redirect, Tproxy, Translate
+from pytest_istio_sidecar.netfilter.unread import in_words, is_unread, unread_tables
 
 HOSTS = {
     "localhost": ("127.0.0.1/32", "::1/128"),
@@ -69,6 +72,21 @@ class _Completed:
 
 
 def complete(ruleset: Ruleset, expected: Ruleset) -> Ruleset:
+    """Fill what a listing does not show from the rules it is expected to show: hidden fields, unread tables.
+
+    Which of either, see `with_hidden_as_expected` and `with_unread_as_expected`.
+
+    Returns:
+        The ruleset as far as it could be completed, with what was assumed added to its `assumptions`; the
+        same object when it hides nothing.
+
+    Raises:
+        UsageProblem: the two are of different families.
+    """
+    return with_unread_as_expected(with_hidden_as_expected(ruleset, expected), expected)
+
+
+def with_hidden_as_expected(ruleset: Ruleset, expected: Ruleset) -> Ruleset:
     """Fill hidden fields of a listing from the rules it is expected to show.
 
     Rules are aligned in order, chain by chain (longest common subsequence), so that a missing rule does
@@ -85,10 +103,9 @@ def complete(ruleset: Ruleset, expected: Ruleset) -> Ruleset:
     """
     if not any(rule.hidden for rule in ruleset.rules()):
         return ruleset
-    if ruleset.family != expected.family:
-        raise UsageProblem(messages.OTHER_FAMILY(expected=expected.family, listed=ruleset.family))
+    _require_family(ruleset, expected)
     assumed: list[tuple[Rule, str]] = []
-    origin = f"{expected.source}'s rules" if expected.source else "the expected rules"
+    origin = _origin(expected)
     tables = tuple(
         _complete_table(table, expected.table(table.name), origin, assumed) for table in ruleset.tables
     )
@@ -98,6 +115,79 @@ def complete(ruleset: Ruleset, expected: Ruleset) -> Ruleset:
         assumptions=(*ruleset.assumptions, *_grouped(assumed)),
         completed_from=expected.origin,
     )
+
+
+def with_unread_as_expected(ruleset: Ruleset, expected: Ruleset) -> Ruleset:
+    """Take tables and chains that were not read to be as expected, where nothing in them captures packets.
+
+    What is to capture has to be seen: a test of it would else hold without evidence. So a table that was
+    not read stays so where rules of the expected one send packets elsewhere, and a chain of a table that was
+    read in part where it should hold a rule. Of a back end of which nothing was read nothing is taken.
+
+    Returns:
+        The ruleset with what was taken in its `assumptions`; the same object where nothing is.
+
+    Raises:
+        UsageProblem: the two are of different families.
+    """
+    if not ruleset.unread or is_unread(ruleset):
+        return ruleset
+    _require_family(ruleset, expected)
+    tables = [
+        name
+        for name in unread_tables(ruleset.unread)
+        if not any(map(_captures, expected.table(name).rules()))
+    ]
+    chains = [
+        (table, chain)
+        for table, chain in ruleset.unread
+        if table in ruleset
+        and chain not in ruleset.table(table)
+        and not _rules_in(expected.table(table), chain)
+    ]
+    taken = {(table, chain) for table, chain in ruleset.unread if table in tables} | set(chains)
+    if not taken:
+        return ruleset
+    shown = [table for table in ruleset.tables if table.name not in tables]
+    more = [expected.table(name) for name in tables if name in expected]
+    return replace(
+        ruleset,
+        tables=(*shown, *more),
+        unread=ruleset.unread - taken,
+        assumptions=(*ruleset.assumptions, *_taken_unread(tables, chains, more, _origin(expected))),
+        completed_from=expected.origin,
+    )
+
+
+def _require_family(ruleset: Ruleset, expected: Ruleset) -> None:
+    if ruleset.family != expected.family:
+        raise UsageProblem(messages.OTHER_FAMILY(expected=expected.family, listed=ruleset.family))
+
+
+def _captures(rule: Rule) -> bool:
+    return isinstance(rule.target, Redirect | Translate | Tproxy)
+
+
+def _rules_in(table: Table, chain: str) -> bool:
+    return chain in table and bool(table.chain(chain).rules)
+
+
+def _taken_unread(
+    tables: Sequence[str], chains: Iterable[BuiltIn], filled: Sequence[Table], origin: str
+) -> Iterator[str]:
+    """What was not read and is taken to be as expected: that it is empty, or which rules it has."""
+    counts = {table.name: sum(1 for _ in table.rules()) for table in filled}
+    empty = {(name, chain) for name in tables if not counts.get(name) for chain in TABLES[name]}
+    if empty.union(chains):
+        yield f"{in_words(empty.union(chains))}: not read, taken to have no rule, as in {origin}"
+    for name, count in counts.items():
+        if count:
+            rules = "rule" if count == 1 else f"{count} rules"
+            yield f"table {name}: not read, its {rules} taken from {origin}"
+
+
+def _origin(expected: Ruleset) -> str:
+    return f"{expected.source}'s rules" if expected.source else "the expected rules"
 
 
 def _complete_table(table: Table, expected: Table, origin: str, assumed: list[tuple[Rule, str]]) -> Table:

@@ -13,7 +13,15 @@ _ROOT = "run it as root in a privileged container, or read the pod's network nam
 _READ = 4000
 """Characters looked at, of either end: a message is short, and a text may be long."""
 _OTHER = "give the output of iptables-save, or of iptables -t nat -S"
+_NFT = "give what iptables-nft-save prints in the same place; if that has no rules, nft itself made these"
 _RULE = "correct the rule; nothing was loaded"
+
+BROKEN_OFF = Advice(
+    r"\Z",
+    "the text breaks off in this line: the command was stopped, or its output not wholly stored",
+    "save it again",
+)
+"""For the last line of a listing that goes on behind it."""
 
 # The first that is found holds: what stops a command stands before what it only remarks.
 KNOWN: tuple[Advice, ...] = (
@@ -31,6 +39,21 @@ KNOWN: tuple[Advice, ...] = (
         r"can't open lock file",
         "the lock file of iptables-legacy cannot be written: the user is not root",
         f"{_ROOT}; in a user namespace point XTABLES_LOCKFILE to where it may be written",
+    ),
+    Advice(
+        r"Address family not supported by protocol",
+        "the kernel has no IPv6, so no rules of ip6tables are loaded",
+        "leave this listing out: there is nothing to read",
+    ),
+    Advice(
+        r"can't initialize ip6tables table .*Table does not exist",
+        "the kernel has no such table of IPv6: its module is not loaded, or IPv6 is switched off",
+        "look at /proc/net/ip6_tables_names; on the node, modprobe ip6table_nat",
+    ),
+    Advice(
+        r"Failed to initialize nft: Protocol not supported",
+        "the kernel has no nf_tables, so no rules of this back end are loaded",
+        "read the other back end: iptables-legacy-save",
     ),
     Advice(
         r"holding the xtables lock",
@@ -143,17 +166,34 @@ KNOWN: tuple[Advice, ...] = (
         "a distroless image has no iptables: read the pod's network namespace from its node",
     ),
     Advice(
-        r"\A\s*(table (ip|ip6|inet|arp|bridge|netdev) |add (table|chain|rule) )",
-        "this is what nft prints",
-        "save it with iptables-nft-save",
+        r"^\s*table (?!(ip|ip6) (raw|mangle|nat|filter|security) )(ip|ip6|inet|arp|bridge|netdev) \S+ \{",
+        "this is what nft prints of a table of its own, and no iptables shows such a table",
+        "iptables-nft-save of the same pod has only what iptables wrote; this table cannot be judged",
     ),
     Advice(
-        r"^Chain \S.* \((policy |\d+ references)", "this is a listing of iptables -L", "use parse_iptables"
+        r"\A\s*(table (ip|ip6) |add (table|chain|rule) )",
+        "this is what nft prints",
+        _NFT,
+    ),
+    Advice(
+        r"\A\s*\S{0,60}[$#>%] (?!Generated|Completed|Warning|Table).*\b(ip6?tables|kubectl|nsenter)\b",
+        "a line of the terminal, with the command, stands above the listing",
+        "leave out what stands above its first line (Chain, -P, *nat or # Generated), as parse_rules does",
+    ),
+    Advice(
+        r"^Chain \S.* \((policy |\d+ references)",
+        "this is a listing of iptables -L, and it does not begin with its first chain",
+        "leave out what stands above `Chain`, as parse_rules does",
     ),
     Advice(
         r"\A\s*(Error from server|error:|Unable to connect|Unable to use a TTY|error: unable to upgrade)",
         "this is a message of kubectl",
         "see what it says of the pod or the connection, and read again",
+    ),
+    Advice(
+        r"\A\s*\{\s*\"nftables\"",
+        "this is nft's JSON",
+        _NFT,
     ),
     Advice(r"\A\s*(\{|\[[\s\"{\[\]]|\[\Z)", "this is JSON, not a listing of iptables", _OTHER),
     Advice(r"\A\s*<", "this is HTML or XML, not a listing of iptables", _OTHER),

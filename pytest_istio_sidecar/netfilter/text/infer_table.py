@@ -10,30 +10,36 @@ from collections.abc import Mapping
 
 from pytest_istio_sidecar.netfilter.model import HOOKS, TABLES, Chain
 from pytest_istio_sidecar.netfilter.targets import Extended, Redirect, Target, Tproxy, Translate
+from pytest_istio_sidecar.netfilter.unread import OLD_NAT
 
 _TABLE_OF_TARGET = {
     **dict.fromkeys(("REDIRECT", "DNAT", "SNAT", "MASQUERADE", "NETMAP"), "nat"),
-    "TPROXY": "mangle",
+    **dict.fromkeys(("TPROXY", "TOS", "DSCP", "ECN", "TTL", "HL", "CHECKSUM"), "mangle"),
     "CT": "raw",
     "NOTRACK": "raw",
     "REJECT": "filter",
 }
-"""Targets that only one table allows (iptables-extensions(8))."""
+"""Targets that only one table allows (iptables-extensions(8), and `.table` of the kernel's xt_target)."""
 
 USUAL = ("filter", "nat", "mangle", "raw")
 """filter and security have the same chains: filter, the command's default, is the usual one."""
 
 
 def infer_table(chains: Mapping[str, Chain]) -> str | None:
-    """The table's name: the built-in chains decide, then targets; None where neither does."""
+    """The table's name: of those that targets and chains leave, the one with just these built-in chains.
+
+    None where several are left of which the text shows a part only.
+    """
     builtin = chains.keys() & set(HOOKS)
-    if builtin == {"PREROUTING", "OUTPUT", "POSTROUTING"}:
-        return "nat"  # before Linux 2.6.36
-    for name in USUAL:
+    left = [name for name in USUAL if builtin <= set(TABLES[name])]
+    for only in {_only_table(rule.target) for chain in chains.values() for rule in chain.rules} - {None}:
+        left = [name for name in left if name == only] or left
+    if builtin == OLD_NAT and "nat" in left:
+        return "nat"
+    for name in left:
         if builtin == set(TABLES[name]):
             return name
-    only = (_only_table(rule.target) for chain in chains.values() for rule in chain.rules)
-    return next((name for name in only if name and builtin <= set(TABLES[name])), None)
+    return left[0] if len(left) == 1 else None
 
 
 def _only_table(target: Target | None) -> str | None:

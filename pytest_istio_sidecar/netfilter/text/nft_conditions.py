@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
-from pytest_istio_sidecar.netfilter.intervals import Interval, joined
+from pytest_istio_sidecar.netfilter.diagram.intervals import Interval, joined
 from pytest_istio_sidecar.netfilter.matches import AnyOf, Match
 from pytest_istio_sidecar.netfilter.relations import (
     KEYS,

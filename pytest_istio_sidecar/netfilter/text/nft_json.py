@@ -154,6 +154,7 @@ class _Reading:
                 for family in (4, 6)
             ),
             notes=tuple(dict.fromkeys(self.notes)),
+            native_read=True,
         )
 
     def _take(self, name: str, value: Mapping[str, Json]) -> None:

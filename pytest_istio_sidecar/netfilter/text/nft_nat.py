@@ -11,7 +11,7 @@ import ipaddress
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from pytest_istio_sidecar.netfilter.intervals import joined
+from pytest_istio_sidecar.netfilter.diagram.intervals import joined
 from pytest_istio_sidecar.netfilter.matches import AnyOf, Match, Option
 from pytest_istio_sidecar.netfilter.packet import IPAddress
 from pytest_istio_sidecar.netfilter.relations import Relation

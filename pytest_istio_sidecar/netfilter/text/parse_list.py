@@ -24,6 +24,7 @@ from pytest_istio_sidecar.netfilter.text.call_graph import first_circle
 from pytest_istio_sidecar.netfilter.text.diagnosis import diagnose
 from pytest_istio_sidecar.netfilter.text.infer_table import USUAL, infer_table
 from pytest_istio_sidecar.netfilter.text.listing_rows import Columns, parse_columns, parse_count, parse_row
+from pytest_istio_sidecar.netfilter.unread import not_shown
 
 _MAX_TEXT = 32 * 2**20
 """Longest text read, in characters; some 300,000 rules."""
@@ -35,15 +36,17 @@ _CHAIN = re.compile(
     r"(?: (?P<packets>\d{1,20}[KMGT]?) packets, (?P<bytes>\d{1,20}[KMGT]?) bytes)?"
     r"|\d{1,10} references)\) *"
 )
-_WARNING = re.compile(r"# Warning: ip6?tables-legacy tables present, use ip6?tables-legacy to see them *")
+_WARNING = re.compile(
+    r"# Warning: ip6?tables-legacy tables present, use ip6?tables-legacy(?:-save)? to see them *"
+)
 
 
 def parse_iptables_list(text: str, *, family: Family = 4, source: str | None = None) -> Ruleset:
     """Read the output of `iptables -L` or `ip6tables -L`, with any of `-n -v -x --line-numbers`.
 
-    One table, or one chain of it. The listing does not name the table: it is inferred from the built-in
-    chains and, where they leave a choice, from targets that only one table allows; a user chain listed
-    alone that has no such target is taken to be of filter, the command's own default.
+    One table, or one chain of it. The listing does not name the table: it is inferred from targets that
+    only one table allows, and from the built-in chains; where both leave a choice it is taken to be of
+    filter, the command's own default, if that has such chains. What is not listed is `unread`.
 
     Args:
         text: the whole output; the warning about legacy tables that iptables-nft adds may stand in it.
@@ -107,11 +110,11 @@ class _Listing:
         return self.error(failure)
 
     def read(self) -> Ruleset:
-        backend: Backend | None = None
+        beside_legacy = False
         chain: _Chain | None = None
         for line in self._lines():
             if _WARNING.fullmatch(line):
-                backend = Backend.NF_TABLES
+                beside_legacy = True
             elif chain is not None and chain.columns is None:
                 chain.columns = parse_columns(line)
                 if chain.columns is None:
@@ -132,8 +135,16 @@ class _Listing:
             raise self.error(messages.BREAKS_OFF(chain=chain.name))
         chains = {name: read.whole() for name, read in self.chains.items()}
         self._check_jumps(chains)
-        table = Table(name=infer_table(chains) or _usual(chains), chains=tuple(chains.values()))
-        return Ruleset(tables=(table,), family=self.family, backend=backend, source=self.source)
+        inferred = infer_table(chains)
+        table = Table(name=inferred or _usual(chains), chains=tuple(chains.values()))
+        return Ruleset(
+            tables=(table,),
+            family=self.family,
+            backend=Backend.NF_TABLES if beside_legacy else None,
+            source=self.source,
+            unread=not_shown(table.name, chains, certain=inferred is not None),
+            beside_legacy=beside_legacy,
+        )
 
     def _lines(self) -> Iterator[str]:
         for number, line in enumerate(self.lines, 1):

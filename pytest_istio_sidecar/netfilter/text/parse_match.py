@@ -152,7 +152,10 @@ def _ip(text: str, family: Family) -> int:
 
 def _wrong_family(text: str, family: Family, otherwise: str) -> str:
     if family == 4 and ":" in text:
-        return f"{text!r} is an IPv6 address, but this was to be read as iptables (family 4)"
+        return (
+            f"{text!r} is an IPv6 address, but this was to be read as iptables (family 4): "
+            "give it as ip6:FILE, or family=6"
+        )
     if family == 6 and ":" not in text and "." in text:
         return f"{text!r} is an IPv4 address, but this was to be read as ip6tables (family 6)"
     return otherwise

@@ -12,19 +12,26 @@ from collections.abc import Iterator
 from pytest_istio_sidecar.netfilter.matches import Hidden, Match, quote
 from pytest_istio_sidecar.netfilter.model import Chain, Rule, Ruleset
 from pytest_istio_sidecar.netfilter.targets import Jump
-from pytest_istio_sidecar.netfilter.text.parse_save import CHAIN_NOT_HERE, HEADER
+from pytest_istio_sidecar.netfilter.text.parse_save import CHAIN_NOT_HERE, HEADER, NOT_READ
+from pytest_istio_sidecar.netfilter.unread import written
 
 
 def render_save(ruleset: Ruleset) -> str:
     """Text that iptables-restore loads and `parse_iptables_save` reads back; without counters.
 
-    The first line is a comment with what iptables-save text does not tell: family and back end.
+    The first line is a comment with what iptables-save text does not tell: family and back end. Another
+    says what was not read, where the rules are of a text that shows a part only.
     """
     return "\n".join(_lines(ruleset)) + "\n"
 
 
 def _lines(ruleset: Ruleset) -> Iterator[str]:
     yield HEADER.format(family=ruleset.family, backend=ruleset.backend or "unknown")
+    if ruleset.unread:
+        yield f"{NOT_READ}{written(ruleset.unread)}"
+    if ruleset.beside_legacy:
+        program = "iptables" if ruleset.family == 4 else "ip6tables"
+        yield f"# Warning: {program}-legacy tables present, use {program}-legacy-save to see them"
     elsewhere: set[str] = set()
     for table in ruleset.tables:
         jumps = {rule.target.chain for rule in table.rules() if isinstance(rule.target, Jump)}

@@ -12,7 +12,16 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from pytest_istio_sidecar.netfilter.actions import Action, is_about_tracking
-from pytest_istio_sidecar.netfilter.hooks import AT_DEVICES, FIRST, BaseChain, Leg, Legs, Moment
+from pytest_istio_sidecar.netfilter.hooks import (
+    AT_DEVICES,
+    FIRST,
+    STANDS,
+    BaseChain,
+    Leg,
+    Legs,
+    Moment,
+    UnreadChain,
+)
 from pytest_istio_sidecar.netfilter.model import Rule
 from pytest_istio_sidecar.netfilter.packet import Endpoint, Fate, Packet
 from pytest_istio_sidecar.netfilter.routing import Routing
@@ -26,7 +35,9 @@ from pytest_istio_sidecar.netfilter.trace.table import CompiledChain, Oracle, St
 class Traversal:
     """What happens to one packet; `fate`, `destination`, `mark`, `deciding` and `steps` are the results."""
 
-    def __init__(self, packet: Packet, routing: Routing, legs: Legs[CompiledChain], oracle: Oracle) -> None:
+    def __init__(
+        self, packet: Packet, routing: Routing, legs: Legs[CompiledChain | UnreadChain], oracle: Oracle
+    ) -> None:
         self.packet = packet
         self.routing = routing
         self.oracle = oracle
@@ -34,6 +45,8 @@ class Traversal:
         self.fate = Fate.UNCHANGED
         self.deciding: Rule | None = None
         self.steps: list[Step] = []
+        self.could_capture: list[UnreadChain] = []
+        """Chains on its way that were not read, where it has another fate than a capture."""
         self._legs = legs
         self._route = ""
         self._socket: Endpoint | None = None
@@ -64,6 +77,8 @@ class Traversal:
         else:
             skb.incoming = packet.in_interface or self.routing.into(packet.source, address)  # type: ignore[arg-type]
         self._take(FIRST[packet.hook])
+        if self.fate in STANDS:
+            self.could_capture.clear()
 
     def _take(self, leg: Leg) -> None:
         """Take the packet along a leg and those that follow it, as far as it comes."""
@@ -123,10 +138,13 @@ class Traversal:
             self._take(Leg.FORWARD)
         return True
 
-    def _ask(self, chains: tuple[tuple[BaseChain, CompiledChain], ...]) -> bool:
+    def _ask(self, chains: tuple[tuple[BaseChain, CompiledChain | UnreadChain], ...]) -> bool:
         """Take the packet through base chains of one place; False when it is dropped there."""
         for base, chain in chains:
             if base.type == "nat" and self.skb.state != "NEW":
+                continue
+            if isinstance(chain, UnreadChain):
+                self.could_capture.append(chain)
                 continue
             if base.hook in AT_DEVICES and not self._passes(base):
                 continue

@@ -14,7 +14,7 @@ import ipaddress
 from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
 
-from pytest_istio_sidecar.netfilter.intervals import Interval
+from pytest_istio_sidecar.netfilter.diagram.intervals import Interval
 from pytest_istio_sidecar.netfilter.packet import IPAddress
 from pytest_istio_sidecar.netfilter.relations import KEYS, WITH_PORTS, Interfaces, Relation
 from pytest_istio_sidecar.netfilter.trace.packet_state import Skb, Test, Truth

@@ -8,14 +8,14 @@ Semantics: docs/semantics.md, 1.3 and 8.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 from pytest_istio_sidecar.markup import html_table
-from pytest_istio_sidecar.netfilter.hooks import Legs, Order, legs, orders
+from pytest_istio_sidecar.netfilter.hooks import Legs, Order, UnreadChain, legs, orders, unread_chains
 from pytest_istio_sidecar.netfilter.matches import Hidden
-from pytest_istio_sidecar.netfilter.model import PodRules, Rule, Rules, Ruleset
+from pytest_istio_sidecar.netfilter.model import Rule, Rules, Ruleset
 from pytest_istio_sidecar.netfilter.packet import Endpoint, Fate, Host, Packet
 from pytest_istio_sidecar.netfilter.routing import Routing
 from pytest_istio_sidecar.netfilter.trace.hooks import Traversal
@@ -29,10 +29,13 @@ from pytest_istio_sidecar.netfilter.trace.table import (
     Step,
     compile_ruleset,
 )
+from pytest_istio_sidecar.netfilter.unread import notes_of, reason
 
 V = TypeVar("V")
 
 TOO_MANY_ORDERS = "too many base chains have one place: in which order the kernel asks them cannot be read"
+
+_Legs = Legs[CompiledChain | UnreadChain]
 
 COMBINATIONS = 4096
 """Combinations of matches that cannot be told, beyond which the answer is UNKNOWN."""
@@ -52,7 +55,8 @@ class Trace:
         deciding_rule: what decided the fate: the rule that translates, drops or hands over the
             packet, or the last RETURN or ACCEPT that let it by; None: a policy.
         reasons: why the fate is unknown, one sentence each.
-        steps: every rule the packet met, in order; where the fate is unknown, as if unknown matches failed.
+        steps: every rule the packet met, in order; where the fate is unknown, as if unknown matches failed
+            and what was not read held no rule.
     """
 
     packet: Packet
@@ -64,6 +68,11 @@ class Trace:
     deciding_rule: Rule | None
     reasons: tuple[str, ...] = ()
     steps: tuple[Step, ...] = field(default=(), repr=False)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What was not read; a fate that is known holds whatever that is."""
+        return notes_of(self.rules, self.packet.family)
 
     def _repr_html_(self) -> str:
         """The traversal as a table, for notebooks."""
@@ -94,22 +103,20 @@ def trace(rules: Rules, packet: Packet, *, host: Host | None = None) -> Trace:
         packet: where it enters, and what rules may ask of it.
         host: the namespace's interfaces and addresses.
 
-    Rules of another family than the packet's do not see it. A nat table is taken to be asked
-    even where nothing in the namespace needs conntrack, in which case the kernel does not ask it.
+    Where no rules of the packet's family were read, or where a chain that was not read could capture what
+    the others let by, the fate is unknown. A nat table is taken to be asked even where nothing in the
+    namespace needs conntrack, in which case the kernel does not ask it.
 
     Raises:
         UsageProblem: chains jump in a circle.
     """
     host = host or _DEFAULT_HOST
-    if isinstance(rules, PodRules) and not rules.of_family(packet.family):
-        return _unknown(rules, packet, host, (f"no IPv{packet.family} rules were read",))
-    routing = _routing(host)
     possible = _orders(rules, packet)
-    if len(possible) == 1:
-        return _agreed(rules, packet, host, routing, possible[0][1])
+    if possible and not possible[0][0].rulesets:
+        return _unknown(rules, packet, host, (_no_rules(packet),))
     if not possible:
         return _unknown(rules, packet, host, (TOO_MANY_ORDERS,))
-    traces = [_agreed(rules, packet, host, routing, legs) for _, legs in possible]
+    traces = in_each_order(rules, packet, host=host)
     first = traces[0]
     if all((other.fate, other.destination) == (first.fate, first.destination) for other in traces):
         return first if len({other.mark for other in traces}) == 1 else replace(first, mark=None)
@@ -117,7 +124,19 @@ def trace(rules: Rules, packet: Packet, *, host: Host | None = None) -> Trace:
     return replace(first, fate=Fate.UNKNOWN, destination=_own(packet), mark=None, reasons=reasons)
 
 
-def _agreed(rules: Rules, packet: Packet, host: Host, routing: Routing, legs: Legs[CompiledChain]) -> Trace:
+def in_each_order(rules: Rules, packet: Packet, *, host: Host | None = None) -> list[Trace]:
+    """As `trace`, once for each order in which base chains may be asked; for one hook always as many."""
+    host = host or _DEFAULT_HOST
+    routing = _routing(host)
+    return [_agreed(rules, packet, host, routing, legs) for _, legs in _orders(rules, packet)]
+
+
+def _no_rules(packet: Packet) -> str:
+    added = "iptables-save" if packet.family == 4 else "ip6tables-save (ip6:FILE)"
+    return f"no IPv{packet.family} rules were read: add {added}"
+
+
+def _agreed(rules: Rules, packet: Packet, host: Host, routing: Routing, legs: _Legs) -> Trace:
     """What holds whatever unknown matches answer; shown is the traversal on which none of them holds."""
     answers = _Answers()
     shown = _traversed(packet, routing, legs, answers)
@@ -148,7 +167,7 @@ def _agreed(rules: Rules, packet: Packet, host: Host, routing: Routing, legs: Le
     )
 
 
-def _traversed(packet: Packet, routing: Routing, legs: Legs[CompiledChain], answers: _Answers) -> Traversal:
+def _traversed(packet: Packet, routing: Routing, legs: _Legs, answers: _Answers) -> Traversal:
     answers.start()
     traversal = Traversal(packet, routing, legs, answers)
     try:
@@ -156,7 +175,19 @@ def _traversed(packet: Packet, routing: Routing, legs: Legs[CompiledChain], answ
     except Unforeseeable as why:
         answers.reasons[str(why)] = None
         traversal.fate = Fate.UNKNOWN
+    if traversal.could_capture:
+        answers.reasons |= dict.fromkeys(_unread(traversal.could_capture))
+        traversal.fate = Fate.UNKNOWN
     return traversal
+
+
+def _unread(chains: Iterable[UnreadChain]) -> Iterator[str]:
+    """A sentence for each back end of which chains on the way were not read."""
+    by_ruleset: dict[int, list[UnreadChain]] = {}
+    for chain in chains:
+        by_ruleset.setdefault(id(chain.ruleset), []).append(chain)
+    for group in by_ruleset.values():
+        yield reason(group[0].ruleset, [(chain.base.table, chain.base.name) for chain in group])
 
 
 class _Answers:
@@ -242,7 +273,7 @@ def _own(packet: Packet) -> Endpoint:
 _DEFAULT_HOST = Host()
 _ROUTINGS: dict[tuple[int, ...], tuple[object, Routing]] = {}
 _COMPILED: dict[tuple[int, ...], tuple[object, CompiledRuleset]] = {}
-_ORDERS: dict[tuple[int, int, str], tuple[object, list[tuple[Order, Legs[CompiledChain]]]]] = {}
+_ORDERS: dict[tuple[int, int, str], tuple[object, list[tuple[Order, _Legs]]]] = {}
 
 
 def _routing(host: Host) -> Routing:
@@ -250,7 +281,7 @@ def _routing(host: Host) -> Routing:
     return known[1] if known is not None else _remember(_ROUTINGS, (host,), Routing(host))
 
 
-def _orders(rules: Rules, packet: Packet) -> list[tuple[Order, Legs[CompiledChain]]]:
+def _orders(rules: Rules, packet: Packet) -> list[tuple[Order, _Legs]]:
     """Each order in which base chains may be asked, and the course past them.
 
     By identity: hashing ten thousand rules for each packet would take longer than tracing it.
@@ -258,21 +289,21 @@ def _orders(rules: Rules, packet: Packet) -> list[tuple[Order, Legs[CompiledChai
     known = _ORDERS.get((id(rules), packet.family, packet.hook))
     if known is not None:
         return known[1]
-    made = [
-        (
-            order,
-            legs(
-                (base, chain)
-                for ruleset, base in order.chains
-                if (chain := _compiled(ruleset).get((base.table, base.name))) is not None
-            ),
-        )
-        for order in orders(rules, packet.family, packet.hook)
-    ]
+    made = [(order, _legs(order)) for order in orders(rules, packet.family, packet.hook)]
     if len(_ORDERS) >= REMEMBERED:
         _ORDERS.pop(next(iter(_ORDERS)), None)
     _ORDERS[id(rules), packet.family, packet.hook] = (rules, made)
     return made
+
+
+def _legs(order: Order) -> _Legs:
+    unread = [(chain.base, chain) for chain in unread_chains(order.rulesets)]
+    compiled = [
+        (base, chain)
+        for ruleset, base in order.chains
+        if (chain := _compiled(ruleset).get((base.table, base.name))) is not None
+    ]
+    return legs([*unread, *compiled])
 
 
 def _compiled(ruleset: Ruleset) -> CompiledRuleset:

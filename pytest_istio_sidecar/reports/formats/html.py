@@ -11,7 +11,14 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from pytest_istio_sidecar.checks.bypass.rows import HEADS, POLICY, rows_of
 from pytest_istio_sidecar.markup import Markup, join, tag
-from pytest_istio_sidecar.reports.document import Report, Test, against, first_line
+from pytest_istio_sidecar.reports.document import (
+    Judged,
+    Report,
+    Test,
+    against,
+    counted_by_outcome,
+    first_line,
+)
 from pytest_istio_sidecar.reports.formats.svg import render_way_svg
 from pytest_istio_sidecar.reports.summary import Capture, Section
 from pytest_istio_sidecar.reports.way import Way
@@ -103,15 +110,19 @@ def _sentence(text: str) -> str:
 
 
 def _counts(report: Report) -> str:
-    counted = [f"{count} {outcome}" for outcome, count in report["counts"].items() if count]
+    counted = [f"{count} {outcome}" for outcome, count in counted_by_outcome(report).items()]
     return f"Tests: {', '.join(counted) or 'none'}. By {report['tool']['name']} {report['tool']['version']}."
 
 
 def _sections(report: Report) -> Iterator[tuple[str, str, Markup]]:
     capture, failed = report["capture"], against(report)
+    captures = {each["name"]: each["capture"] for each in report["workloads"]}
     if failed:
-        yield "failures", "What is not as wanted", join(*(_failure(test, capture) for test in failed))
-    if capture is not None:
+        shown = (_failure(test, captures.get(test["workload"], capture)) for test in failed)
+        yield "failures", "What is not as wanted", join(*shown)
+    for number, each in enumerate(report["workloads"], 1):
+        yield f"workload-{number}", each["name"], _workload(each)
+    if capture is not None and not report["workloads"]:
         if capture["ways"]:
             yield "ways", "The way of a packet", _ways(capture["ways"], capture)
         yield "bypasses", "What gets by without Envoy", _bypasses(capture)
@@ -120,9 +131,33 @@ def _sections(report: Report) -> Iterator[tuple[str, str, Markup]]:
     yield "tests", "Tests", _tests(report["tests"])
 
 
+def _workload(each: Judged) -> Markup:
+    """One of several workloads: its answer, and what a page on one has of it."""
+    capture = each["capture"]
+    facts = [*each["environment"].items(), *(map(_pair, capture["lines"]) if capture else ())]
+    parts = [
+        tag("p", _sentence(each["answer"]["text"]), class_=f"answer {each['answer']['verdict']}"),
+        _facts([*facts, *map(_pair, each["requests"])]),
+    ]
+    if capture is not None:
+        heading = f"Beside the rules of {capture['release']}"
+        parts += [
+            _ways(capture["ways"], capture),
+            tag("h3", "What gets by without Envoy"),
+            _bypasses(capture),
+        ]
+        parts += [tag("h3", heading), _difference(capture)]
+    return join(*parts)
+
+
+def _pair(line: Sequence[str]) -> tuple[str, str]:
+    return line[0], line[1]
+
+
 def _failure(test: Test, capture: Capture | None) -> Markup:
     ways = [problem["way"] for problem in test["problems"] if problem["way"] is not None]
-    kept = [tag("p", f"Evidence: {test['evidence']}", class_="quiet")] if test["evidence"] else []
+    labelled = {"Workload": test["workload"], "Evidence": test["evidence"]}
+    kept = [tag("p", f"{label}: {text}", class_="quiet") for label, text in labelled.items() if text]
     return tag(
         "details",
         tag("summary", tag("strong", first_line(test)), tag("br"), tag("code", test["id"])),
@@ -162,7 +197,7 @@ def _bypasses(capture: Capture) -> Markup:
     if capture["bypasses"] is None:
         return tag("p", f"Cannot be told: {'; '.join(capture['problems'])}")
     rows = [
-        (tag("code", row.packets), _rules(row.rules), tag("span", row.by_design, **_MEANT[row.by_design]))
+        (tag("code", row.packets), _rules(row.rules), tag("span", row.meant, **_MEANT[row.by_design]))
         for row in rows_of(capture["bypasses"])
     ]
     unseen = tag("ul", *(tag("li", sentence) for sentence in capture["unseen"]))
@@ -173,7 +208,13 @@ def _bypasses(capture: Capture) -> Markup:
     )
 
 
-_MEANT: dict[str, dict[str, str]] = {"yes": {}, "no": {"class_": "no"}, "cannot be told": {"class_": "may"}}
+_MEANT: dict[str, dict[str, str]] = {
+    "yes": {},
+    "no": {"class_": "no"},
+    "accepted": {"class_": "may"},
+    "reviewed": {"class_": "may"},
+    "cannot be told": {"class_": "may"},
+}
 
 
 def _rules(rules: Sequence[str]) -> Markup:
@@ -208,8 +249,8 @@ def _difference(capture: Capture) -> Markup:
 def _under_test(report: Report) -> Iterator[tuple[str, str]]:
     capture = report["capture"]
     yield from report["environment"].items()
-    for line in (*(capture["lines"] if capture else ()), *report["requests"]):
-        yield line[0], line[1]
+    if not report["workloads"]:
+        yield from map(_pair, (*(capture["lines"] if capture else ()), *report["requests"]))
     yield from (("notice", text) for text in report["notices"])
     if report["evidence"]:
         yield "evidence", report["evidence"]

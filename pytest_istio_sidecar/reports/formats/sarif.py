@@ -41,12 +41,21 @@ def render_sarif(report: Report) -> str:
             }
         },
         "automationDetails": {"id": f"istio-sidecar/{report['environment'].get('environment', 'none')}/"},
-        "invocations": [{"executionSuccessful": report["answer"]["verdict"] != "undecided"}],
+        "invocations": [_invocation(report)],
         "originalUriBaseIds": {"ROOT": {"description": {"text": "pytest's rootdir"}}},
         "results": [_result(test) for test in against(report)],
         "properties": {"answer": report["answer"]["text"], "environment": report["environment"]},
     }
     return json.dumps({"$schema": _SCHEMA, "version": "2.1.0", "runs": [run]}, indent=2) + "\n"
+
+
+def _invocation(report: Report) -> dict[str, Any]:
+    """Whether the run is a whole one; what cut it short is a notification (section 3.20.21)."""
+    successful = {"executionSuccessful": report["answer"]["verdict"] != "undecided"}
+    if not report["interrupted"]:
+        return successful
+    text = f"The run was cut short: {report['interrupted']}."
+    return {**successful, "toolExecutionNotifications": [{"level": "error", "message": {"text": text}}]}
 
 
 def _result(test: Test) -> dict[str, Any]:

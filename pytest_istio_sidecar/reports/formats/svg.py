@@ -127,6 +127,17 @@ def render_way_svg(way: Way, *, beside: Beside = ()) -> Markup:
     height = max(sheet.y, bottom, lists) + 14
     sheet.frame(10, top, width - 20, bottom - top, "pod", at=first)
     sheet.text("the pod", x=width - 80, y=top + 18, style="quiet")
+    return _drawing(sheet, width, height, _in_words(way))
+
+
+def render_words_svg(text: str) -> Markup:
+    """Draw a sentence, where there is no way to draw."""
+    sheet = _Sheet(width=_NARROW - 12, y=12)
+    sheet.box([(text, "name")], x=12)
+    return _drawing(sheet, _NARROW, sheet.y + 12, text)
+
+
+def _drawing(sheet: _Sheet, width: int, height: int, text: str) -> Markup:
     return tag(
         "svg",
         tag("style", Markup(_STYLE)),
@@ -136,7 +147,7 @@ def render_way_svg(way: Way, *, beside: Beside = ()) -> Markup:
         class_="way",
         viewBox=f"0 0 {width} {height}",
         role="img",
-        aria_label=_in_words(way),
+        aria_label=text,
     )
 
 

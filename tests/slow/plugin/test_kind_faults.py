@@ -373,3 +373,43 @@ def test_phases_are_told_as_plain_lines_where_there_is_no_terminal(bench: Bench)
 def test_nothing_is_put_into_the_users_directory(bench: Bench) -> None:
     bench.run(faults="install:fail")
     assert not (bench.work / ".pytest-kind").exists()
+
+
+def test_values_that_would_change_nothing_are_refused_where_istio_is_there(bench: Bench) -> None:
+    (bench.clusters / "one").touch()
+    (bench.home / "done-install").touch()
+    status, output = bench.run("--istio-reuse", "--istio-set=meshConfig.enableTracing=true")
+    assert status == 1
+    assert "Istio 1.8.3 is in the cluster one already" in output
+    assert "--istio-set=meshConfig.enableTracing=true would change nothing" in output
+    assert "begin anew: istio-sidecar clean" in output
+
+
+def test_values_that_an_earlier_run_installed_with_are_let_through(bench: Bench) -> None:
+    options = ("--istio-set=meshConfig.enableTracing=true", "--istio-keep=always")
+    status, output = bench.run(*options)
+    assert status == 0, output
+    status, output = bench.run("--istio-reuse", *options)
+    assert status == 0, output
+    status, output = bench.run("--istio-reuse", *options, "--istio-hub=registry.example")
+    assert status == 1
+    assert "--istio-hub=registry.example would change nothing" in output
+
+
+def test_clean_does_not_call_a_cluster_removed_that_was_gone(bench: Bench) -> None:
+    bench.run("--istio-keep=always")
+    (bench.clusters / "one").unlink()
+    cleaned = bench.tool("clean")
+    assert "kind cluster one (of process" in cleaned
+    assert "is gone already" in cleaned
+    assert "removed kind cluster" not in cleaned
+    assert bench.left() == []
+
+
+def test_a_pod_of_ones_own_cluster_without_a_sidecar_is_a_failure_and_is_not_edited(bench: Bench) -> None:
+    bench.api.sidecar = {"name": "httpbin", "image": "httpbin", "securityContext": {}}
+    status, output = bench.run()
+    assert status == 1
+    assert "1 failed" in output
+    assert "default/httpbin-1 has no sidecar, though it should: it is the workload under test" in output
+    assert bench.left() == []

@@ -1,5 +1,7 @@
 """Checks by effect: what they find, what they leave, and when they refuse to answer."""
 
+from pathlib import Path
+
 import pytest
 
 from pytest_istio_sidecar import (
@@ -20,6 +22,7 @@ from pytest_istio_sidecar import (
     expected_ruleset,
     inbound,
     outbound,
+    parse_iptables,
     parse_iptables_save,
     render_save,
 )
@@ -54,6 +57,12 @@ def test_a_port_let_by_for_one_network_only_is_found():
     nat = nat_with(JUMP, f"-A PREROUTING -s 198.51.100.0/24 -p tcp -m tcp --dport 80 -j ACCEPT\n{JUMP}")
     (finding,) = check_inbound_exclusions(nat, EXCLUDED)
     assert str(finding.trace.packet.source).startswith("198.51.100.")
+
+
+def test_what_a_target_that_is_not_modelled_takes_is_not_said_to_come():
+    nat = nat_with(JUMP, f"-A PREROUTING -p tcp -m tcp --dport 80 -j NFQUEUE --queue-num 0\n{JUMP}")
+    with pytest.raises(Undecided, match="NFQUEUE"):
+        check_jump(nat, "PREROUTING", "ISTIO_INBOUND")
 
 
 def test_a_jump_on_another_interface_than_the_pods_is_no_jump():
@@ -139,3 +148,93 @@ def test_rules_in_the_other_back_end_take_part():
     rules = PodRules(rulesets=(expected_ruleset("1.8.3"), other))
     with pytest.raises(AssertionError, match="inbound tcp 22"):
         assert_inbound_exclusions(rules, EXCLUDED)
+
+
+REPORTS = Path(__file__).parents[2] / "data" / "reports"
+BESIDE = (
+    "-A PREROUTING -p udp -m udp --dport 9 -j DNAT --to-destination 192.0.2.10:9",
+    "-A PREROUTING -p udp -m udp --dport 9 -j DNAT --to-destination 192.0.2.10",
+    "-A PREROUTING -p udp -j REDIRECT",
+    "-A PREROUTING -p udp -m udp --dport 9 -j REDIRECT --to-ports 9000-9010",
+    "-A OUTPUT -p udp -j DNAT --to-destination 127.0.0.1",
+)
+
+
+@pytest.mark.parametrize("name", ["F1-dnat-anywhere.txt", "F1b-istio-1.8.3-and-a-udp-dnat.txt"])
+def test_a_dnat_elsewhere_in_the_table_does_not_change_what_a_chain_redirects_to(name):
+    nat = parse_iptables((REPORTS / name).read_text()).nat
+    assert check_redirect_target(nat, "ISTIO_IN_REDIRECT", 15006) == []
+
+
+@pytest.mark.parametrize("beside", BESIDE)
+@pytest.mark.parametrize(("chain", "port"), [("ISTIO_IN_REDIRECT", 15006), ("ISTIO_REDIRECT", 15001)])
+def test_packets_that_go_to_the_port_already_are_redirected_to_it_too(beside, chain, port):
+    assert check_redirect_target(nat_with(JUMP, f"{beside}\n{JUMP}"), chain, port) == []
+
+
+@pytest.mark.parametrize("beside", BESIDE)
+def test_another_port_is_found_beside_them_all_the_same(beside):
+    nat = nat_with(JUMP, f"{beside}\n{JUMP}")
+    (finding,) = check_redirect_target(nat, "ISTIO_REDIRECT", 15002)
+    assert finding.got == "the packet is sent to :15001"
+
+
+def test_a_redirect_to_no_port_keeps_the_packets_own_and_is_found():
+    nat = nat_with(
+        "-A ISTIO_REDIRECT -p tcp -j REDIRECT --to-ports 15001", "-A ISTIO_REDIRECT -p tcp -j REDIRECT"
+    )
+    (finding,) = check_redirect_target(nat, "ISTIO_REDIRECT", 15001)
+    assert finding.summary == "ISTIO_REDIRECT does not redirect tcp to :15001"
+
+
+def test_the_packet_that_shows_a_wrong_redirect_is_one_that_goes_wrong():
+    rule = "-A ISTIO_REDIRECT -p tcp -j REDIRECT --to-ports 15001\n"
+    nat = nat_with(rule, f"-A ISTIO_REDIRECT -p tcp -m tcp --dport 8080 -j REDIRECT --to-ports 9\n{rule}")
+    (finding,) = check_redirect_target(nat, "ISTIO_REDIRECT", 15001)
+    assert finding.trace is not None
+    assert (finding.trace.packet.destination_port, finding.trace.destination.port) == (8080, 9)
+
+
+@pytest.mark.parametrize(
+    ("check", "first"),
+    [
+        (
+            lambda nat: check_jump(nat, "PREROUTING", "ISTIO_INBOUND"),
+            "no IPv6 tcp packet comes from PREROUTING to ISTIO_INBOUND",
+        ),
+        (
+            lambda nat: check_redirect_target(nat, "ISTIO_REDIRECT", 15009),
+            "IPv6 ISTIO_REDIRECT does not redirect tcp to :15009",
+        ),
+        (lambda nat: check_jump(nat, "PREROUTING", "OTHER"), "the IPv6 nat table has no chain OTHER"),
+        (
+            lambda nat: check_inbound_exclusions(nat, {80}, family=6),
+            "inbound IPv6 tcp 0-65535 reaches the application without Envoy",
+        ),
+    ],
+)
+def test_what_is_found_of_ipv6_names_it(check, first):
+    text = render_save(expected_ruleset("1.20.8", family=6)).replace(JUMP, "")
+    nat = parse_iptables_save(text, family=6).nat
+    assert check(nat)[-1].summary in (
+        first,
+        first.replace("0-65535", "0-79"),
+        first.replace("0-65535", "81-65535"),
+    )
+
+
+STRANGER = "-A PREROUTING -p tcp -m tcp --dport 80 -j DNAT --to-destination 203.0.113.9:15006\n"
+
+
+def test_what_is_sent_to_another_host_is_not_captured_whatever_its_port():
+    nat = nat_with(JUMP, STRANGER + JUMP)
+    (finding,) = check_redirected(nat, inbound(80))
+    assert finding.summary == "inbound tcp 80 is sent to 203.0.113.9:15006, which is not Envoy"
+    (also,) = check_inbound_exclusions(nat, EXCLUDED)
+    assert also.summary == "inbound tcp 80 is sent to 203.0.113.9:15006, which is not Envoy"
+    assert also.got == "also tcp 80: sent to 203.0.113.9:15006"
+
+
+@pytest.mark.parametrize(("chain", "port"), [("ISTIO_IN_REDIRECT", 15006), ("ISTIO_REDIRECT", 15001)])
+def test_a_chain_is_not_blamed_for_what_a_rule_before_it_does(chain, port):
+    assert check_redirect_target(nat_with(JUMP, STRANGER + JUMP), chain, port) == []

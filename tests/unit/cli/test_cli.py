@@ -1,6 +1,7 @@
 """`istio-sidecar trace`: arguments, output and exit statuses."""
 
 import json
+from io import StringIO
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
@@ -238,6 +239,55 @@ def test_a_packet_line_that_is_none_is_named(rules, tmp_path, capsys):
     packets.write_text('\n{"hook": "NOWHERE"}\n')
     assert main(["trace", rules, "--packets", str(packets)]) == 2
     assert f"--packets {packets}, line 2: " in capsys.readouterr().err
+
+
+HALF = {"hook": "PREROUTING", "protocol": "tcp", "source": "192.0.2.20", "destination": "192.0.2.10"}
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("{", "line 1: expected a JSON object with Packet's fields"),
+        (
+            json.dumps({**HALF, "dport": 80}),
+            "line 1: there is no dport; Packet's fields are hook, protocol, ",
+        ),
+        (
+            '{"hook": "OUTPUT"}',
+            "line 1: protocol, source, destination is missing; Packet's fields are hook, ",
+        ),
+        (json.dumps({**HALF, "destination_port": 99999}), "line 1: destination_port 99999: expected a whole"),
+        ("", ": there is no packet in it"),
+        ("\n \n", ": there is no packet in it"),
+    ],
+    ids=["cut", "unknown field", "field missing", "no port", "empty", "blank"],
+)
+def test_what_is_no_packet_is_told_in_the_words_of_packets(rules, capsys, monkeypatch, line, message):
+    monkeypatch.setattr("sys.stdin", StringIO(line))
+    assert main(["trace", rules, "--packets", "-"]) == 2
+    out, err = capsys.readouterr()
+    assert (out, message in err) == ("", True)
+    assert not any(word in err for word in ("__init__", "Expecting", "unexpected keyword"))
+
+
+def test_packets_without_a_name_are_told_to_name_a_file(rules, capsys):
+    assert main(["trace", rules, "--packets", ""]) == 2
+    assert "--packets names no file; - is standard input" in capsys.readouterr().err
+
+
+def test_a_redirect_to_a_port_that_nothing_of_istio_listens_on_is_said(tmp_path, capsys):
+    path = tmp_path / "pod.rules"
+    path.write_text(render_save(expected_ruleset("1.8.3")).replace("--to-ports 15006", "--to-ports 15007"))
+    assert main(["trace", str(path), "--inbound", "80"]) == 0
+    last = " ".join(capsys.readouterr().out.partition("So ")[2].split())
+    assert last == "inbound tcp 80 comes to 192.0.2.10:15007: :15007, which is no port that Istio uses."
+
+
+def test_a_redirect_to_the_proxy_of_dns_is_named(tmp_path, capsys):
+    path = tmp_path / "pod.rules"
+    path.write_text(render_save(expected_ruleset("1.20.8", redirect_dns=True, capture_all_dns=True)))
+    assert main(["trace", str(path), "--outbound", "udp/10.96.0.10:53"]) == 0
+    assert "DNS proxy :15053" in " ".join(capsys.readouterr().out.split())
 
 
 def test_clean_says_when_nothing_was_left_behind(capsys, monkeypatch, tmp_path):

@@ -65,3 +65,70 @@ def test_json_is_one_document_of_the_contract(listing, capsys):
     main(["bypasses", listing(OPENED), "--istio-version", "1.8.3", "--json"])
     told = json.loads(capsys.readouterr().out)
     assert [held["text"] for held in told["inbound"] if not held["by_design"]] == ["inbound tcp 8443"]
+
+
+ENTRY = """
+[[bypass]]
+what = "inbound tcp 8443"
+why = "scraped in clear text"
+until = 2999-01-01
+"""
+
+
+@pytest.fixture
+def reviews(tmp_path):
+    def write(text):
+        path = tmp_path / "reviewed.toml"
+        path.write_text(text)
+        return str(path)
+
+    return write
+
+
+def test_what_is_reviewed_holds_and_is_told_apart(listing, reviews, capsys):
+    told = ["bypasses", listing(OPENED), "--istio-version", "1.8.3", "--reviewed", reviews(ENTRY)]
+    assert main(told) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[:2] == ["reviewed", "  inbound tcp 8443  -A PREROUTING -p tcp -m tcp --dport 8443 -j RETURN"]
+    assert main([*told, "--json"]) == 0
+    (entry,) = (held for held in json.loads(capsys.readouterr().out)["inbound"] if not held["by_design"])
+    assert (entry["text"], entry["standing"]) == ("inbound tcp 8443", "reviewed")
+
+
+@pytest.mark.parametrize(
+    ("entry", "why"),
+    [
+        (ENTRY.replace("2999", "2001"), "the review of inbound tcp 8443 ended on 2001-01-01: scraped in"),
+        (ENTRY + "family = 6", "the review of inbound tcp 8443 is for IPv6, and this is IPv4"),
+        (ENTRY + 'pod = "default/*"', "the review of inbound tcp 8443 is for pods default/*, and this is /"),
+    ],
+)
+def test_a_review_that_does_not_hold_is_named(listing, reviews, capsys, entry, why):
+    told = ["bypasses", listing(OPENED), "--istio-version", "1.8.3", "--reviewed", reviews(entry)]
+    assert main(told) == 1
+    assert f"istio-sidecar: {why}" in capsys.readouterr().err
+
+
+def test_the_name_of_the_listing_stands_for_its_pod(listing, reviews):
+    entry = f'{ENTRY}pod = "*/rules"'
+    told = [
+        "bypasses",
+        listing(OPENED),
+        "--istio-version",
+        "1.8.3",
+        "--istio-reviewed-bypasses",
+        reviews(entry),
+    ]
+    assert main(told) == 0
+
+
+@pytest.mark.parametrize("text", ["nonsense", "[[bypass]]", None])
+def test_a_broken_list_is_wrong_use(listing, reviews, text):
+    path = reviews(text) if text else "not-there.toml"
+    assert main(["bypasses", listing(ISTIO), "--istio-version", "1.8.3", "--reviewed", path]) == 2
+
+
+def test_a_range_that_the_release_passes_over_is_told(listing, capsys):
+    told = ["--istio-version", "1.8.3", "--option", "outbound_ip_ranges_exclude=10.0.0.1"]
+    assert main(["bypasses", listing(ISTIO), *told]) == 0
+    assert "'10.0.0.1' is no range in CIDR; istio-init of 1.8.3 passes it over" in capsys.readouterr().err

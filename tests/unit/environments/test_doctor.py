@@ -19,6 +19,8 @@ from pytest_istio_sidecar.environments.doctor import Condition, Line, examine
 def programs(monkeypatch, tmp_path):
     """A function that puts a program on an otherwise empty PATH: a double that prints a text."""
     monkeypatch.setattr(doctor, "find_program", lambda name: _find(tmp_path, name))
+    monkeypatch.setattr(doctor, "answers", lambda _: True)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
 
     def put(name: str, says: str, *, status: int = 0) -> None:
         path = tmp_path / name
@@ -78,6 +80,55 @@ def test_a_kind_older_than_the_one_the_node_image_is_for_is_doubtful(programs) -
 @pytest.mark.parametrize("version", ["1.8.3", "1.30.3"])
 def test_the_registry_that_the_nodes_pull_from_is_told(programs, version) -> None:
     assert line("images", version).found.startswith("docker.io/istio,")
+
+
+def test_programs_that_are_neither_here_nor_to_be_downloaded_are_missing(programs, monkeypatch) -> None:
+    programs("kind", "kind v0.17.0")
+    assert line("downloads").condition is Condition.WELL
+    monkeypatch.setattr(doctor, "answers", lambda url: "github.com" not in url)
+    found = line("downloads")
+    assert (found.condition, found.found) == (Condition.MISSING, "no answer of github.com, for istioctl")
+    assert "ISTIO_SIDECAR_MIRROR=URL" in found.advice
+
+
+def test_nothing_is_asked_for_programs_that_are_here(programs, monkeypatch) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr(doctor, "answers", lambda url: asked.append(url) or True)
+    for name in ("kind", "kubectl", "istioctl"):
+        programs(name, "1.8.3")
+    assert "downloads" not in [found.name for found in examine("1.8.3")]
+    assert asked == ["https://registry-1.docker.io/v2/"]
+
+
+def test_a_mirror_is_asked_in_place_of_the_releases_servers(programs, monkeypatch) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr(doctor, "answers", lambda url: asked.append(url) or True)
+    monkeypatch.setenv("ISTIO_SIDECAR_MIRROR", "https://mirror.example/files")
+    assert line("downloads").found == "mirror.example can be reached"
+    assert asked[0].startswith("https://mirror.example/files/kubernetes-sigs/kind/")
+
+
+def test_a_registry_that_does_not_answer_is_missing_unless_the_engine_has_the_images(
+    programs, monkeypatch
+) -> None:
+    monkeypatch.setattr(doctor, "answers", lambda url: "docker.io" not in url)
+    found = line("registry")
+    assert (found.condition, found.found) == (Condition.MISSING, "no answer of docker.io")
+    programs("docker", "[]")
+    found = line("registry")
+    assert found.condition is Condition.DOUBTFUL
+    assert "--istio-load-image=docker.io/istio/proxyv2:1.8.3" in found.advice
+
+
+@pytest.mark.parametrize(
+    ("version", "condition"),
+    [("1.19.16", Condition.WELL), ("1.20.1", Condition.WELL), ("1.32.0", Condition.DOUBTFUL)],
+)
+def test_a_kubectl_too_far_from_the_clusters_release_is_doubtful(programs, version, condition) -> None:
+    programs("kubectl", f"Client Version: v{version}")
+    found = line("kubectl")
+    assert found.condition is condition
+    assert ("one minor release apart" in found.advice) is (condition is Condition.DOUBTFUL)
 
 
 def test_an_istioctl_of_another_release_is_doubtful(programs) -> None:

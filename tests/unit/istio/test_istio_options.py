@@ -6,7 +6,8 @@ import pytest
 
 from pytest_istio_sidecar import UsageProblem, expected_ruleset
 from pytest_istio_sidecar.istio.option_table import OPTIONS, Option, OptionFields
-from pytest_istio_sidecar.istio.options import IstioOptions
+from pytest_istio_sidecar.istio.options import IstioOptions, option_named
+from pytest_istio_sidecar.istio.rules import passed_over
 from pytest_istio_sidecar.istio.versions import known_versions, number_of
 
 
@@ -171,3 +172,65 @@ def test_an_empty_member_of_a_list_is_left_out(version: str) -> None:
     assert expected_ruleset(version, inbound_ports_include="80,").tables == (
         expected_ruleset(version, inbound_ports_include="80").tables
     )
+
+
+@pytest.mark.parametrize(
+    ("given", "meant"),
+    [
+        ({"inbound_ports_exclude": "5432, 6379"}, "5432,6379"),
+        ({"inbound_ports_include": " 80 ,8080 "}, "80,8080"),
+        ({"outbound_ports_exclude": "5432,\t6379"}, "5432,6379"),
+        ({"outbound_ports_include": " 5432"}, "5432"),
+        ({"exclude_interfaces": "eth1, eth2"}, "eth1,eth2"),
+        ({"kube_virt_interfaces": "eth1, eth2"}, "eth1,eth2"),
+        ({"proxy_uid": "1337, 0"}, "1337,0"),
+        ({"owner_groups_include": "202, daemon"}, "202,daemon"),
+        ({"dns_servers_v4": "192.0.2.53, 192.0.2.54"}, "192.0.2.53,192.0.2.54"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_blanks_around_the_members_of_a_list_are_nothing(given: dict, meant: str) -> None:
+    """The webhook trims ports, and iptables-restore takes a second blank for one."""
+    assert getattr(IstioOptions(**given), next(iter(given))) == meant
+
+
+@pytest.mark.parametrize("option", ["outbound_ip_ranges_include", "outbound_ip_ranges_exclude"])
+@pytest.mark.parametrize("text", ["10.0.0.0/8, 192.168.0.0/16", " 10.0.0.0/8", "10.0.0.0/8 192.168.0.0/16"])
+def test_a_blank_in_ranges_is_refused_as_the_webhook_refuses_it(option: str, text: str) -> None:
+    with pytest.raises(UsageProblem, match="Istio's webhook refuses the pod") as problem:
+        IstioOptions.of({option: text})
+    assert problem.value.failure.fix.endswith(",".join(text.replace(",", " ").split()))
+
+
+@pytest.mark.parametrize("text", ["80, ,81", " ", "80, "])
+def test_a_blank_alone_is_no_member_and_not_left_out(text: str) -> None:
+    with pytest.raises(UsageProblem, match="' ' is no port"):
+        IstioOptions(inbound_ports_exclude=text)
+
+
+def test_all_is_a_star_alone() -> None:
+    with pytest.raises(UsageProblem, match="is no port"):
+        IstioOptions(inbound_ports_include=" *")
+
+
+def test_what_a_release_passes_over_is_told() -> None:
+    options = IstioOptions(outbound_ip_ranges_include="10.0.0.1,10.0.0.0/8", outbound_ip_ranges_exclude="-b")
+    assert passed_over("1.26.8", options) == (
+        ("outbound_ip_ranges_include", "10.0.0.1"),
+        ("outbound_ip_ranges_exclude", "-b"),
+    )
+    assert passed_over("1.26.8", IstioOptions()) == ()
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "outbound_ip_ranges_exclude",
+        "excludeOutboundIPRanges",
+        "traffic.sidecar.istio.io/excludeOutboundIPRanges",
+        "--istio-service-exclude-cidr",
+        "ISTIO_SERVICE_EXCLUDE_CIDR",
+    ],
+)
+def test_an_option_has_the_names_that_istio_gives_it(name: str) -> None:
+    assert option_named(name) == "outbound_ip_ranges_exclude"

@@ -208,7 +208,7 @@ def test_an_answer_that_is_not_this_json_is_refused(text):
         parse_listeners(text)
 
 
-@pytest.mark.parametrize("text", ["", "upstream connect error", '["0.0.0.0:15090"]', "3"])
+@pytest.mark.parametrize("text", ["", "upstream connect error", '["0.0.0.0:15090"]', "3", "[]"])
 def test_a_configuration_that_is_not_this_json_is_refused(text):
     with pytest.raises(ParseError, match="Envoy /config_dump"):
         parse_listeners(LISTENING, text)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from pytest_istio_sidecar import PodRules, Ruleset, expected_ruleset, parse_iptables_save
-from pytest_istio_sidecar.environments.file import FileEnvironment
+from pytest_istio_sidecar.environments.file import FileEnvironment, Given
 from pytest_istio_sidecar.environments.shared import read_rules
 from pytest_istio_sidecar.errors import EnvironmentProblem
 from pytest_istio_sidecar.istio.tables import other_mode
@@ -56,6 +56,6 @@ def test_native_tables_beside_a_sidecars_rules_do_not_hide_them() -> None:
 
 def test_such_a_pod_is_an_error_that_says_so_and_never_no_rules(tmp_path: Path) -> None:
     rules = PodRules(rulesets=(parse_iptables_save(AMBIENT),))
-    environment = FileEnvironment(rules=rules, names=("ambient.txt",))
+    environment = FileEnvironment(given=Given(rules=rules), names=("ambient.txt",))
     with pytest.raises(EnvironmentProblem, match="ambient mode"):
         read_rules(environment, tmp_path, Path("kept"))

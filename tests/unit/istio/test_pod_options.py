@@ -114,6 +114,13 @@ def test_under_istio_cni_the_annotations_count() -> None:
     assert options.drop_invalid
 
 
+def test_istio_cni_knows_a_port_again_before_blanks_come_off() -> None:
+    """dedupPorts of cni/pkg/plugin compares texts."""
+    annotation = "traffic.sidecar.istio.io/excludeInboundPorts"
+    options = IstioOptions.from_pod(by_cni({annotation: "9000, 15020,"}))
+    assert options.inbound_ports_exclude == "9000,15020,15020,15021,15090"
+
+
 def test_a_pod_without_a_sidecar_is_refused_by_name() -> None:
     pod = pod_of("1.8.3")
     pod["spec"]["initContainers"] = []

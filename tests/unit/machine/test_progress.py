@@ -286,3 +286,15 @@ def test_the_time_of_each_phase_is_kept() -> None:
     progress = Progress()
     two_phases(progress)
     assert list(progress.seconds) == ["creating the kind cluster", "installing Istio"]
+
+
+def test_what_is_told_while_others_write_waits_and_begins_a_line_of_its_own(tmp_path: Path) -> None:
+    def while_others_write(progress: Progress, display: ProgressDisplay, output: Output) -> None:
+        with display.aside():
+            with progress.phase("creating the kind cluster"):
+                seen()
+            os.write(output.writing, b"E")
+        seen()
+
+    text = shown(tmp_path, while_others_write)
+    assert text.startswith("E\nistio-sidecar: creating the kind cluster\n")

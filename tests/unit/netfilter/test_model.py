@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from pytest_istio_sidecar import parse_iptables_save
+from pytest_istio_sidecar import PodRules, expected_ruleset, parse_iptables_save
 from pytest_istio_sidecar.netfilter.model import Chain, Table
 from pytest_istio_sidecar.netfilter.targets import Verdict
 
@@ -50,3 +50,14 @@ def test_every_rule_can_be_changed_or_left_out_by_its_table_and_itself() -> None
         ("INPUT", 2, "-j RETURN"),
         ("OUTPUT", 1, "-j RETURN"),
     ]
+
+
+def test_tables_rulesets_and_all_rules_of_a_pod_show_themselves_in_one_short_line() -> None:
+    ruleset = expected_ruleset("1.8.3")
+    rules = PodRules(rulesets=(ruleset, expected_ruleset("1.8.3", family=6)), pod="demo/httpbin")
+    assert repr(ruleset.nat) == "<Table nat: 19 rules in 8 chains>"
+    assert repr(ruleset) == "<Ruleset IPv4 legacy, rules: nat 19>"
+    assert repr(rules).startswith(
+        "<PodRules of demo/httpbin: <Ruleset IPv4 legacy, rules: nat 19>, <Ruleset IPv6"
+    )
+    assert "\n" not in repr(rules)

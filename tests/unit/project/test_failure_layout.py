@@ -2,8 +2,8 @@
 
 import pickle
 
-from pytest_istio_sidecar import EnvironmentProblem, ParseError
-from pytest_istio_sidecar.failure import WIDTH, Advice, Failure, Message, advise
+from pytest_istio_sidecar import EnvironmentProblem, IstioSidecarError, ParseError, UsageProblem
+from pytest_istio_sidecar.failure import WIDTH, Advice, Failure, Message, advise, fitted
 
 REFUSED = Message(
     "IS000",
@@ -85,3 +85,42 @@ def test_advice_is_found_at_either_end_of_a_long_text():
     known = (Advice("lock", "locked", "wait"),)
     assert advise("lock" + "x" * 1_000_000, known) is known[0]
     assert advise("x" * 1_000_000 + "lock", known) is known[0]
+
+
+def test_a_message_is_fitted_into_a_terminal_between_words_with_prose_wrapped_anew() -> None:
+    failure = Failure(
+        summary="a summary that stands on a line of its own, and is longer than a terminal is wide",
+        facts=(
+            ("path", "nat PREROUTING  1  -p tcp -j ISTIO_INBOUND  match"),
+            ("because", "of what was seen"),
+        ),
+        cause="word " * 40,
+        fix="do this",
+    )
+    lines = fitted(str(failure), 60)
+    assert max(map(len, lines)) <= 60
+    assert " ".join(lines).split() == str(failure).split()
+    assert "  path     nat PREROUTING  1  -p tcp -j ISTIO_INBOUND  match" in lines
+    causes = lines[lines.index("") :]
+    words = [line for line in causes if "word" in line]
+    assert all(len(line) > 50 for line in words[:-1])
+    assert {len(line) - len(line.lstrip()) for line in words[1:]} == {11}
+    assert lines.count("") == 2
+
+
+def test_rows_of_a_table_are_never_joined() -> None:
+    row = "           nat ISTIO_INBOUND     6  -p tcp -j ISTIO_IN_REDIRECT  " + "match".rjust(40)
+    lines = fitted(f"  path{row[6:]}\n{row}", 100)
+    assert len(lines) == 4
+
+
+def test_what_fits_stays_as_it_is() -> None:
+    text = "one\n\n  cause    two\n           three\n"
+    assert fitted(text, 80) == text.splitlines()
+
+
+def test_an_error_is_raised_with_whatever_an_exception_takes():
+    assert str(UsageProblem()) == ""
+    assert str(IstioSidecarError("a", "b")) == "a, b"
+    assert str(EnvironmentProblem(ParseError("no listing"))) == "<text>: no listing"
+    assert repr(IstioSidecarError(3)) == "IstioSidecarError('3')"

@@ -24,6 +24,8 @@ OWN = {
     "pytest_istio_sidecar.plugin.markers",
     "pytest_istio_sidecar.plugin.messages",
     "pytest_istio_sidecar.plugin.workers",
+    "pytest_istio_sidecar.plugin.workloads",
+    "pytest_istio_sidecar.plugin.claims",
 }
 
 CONFTEST = """

@@ -26,7 +26,10 @@ from pytest_istio_sidecar import (
     parse_iptables_save,
     trace,
 )
+from pytest_istio_sidecar.checks.comparison.expectation import completed, expected_of
 from pytest_istio_sidecar.cli import main
+from pytest_istio_sidecar.environments.file import read_listings
+from pytest_istio_sidecar.istio.options import IstioOptions
 from pytest_istio_sidecar.netfilter.model import joined
 from pytest_istio_sidecar.netfilter.trace.trace import Trace
 from pytest_istio_sidecar.reports.replay import replay_command
@@ -175,3 +178,28 @@ def test_listings_of_single_tables_are_named_each() -> None:
     whole = joined(parts)
     assert [table.name for table in whole.tables] == ["nat"]
     assert (whole.source, whole.parts) == ("nat.txt", ("nat.txt", "raw.txt"))
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["lab-listing-1.8.3.txt"],
+        ["reports/24-iptables-L-without-t-nat.txt"],
+        ["reports/20c-trimmed-L-n-v.txt"],
+        ["reports/20c-trimmed-L-n-v.txt", "reports/24b-iptables-S-without-t-nat.txt"],
+        ["reports/40-nft-with-legacy-warning.txt"],
+        ["reports/40-nft-with-legacy-warning.txt", "observed-1.8.3/iptables-legacy-save-c.txt"],
+    ],
+)
+@pytest.mark.parametrize("version", ["", "1.8.3"])
+def test_what_was_not_read_is_not_read_either_where_the_command_is_run(
+    names: list[str], version: str
+) -> None:
+    rules = read_listings([str(LAB.parent / name) for name in names])
+    if version:
+        rules = completed(rules, expected_of(rules, version, IstioOptions()))
+    for packet in (inbound(80), inbound(15008), outbound(FAR, 443), outbound(FAR, 443, uid=1337, gid=1337)):
+        way = trace(rules, packet)
+        line = replay_command(way)
+        assert line
+        assert decided_by(line) == decided(way)

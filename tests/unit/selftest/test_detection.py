@@ -2,9 +2,12 @@
 
 from collections import Counter
 from itertools import count
+from types import SimpleNamespace
 
 import pytest
 
+from pytest_istio_sidecar.cli import main
+from pytest_istio_sidecar.environments.embedded.environment import EmbeddedEnvironment
 from pytest_istio_sidecar.istio.options import IstioOptions
 from pytest_istio_sidecar.netfilter.packet import Host, inbound
 from pytest_istio_sidecar.selftest.probes import WITNESSES_FROM, random_packets, witnesses
@@ -119,3 +122,20 @@ def test_one_wrong_verdict_is_not_perfect(harmful, missed, false_alarms):
 
 def test_a_named_fault_that_was_not_made_is_not_perfect():
     assert not Score(original=default_rules("1.8.3", DEFAULT), version="1.8.3", judged=ALL_NAMED[1:]).perfect
+
+
+def test_too_few_mutants_for_the_named_faults_are_no_verdict(monkeypatch, capsys):
+    class Pod:
+        def pod(self):
+            return SimpleNamespace(host=Host())
+
+        def stop(self):
+            pass
+
+    few = Score(original=default_rules("1.8.3", DEFAULT), version="1.8.3", judged=ALL_NAMED[:3])
+    monkeypatch.setattr(EmbeddedEnvironment, "start", lambda **_: Pod())
+    monkeypatch.setattr("pytest_istio_sidecar.cli.selftest._score", lambda *_: few)
+    assert main(["selftest", "--mutants", "3"]) == 3
+    said = capsys.readouterr().out.splitlines()[-1]
+    assert said.startswith("nothing was judged wrongly, but not every named fault was made and caught: ")
+    assert said.endswith("; 6 mutants have them all")

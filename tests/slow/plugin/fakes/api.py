@@ -7,6 +7,9 @@ that the wait for it has begun.
 
 Commands run in containers too: as user `uid`, of whom sudo makes root, who is answered with what the file of
 the command's words in `answers` holds. Of a second replica the files are in `answers-2`.
+
+Beside httpbin there can be Deployments, `beside`, of pods that are as they are; what a command in one of
+them is answered with is in `answers-NAME`.
 """
 
 from __future__ import annotations
@@ -17,6 +20,7 @@ import json
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 from json_patch import apply_json_patch
@@ -39,6 +43,9 @@ class Api(ThreadingHTTPServer):
         self.version = 1
         told = {"privileged": False, "allowPrivilegeEscalation": False}
         self.sidecar = SIDECAR | {"securityContext": told}
+        self.beside: dict[str, list[dict[str, Any]]] = {}
+        self.namespace_labels: dict[str, str] | None = {}
+        self.ran: list[tuple[str, str]] = []
         self.address = f"http://127.0.0.1:{self.server_port}"
 
     def begun(self, phase: str) -> None:
@@ -47,7 +54,21 @@ class Api(ThreadingHTTPServer):
     def done(self, step: str) -> bool:
         return (self.home / f"done-{step}").exists()
 
-    def answer(self, method: str, path: str, body: str) -> tuple[int, object]:
+    def answer(self, method: str, path: str, body: str, selector: str = "") -> tuple[int, object]:
+        named = {held["metadata"]["name"]: held for pods in self.beside.values() for held in pods}
+        app = selector.removeprefix("app=")
+        match method, path.removeprefix("/api/v1/namespaces/default").removeprefix("/pods/"):
+            case _, "" if self.namespace_labels is None:
+                return 403, {"kind": "Status", "reason": "Forbidden", "message": "forbidden: not you"}
+            case _, "":
+                return 200, {"metadata": {"name": "default", "labels": self.namespace_labels}}
+            case _, name if name in named:
+                return 200, named[name]
+            case _, "/pods" if app in self.beside:
+                return 200, {"items": self.beside[app]}
+            case _, _ if (name := path.rpartition("/deployments/")[2]) in self.beside:
+                spec = {"selector": {"matchLabels": {"app": name}}, "template": {"spec": {"containers": []}}}
+                return 200, {"metadata": {"name": name, "resourceVersion": "1"}, "spec": spec}
         match method, path:
             case _, "/version":
                 return 200, {"gitVersion": "v0"}
@@ -88,7 +109,7 @@ class Api(ThreadingHTTPServer):
 
     @property
     def privileged(self) -> bool:
-        return bool(self.sidecar["securityContext"]["privileged"])
+        return bool(self.sidecar["securityContext"].get("privileged"))
 
     def deployment(self) -> dict[str, object]:
         return {
@@ -122,6 +143,7 @@ class Api(ThreadingHTTPServer):
 
     def run(self, name: str, argv: list[str]) -> tuple[int, str, str]:
         """What a command in a pod's container comes to: its exit status, and what it prints."""
+        self.ran.append((name, " ".join(argv)))
         if argv == ["id", "-u"]:
             return 0, f"{self.uid}\n", ""
         if argv == ["sudo", "-n", "true"]:
@@ -130,7 +152,8 @@ class Api(ThreadingHTTPServer):
         words = argv[1:] if sudo else argv
         if self.uid and not sudo:
             return 1, "", f"{words[0]}: Permission denied (you must be root)\n"
-        answer = self.home / ("answers-2" if name == "httpbin-2" else "answers") / "_".join(words)
+        folder = {"httpbin-1": "answers", "httpbin-2": "answers-2"}.get(name, f"answers-{name}")
+        answer = self.home / folder / "_".join(words)
         if answer.exists():
             return 0, answer.read_text(), ""
         return (1, "", f"sudo: {words[0]}: command not found\n") if sudo else (127, "", "not found\n")
@@ -191,7 +214,8 @@ class _Handler(BaseHTTPRequestHandler):
             self._talk(*self.server.run(name, parse_qs(address.query)["command"]))
             return
         asked = self.rfile.read(int(self.headers.get("content-length") or 0)).decode()
-        status, told = self.server.answer(self.command, self.path.partition("?")[0], asked)
+        selector = parse_qs(address.query).get("labelSelector", [""])[0]
+        status, told = self.server.answer(self.command, address.path, asked, selector)
         body = json.dumps(told).encode()
         self.send_response(status)
         self.send_header("content-length", str(len(body)))

@@ -61,7 +61,7 @@ def kind():
             begin("create")
             Path(option("kubeconfig")).write_text((HOME / "kubeconfig").read_text())
         case ["export", "kubeconfig"]:
-            Path(option("kubeconfig")).write_text("{}")
+            Path(option("kubeconfig")).write_text((HOME / "kubeconfig").read_text())
         case ["load", "docker-image"]:
             begin("load")
         case ["delete", "cluster"]:

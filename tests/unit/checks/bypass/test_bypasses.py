@@ -2,6 +2,7 @@
 
 import gc
 import json
+from dataclasses import replace
 from ipaddress import ip_address
 from random import Random
 
@@ -26,6 +27,7 @@ from pytest_istio_sidecar import (
     trace,
 )
 from pytest_istio_sidecar.netfilter.diagram.diagram import Diagrams
+from pytest_istio_sidecar.netfilter.model import Backend
 
 EXPECTED = expected_ruleset("1.8.3")
 ISTIO = render_save(EXPECTED)
@@ -118,9 +120,45 @@ def test_what_is_sent_to_another_port_than_envoys_is_no_capture():
 
 def test_what_keeps_envoys_port_through_a_redirect_is_captured():
     rules = parse_iptables_save(f"*nat\n:PREROUTING ACCEPT [0:0]\n{KEEPING}\nCOMMIT\n")
-    assert "inbound tcp not 15001,15006: sent to 192.0.2.10:80" in [
+    assert "inbound tcp not 15001,15006: sent to 192.0.2.10, each to its own port" in [
         found.text for found in bypasses(rules).inbound
     ]
+
+
+ONE_REDIRECT = """*nat
+:PREROUTING ACCEPT [0:0]
+-A PREROUTING -p tcp -m tcp --dport 80 -j REDIRECT --to-ports {}
+COMMIT
+"""
+
+
+@pytest.mark.parametrize("other", [9090, 15006], ids=["both elsewhere", "one to Envoy"])
+def test_what_goes_to_one_of_two_ports_by_the_order_of_back_ends_is_told_with_both(other):
+    legacy = replace(parse_iptables_save(ONE_REDIRECT.format(8080)), backend=Backend.LEGACY)
+    nft = replace(parse_iptables_save(ONE_REDIRECT.format(other)), backend=Backend.NF_TABLES)
+    report = bypasses(PodRules(rulesets=(legacy, nft)))
+    assert f"inbound tcp 80: sent to 192.0.2.10:8080 or 192.0.2.10:{other}" in [
+        found.text for found in (*report.inbound, *report.conditional)
+    ]
+
+
+def test_a_class_that_two_rules_send_to_different_places_is_told_with_both():
+    rules = rules_with(
+        "-A PREROUTING -p tcp -j ISTIO_INBOUND",
+        "-A PREROUTING -p tcp -m tcp --dport 80 -j REDIRECT --to-ports 81\n"
+        "-A PREROUTING -p tcp -m tcp --dport 81 -j REDIRECT --to-ports 82\n"
+        "-A PREROUTING -p tcp -j ISTIO_INBOUND",
+    )
+    texts = [found.text for found in bypasses(rules, expected=EXPECTED).unexpected]
+    assert "inbound tcp 80-81: sent to 192.0.2.10:81 or 192.0.2.10:82" in texts
+
+
+@pytest.mark.parametrize(
+    ("uid", "named"), [("1234", "(uid 1234, gid 1234)"), ("1337", "(uid 1337, gid 1337)")]
+)
+def test_who_is_taken_for_envoy_is_read_from_the_rules(uid, named):
+    report = bypasses(expected_ruleset("1.8.3", proxy_uid=uid, proxy_gid=uid))
+    assert any(f"user or group {named} is taken for Envoy" in sentence for sentence in report.unseen)
 
 
 def test_envoys_port_of_another_host_is_no_capture():

@@ -133,9 +133,9 @@ def test_an_interface_that_a_listing_hides_leaves_its_packets_in_doubt():
         "REDIRECT   tcp  --  0.0.0.0/0            0.0.0.0/0            tcp dpt:80 redir ports 15006\n"
     )
     ruleset = parse_iptables_list(listing)
-    (doubt,) = where(ruleset, Fate.UNKNOWN)
+    (doubt,) = where(replace(ruleset, unread=frozenset()), Fate.UNKNOWN)
     assert doubt["destination_port"] == [[80, 80]]
-    assert Fate.REDIRECTED not in classes(ruleset)
+    assert set(classes(ruleset)) == {Fate.UNKNOWN}  # a chain that was not read could capture the others
 
 
 @pytest.mark.parametrize(("version", "doubtful"), [("1.8.9", True), ("1.8.11", False)])

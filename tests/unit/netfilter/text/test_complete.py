@@ -22,10 +22,11 @@ from pytest_istio_sidecar.netfilter.matches import (
     Range,
     Transport,
 )
-from pytest_istio_sidecar.netfilter.model import Chain, Rule, Ruleset, Table
+from pytest_istio_sidecar.netfilter.model import TABLES, Chain, Rule, Ruleset, Table
 from pytest_istio_sidecar.netfilter.targets import Verdict
 from pytest_istio_sidecar.netfilter.text.complete import complete
 from pytest_istio_sidecar.netfilter.text.parse_list import parse_iptables_list
+from pytest_istio_sidecar.netfilter.unread import not_shown, unread_legacy, unread_tables
 
 DATA = Path(__file__).parents[3] / "data"
 LAB = (DATA / "lab-listing-1.8.3.txt").read_text()
@@ -75,6 +76,7 @@ def test_what_was_assumed_is_said_rule_by_rule() -> None:
         "ISTIO_OUTPUT 2,5,8: address localhost taken as 127.0.0.1/32, as in Istio 1.8.3's rules",
         "ISTIO_OUTPUT 2-4: user istio-proxy taken as 1337, as in Istio 1.8.3's rules",
         "ISTIO_OUTPUT 5-7: group istio-proxy taken as 1337, as in Istio 1.8.3's rules",
+        "tables raw, mangle, filter and security: not read, taken to have no rule, as in Istio 1.8.3's rules",
     )
 
 
@@ -234,9 +236,47 @@ def test_anywhere_of_ip6tables_is_taken_as_any_address_and_said() -> None:
 
 
 def test_a_listing_that_hides_nothing_comes_back_as_it_is() -> None:
-    ruleset = parse_iptables_list((DATA / "observed-1.8.3/iptables-Lnvx.txt").read_text())
+    listing = parse_iptables_list((DATA / "observed-1.8.3/iptables-Lnvx.txt").read_text())
+    ruleset = replace(listing, unread=frozenset())
     assert complete(ruleset, table()) is ruleset
     assert ruleset.assumptions == ()
+
+
+def test_a_table_that_was_not_read_is_taken_with_the_rules_that_are_expected_and_said() -> None:
+    dns = expected_ruleset("1.20.8", redirect_dns=True, capture_all_dns=True)
+    listing = replace(dns, tables=(dns.nat,), unread=not_shown("nat", TABLES["nat"]))
+    ruleset = complete(listing, dns)
+    assert {table.name: table for table in ruleset.tables} == {table.name: table for table in dns.tables}
+    assert ruleset.unread == frozenset()
+    count = sum(1 for _ in dns.raw.rules())
+    assert count > 0
+    assert ruleset.assumptions == (
+        "tables mangle, filter and security: not read, taken to have no rule, as in Istio 1.20.8's rules",
+        f"table raw: not read, its {count} rules taken from Istio 1.20.8's rules",
+    )
+
+
+def test_what_captures_is_never_taken_from_the_expectation() -> None:
+    tproxy = expected_ruleset("1.20.8", inbound_interception_mode="TPROXY")
+    for shown, left in (("nat", "mangle"), ("mangle", "nat"), ("filter", "nat")):
+        listing = replace(tproxy, tables=(tproxy.table(shown),), unread=not_shown(shown, TABLES[shown]))
+        ruleset = complete(listing, tproxy)
+        assert left not in ruleset
+        assert left in unread_tables(ruleset.unread)
+
+
+def test_a_chain_that_was_not_read_is_taken_only_where_no_rule_is_expected_in_it() -> None:
+    parts = replace(ISTIO, unread=frozenset({("nat", "POSTROUTING"), ("nat", "OUTPUT")}))
+    without = parts.nat.chains
+    parts = parts.with_table(
+        replace(parts.nat, chains=tuple(c for c in without if c.name not in ("POSTROUTING", "OUTPUT")))
+    )
+    assert complete(parts, ISTIO).unread == {("nat", "OUTPUT")}
+
+
+def test_a_back_end_of_which_nothing_was_read_is_not_taken_for_empty() -> None:
+    ruleset = unread_legacy(4)
+    assert complete(ruleset, ISTIO) is ruleset
 
 
 def test_rules_of_the_other_family_complete_nothing() -> None:

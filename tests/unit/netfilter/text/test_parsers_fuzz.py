@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from netfilter_data import BUILTIN, CHAINS, DATA, vectors
 
 from pytest_istio_sidecar.errors import ParseError
-from pytest_istio_sidecar.netfilter.model import Ruleset
+from pytest_istio_sidecar.netfilter.model import PodRules, Ruleset
+from pytest_istio_sidecar.netfilter.text.forms import parse_rules
 from pytest_istio_sidecar.netfilter.text.parse import parse_iptables
 from pytest_istio_sidecar.netfilter.text.parse_list import parse_iptables_list
 from pytest_istio_sidecar.netfilter.text.parse_save import parse_iptables_save
@@ -87,7 +88,8 @@ def fixtures() -> dict[str, list[str]]:
     istio = vectors()["listing_fixtures_istio"].values()
     saved = [front_end[form] for front_end in istio for form in SAVES]
     listed = [front_end[form] for front_end in istio for form in LISTS]
-    return {"save": saved, "list": [*listed, (DATA / "lab-listing-1.8.3.txt").read_text()]}
+    had = [path.read_bytes().decode() for path in sorted((DATA / "reports").iterdir())]
+    return {"save": saved, "list": [*listed, (DATA / "lab-listing-1.8.3.txt").read_text()], "report": had}
 
 
 @cache
@@ -179,3 +181,56 @@ def test_a_table_cut_off_anywhere_is_refused(seed: int) -> None:
     cut = random.Random(seed).randrange(len(text))
     with pytest.raises(ParseError):
         parse_iptables_save(text[:cut])
+
+
+AROUND = (
+    *("...", "```", "$ iptables-save", "# ip6tables-legacy-save", "+ iptables -t nat -A OUTPUT -j RETURN"),
+    *("* nat", "* raw", "-N X", "-D OUTPUT 1", "-I OUTPUT 0 -j RETURN", "iptables: failed", "--", "{", "}"),
+    *("table ip nat {", '{"nftables": [', '{"msg": "*nat\\nCOMMIT"}', '{"log": "*nat"}', "Command output: "),
+    *(
+        "2023-06-12T20:59:22.5Z stdout P *na",
+        "2023-06-12T20:59:22.5Z\tinfo\tcni\t*nat",
+        'level=info msg="\\x"',
+    ),
+    *(
+        "Final iptables state (IPv6):",
+        "Chain X (1 references)",
+        "\x1b[31m",
+        "> *nat",
+        "  1\t*nat",
+        "a b *nat",
+    ),
+)
+
+
+@st.composite
+def mixed(draw: st.DrawFn) -> str:
+    """Lines of several forms in one text, some behind a margin."""
+    reports = fixtures()["report"]
+    line = st.one_of(
+        st.sampled_from(AROUND),
+        st.sampled_from(NASTY),
+        st.sampled_from(reports).flatmap(lines_of),
+        st.just(""),
+    )
+    margin = draw(st.sampled_from(("", "", "> ", "    ", "web-0 istio-init ", "12:")))
+    return "\n".join(margin + each for each in draw(st.lists(line, max_size=30)))
+
+
+def lines_of(text: str) -> st.SearchStrategy[str]:
+    return st.sampled_from(text.split("\n"))
+
+
+@given(text=st.one_of(broken("report"), mixed(), st.text()))
+def test_a_text_of_any_form_is_refused_or_read(text: str) -> None:
+    rules: PodRules | None = read(lambda text, family, source: parse_rules(text, source=source), text, 4)
+    assert rules is None or rules.rulesets
+
+
+@settings(max_examples=30)
+@given(seed=st.integers())
+def test_a_pasted_table_cut_off_anywhere_is_refused(seed: int) -> None:
+    text = vectors()["istio_1_8_3"]["ruleset"].rstrip()
+    cut = random.Random(seed).randrange(len(text))
+    with pytest.raises(ParseError):
+        parse_rules(f"$ iptables-save\n{text[:cut]}\n$ exit\n")

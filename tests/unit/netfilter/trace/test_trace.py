@@ -392,13 +392,14 @@ def test_a_port_that_is_not_known_is_unknown_where_a_rule_asks() -> None:
     assert "port that is not known" in found.reasons[0]
 
 
-def test_rules_of_the_other_family_do_not_see_the_packet() -> None:
-    assert fate(rules(TO_PROXY), outbound("2001:db8::20", 80)) == "unchanged"
+def test_rules_of_the_other_family_do_not_tell_what_becomes_of_the_packet() -> None:
+    assert fate(rules(TO_PROXY), outbound("2001:db8::20", 80)) == "unknown"
 
 
 def test_a_pod_whose_rules_of_a_family_were_not_read_is_unknown() -> None:
     found = trace(PodRules(rulesets=(rules(TO_PROXY),)), outbound("2001:db8::20", 80))
-    assert (found.fate, found.reasons) == (Fate.UNKNOWN, ("no IPv6 rules were read",))
+    assert found.fate is Fate.UNKNOWN
+    assert found.reasons == ("no IPv6 rules were read: add ip6tables-save (ip6:FILE)",)
 
 
 # Two back ends in one namespace, §2.4

@@ -1,0 +1,60 @@
+"""An argument of another type is wrong use, never a verdict on the pod."""
+
+import pytest
+
+from pytest_istio_sidecar import (
+    UsageProblem,
+    assert_inbound_exclusions,
+    assert_listener,
+    assert_not_redirected,
+    assert_redirect_target,
+    assert_redirected,
+    expected_ruleset,
+    inbound,
+)
+
+RULES = expected_ruleset("1.8.3")
+
+
+@pytest.mark.parametrize(
+    ("asserted", "message"),
+    [
+        (
+            lambda: assert_redirected(RULES, inbound(80), to="15006"),
+            "port '15006': expected a whole number from 1 to 65535",
+        ),
+        (
+            lambda: assert_redirected(RULES, inbound(80), to=0),
+            "port 0: expected a whole number from 1 to 65535",
+        ),
+        (
+            lambda: assert_redirected(RULES, 80),
+            "80 is no packet; write it as inbound(80), or outbound('198.51.100.7', 443)",
+        ),
+        (
+            lambda: assert_not_redirected(RULES.nat, "inbound"),
+            "'inbound' is no packet; write it as inbound(80), or outbound('198.51.100.7', 443)",
+        ),
+        (
+            lambda: assert_redirected("-A PREROUTING", inbound(80)),
+            "rules are given as str: expected a table, a ruleset or the rules of a pod",
+        ),
+        (
+            lambda: assert_redirect_target(RULES.nat, "ISTIO_REDIRECT", "15001"),
+            "port '15001': expected a whole number from 1 to 65535",
+        ),
+        (
+            lambda: assert_inbound_exclusions(RULES.nat, {"22"}),
+            "port '22': expected a whole number from 1 to 65535",
+        ),
+        (lambda: assert_listener((), "15006"), "port '15006': expected a whole number from 1 to 65535"),
+        (
+            lambda: assert_listener((), 15006, direction="sideways"),
+            "direction 'sideways': expected inbound or outbound",
+        ),
+    ],
+)
+def test_what_an_assertion_cannot_mean_is_refused_with_what_it_takes(asserted, message):
+    with pytest.raises(UsageProblem) as refused:
+        asserted()
+    assert str(refused.value) == message
