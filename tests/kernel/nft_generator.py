@@ -38,7 +38,7 @@ class NftGenerator(Generator):
         """The protocol that a rule asks for, where it asks for ports."""
         self.other = False
         """Whether a rule asks for packets of the other family, of which there are none."""
-        self.doubt = 0.002
+        self.doubt = 0.001
         """How often a condition asks for what is not modelled."""
 
     def nft_rules(self, *, beside_legacy: bool = False) -> NftRules:
@@ -88,7 +88,7 @@ class NftGenerator(Generator):
         while True:
             priority = self.pick(NAT_PRIORITIES if nat else PRIORITIES)
             name = f"{table.family} {table.name}"
-            if self.taken.setdefault((hook, nat, priority), name) == name or self.random.random() < 0.003:
+            if self.taken.setdefault((hook, nat, priority), name) == name or self.random.random() < 0.001:
                 return priority
 
     def _sets(self, family: str) -> list[str]:
@@ -183,9 +183,9 @@ class NftGenerator(Generator):
             self._concat,
         ]
         if table.family != "netdev":
+            # Of what was handed to a socket, at INPUT, the user is not known.
+            makers += [self._nft_owner] * (2 if hook != "input" or self.random.random() < 0.1 else 0)
             makers += [
-                self._nft_owner,
-                self._nft_owner,
                 self._nft_state,
                 self._nft_state,
                 self._ct_mark,
@@ -385,7 +385,7 @@ class NftGenerator(Generator):
         choices += [f"{self.pick(('jump', 'jump', 'goto'))} {user}" for user in users]
         if kind != "nat":
             choices.append("drop")
-        choices += [self._vmap(table, kind, users, protocol)] * 2
+        choices += [self._vmap(table, kind, hook, users)] * 2
         if kind == "filter" and hook == "prerouting" and protocol and not self.other:
             own = (
                 self.pick(("ip " if self.family == 4 else "ip6 ", "ip " if self.family == 4 else "ip6 "))
@@ -400,7 +400,7 @@ class NftGenerator(Generator):
     def _after_tproxy(self) -> str:
         return self.pick(("", "accept", "meta mark set 0x539 accept", "return", "meta mark set 0x1"))
 
-    def _vmap(self, table: Table, kind: str, users: list[str], protocol: str) -> str:
+    def _vmap(self, table: Table, kind: str, hook: str, users: list[str]) -> str:
         verdicts = [
             "accept",
             "return",
