@@ -392,9 +392,9 @@ class NftGenerator(Generator):
                 if table.family == "inet"
                 else ""
             )
-            choices.append(
+            choices += [
                 f"fib daddr type local tproxy {own}to :{self.pick(TPROXY_PORTS)} {self._after_tproxy()}"
-            )
+            ] * 3
         return self.pick(choices)
 
     def _after_tproxy(self) -> str:
