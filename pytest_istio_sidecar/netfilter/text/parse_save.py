@@ -369,8 +369,8 @@ class _Text:
             tables.append(Table(name=name, chains=tuple(chains.values())))
             if not table:
                 self.unread = not_shown(name, chains)
-        if self.beside_legacy and self.backend is None:
-            self.backend = Backend.NF_TABLES
+        if self.beside_legacy:
+            self.backend = Backend.NF_TABLES  # only its front end warns so, whatever the banner says
         return Ruleset(
             tables=tuple(tables),
             family=self.family,
