@@ -8,22 +8,8 @@ from __future__ import annotations
 
 from pytest_istio_sidecar.checks import messages
 from pytest_istio_sidecar.errors import UsageProblem
-from pytest_istio_sidecar.netfilter.model import PodRules, Ruleset, Table
-from pytest_istio_sidecar.netfilter.packet import Packet
 
 _DIRECTIONS = ("inbound", "outbound")
-
-
-def refuse_rules(rules: object) -> None:
-    """Refuse what holds no rules, such as a listing that was not parsed."""
-    if not isinstance(rules, PodRules | Ruleset | Table):
-        raise UsageProblem(messages.NO_RULES_GIVEN(kind=type(rules).__name__))
-
-
-def refuse_packet(packet: object) -> None:
-    """Refuse what is no packet, such as a port alone."""
-    if not isinstance(packet, Packet):
-        raise UsageProblem(messages.NO_PACKET_GIVEN(value=packet))
 
 
 def refuse_port(port: object) -> None:

@@ -23,7 +23,7 @@ from pytest_istio_sidecar.netfilter.diagram.intervals import Interval, joined, o
 from pytest_istio_sidecar.netfilter.matches import PROTOCOLS
 from pytest_istio_sidecar.netfilter.model import Chain, Family, Rule, Rules, Ruleset, Table, rulesets_of
 from pytest_istio_sidecar.netfilter.packet import Fate, Hook, Host, Packet
-from pytest_istio_sidecar.netfilter.space.partition import (
+from pytest_istio_sidecar.netfilter.space.queries import (
     Fates,
     Outcome,
     Part,

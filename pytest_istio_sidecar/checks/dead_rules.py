@@ -16,7 +16,7 @@ from pytest_istio_sidecar.checks.tracing import not_read, of_pod
 from pytest_istio_sidecar.checks.wording import numbered, of_family
 from pytest_istio_sidecar.netfilter.model import HOOKS, Chain, Rule, Table
 from pytest_istio_sidecar.netfilter.packet import Hook, Host
-from pytest_istio_sidecar.netfilter.space.partition import Reach, reach
+from pytest_istio_sidecar.netfilter.space.queries import Reach, reach
 from pytest_istio_sidecar.netfilter.targets import Goto, Jump
 
 _HOOKS: tuple[Hook, ...] = ("PREROUTING", "OUTPUT")

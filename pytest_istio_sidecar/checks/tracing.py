@@ -9,14 +9,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from pytest_istio_sidecar.checks import messages
-from pytest_istio_sidecar.checks.arguments import refuse_packet, refuse_rules
 from pytest_istio_sidecar.checks.wording import describe
-from pytest_istio_sidecar.errors import Undecided
+from pytest_istio_sidecar.errors import Undecided, UsageProblem
 from pytest_istio_sidecar.netfilter.hooks import unread_chains
 from pytest_istio_sidecar.netfilter.matches import PROTOCOLS
-from pytest_istio_sidecar.netfilter.model import Family, Rules, Table, rulesets_of
+from pytest_istio_sidecar.netfilter.model import Family, PodRules, Rules, Ruleset, Table, rulesets_of
 from pytest_istio_sidecar.netfilter.packet import Fate, Hook, Host, IPAddress, Packet
-from pytest_istio_sidecar.netfilter.space.partition import FieldName, regions
+from pytest_istio_sidecar.netfilter.space.queries import FieldName, regions
 from pytest_istio_sidecar.netfilter.trace.trace import Trace, trace
 from pytest_istio_sidecar.netfilter.unread import with_unread_legacy
 
@@ -33,8 +32,10 @@ def decided(rules: Rules, packet: Packet, host: Host | None) -> Trace:
         Undecided: it is not, or nothing was read for the packet's family.
         UsageProblem: these are no rules, or no packet.
     """
-    refuse_rules(rules)
-    refuse_packet(packet)
+    if not isinstance(rules, PodRules | Ruleset | Table):
+        raise UsageProblem(messages.NO_RULES_GIVEN(kind=type(rules).__name__))
+    if not isinstance(packet, Packet):
+        raise UsageProblem(messages.NO_PACKET_GIVEN(value=packet))
     if not rulesets_of(rules, packet.family):
         raise Undecided(
             messages.NO_RULES_READ(packet=describe(packet), family=packet.family, pod=of_pod(rules))

@@ -16,7 +16,7 @@ from pytest_istio_sidecar.netfilter.diagram.intervals import Interval, joined, o
 from pytest_istio_sidecar.netfilter.matches import PROTOCOL_NAMES
 from pytest_istio_sidecar.netfilter.model import Family
 from pytest_istio_sidecar.netfilter.packet import Hook, Packet
-from pytest_istio_sidecar.netfilter.space.partition import (
+from pytest_istio_sidecar.netfilter.space.queries import (
     NO_SOCKET,
     Cube,
     FieldName,

@@ -16,7 +16,7 @@ from pytest_istio_sidecar.istio.ports import PROXY_ID
 from pytest_istio_sidecar.netfilter.matches import PROTOCOLS
 from pytest_istio_sidecar.netfilter.model import Family, PodRules
 from pytest_istio_sidecar.netfilter.packet import Hook, Host, IPAddress
-from pytest_istio_sidecar.netfilter.space.partition import (
+from pytest_istio_sidecar.netfilter.space.queries import (
     Fates,
     FieldName,
     Outcome,

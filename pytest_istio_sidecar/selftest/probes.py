@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pytest_istio_sidecar.istio import ports
 from pytest_istio_sidecar.netfilter.model import Family, PodRules
 from pytest_istio_sidecar.netfilter.packet import Hook, Host, Packet
-from pytest_istio_sidecar.netfilter.space.partition import differing
+from pytest_istio_sidecar.netfilter.space.queries import differing
 
 RANDOM_PACKETS = 400
 """Of each family, half of them inbound; every mutant meets the same ones."""

@@ -23,7 +23,7 @@ from pytest_istio_sidecar.netfilter.matches import PROTOCOLS
 from pytest_istio_sidecar.netfilter.model import Family
 from pytest_istio_sidecar.netfilter.packet import Host, Packet
 from pytest_istio_sidecar.netfilter.routing import Routing
-from pytest_istio_sidecar.netfilter.space.partition import (
+from pytest_istio_sidecar.netfilter.space.queries import (
     NO_SOCKET,
     FieldName,
     Values,

@@ -17,7 +17,7 @@ from pytest_istio_sidecar.checks.wording import CLAUSES, DIRECTIONS, Direction, 
 from pytest_istio_sidecar.netfilter.hooks import orders
 from pytest_istio_sidecar.netfilter.model import Family, PodRules, Rule, Rules, rulesets_of
 from pytest_istio_sidecar.netfilter.packet import Endpoint, Fate, Packet
-from pytest_istio_sidecar.netfilter.space.partition import Part, Where
+from pytest_istio_sidecar.netfilter.space.queries import Part, Where
 from pytest_istio_sidecar.netfilter.trace.trace import Trace, trace
 
 _READABLE = 256

@@ -34,7 +34,7 @@ from pytest_istio_sidecar.istio.tables import has_istio
 from pytest_istio_sidecar.istio.versions import number_of
 from pytest_istio_sidecar.netfilter.model import Family, Rules, Ruleset, rulesets_of
 from pytest_istio_sidecar.netfilter.packet import Host
-from pytest_istio_sidecar.netfilter.space.partition import no_collection
+from pytest_istio_sidecar.netfilter.space.queries import no_collection
 
 _MOVES = (
     "mode",

@@ -24,7 +24,7 @@ from pytest_istio_sidecar.errors import Undecided
 from pytest_istio_sidecar.netfilter.matches import Extension
 from pytest_istio_sidecar.netfilter.model import Family, Rules, rulesets_of
 from pytest_istio_sidecar.netfilter.packet import STATES, Fate, Hook, Host, Packet
-from pytest_istio_sidecar.netfilter.space.partition import (
+from pytest_istio_sidecar.netfilter.space.queries import (
     Cube,
     Difference,
     Outcome,
