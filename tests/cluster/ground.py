@@ -105,6 +105,16 @@ class Cluster:
         if passing := [name for name in made if name != "istio-system"]:
             self.kubectl("delete", "namespaces", *passing, "--wait=false")
 
+    def install(self, istioctl: Path, *flags: str) -> None:
+        """Install Istio; where that fails, so does the test, with what the control plane has to say of it."""
+        argv = (istioctl, "install", "-y", f"--kubeconfig={self.kubeconfig}", *flags)
+        done = self.testbed.run(*argv, check=False)
+        if done.returncode:
+            pods = self.kubectl("get", "pods", "-A", "-o", "wide", check=False)
+            events = ("get", "events", "-A", "--sort-by=.lastTimestamp", "--no-headers")
+            last = self.kubectl(*events, check=False).splitlines()[-40:]
+            pytest.fail("\n".join((f"istioctl install: {done.stdout}{done.stderr}", pods, *last)))
+
     def load(self, images: Sequence[str]) -> None:
         """Bring images of this machine into the node."""
         missing = [image for image in images if image not in self.loaded]

@@ -69,7 +69,7 @@ def test_a_privileged_sidecar_has_the_observed_tables(
     settings = ["profile=minimal", "values.global.imagePullPolicy=IfNotPresent"]
     settings += [] if merged else ["values.global.proxy.privileged=true"]
     flags = [word for setting in settings for word in ("--set", setting)]
-    cluster.testbed.run(program, "install", "-y", kubeconfig, *flags, "--readiness-timeout=60s")
+    cluster.install(program, *flags, "--readiness-timeout=60s")
     try:
         cluster.kubectl("create", "namespace", namespace)
         cluster.kubectl("label", "namespace", namespace, "istio-injection=enabled")

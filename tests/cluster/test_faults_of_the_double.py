@@ -37,7 +37,7 @@ def installed(
         program = istioctl(VERSION, fault, delay=1)
         kubeconfig = f"--kubeconfig={cluster.kubeconfig}"
         try:
-            cluster.testbed.run(program, "install", "-y", kubeconfig, *FLAGS, "--readiness-timeout=60s")
+            cluster.install(program, *FLAGS, "--readiness-timeout=60s")
             cluster.kubectl("create", "namespace", fault)
             cluster.kubectl("label", "namespace", fault, "istio-injection=enabled")
             yield program
