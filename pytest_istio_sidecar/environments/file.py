@@ -238,8 +238,8 @@ def _is_folder(name: str) -> bool:
 def _of_folder(path: Path) -> Given:
     from pytest_istio_sidecar.environments.evidence_folder import read_folder
 
-    told = read_folder(path)
-    return Given(rules=told.rules, texts=told.texts, version=told.version, options=told.options)
+    kept = read_folder(path)
+    return Given(rules=kept.rules, texts=kept.texts, version=kept.version, options=kept.options)
 
 
 def _file_of(specification: str) -> tuple[Family | None, Backend | None, str]:
