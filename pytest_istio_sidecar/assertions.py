@@ -23,6 +23,7 @@ from pytest_istio_sidecar.checks.policy_routes import check_policy_routes
 from pytest_istio_sidecar.checks.replicas import check_replicas
 from pytest_istio_sidecar.checks.traffic import check_intercepted, check_not_intercepted
 from pytest_istio_sidecar.istio.options import IstioOptions
+from pytest_istio_sidecar.istio.pod_options import PodUsers
 from pytest_istio_sidecar.netfilter.model import Rules
 from pytest_istio_sidecar.netfilter.packet import Host
 from pytest_istio_sidecar.reports.verdict import raise_against
@@ -173,6 +174,7 @@ def assert_reviewed_bypasses(
     rules: Rules | None = None,
     accepted: Collection[str] = (),
     pod: str = "",
+    users: PodUsers | None = None,
 ) -> None:
     """Assert that what a pod's options open beyond the template's is on a project's list, and in date.
 
@@ -183,16 +185,25 @@ def assert_reviewed_bypasses(
         rules: what was read from the pod; None: what the release makes with these options.
         accepted: fields of options that the project accepts whatever they open.
         pod: `namespace/name`, or what stands for it, where reviews are for some pods.
+        users: as whom the pod's containers run, as `sidecar_pod.users` has it; None: not known.
 
     Raises:
         BypassError: some packets get by that no review allows.
-        Undecided: the rules do not tell whether some do.
+        Undecided: the rules do not tell whether some do, or nobody said whether IPv6 is to be captured.
         UsageProblem: no such release or option.
     """
     day = today or datetime.now(tz=UTC).date()
     raise_against(
         check_reviewed_bypasses(
-            version, options, reviewed, today=day, host=host, rules=rules, accepted=accepted, pod=pod
+            version,
+            options,
+            reviewed,
+            today=day,
+            host=host,
+            rules=rules,
+            accepted=accepted,
+            pod=pod,
+            users=users,
         )
     )
 

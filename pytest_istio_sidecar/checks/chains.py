@@ -398,7 +398,7 @@ def _excluded(rules: Rules, trace: Trace, low: int, high: int, wanted: set[int])
     if trace.fate is Fate.DROPPED:
         failure, got = messages.DROPPED(packet=packet, pod=pod), "the kernel drops it"
     elif trace.fate is Fate.TRANSLATED:
-        failure = messages.SENT_ELSEWHERE(packet=packet, destination=trace.destination, pod=pod)
+        failure = messages.SENT_ELSEWHERE(packet=packet, destination=trace.destination, port="", pod=pod)
         got = f"also {span}: sent to {trace.destination}"
     return Finding(
         kind=Kind.REDIRECT if trace.fate is Fate.DROPPED else Kind.BYPASS,

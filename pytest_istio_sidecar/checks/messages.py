@@ -22,7 +22,7 @@ REACHED_PAST_ENVOY = Message("IS103", "{packet} reaches the application without 
 LEFT_PAST_ENVOY = Message("IS104", "{packet} leaves the application without Envoy{pod}", help=_OPTIONS)
 NOT_UNTOUCHED = Message("IS105", "{packet} {outcome}, but should pass untouched{pod}", help=_RULES_CHANGED)
 SENT_ELSEWHERE = Message(
-    "IS106", "{packet} is sent to {destination}, which is not Envoy{pod}", help=_RULES_CHANGED
+    "IS106", "{packet} is sent to {destination}, which is not Envoy{port}{pod}", help=_RULES_CHANGED
 )
 NOT_EXCLUDED = Message(
     "IS107",
@@ -31,14 +31,14 @@ NOT_EXCLUDED = Message(
 )
 NOT_REVIEWED = Message(
     "IS108",
-    "{packet} gets by without Envoy, and is not reviewed{options}{pod}",
+    "{packet} gets by without Envoy{port}, and is not reviewed{options}{pod}",
     help="the line fix has what to write on the project's list; or take the annotation away",
 )
 ASKED_FOR = Message(
-    "IS109", "{packet} gets by without Envoy, as the pod asks for it ({options})", help=_NOTICE
+    "IS109", "{packet} gets by without Envoy{port}, as the pod asks for it ({options})", help=_NOTICE
 )
 REVIEWED = Message(
-    "IS110", "{packet} gets by without Envoy{asked}; reviewed until {until}: {why}", help=_NOTICE
+    "IS110", "{packet} gets by without Envoy{port}{asked}; reviewed until {until}: {why}", help=_NOTICE
 )
 NO_IPV6_RULES = Message(
     "IS111",
@@ -57,6 +57,17 @@ NO_RULE_OF_ISTIO = Message(
     "IS182",
     "{pod} has a sidecar, and no rule of Istio's that would send it any traffic",
     help="see the log of istio-init, or of istio-cni on the node; restart the pod",
+)
+IPV6_LEFT_ALONE = Message(
+    "IS112",
+    "all IPv6 gets by without Envoy, as the pod's first address is no IPv6 one (enable_ipv6: false){pod}",
+    help="ISTIO_DUAL_STACK, or an IPv6 address as the pod's first, has IPv6 captured",
+)
+TAKEN_FOR_ENVOY = Message(
+    "IS113",
+    "what {who} {id} sends is taken for Envoy's, whose {who} is {template} by the template "
+    "({option}: {id}); nothing that was read tells that only the sidecar runs so",
+    help="look whom the pod's other containers run as",
 )
 
 # Verdicts on rules.
@@ -131,6 +142,13 @@ CAPTURED = Message("IS164", "{request} was {outcome}{pod}", help=_RULES_CHANGED)
 
 # What prevents a verdict.
 NO_RULES_READ = Message("IS401", "{packet}: no IPv{family} rules were read{pod}", help=_READ_MORE)
+IPV6_UNTOLD = Message(
+    "IS417",
+    "whether IPv6 is to go through Envoy cannot be told{pod}: ip6tables was read and has no rule of Istio's, "
+    "and nobody said whether it should",
+    fix="say that it should not, as where the pod's first address is an IPv4 one: enable_ipv6=false "
+    "(--istio-option, --option); else enable_ipv6=true",
+)
 NOT_TOLD = Message("IS402", "{packet}: the rules read do not tell what becomes of it{pod}", help=_READ_MORE)
 HOST_NOT_STATED = Message(
     "IS416",

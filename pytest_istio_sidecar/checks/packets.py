@@ -89,7 +89,7 @@ def _reaches(trace: Trace, pod: str) -> Failure:
     if trace.fate is Fate.DROPPED:
         return messages.DROPPED(packet=packet, pod=pod)
     if trace.fate is Fate.TRANSLATED:
-        return messages.SENT_ELSEWHERE(packet=packet, destination=trace.destination, pod=pod)
+        return messages.SENT_ELSEWHERE(packet=packet, destination=trace.destination, port="", pod=pod)
     if trace.packet.hook == "PREROUTING":
         return messages.REACHED_PAST_ENVOY(packet=packet, pod=pod)
     return messages.LEFT_PAST_ENVOY(packet=packet, pod=pod)

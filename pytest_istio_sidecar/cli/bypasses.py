@@ -1,7 +1,8 @@
 """`istio-sidecar bypasses`: every packet that gets by without Envoy, of all that the pod can see.
 
 Knows how an expectation and what is allowed are written on the command line. Does not know how
-classes are found. Invariant: exit status 0 only when all that gets by is by design or allowed.
+classes are found. Invariant: exit status 0 only when all that gets by is by design or allowed; what an option
+opens is not by design.
 """
 
 from __future__ import annotations
@@ -30,9 +31,11 @@ from pytest_istio_sidecar.cli.command import (
 )
 
 if TYPE_CHECKING:
+    from pytest_istio_sidecar.checks.bypass.bypass import Bypass
     from pytest_istio_sidecar.checks.bypass.bypasses import BypassReport
     from pytest_istio_sidecar.checks.bypass.reviewed import ReviewedBypass
     from pytest_istio_sidecar.netfilter.model import Rules
+    from pytest_istio_sidecar.netfilter.packet import Host
 
 
 def add(commands: Commands) -> None:
@@ -67,15 +70,31 @@ def add(commands: Commands) -> None:
         help="the project's list of reviewed bypasses, as the suite takes it: what is on it, and in date, "
         "may get by; to an entry that is for some pods, RULES are the name of this one",
     )
+    parser.add_argument(
+        "--accept-options",
+        "--istio-accept-options",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="an option of Istio's whose openings may get by (repeat), as the suite takes it: "
+        "inbound_ports_exclude, excludeInboundPorts",
+    )
     add_interface_argument(parser)
 
 
 def run(options: argparse.Namespace) -> Status:
     """Print them."""
-    from pytest_istio_sidecar.checks.bypass.bypasses import check_only_bypasses
-    from pytest_istio_sidecar.checks.bypass.reviewed import parse_reviewed_bypasses, reviewed_beside
+    from pytest_istio_sidecar.checks.bypass.bypass import Bypass
+    from pytest_istio_sidecar.checks.bypass.bypasses import not_allowed
+    from pytest_istio_sidecar.checks.bypass.found_bypass import Standing
+    from pytest_istio_sidecar.checks.bypass.reviewed import (
+        ReviewedBypass,
+        judged_bypasses,
+        parse_reviewed_bypasses,
+        reviewed_beside,
+    )
     from pytest_istio_sidecar.checks.comparison.expectation import completed, expected_of
-    from pytest_istio_sidecar.errors import Undecided
+    from pytest_istio_sidecar.istio.options import options_named
     from pytest_istio_sidecar.machine.given_file import text_of
     from pytest_istio_sidecar.reports.bypasses import render_bypasses
     from pytest_istio_sidecar.reports.colour import painter
@@ -83,21 +102,33 @@ def run(options: argparse.Namespace) -> Status:
     read = given(options)
     rules: Rules = read.rules
     host = host_of(options.interface)
-    expected = None
-    version, asked = release_of(options, read)
-    if version:
-        expected = expected_of(rules, version, asked)
-        rules = completed(rules, expected)
     path = options.reviewed
     listed = () if path is None else parse_reviewed_bypasses(text_of(path), source=str(path))
+    allowed = [ReviewedBypass(what=Bypass.parse(text), why="", until=date.max) for text in options.allow]
+    reviewed = [*listed, *allowed]
+    accepted = [name for names in options.accept_options for name in options_named(names)]
     pod, today = ", ".join(options.rules), datetime.now(tz=UTC).date()
-    report = reviewed_beside(rules, expected, listed, pod=pod, today=today, host=host)
-    allowed = [entry.packets for entry in listed if entry.holds(pod=pod, today=today)]
-    try:
-        against = check_only_bypasses(rules, [*options.allow, *allowed], expected=expected, host=host)
-        undecided = ""
-    except Undecided as problem:
-        against, undecided = [], str(problem)
+    version, asked = release_of(options, read)
+    expected = None
+    if version is None:
+        report = reviewed_beside(rules, None, reviewed, pod=pod, today=today, host=host)
+    else:
+        expected = expected_of(rules, version, asked)
+        rules = completed(rules, expected)
+        report = judged_bypasses(
+            rules,
+            version,
+            asked,
+            reviewed=reviewed,
+            accepted=accepted,
+            pod=pod,
+            today=today,
+            host=host,
+            users=read.users,
+        )
+    against = [each for each in report.unexpected if each.standing is Standing.OPEN]
+    may = [entry.packets for entry in reviewed if entry.holds(pod=pod, today=today)]
+    undecided = "" if against else _doubt(rules, report, may, expected, host)
     if options.json:
         print(json.dumps(report.to_dict()))
         print_notes(read.rules.notes)
@@ -110,12 +141,13 @@ def run(options: argparse.Namespace) -> Status:
     if undecided:
         print(f"istio-sidecar: {undecided}", file=sys.stderr)
         return Status.UNDECIDED
-    if against and (expected is not None or options.allow or options.reviewed):
+    if against and (version or options.allow or options.reviewed):
         neither = (
             "neither by design nor allowed" if not options.reviewed else "not by design, allowed or reviewed"
         )
-        for finding in against:
-            print(f"istio-sidecar: {neither}: {finding.summary}", file=sys.stderr)
+        for each in against:
+            asked_for = f" ({', '.join(each.asked)})" if each.asked else ""
+            print(f"istio-sidecar: {neither}: {not_allowed(each, rules).summary}{asked_for}", file=sys.stderr)
         for why in _why_not(report, listed, pod=pod, today=today):
             print(f"istio-sidecar: {why}", file=sys.stderr)
     elif against:
@@ -124,6 +156,22 @@ def run(options: argparse.Namespace) -> Status:
             file=sys.stderr,
         )
     return Status.AGAINST if against else Status.HOLDS
+
+
+def _doubt(
+    rules: Rules, report: BypassReport, may: Sequence[Bypass], expected: Rules | None, host: Host | None
+) -> str:
+    """Why it cannot be told whether more gets by than may; "" where it can."""
+    from pytest_istio_sidecar.checks.bypass.bypasses import check_only_bypasses
+    from pytest_istio_sidecar.checks.bypass.reviewed import refuse_untold
+    from pytest_istio_sidecar.errors import Undecided
+
+    try:
+        refuse_untold(report, rules)
+        check_only_bypasses(rules, may, expected=expected, host=host)
+    except Undecided as problem:
+        return str(problem)
+    return ""
 
 
 def _why_not(

@@ -19,6 +19,7 @@ from pytest_istio_sidecar.istio.injection import Unproxied
 from pytest_istio_sidecar.istio.listeners import Listener
 from pytest_istio_sidecar.istio.observation import Observation, RequestKind
 from pytest_istio_sidecar.istio.options import IstioOptions
+from pytest_istio_sidecar.istio.pod_options import PodUsers
 from pytest_istio_sidecar.istio.policy_route import Routings
 from pytest_istio_sidecar.machine.command import kept
 from pytest_istio_sidecar.machine.progress import Progress
@@ -46,11 +47,13 @@ class SidecarPod:
         name: how messages name it: `namespace/name`, or what stands for it.
         host: its interfaces and addresses.
         options: what its rules were installed with.
+        users: as whom its containers run, as far as that is known.
     """
 
     name: str
     host: Host
     options: IstioOptions = field(default_factory=IstioOptions)
+    users: PodUsers = field(default_factory=PodUsers)
 
 
 class PodAccess(ABC):
@@ -106,12 +109,16 @@ class PodAccess(ABC):
         """What the pod's rules were installed with, where it tells that."""
         return IstioOptions()
 
+    def users(self) -> PodUsers:
+        """As whom the pod's containers run, where it tells that."""
+        return PodUsers()
+
     # What is read
 
     def pod(self) -> SidecarPod:
         """The pod under test, with the addresses it has."""
         host = read_host(self.runner("addresses"), timeout=self.seconds, pod=self.pod_name)
-        return SidecarPod(name=self.pod_name, host=host, options=self.options())
+        return SidecarPod(name=self.pod_name, host=host, options=self.options(), users=self.users())
 
     def read_rules(self, folder: Path | None = None) -> PodRules:
         """Read every table of both families and back ends.

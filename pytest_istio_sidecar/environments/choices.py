@@ -18,10 +18,10 @@ DEFAULT_VERSION = "1.8.3"
 def istio_options(text: str, folder: Path) -> str:  # noqa: ARG001 - as every check
     """Names of options of Istio, with commas between them; as fields of `IstioOptions`."""
     from pytest_istio_sidecar.errors import UsageProblem
-    from pytest_istio_sidecar.istio.options import option_named
+    from pytest_istio_sidecar.istio.options import options_named
 
     try:
-        return ",".join(option_named(name.strip()) for name in text.split(","))
+        return ",".join(options_named(text))
     except UsageProblem as problem:
         raise ValueError(problem.failure.summary) from None
 

@@ -17,6 +17,7 @@ from pytest_istio_sidecar.environments.cluster.init_log import FILE as LOG
 from pytest_istio_sidecar.environments.cluster.workload import istio_version_of
 from pytest_istio_sidecar.errors import UsageProblem
 from pytest_istio_sidecar.istio.options import IstioOptions
+from pytest_istio_sidecar.istio.pod_options import PodUsers, users_of
 from pytest_istio_sidecar.machine.command import NOT_FOUND, CommandResult
 from pytest_istio_sidecar.machine.redaction import REMOVED
 from pytest_istio_sidecar.machine.state_file import Json
@@ -42,12 +43,14 @@ class Evidence:
         rules: every table, empty ones that were read among them.
         version: the release of the pod's sidecar; None where that is not told.
         options: what istio-init was told; None where that is not.
+        users: as whom the pod's containers run, as far as that is told.
         texts: the files that were read, by name.
     """
 
     rules: PodRules
     version: str | None
     options: IstioOptions | None
+    users: PodUsers
     texts: Mapping[str, str]
 
 
@@ -73,6 +76,7 @@ def read_folder(folder: Path) -> Evidence:
         rules=rules,
         version=None if pod is None else istio_version_of(pod),
         options=None if pod is None else _options(pod),
+        users=PodUsers() if pod is None else users_of(pod),
         texts=kept.read,
     )
 

@@ -19,6 +19,7 @@ from pytest_istio_sidecar.environments.choices import RunChoices
 from pytest_istio_sidecar.errors import ParseError, UsageProblem
 from pytest_istio_sidecar.istio.observation import RequestKind
 from pytest_istio_sidecar.istio.options import IstioOptions
+from pytest_istio_sidecar.istio.pod_options import PodUsers
 from pytest_istio_sidecar.machine.evidence import add_file
 from pytest_istio_sidecar.machine.progress import Progress
 from pytest_istio_sidecar.netfilter.model import Backend, Family, PodRules, Ruleset, joined
@@ -102,8 +103,8 @@ class FileEnvironment(Environment):
 
     def pod(self) -> SidecarPod:
         """A stand-in with what was stated of it: a listing does not tell the pod's addresses."""
-        options = self._given.options
-        return SidecarPod(name=self.pod_name, host=self._host, options=options or IstioOptions())
+        options = self._given.options or IstioOptions()
+        return SidecarPod(name=self.pod_name, host=self._host, options=options, users=self._given.users)
 
     def read_rules(self, folder: Path | None = None) -> PodRules:  # noqa: ARG002 - in the user's files
         """The listings' rules."""
@@ -120,6 +121,7 @@ class Given:
         texts: the texts, by the names of the files that keep them.
         version: the release of the pod that it is of; None where nothing tells it.
         options: what its istio-init was told; None the same.
+        users: as whom its containers run, as far as that is told.
     """
 
     rules: PodRules
@@ -127,6 +129,7 @@ class Given:
     texts: Mapping[str, str] = field(default_factory=dict)
     version: str | None = None
     options: IstioOptions | None = None
+    users: PodUsers = field(default_factory=PodUsers)
 
 
 def read_listings(specifications: Sequence[str]) -> PodRules:
@@ -239,7 +242,9 @@ def _of_folder(path: Path) -> Given:
     from pytest_istio_sidecar.environments.evidence_folder import read_folder
 
     kept = read_folder(path)
-    return Given(rules=kept.rules, texts=kept.texts, version=kept.version, options=kept.options)
+    return Given(
+        rules=kept.rules, texts=kept.texts, version=kept.version, options=kept.options, users=kept.users
+    )
 
 
 def _file_of(specification: str) -> tuple[Family | None, Backend | None, str]:

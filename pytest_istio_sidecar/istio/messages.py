@@ -55,6 +55,11 @@ BLANK_IN_RANGES = Message(
     "{option}: {text!r} has a blank, and a range with a blank is none: Istio's webhook refuses the pod",
     fix="write it as {right}",
 )
+NO_OPTION_NAMED = Message(
+    "IS318",
+    "{text!r} leaves out the name of an option; to accept none, leave the argument out",
+    help="names of options with commas between them: excludeInboundPorts,proxy_uid",
+)
 
 # Releases and their rules.
 NO_RELEASE = Message("IS321", "{version!r} is not a release of Istio; write it as 1.8.3", help=IN_THE_TEXT)

@@ -152,6 +152,18 @@ def option_named(text: str) -> str:
     return names[text]
 
 
+def options_named(text: str) -> tuple[str, ...]:
+    """The fields that names with commas between them stand for, as `option_named` has each.
+
+    Raises:
+        UsageProblem: a name that no option has, or none at all.
+    """
+    names = [name.strip() for name in text.split(",")]
+    if not all(names):
+        raise UsageProblem(messages.NO_OPTION_NAMED(text=text))
+    return tuple(map(option_named, names))
+
+
 def _no_such_option(name: str, names: Iterable[str]) -> Failure:
     near = difflib.get_close_matches(name, list(names), n=1)
     hint = f"; {near[0]}?" if near else "."

@@ -1,14 +1,15 @@
 """Where a pod keeps the options of istio-iptables: its init container, or its annotations.
 
-Knows which container was told what, and what istio-cni reads instead. Does not know how a command line is
-read (`command_line`), nor what the options do. Invariant: what istio-init was told counts, not what an
-annotation asks for.
+Knows which container was told what and runs as whom, and what istio-cni reads instead. Does not know how a
+command line is read (`command_line`), nor what the options do. Invariant: what istio-init was told counts,
+not what an annotation asks for.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from ipaddress import ip_address
 from typing import Any
 
@@ -87,6 +88,51 @@ def _sidecar(containers: Iterable[Mapping[str, Any]]) -> Mapping[str, Any] | Non
     return next((container for container in containers if container.get("name") == "istio-proxy"), None)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PodUsers:
+    """As whom the containers of a pod run, as far as the pod says it.
+
+    Attributes:
+        sidecar: by the option that names such an id, the sidecar's user and group.
+        applications: the same of all other containers that stay.
+    """
+
+    sidecar: Mapping[str, frozenset[int]] = field(default_factory=dict)
+    applications: Mapping[str, frozenset[int]] = field(default_factory=dict)
+
+    def is_sidecars(self, option: str, text: str) -> bool:
+        """Whether the sidecar is known to run so, and no application is."""
+        return int(text) in self.sidecar.get(option, ()) and not self.is_applications(option, text)
+
+    def is_applications(self, option: str, text: str) -> bool:
+        """Whether an application is known to run so; root and its group are those of any image by default."""
+        return int(text) == 0 or int(text) in self.applications.get(option, ())
+
+
+def users_of(pod: Mapping[str, Any]) -> PodUsers:
+    """As whom the containers of a pod run."""
+    spec = pod.get("spec") or {}
+    staying = [each for each in spec.get("initContainers") or () if each.get("restartPolicy") == "Always"]
+    containers = [*spec.get("containers", ()), *staying]
+    return PodUsers(
+        sidecar=_ids(spec, [each for each in containers if each.get("name") == "istio-proxy"]),
+        applications=_ids(spec, [each for each in containers if each.get("name") != "istio-proxy"]),
+    )
+
+
+def _ids(spec: Mapping[str, Any], containers: Iterable[Mapping[str, Any]]) -> dict[str, frozenset[int]]:
+    contexts = [_context(spec, container) for container in containers]
+    return {
+        option: frozenset(context[key] for context in contexts if isinstance(context.get(key), int))
+        for option, key in (("proxy_uid", "runAsUser"), ("proxy_gid", "runAsGroup"))
+    }
+
+
+def _context(spec: Mapping[str, Any], container: Mapping[str, Any]) -> dict[str, Any]:
+    """What counts of a container's security context and its pod's."""
+    return {**(spec.get("securityContext") or {}), **(container.get("securityContext") or {})}
+
+
 def unlike_user(pod: Mapping[str, Any], users: str, groups: str) -> str:
     """What follows where the sidecar runs as a user whom its rules do not name, in a sentence; "" elsewhere.
 
@@ -98,7 +144,7 @@ def unlike_user(pod: Mapping[str, Any], users: str, groups: str) -> str:
     """
     spec = pod.get("spec") or {}
     sidecar = _sidecar([*spec.get("containers", []), *(spec.get("initContainers") or [])]) or {}
-    context = {**(spec.get("securityContext") or {}), **(sidecar.get("securityContext") or {})}
+    context = _context(spec, sidecar)
     user, group = context.get("runAsUser"), context.get("runAsGroup")
     if user is None or str(user) in users.split(","):
         return ""

@@ -17,7 +17,7 @@ from pytest_istio_sidecar.errors import UsageProblem
 from pytest_istio_sidecar.istio import dns_capture, messages, ports, tproxy
 from pytest_istio_sidecar.istio.builder import RuleBuilder
 from pytest_istio_sidecar.istio.option_kinds import ALL, cidr, is_loopback, split, unmapped
-from pytest_istio_sidecar.istio.option_table import OptionFields
+from pytest_istio_sidecar.istio.option_table import OptionFields, OptionValues
 from pytest_istio_sidecar.istio.options import IstioOptions
 from pytest_istio_sidecar.istio.release import ONE_LAYOUT_SINCE, Installation, in_effect, installs_rules
 from pytest_istio_sidecar.istio.versions import Number, known_release, number_of
@@ -89,6 +89,16 @@ def expected_ruleset(
     words = (word for pair in asked_for.pairs() for word in ("--option", pair))
     origin = ("--istio-version", version, *words)
     return builder.ruleset(backend=backend(version), source=source, origin=origin)
+
+
+def inbound_ports(version: str, options: IstioOptions) -> tuple[int, int]:
+    """The ports that a release sends inbound packets to: by REDIRECT, and by TPROXY.
+
+    Raises:
+        UsageProblem: no release.
+    """
+    number = _number(version)
+    return int(_redirect_port(number, options)), int(tproxy.port(number, options))
 
 
 def passed_over(version: str, options: IstioOptions) -> tuple[tuple[str, str], ...]:
@@ -179,10 +189,13 @@ def _redirects(installation: Installation) -> None:
     installation.append(
         "nat", "ISTIO_REDIRECT", f"-p tcp -j REDIRECT --to-ports {installation.options.proxy_port}"
     )
-    everything = installation.options.inbound_ports_include == ALL
-    own = everything or installation.number >= OWN_INBOUND_PORT_SINCE
-    port = installation.options.inbound_capture_port if own else installation.options.proxy_port
+    port = _redirect_port(installation.number, installation.options)
     installation.append("nat", "ISTIO_IN_REDIRECT", f"-p tcp -j REDIRECT --to-ports {port}")
+
+
+def _redirect_port(number: Number, options: OptionValues) -> str:
+    own = options.inbound_ports_include == ALL or number >= OWN_INBOUND_PORT_SINCE
+    return options.inbound_capture_port if own else options.proxy_port
 
 
 def _inbound(installation: Installation) -> None:

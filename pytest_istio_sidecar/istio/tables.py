@@ -8,7 +8,7 @@ from __future__ import annotations
 from pytest_istio_sidecar.errors import Undecided
 from pytest_istio_sidecar.istio import messages
 from pytest_istio_sidecar.istio.versions import number_of
-from pytest_istio_sidecar.netfilter.model import Family, PodRules, Ruleset, Table
+from pytest_istio_sidecar.netfilter.model import Family, PodRules, Rules, Ruleset, Table, rulesets_of
 
 PREFIX = "ISTIO_"
 _NATIVE_SINCE = (1, 27, 0)
@@ -37,6 +37,16 @@ def istio_nat(rules: PodRules, family: Family) -> Table:
 def has_istio(ruleset: Ruleset) -> bool:
     """Whether a chain of Istio's is in it."""
     return any(chain.name.startswith(PREFIX) for table in ruleset.tables for chain in table.chains)
+
+
+def ipv6_is_untold(rules: Rules, enabled: bool | None) -> bool:
+    """Whether IPv6 was read and has no chain of Istio's, and nobody said whether it should have.
+
+    Args:
+        enabled: what was said of it (`enable_ipv6`); None: nothing.
+    """
+    read = rulesets_of(rules, 6)
+    return enabled is None and bool(read) and not any(map(has_istio, read))
 
 
 def other_mode(rules: PodRules) -> str:

@@ -6,7 +6,9 @@ Knows mangle's part of it. Does not know the routing rule that the mark asks for
 
 from __future__ import annotations
 
+from pytest_istio_sidecar.istio.option_table import OptionValues
 from pytest_istio_sidecar.istio.release import Installation
+from pytest_istio_sidecar.istio.versions import Number
 
 CONNTRACK_SINCE = (1, 5, 2)
 """Packets of open connections are found by conntrack, no longer by their socket (istio/istio#22532)."""
@@ -24,15 +26,19 @@ def chains(installation: Installation) -> None:
     mark = _mark(installation)
     installation.append("mangle", "ISTIO_DIVERT", f"-j MARK --set-xmark {mark}/0xffffffff")
     installation.append("mangle", "ISTIO_DIVERT", "-j ACCEPT")
-    own = installation.number >= CONNMARK_SINCE
-    port = installation.options.inbound_capture_port if own else installation.options.proxy_port
     to = "0.0.0.0" if installation.family == 4 else "::"  # noqa: S104 (what TPROXY is given, not an address to bind)
     installation.append(
         "mangle",
         "ISTIO_TPROXY",
-        f"! -d {installation.loopback} -p tcp -j TPROXY --on-port {port} --on-ip {to} "
+        f"! -d {installation.loopback} -p tcp -j TPROXY "
+        f"--on-port {port(installation.number, installation.options)} --on-ip {to} "
         f"--tproxy-mark {mark}/0xffffffff",
     )
+
+
+def port(number: Number, options: OptionValues) -> str:
+    """Where TPROXY hands packets over."""
+    return options.inbound_capture_port if number >= CONNMARK_SINCE else options.proxy_port
 
 
 def capture(installation: Installation, packets: str) -> None:

@@ -24,6 +24,8 @@ def render_bypasses(report: BypassReport, *, expected: bool, width: int = 80, pa
     titles: dict[str, tuple[str, Style]] = {
         "no": ("NOT BY DESIGN" if expected else "WITHOUT ENVOY", "red"),
         "cannot be told": ("CANNOT BE TOLD", "yellow"),
+        "accepted": ("accepted", "yellow"),
+        "moved": ("taken for Envoy's", "yellow"),
         "reviewed": ("reviewed", "yellow"),
         "yes": ("by design", "green"),
     }
@@ -42,13 +44,14 @@ def render_bypasses(report: BypassReport, *, expected: bool, width: int = 80, pa
 
 
 def _section(rows: Sequence[BypassRow], width: int) -> Iterator[str]:
-    column = max(len(row.packets) for row in rows)
+    told = [f"{row.packets} ({', '.join(row.asked)})" if row.asked else row.packets for row in rows]
+    column = max(map(len, told))
     beside = column + max(len(row.let_by) for row in rows) + 4 <= width
-    for row in rows:
+    for row, packets in zip(rows, told, strict=True):
         if beside:
-            yield f"  {row.packets:<{column}}  {row.let_by}"
+            yield f"  {packets:<{column}}  {row.let_by}"
         else:
-            yield f"  {row.packets}"
+            yield f"  {packets}"
             yield f"      {row.let_by}"
         for reason in row.conditions[:2]:
             yield from textwrap.wrap(reason, width, initial_indent="    ", subsequent_indent="      ")

@@ -82,7 +82,8 @@ class Answer(TypedDict):
         inbound, outbound: what gets by without Envoy, by design and not.
         opened: those of them that the pod's options open, with how the pod asks for it, and those that are
             reviewed.
-        unexpected: those of them that are neither by design, nor reviewed, nor opened by an accepted option.
+        unexpected: those of them that are neither by design, nor reviewed, nor opened by an option that is
+            accepted or but names Envoy's user or group.
     """
 
     verdict: Verdict
@@ -284,10 +285,14 @@ def _answer(pod: str, capture: Capture | None, tests: Sequence[Test]) -> Answer:
         standing = "by design" if each["by_design"] else str(each.get("standing", "open"))
         standings.setdefault(standing, []).append(_with_options(each))
     unexpected = list(dict.fromkeys(standings.get("open", [])))
-    opened = list(dict.fromkeys((*standings.get("accepted", []), *standings.get("reviewed", []))))
+    opened = list(dict.fromkeys(text for standing in _OPENINGS for text in standings.get(standing, [])))
     opened += [text for text in unexpected if text.endswith(")")]
     lists = {**exceptions_of(capture), "opened": opened, "unexpected": unexpected}
-    conditional = (capture["bypasses"] or {}).get("conditional", [])
+    conditional = [
+        each
+        for each in (capture["bypasses"] or {}).get("conditional", [])
+        if each.get("standing", "open") == "open"
+    ]
     failed = [test for test in tests if test["outcome"] == "failed"]
     undecided = [test for test in tests if test["outcome"] in ("undecided", "error")]
     in_part = f"traffic of {{pod}} is judged in part only: {_why(undecided)}" if undecided else ""
@@ -328,7 +333,12 @@ def _answer(pod: str, capture: Capture | None, tests: Sequence[Test]) -> Answer:
     return _say(pod, "holds", f"traffic of {{pod}} goes through Envoy{ending}", **lists)
 
 
-_OPENINGS = {"accepted": "the pod's options open (accepted)", "reviewed": "is open and reviewed"}
+_OPENINGS = {
+    "accepted": "the pod's options open (accepted)",
+    "moved": "the pod's options have taken for Envoy's",
+    "reviewed": "is open and reviewed",
+}
+"""What is open and not by design, by its standing."""
 
 
 def _first(texts: Sequence[str]) -> str:

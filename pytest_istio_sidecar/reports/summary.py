@@ -17,6 +17,7 @@ from pytest_istio_sidecar.checks.comparison.comparison import compare
 from pytest_istio_sidecar.checks.comparison.expectation import completed, expected_of
 from pytest_istio_sidecar.errors import IstioSidecarError
 from pytest_istio_sidecar.istio.options import IstioOptions
+from pytest_istio_sidecar.istio.pod_options import PodUsers
 from pytest_istio_sidecar.istio.ports import PURPOSE
 from pytest_istio_sidecar.netfilter.model import PodRules, Rules
 from pytest_istio_sidecar.netfilter.packet import Host, inbound, outbound
@@ -74,12 +75,14 @@ def capture_of(
     *,
     reviewed: Sequence[ReviewedBypass] = (),
     accepted: Collection[str] = (),
+    users: PodUsers | None = None,
 ) -> Capture:
     """What rules come to, beside those that a release installs with these options.
 
     Args:
         reviewed: what the project has reviewed.
         accepted: fields of options that it accepts whatever they open.
+        users: as whom the pod's containers run; None: not known.
     """
     capture = Capture(
         release=f"Istio {version}",
@@ -103,6 +106,7 @@ def capture_of(
             pod=pod,
             today=datetime.now(tz=UTC).date(),
             host=host,
+            users=users,
         )
         capture["bypasses"], capture["unseen"] = with_rules(report), list(report.unseen)
         capture["beside"] = _sections(report)

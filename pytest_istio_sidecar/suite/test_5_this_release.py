@@ -34,6 +34,7 @@ def test_what_the_options_of_the_pod_open_is_reviewed(
         "pod": sidecar_pod.name,
         "host": sidecar_pod.host,
         "accepted": accepted_options,
+        "users": sidecar_pod.users,
         "today": today,
     }
     for finding in check_reviewed_bypasses(istio_version, istio_options, reviewed_bypasses, **pod):

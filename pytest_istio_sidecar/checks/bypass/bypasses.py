@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 
 from pytest_istio_sidecar.checks import messages
 from pytest_istio_sidecar.checks.bypass.bypass import Bypass
+from pytest_istio_sidecar.checks.bypass.envoy_ports import EnvoyPorts
 from pytest_istio_sidecar.checks.bypass.found_bypass import FoundBypass, Passing, told_apart
 from pytest_istio_sidecar.checks.bypass.rows import HEADS, rows_of
 from pytest_istio_sidecar.checks.cause import cause_of
@@ -90,11 +91,14 @@ def bypasses(
 ) -> BypassReport:
     """Every class of packets that reach the application, or leave the pod, without Envoy.
 
-    The first packets of connections: what conntrack calls NEW. Captured is what a rule sends to one of
-    `envoy_ports` of this host; what is dropped does not get by either.
+    The first packets of connections: what conntrack calls NEW. Captured is what a rule sends to the port of
+    this host that is Envoy's for their direction; what is dropped does not get by either.
 
     Args:
         rules: a table (its whole ruleset takes part), a ruleset, or everything read from a pod.
+        envoy_ports: in order, Envoy's for what leaves, Envoy's for what comes, and any others, for either.
+            What the pod sends to itself may come to each, and so may what TPROXY hands over: before Istio
+            1.9 it came to the first.
         expected: rules whose bypasses are by design, such as `expected_ruleset("1.8.3")`.
         host: the namespace's interfaces and addresses.
 
@@ -103,7 +107,7 @@ def bypasses(
     """
     classes = [
         each
-        for _, _, partition in _partitions(rules, envoy_ports, expected, host)
+        for _, _, partition in _partitions(rules, EnvoyPorts.of(envoy_ports), expected, host)
         for each in classes_of(partition, rules)
     ]
     return report_of(classes, rules)
@@ -132,6 +136,7 @@ def check_only_bypasses(
 
     Args:
         allowed: bypasses, as values or written ("inbound tcp 22,15008").
+        envoy_ports: as of `bypasses`.
         expected: rules whose bypasses are allowed too.
 
     Raises:
@@ -140,9 +145,10 @@ def check_only_bypasses(
         UsageProblem: a text that is no bypass.
     """
     meant = list(map(_as_bypass, allowed))
-    findings = _beside(rules, meant, envoy_ports, expected, host)
+    taking = EnvoyPorts.of(envoy_ports)
+    findings = _beside(rules, meant, taking, expected, host)
     for rule, other in () if findings else other_hosts(rules, expected, host):
-        if _beside(rules, meant, envoy_ports, expected, other):
+        if _beside(rules, meant, taking, expected, other):
             raise not_stated(rules, rule)
     return findings
 
@@ -150,7 +156,7 @@ def check_only_bypasses(
 def _beside(
     rules: Rules,
     meant: Sequence[Bypass],
-    envoy_ports: Collection[int],
+    envoy_ports: EnvoyPorts,
     expected: Rules | None,
     host: Host | None,
 ) -> list[Finding]:
@@ -168,7 +174,7 @@ def _beside(
             if bypass.by_design and (bypass.certain or all_read):
                 continue
             if bypass.certain:
-                findings.append(_not_allowed(bypass, rules))
+                findings.append(not_allowed(bypass, rules))
             else:
                 untold = untold or bypass
     if untold is not None and not findings:
@@ -205,11 +211,17 @@ def _as_bypass(allowed: Bypass | FoundBypass | str) -> Bypass:
     return allowed.bypass if isinstance(allowed, FoundBypass) else allowed
 
 
-def _not_allowed(bypass: FoundBypass, rules: Rules) -> Finding:
+def not_allowed(bypass: FoundBypass, rules: Rules) -> Finding:
+    """The finding that packets get by which may not."""
     message = messages.REACHED_PAST_ENVOY if bypass.direction == "inbound" else messages.LEFT_PAST_ENVOY
     failure = message(packet=bypass.text, pod=of_pod(rules))
     if bypass.sent_to:
-        failure = messages.SENT_ELSEWHERE(packet=bypass.bypass, destination=bypass.sent_to, pod=of_pod(rules))
+        failure = messages.SENT_ELSEWHERE(
+            packet=bypass.bypass,
+            destination=bypass.sent_to,
+            port=f"'s port for {bypass.direction} traffic",
+            pod=of_pod(rules),
+        )
     return Finding(
         kind=Kind.BYPASS,
         failure=failure,
@@ -229,7 +241,7 @@ def families_of(rules: Rules) -> tuple[Family, ...]:
 
 
 def _partitions(
-    rules: Rules, envoy_ports: Collection[int], expected: Rules | None, host: Host | None
+    rules: Rules, envoy_ports: EnvoyPorts, expected: Rules | None, host: Host | None
 ) -> Iterator[tuple[Direction, Family, Partition]]:
     """All packets of each direction and family that was read, by how they get by."""
     both = [rules] if expected is None else [rules, expected]
@@ -242,13 +254,24 @@ def _partitions(
 
 
 def judged_fates(
-    sides: Sequence[Rules], hook: Hook, *, envoy_ports: Collection[int], host: Host | None, family: Family
+    sides: Sequence[Rules], hook: Hook, *, envoy_ports: EnvoyPorts, host: Host | None, family: Family
 ) -> list[Fates]:
     """How all packets that enter at a hook get by under each set of rules: a `Passing`, if they do."""
-    return [
-        outcomes.labelled(_passages, ports=envoy_ports).judged(_judged)
-        for outcomes in fates(sides, hook, host=host, family=family)
-    ]
+
+    def judged(outcomes: Fates, at: Collection[int]) -> Fates:
+        def passages(outcome: Outcome, at_envoy: bool) -> tuple[str, ...]:
+            return _passages(outcome, at_envoy or envoy_ports.takes(outcome, hook))
+
+        return outcomes.labelled(passages, ports=at).judged(_judged)
+
+    exceptions = list(envoy_ports.exceptions(hook, host or Host()))
+    answers = []
+    for outcomes in fates(sides, hook, host=host, family=family):
+        answer = judged(outcomes, envoy_ports.at(hook))
+        for product, others in exceptions:
+            answer = answer.replaced(product, judged(outcomes, others))
+        answers.append(answer)
+    return answers
 
 
 def classes_of(partition: Partition, rules: Rules) -> Iterator[FoundBypass]:

@@ -36,6 +36,8 @@ class Standing(StrEnum):
     """The expected rules let it by: of a pod, those that its release's template asks for."""
     ACCEPTED = "accepted"
     """The project accepts the option that opens it."""
+    MOVED = "moved"
+    """It is taken for Envoy's: an option of the pod names Envoy's user or group, and nothing gainsays it."""
     REVIEWED = "reviewed"
     """It is on the project's list."""
     OPEN = "open"
@@ -57,6 +59,8 @@ class Passing:
     """Those options, by the fields of `IstioOptions`."""
     asked: tuple[str, ...] = ()
     """The same as the pod asks for them: "excludeInboundPorts: 8443"."""
+    doubt: str = ""
+    """Why it cannot be told whether they may, where rules do tell that they get by."""
     reviews: tuple[int, ...] = ()
     """Which of the project's reviews have them: the one that holds, or all that do not."""
 
@@ -68,7 +72,7 @@ class FoundBypass:
         direction: "inbound" or "outbound".
         family: 4 or 6.
         by_design: whether the expected rules let the same packets by.
-        certain: False where it depends on a condition that rules alone do not tell.
+        certain: False where it depends on a condition that rules alone do not tell, or on what nobody said.
         standing: whether it may get by.
         opened_by: the options of the pod that open it, by the fields of `IstioOptions`; none where another
             does, or none was asked of.
@@ -122,8 +126,13 @@ class FoundBypass:
 
     @property
     def conditions(self) -> tuple[str, ...]:
-        """Why it cannot be told whether they get by; empty where it can."""
-        return self.trace.reasons
+        """Why it cannot be told whether they get by, or may; empty where it can."""
+        return (self._passing.doubt,) if self._passing.doubt else self.trace.reasons
+
+    @property
+    def in_doubt(self) -> bool:
+        """Whether its packets do get by, and what nobody said tells whether they may."""
+        return bool(self._passing.doubt)
 
     @cached_property
     def bypass(self) -> Bypass:
@@ -140,11 +149,23 @@ class FoundBypass:
         """The class in few words: conditions that change nothing, beside the other classes, are left out."""
         text = str(self.in_brief if self._brief else self.bypass)
         rulesets = rulesets_of(self._rules, self.family)
-        if self.certain and not any(any(ruleset.rules()) for ruleset in rulesets):
+        if (self.certain or self._passing.doubt) and not any(any(ruleset.rules()) for ruleset in rulesets):
             text += ": no rules"
         elif self._passing.moved:
             text += f": sent to {self.sent_to}" if self.sent_to else ": may be sent elsewhere"
         return text
+
+    @property
+    def packets(self) -> str:
+        """The class in few words, as `text`, but for where its packets are sent."""
+        return str(self.in_brief if self._brief else self.bypass) if self._passing.moved else self.text
+
+    @property
+    def passed_port(self) -> str:
+        """Behind "without Envoy": the port of Envoy's that they pass by, where they are sent elsewhere."""
+        if not self._passing.moved:
+            return ""
+        return f"'s port for {self.direction} traffic (sent to {self.sent_to or 'elsewhere'})"
 
     @cached_property
     def sent_to(self) -> str:
@@ -186,6 +207,8 @@ class FoundBypass:
                 "opened_by": list(self.opened_by),
                 "asked": list(self.asked),
             }
+        elif self.asked:
+            entry |= {"asked": list(self.asked)}
         return entry if self.certain else {**entry, "conditions": list(self.conditions)}
 
     def exact(self) -> FoundBypass:

@@ -7,10 +7,10 @@ Invariant: every class that gets by has one standing; what the template lets by 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Hashable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from pytest_istio_sidecar.checks.bypass.bypasses import (
     BypassReport,
@@ -21,16 +21,17 @@ from pytest_istio_sidecar.checks.bypass.bypasses import (
     passes_alike,
     report_of,
 )
+from pytest_istio_sidecar.checks.bypass.envoy_ports import EnvoyPorts
 from pytest_istio_sidecar.checks.bypass.found_bypass import FoundBypass, Passing, Standing
 from pytest_istio_sidecar.checks.wording import HOOKS, PacketClass, of_direction
 from pytest_istio_sidecar.errors import UsageProblem
-from pytest_istio_sidecar.istio import ports
 from pytest_istio_sidecar.istio.option_table import OPTIONS, Option
 from pytest_istio_sidecar.istio.option_wording import in_words
 from pytest_istio_sidecar.istio.options import IstioOptions
+from pytest_istio_sidecar.istio.pod_options import PodUsers
 from pytest_istio_sidecar.istio.release import in_effect
 from pytest_istio_sidecar.istio.rules import expected_ruleset
-from pytest_istio_sidecar.istio.tables import has_istio
+from pytest_istio_sidecar.istio.tables import has_istio, ipv6_is_untold
 from pytest_istio_sidecar.istio.versions import number_of
 from pytest_istio_sidecar.netfilter.model import Family, Rules, Ruleset, rulesets_of
 from pytest_istio_sidecar.netfilter.packet import Host
@@ -50,7 +51,10 @@ _MOVES = (
     "dns_servers_v6",
 )
 """Options that open nothing: they say who installs the rules or where Envoy listens, or have DNS go to the
-agent as well. Whose packets are Envoy's is a move too, as long as it is one user and one group."""
+agent as well."""
+_IDENTITY = ("proxy_uid", "proxy_gid")
+"""Options that say whose packets are Envoy's: a move, too, as long as it is one user and one group, and the
+sidecar's own."""
 
 
 @dataclass(frozen=True)
@@ -61,25 +65,39 @@ class Pod:
         version: its release.
         options: what its istio-init was told.
         accepted: fields of options that the project accepts whatever they open.
+        users: as whom its containers run.
     """
 
     version: str
     options: IstioOptions
     accepted: Collection[str] = ()
+    users: PodUsers = field(default_factory=PodUsers)
 
     @property
-    def envoy_ports(self) -> tuple[int, ...]:
-        """Where captured packets go: Envoy's ports, and the DNS proxy's."""
-        return int(self.options.proxy_port), int(self.options.inbound_capture_port), *ports.DNS
+    def envoy_ports(self) -> EnvoyPorts:
+        """Where captured packets go."""
+        return EnvoyPorts.of_release(self.version, self.told)
 
     @cached_property
     def template(self) -> IstioOptions:
         """What the template of the release would have told this pod, nothing left open."""
         moved = {name: getattr(self.options, name) for name in _MOVES}
-        identity = {
-            name: getattr(self.options, name).partition(",")[0] for name in ("proxy_uid", "proxy_gid")
+        own = {name: text for name, text in self._identity.items() if self.users.is_sidecars(name, text)}
+        return in_effect(number_of(self.version), IstioOptions(**moved, **own))
+
+    @cached_property
+    def moved(self) -> Mapping[str, Any]:
+        """Envoy's user and group where an option names others, of whom nothing that was read tells."""
+        return {
+            name: text
+            for name, text in self._identity.items()
+            if text != getattr(self.template, name) and not self.users.is_applications(name, text)
         }
-        return in_effect(number_of(self.version), IstioOptions(**moved, **identity))
+
+    @property
+    def _identity(self) -> dict[str, Any]:
+        """By option Envoy's user and group, as this pod was told; of several, the first."""
+        return {name: getattr(self.options, name).partition(",")[0] for name in _IDENTITY}
 
     @cached_property
     def told(self) -> IstioOptions:
@@ -122,6 +140,19 @@ class Pod:
             ipv6 = rules is None or any(map(has_istio, rulesets_of(rules, 6)))
         return (4, 6) if ipv6 else (4,)
 
+    def leaves_ipv6_untold(self, rules: Rules, host: Host | None) -> bool:
+        """Whether nobody said if ip6tables is to have rules of Istio's, where it was read and has none.
+
+        A pod of which it was said that it has no IPv6 address is to have none.
+        """
+        said_to_have_none = host is not None and host != Host() and not _has_ipv6(host)
+        return not said_to_have_none and ipv6_is_untold(rules, self.options.enable_ipv6)
+
+    def leaves_ipv6_alone(self, rules: Rules, host: Host | None) -> bool:
+        """Whether a pod that has an IPv6 address, or of which that is not known, is to have no IPv6 rules."""
+        ends = self.options.enable_ipv6 is False and self.options.inbound_interception_mode != "NONE"
+        return ends and 6 in families_of(rules) and _has_ipv6(host or Host())
+
 
 class Review(NamedTuple):
     """A class of packets that is on the project's list, by its number there.
@@ -134,6 +165,18 @@ class Review(NamedTuple):
     number: int
     holds: bool
 
+
+def _has_ipv6(host: Host) -> bool:
+    """Whether others than those on its link reach a host by IPv6."""
+    return any(
+        address.version == 6 and not address.is_link_local
+        for name, addresses in host.addresses.items()
+        for address in addresses
+        if name != "lo"
+    )
+
+
+UNTOLD = "ip6tables has no rule of Istio's, and nobody said whether it should (enable_ipv6)"
 
 Combine = Callable[[Hashable, Hashable], Hashable]
 """What follows of how packets get by here from how they do under other rules."""
@@ -149,9 +192,18 @@ def open_classes(rules: Rules, pod: Pod, reviews: Reviews, *, host: Host | None 
         UsageProblem: as `expected_ruleset`; chains jump in a circle.
     """
     known = pod.families(rules)
+    untold = pod.leaves_ipv6_untold(rules, host)
+
+    def sides(family: Family) -> list[Side]:
+        if family == 6 and untold:
+            return [(Ruleset(family=family), _in_doubt)]
+        if family == 6 and pod.options.enable_ipv6 is False:
+            return [(Ruleset(family=family), _left_alone)]
+        return _sides(pod, family, has_rules=family in known)
+
     return standing_beside(
         rules,
-        lambda family: _sides(pod, family, has_rules=family in known),
+        sides,
         reviews,
         envoy_ports=pod.envoy_ports,
         host=host,
@@ -165,7 +217,7 @@ def standing_beside(
     sides: Callable[[Family], Sequence[Side]],
     reviews: Reviews,
     *,
-    envoy_ports: Collection[int],
+    envoy_ports: EnvoyPorts,
     host: Host | None,
     finish: Callable[[Hashable], Hashable] = lambda answer: answer,
 ) -> BypassReport:
@@ -207,9 +259,15 @@ def _sides(pod: Pod, family: Family, *, has_rules: bool) -> list[Side]:
         without = pod.rules(family, pod.with_only([other for other in names if other != name]))
         sides += [(alone, _opener(name, opens=True))] if alone is not None else []
         sides += [(without, _opener(name, opens=False))] if without is not None else []
-    accepted = [name for name in names if name in pod.accepted]
-    chosen = pod.rules(family, pod.with_only(accepted)) if accepted else None
-    return [*sides, (chosen, _as_accepted)] if chosen is not None else sides
+    accepted = pod.with_only([name for name in names if name in pod.accepted])
+    for options, standing in (
+        (accepted, Standing.ACCEPTED),
+        (replace(pod.template, **pod.moved), Standing.MOVED),
+        (replace(accepted, **pod.moved), Standing.ACCEPTED),
+    ):
+        allowed = pod.rules(family, options) if options != pod.template else None
+        sides += [(allowed, partial(_as_allowed, standing))] if allowed is not None else []
+    return sides
 
 
 def _as_told(here: Hashable, there: Hashable) -> Hashable:
@@ -230,10 +288,16 @@ def _opener(name: str, *, opens: bool) -> Combine:
     return combine
 
 
-def _as_accepted(here: Hashable, there: Hashable) -> Hashable:
-    if not isinstance(here, Passing) or not here.by_options or not passes_alike(here, there):
+def _as_allowed(standing: Standing, here: Hashable, there: Hashable) -> Hashable:
+    """What follows where options that may open it let it by."""
+    if not isinstance(here, Passing) or not here.by_options or here.standing is not Standing.OPEN:
         return here
-    return replace(here, standing=Standing.ACCEPTED)
+    return replace(here, standing=standing) if passes_alike(here, there) else here
+
+
+def _in_doubt(here: Hashable, _: Hashable) -> Hashable:
+    """What follows where nobody said whether a release makes rules of the family."""
+    return replace(here, certain=False, doubt=UNTOLD) if isinstance(here, Passing) else here
 
 
 def _as_reviewed(review: Review, answer: Hashable) -> Hashable:
@@ -241,6 +305,14 @@ def _as_reviewed(review: Review, answer: Hashable) -> Hashable:
         return answer
     standing = Standing.REVIEWED if review.holds else Standing.OPEN
     return replace(answer, standing=standing, reviews=(*answer.reviews, review.number))
+
+
+def _left_alone(here: Hashable, there: Hashable) -> Hashable:
+    """By design, as the pod is told to have no rules of the family."""
+    here = by_design(here, there)
+    if not isinstance(here, Passing) or not here.by_design:
+        return here
+    return replace(here, asked=("enable_ipv6: false",))
 
 
 def _with_words(pod: Pod, answer: Hashable) -> Hashable:

@@ -16,6 +16,7 @@ from datetime import date, datetime
 from pytest_istio_sidecar.checks import messages
 from pytest_istio_sidecar.checks.bypass.bypass import Bypass
 from pytest_istio_sidecar.checks.bypass.bypasses import BypassReport, by_design
+from pytest_istio_sidecar.checks.bypass.envoy_ports import EnvoyPorts
 from pytest_istio_sidecar.checks.bypass.found_bypass import FoundBypass, Standing
 from pytest_istio_sidecar.checks.bypass.openings import (
     Pod,
@@ -31,6 +32,7 @@ from pytest_istio_sidecar.failure import Failure
 from pytest_istio_sidecar.istio.messages import RANGE_PASSED_OVER
 from pytest_istio_sidecar.istio.option_kinds import cidr, split
 from pytest_istio_sidecar.istio.options import IstioOptions
+from pytest_istio_sidecar.istio.pod_options import PodUsers
 from pytest_istio_sidecar.istio.ports import INBOUND, OUTBOUND
 from pytest_istio_sidecar.istio.rules import expected_ruleset, passed_over
 from pytest_istio_sidecar.netfilter.model import Family, PodRules, Rules, rulesets_of
@@ -140,6 +142,7 @@ def judged_bypasses(
     pod: str = "",
     today: date,
     host: Host | None = None,
+    users: PodUsers | None = None,
 ) -> BypassReport:
     """Everything that gets by in a pod's rules, with its standing, and the options of the pod that open it.
 
@@ -147,12 +150,13 @@ def judged_bypasses(
         options: what the pod's istio-init was told.
         accepted: fields of options that the project accepts whatever they open.
         pod: `namespace/name`, or what stands for it.
+        users: as whom its containers run; None: not known.
 
     Raises:
         UsageProblem: as `expected_ruleset`.
     """
     reviews = _reviews(reviewed, pod=pod, today=today)
-    return open_classes(rules, Pod(version, options, accepted), reviews, host=host)
+    return open_classes(rules, Pod(version, options, accepted, users or PodUsers()), reviews, host=host)
 
 
 def reviewed_beside(
@@ -171,7 +175,7 @@ def reviewed_beside(
         rules,
         lambda family: [(side, by_design) for side in beside if rulesets_of(side, family)],
         _reviews(reviewed, pod=pod, today=today),
-        envoy_ports=envoy_ports,
+        envoy_ports=EnvoyPorts.of(envoy_ports),
         host=host,
     )
 
@@ -201,12 +205,13 @@ def check_reviewed_bypasses(
     rules: Rules | None = None,
     accepted: Collection[str] = (),
     pod: str = "",
+    users: PodUsers | None = None,
 ) -> list[Finding]:
     """What is open in a pod beyond what the release's template opens.
 
     A violation each: what the pod's options open without a review that holds, unless the option is
     accepted; and what is open otherwise, where there is a review of it that does not hold. A notice each:
-    what is reviewed or accepted.
+    what is reviewed or accepted, or gets by as a user or group that an option names for Envoy's.
 
     Args:
         reviewed: the project's list; None: it keeps none, so that nothing is reviewed.
@@ -214,22 +219,23 @@ def check_reviewed_bypasses(
         rules: what was read from the pod; None: what the release makes with these options.
         accepted: fields of options that the project accepts whatever they open.
         pod: `namespace/name`, or what stands for it.
+        users: as whom its containers run; None: not known.
 
     Raises:
-        Undecided: the rules do not tell of packets that the options let by whether they get by.
+        Undecided: the rules do not tell of packets that the options let by whether they get by; or nobody
+            said whether IPv6 is to be captured, where it was read and is not.
         UsageProblem: as `expected_ruleset`.
     """
     listed = reviewed or ()
-    asked_of = Pod(version, options)
+    asked_of = Pod(version, options, accepted, users or PodUsers())
     if rules is None:
         families = asked_of.families(None)
         rules = PodRules(
             rulesets=tuple(expected_ruleset(version, family=family, options=options) for family in families)
         )
-    report = judged_bypasses(
-        rules, version, options, reviewed=listed, accepted=accepted, pod=pod, today=today, host=host
-    )
-    findings = list(_remarks(version, options, asked_of.families(rules)))
+    report = open_classes(rules, asked_of, _reviews(listed, pod=pod, today=today), host=host)
+    findings = [*_remarks(asked_of, rules, host), *_identities(asked_of)]
+    refuse_untold(report, rules)
     for each in report.conditional:
         if each.opened_by and each.standing is Standing.OPEN:
             raise Undecided(
@@ -243,12 +249,22 @@ def check_reviewed_bypasses(
         entries = [listed[number] for number in each.reviews]
         words = " and ".join(each.asked)
         if each.standing is Standing.ACCEPTED:
-            findings.append(_notice(messages.ASKED_FOR(packet=each.text, options=words)))
+            findings.append(
+                _notice(messages.ASKED_FOR(packet=each.packets, port=each.passed_port, options=words))
+            )
         elif each.standing is Standing.REVIEWED:
             asked = f", as the pod asks for it ({words})" if words else ""
             (entry,) = entries
             findings.append(
-                _notice(messages.REVIEWED(packet=each.text, asked=asked, until=entry.until, why=entry.why))
+                _notice(
+                    messages.REVIEWED(
+                        packet=each.packets,
+                        port=each.passed_port,
+                        asked=asked,
+                        until=entry.until,
+                        why=entry.why,
+                    )
+                )
             )
         elif each.standing is Standing.OPEN and (each.opened_by or entries):
             near = [entry.why_not(each.family, pod=pod, today=today) for entry in entries]
@@ -256,17 +272,44 @@ def check_reviewed_bypasses(
     return findings
 
 
-def _remarks(version: str, options: IstioOptions, families: Collection[Family]) -> Iterator[Finding]:
+def _remarks(pod: Pod, rules: Rules, host: Host | None) -> Iterator[Finding]:
     """What an option of the pod does not do, though it seems to."""
+    version, options = pod.version, pod.options
     for name, text in passed_over(version, options):
         yield _notice(RANGE_PASSED_OVER(option=name, text=text, release=version))
-    if 6 in families:
+    if 6 in pod.families(rules):
         return
+    if pod.leaves_ipv6_alone(rules, host):
+        yield _notice(messages.IPV6_LEFT_ALONE(pod=of_pod(rules)))
     for name in ("outbound_ip_ranges_include", "outbound_ip_ranges_exclude"):
         for text in split(getattr(options, name)):
             network = cidr(text)
             if network is not None and network.version == 6:
                 yield _notice(messages.NO_IPV6_RULES(option=name, text=text))
+
+
+def refuse_untold(report: BypassReport, rules: Rules) -> None:
+    """Give no answer where nobody said whether packets that get by may, and no review has them.
+
+    Raises:
+        Undecided: there are some.
+    """
+    if any(each.in_doubt and each.standing is Standing.OPEN for each in report.conditional):
+        raise Undecided(messages.IPV6_UNTOLD(pod=of_pod(rules)))
+
+
+_WHO = {"proxy_uid": "user", "proxy_gid": "group"}
+
+
+def _identities(pod: Pod) -> Iterator[Finding]:
+    """Whom an option of the pod has taken for Envoy."""
+    for name, text in pod.moved.items():
+        if name not in pod.accepted:
+            yield _notice(
+                messages.TAKEN_FOR_ENVOY(
+                    who=_WHO[name], id=text, template=getattr(pod.template, name), option=name
+                )
+            )
 
 
 def _notice(failure: Failure) -> Finding:
@@ -287,7 +330,10 @@ def _not_reviewed(each: FoundBypass, words: str, near: Sequence[str], rules: Rul
     return Finding(
         kind=Kind.BYPASS,
         failure=messages.NOT_REVIEWED(
-            packet=each.text, options=f" ({words})" if words else "", pod=of_pod(rules)
+            packet=each.packets,
+            port=each.passed_port,
+            options=f" ({words})" if words else "",
+            pod=of_pod(rules),
         ),
         wanted="what is open beyond the release's template is reviewed, or its option accepted",
         got=opened,

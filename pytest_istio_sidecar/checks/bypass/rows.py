@@ -12,8 +12,12 @@ from typing import Any, Literal
 
 HEADS = ("Packets", "Let by", "By design")
 POLICY = "the chain's policy"
-ByDesign = Literal["yes", "no", "accepted", "reviewed", "cannot be told"]
-_ALLOWED: Mapping[str, ByDesign] = {"accepted": "accepted", "reviewed": "reviewed"}
+ByDesign = Literal["yes", "no", "moved", "accepted", "reviewed", "cannot be told"]
+_ALLOWED: Mapping[str, ByDesign] = {
+    "moved": "moved",
+    "accepted": "accepted",
+    "reviewed": "reviewed",
+}
 KINDS = ("inbound", "outbound", "conditional")
 
 

@@ -34,7 +34,7 @@ from pytest_istio_sidecar.istio import ports
 from pytest_istio_sidecar.istio.listeners import Direction, Listener
 from pytest_istio_sidecar.istio.observation import RequestKind
 from pytest_istio_sidecar.istio.options import IstioOptions
-from pytest_istio_sidecar.istio.pod_options import unlike_user
+from pytest_istio_sidecar.istio.pod_options import PodUsers, unlike_user, users_of
 from pytest_istio_sidecar.machine.command import CommandResult, run_command
 from pytest_istio_sidecar.netfilter.model import Family, PodRules
 from pytest_istio_sidecar.readers.exec import CannotBecomeRoot, Exec, become_root
@@ -108,6 +108,10 @@ class ClusterPod(PodAccess):
         servers = read_name_servers(map(self._exec, dict.fromkeys(names)), timeout=COMMAND_SECONDS)
         return options if servers is None else options.with_servers(servers)
 
+    def users(self) -> PodUsers:
+        """As the API server knows them."""
+        return users_of(self._pod)
+
     def runner(self, thing: str) -> Runner:
         """By the reader that was chosen."""
         if self._wanted is ReaderName.LOG:
@@ -160,7 +164,8 @@ class ClusterPod(PodAccess):
         if self._wanted is not ReaderName.LOG:
             return super().pod()
         name = f"{self.pod_name}, {AT_START}"
-        return SidecarPod(name=name, host=host_told(self._pod), options=self.options())
+        host = host_told(self._pod)
+        return SidecarPod(name=name, host=host, options=self.options(), users=self.users())
 
     def _logged(self, folder: Path | None) -> PodRules:
         if self._pod["spec"].get("hostNetwork"):

@@ -12,7 +12,7 @@ import platform
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib import metadata
 from pathlib import Path
 
@@ -39,6 +39,7 @@ from pytest_istio_sidecar.errors import EnvironmentProblem
 from pytest_istio_sidecar.istio import ports
 from pytest_istio_sidecar.istio.observation import RequestKind
 from pytest_istio_sidecar.istio.options import IstioOptions
+from pytest_istio_sidecar.istio.pod_options import PodUsers
 from pytest_istio_sidecar.istio.policy_route import expected_policy_routes
 from pytest_istio_sidecar.machine.evidence import write_evidence
 from pytest_istio_sidecar.machine.lease import Lease, clean_stale
@@ -50,7 +51,7 @@ from pytest_istio_sidecar.readers.listeners import Ask, ask_with_python
 from pytest_istio_sidecar.readers.traffic import APPLICATION_ID, HTTPBIN_PORT
 
 POD_NAME = "embedded/httpbin"
-_STATE: Shape = {"directory": str, "supervisor": PROCESS, "facts": dict}
+_STATE: Shape = {"directory": str, "supervisor": PROCESS, "facts": dict, "options": list}
 """How a pod is described for other processes."""
 RESTORE = {
     (Backend.LEGACY, 4): "iptables-legacy-restore",
@@ -94,8 +95,16 @@ class EmbeddedEnvironment(Environment):
     name = "embedded"
     seconds = COMMAND_SECONDS
 
-    def __init__(self, directory: Path, facts: Mapping[str, str], supervisor: ProcessIdentity) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        facts: Mapping[str, str],
+        supervisor: ProcessIdentity,
+        options: IstioOptions | None = None,
+    ) -> None:
         super().__init__(POD_NAME)
+        told = options or IstioOptions()
+        self._options = replace(told, enable_ipv6=bool(told.enable_ipv6))
         self._facts = dict(facts)
         self._directory = directory
         self._supervisor = supervisor
@@ -144,7 +153,8 @@ class EmbeddedEnvironment(Environment):
             lease.write()
             specification["directory"] = str(lease.directory)
             supervisor, parts = bring_up_pod(command, specification, lease, timeout)
-            environment = cls(lease.directory, {"environment": "embedded", "istio": version}, supervisor)
+            facts = {"environment": "embedded", "istio": version}
+            environment = cls(lease.directory, facts, supervisor, options)
             environment.parts = parts
             environment._facts |= environment._versions(rules)
             if state is not None:
@@ -197,11 +207,24 @@ class EmbeddedEnvironment(Environment):
         supervisor = ProcessIdentity.read(written["supervisor"])
         if not supervisor.alive:
             raise EnvironmentProblem(messages.HAS_ENDED(state=state))
-        return cls(Path(written["directory"]), written["facts"], supervisor)
+        options = IstioOptions.from_pairs(written["options"])
+        return cls(Path(written["directory"]), written["facts"], supervisor, options)
 
     def describe(self) -> Mapping[str, str]:
         """Environment, versions, pod, reader and back end."""
         return dict(self._facts)
+
+    def options(self) -> IstioOptions:
+        """What the pod was made with: its first address is an IPv4 one."""
+        return self._options
+
+    def users(self) -> PodUsers:
+        """Whom Envoy and httpbin were started as."""
+        uid, gid = _envoy_ids(self._options)
+        return PodUsers(
+            sidecar={"proxy_uid": frozenset({uid}), "proxy_gid": frozenset({gid})},
+            applications=dict.fromkeys(("proxy_uid", "proxy_gid"), frozenset({APPLICATION_ID})),
+        )
 
     def runner(self, thing: str) -> PodRunner:  # noqa: ARG002 - it refuses nothing
         """The pod's first process."""
@@ -261,6 +284,7 @@ class EmbeddedEnvironment(Environment):
             "directory": str(self._directory),
             "supervisor": asdict(self._supervisor),
             "facts": self._facts,
+            "options": self._options.pairs(),
         }
         write_state(state, facts)
 
@@ -276,8 +300,7 @@ def _specification(rules: PodRulesText, sidecar: Sidecar, seconds: float) -> Spe
     def run_as(uid: int | str, gid: int | str) -> list[str]:
         return [*as_user, f"--reuid={uid}", f"--regid={gid}"]
 
-    # Whose packets the rules let go; of several, the first.
-    uid, gid = (ids.partition(",")[0] for ids in (sidecar.options.proxy_uid, sidecar.options.proxy_gid))
+    uid, gid = _envoy_ids(sidecar.options)
     run_envoy = run_as(uid, gid)
     if sidecar.transparent:
         # As the template has it: IP_TRANSPARENT and SO_MARK take CAP_NET_ADMIN (ip(7), socket(7)).
@@ -321,6 +344,12 @@ def _specification(rules: PodRulesText, sidecar: Sidecar, seconds: float) -> Spe
         "environment": _service_environment(),
         "seconds": seconds,
     }
+
+
+def _envoy_ids(options: IstioOptions) -> tuple[int, int]:
+    """The user and group whose packets the rules let go; of several, the first."""
+    uid, gid = (int(ids.partition(",")[0]) for ids in (options.proxy_uid, options.proxy_gid))
+    return uid, gid
 
 
 def _service_environment() -> dict[str, str]:

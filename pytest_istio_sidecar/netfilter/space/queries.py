@@ -94,6 +94,12 @@ class Fates:
 
         return Fates(self._space, diagrams.bind(self._node, follow))
 
+    def replaced(self, product: Product, other: Fates) -> Fates:
+        """With the answers of others of the same space for the packets of a product."""
+        diagrams = self._space.diagrams
+        inside = diagrams.when(having(self._space, product), other._node)
+        return Fates(self._space, diagrams.first(inside, self._node))
+
     def partition(self) -> Partition:
         """By the judged answers the packets that the host can see."""
         return Partition(self._space, self._space.within(self._node))

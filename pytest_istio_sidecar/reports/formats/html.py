@@ -212,6 +212,7 @@ _MEANT: dict[str, dict[str, str]] = {
     "yes": {},
     "no": {"class_": "no"},
     "accepted": {"class_": "may"},
+    "moved": {"class_": "may"},
     "reviewed": {"class_": "may"},
     "cannot be told": {"class_": "may"},
 }

@@ -62,7 +62,6 @@ def foreign(line: str, family: int = 4) -> PodRules:
     "given",
     [
         {},
-        {"proxy_uid": "2000", "proxy_gid": "2000"},
         {"proxy_port": "15101", "inbound_capture_port": "15106"},
         {"redirect_dns": True, "capture_all_dns": True},
         {"inbound_interception_mode": "TPROXY"},
@@ -70,11 +69,12 @@ def foreign(line: str, family: int = 4) -> PodRules:
         {"outbound_ports_include": "80"},
         {"drop_invalid": True},
         {"kube_virt_interfaces": "eth1"},
+        {"enable_ipv6": False, "proxy_uid": "1337", "proxy_gid": ""},
     ],
     ids=lambda given: " ".join(given) or "the template's",
 )
 def test_options_that_move_or_capture_open_nothing(given: dict) -> None:
-    assert found(IstioOptions(**given, enable_ipv6=True)) == []
+    assert found(IstioOptions(**{"enable_ipv6": True, **given})) == []
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,78 @@
+"""Captured is what comes to Envoy's port for its direction: the port of the other direction is a way past it."""
+
+from __future__ import annotations
+
+import pytest
+
+from pytest_istio_sidecar import Host, IstioOptions, bypasses, check_only_bypasses, expected_ruleset
+from pytest_istio_sidecar.checks.bypass.envoy_ports import EnvoyPorts
+from pytest_istio_sidecar.netfilter.text.forms import read_text
+from pytest_istio_sidecar.netfilter.text.render import render_save
+
+ISTIO = expected_ruleset("1.8.3")
+
+
+def rules_with(old: str, new: str):
+    return read_text(render_save(ISTIO).replace(old, new))
+
+
+def beside(rules) -> list[str]:
+    return [each.text for each in bypasses(rules, expected=ISTIO).unexpected]
+
+
+def test_inbound_at_the_outbound_port_is_not_captured() -> None:
+    rules = rules_with("--to-ports 15006", "--to-ports 15001")
+    assert beside(rules) == ["inbound tcp not 22,15008,15020-15021,15090: sent to 192.0.2.10:15001"]
+
+
+def test_outbound_at_the_inbound_port_is_not_captured() -> None:
+    rules = rules_with("--to-ports 15001", "--to-ports 15006")
+    assert beside(rules) == ["outbound tcp from uid not 1337 gid not 1337 by eth0: sent to 127.0.0.1:15006"]
+
+
+def test_what_the_pod_sends_to_itself_may_come_to_either() -> None:
+    rules = rules_with("--uid-owner 1337 -j ISTIO_IN_REDIRECT", "--uid-owner 1337 -j ISTIO_REDIRECT")
+    assert beside(rules) == []
+
+
+def test_the_message_tells_which_port_is_passed_by() -> None:
+    (finding,) = check_only_bypasses(rules_with("--to-ports 15006", "--to-ports 15001"), [], expected=ISTIO)
+    assert finding.summary == (
+        "inbound tcp not 22,15008,15020-15021,15090 is sent to 192.0.2.10:15001, "
+        "which is not Envoy's port for inbound traffic"
+    )
+
+
+def test_ports_in_order_are_of_what_leaves_and_of_what_comes() -> None:
+    moved = expected_ruleset("1.8.3", proxy_port="15101", inbound_capture_port="15106")
+    assert not any(": sent" in each.text for each in bypasses(moved, envoy_ports=(15101, 15106)).inbound)
+    assert any(": sent" in each.text for each in bypasses(moved, envoy_ports=(15106, 15101)).inbound)
+
+
+def test_a_set_of_ports_has_each_for_either() -> None:
+    swapped = expected_ruleset("1.8.3", proxy_port="15006", inbound_capture_port="15001")
+    report = bypasses(swapped, envoy_ports={15001, 15006})
+    assert not any(": sent" in each.text for each in (*report.inbound, *report.outbound))
+
+
+@pytest.mark.parametrize("version", ["1.5.10", "1.8.3", "1.9.0", "1.20.8"])
+def test_tproxy_hands_inbound_to_the_port_of_its_release(version: str) -> None:
+    rules = expected_ruleset(version, inbound_interception_mode="TPROXY")
+    assert not any(": sent" in each.text for each in bypasses(rules).inbound)
+    ports = EnvoyPorts.of_release(version, IstioOptions(inbound_interception_mode="TPROXY"))
+    assert ports.handed_over == ({15001} if version < "1.9" and version != "1.20.8" else {15006})
+
+
+def test_before_1_6_a_list_of_inbound_ports_goes_to_the_outbound_port() -> None:
+    listed = IstioOptions(inbound_ports_include="80")
+    assert EnvoyPorts.of_release("1.5.10", listed).inbound == {15001}
+    assert EnvoyPorts.of_release("1.5.10", IstioOptions()).inbound == {15006}
+    assert EnvoyPorts.of_release("1.6.0", listed).inbound == {15006}
+
+
+def test_the_interface_that_the_pod_is_reached_by_is_no_virtual_machines() -> None:
+    ports = EnvoyPorts.of_release("1.8.3", IstioOptions(kube_virt_interfaces="eth0,k6t-+"))
+    host = Host(interfaces={"eth0": ["10.0.0.5/24"], "k6t-eth0": ["10.0.2.1/24"], "net1": ["10.9.0.1/24"]})
+    assert list(ports.exceptions("PREROUTING", host)) == [
+        ({"interface": ("k6t-eth0",)}, {15001, 15006, 15013, 15053})
+    ]
