@@ -98,7 +98,8 @@ def run(options: argparse.Namespace) -> Status:
         print(json.dumps(written))
         require_rules()
         return Status.HOLDS
-    capture = capture_of(rules, pod.name, pod.host, environment.istio_version or DEFAULT_VERSION, pod.options)
+    version = environment.istio_version or DEFAULT_VERSION
+    capture = capture_of(rules, pod.name, pod.host, version, pod.options, users=pod.users)
     let_by = exceptions_of(capture).items()
     shown = [
         *facts.items(),

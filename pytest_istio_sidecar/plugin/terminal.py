@@ -15,7 +15,7 @@ from pytest_istio_sidecar.failure import wrapped
 if TYPE_CHECKING:
     import pytest
 
-    from pytest_istio_sidecar.reports.document import Answer, Judged, Report
+    from pytest_istio_sidecar.reports.document import Judged, Report
 
 VERSIONS = ("istio", "kubernetes", "kind", "envoy", "httpbin", "iptables", "kernel")
 """Facts about an environment that share a line."""
@@ -23,6 +23,8 @@ VERSIONS = ("istio", "kubernetes", "kind", "envoy", "httpbin", "iptables", "kern
 _MARKUP = {"holds": {"green": True}, "against": {"red": True}, "undecided": {"yellow": True}}
 _REASONS = 6
 """Reasons for skipped tests that are told; the rest are counted."""
+_STANDINGS = {"open": "NOT BY DESIGN", "moved": "taken for Envoy's"}
+"""Whether what gets by may, in other words than a report's."""
 _COUNTED = {
     "passed": "as wanted",
     "failed": "against",
@@ -73,14 +75,14 @@ def _lines(report: Report) -> Iterator[tuple[str, str]]:
         yield from _facts(report["environment"])
         for each in report["workloads"]:
             yield "workload", f"{each['name']}: {each['answer']['text']}"
-            yield from _let_by(each["answer"])
+            yield from _let_by(each)
             common = {**report["environment"], "workload": each["name"]}
             yield from _facts(
                 {name: text for name, text in each["environment"].items() if common.get(name) != text}
             )
             yield from _captured(each)
     else:
-        yield from _let_by(report["answer"])
+        yield from _let_by(report)
         yield "verdicts", ", ".join(counted) or "none"
         yield from (("skipped", text) for text in _skipped(report))
         yield from _facts(report["environment"])
@@ -90,9 +92,18 @@ def _lines(report: Report) -> Iterator[tuple[str, str]]:
         yield "evidence", report["evidence"]
 
 
-def _let_by(answer: Answer) -> Iterator[tuple[str, str]]:
-    for label, texts in (("inbound", answer["inbound"]), ("outbound", answer["outbound"])):
-        yield from ((f"  {label}", text) for text in _by_design(texts, label, answer["unexpected"]))
+def _let_by(judged: Judged | Report) -> Iterator[tuple[str, str]]:
+    """What gets by in each direction; where some of all is not by design, each standing marked."""
+    from pytest_istio_sidecar.reports.document import BY_DESIGN, by_standing
+
+    if judged["capture"] is None:
+        return
+    found = by_standing(judged["capture"])
+    marked = any(standing != BY_DESIGN for groups in found.values() for standing in groups)
+    for direction, groups in found.items():
+        for standing, texts in groups.items():
+            mark = f"{_STANDINGS.get(standing, standing)}: " if marked else ""
+            yield f"  {direction}", mark + "; ".join(texts)
 
 
 def _facts(facts: Mapping[str, str]) -> Iterator[tuple[str, str]]:
@@ -108,17 +119,6 @@ def _captured(judged: Judged | Report) -> Iterator[tuple[str, str]]:
         yield from ((label, text) for label, text in capture["lines"])
         yield from (("undecided", problem) for problem in capture["problems"])
     yield from ((label, text) for label, text in judged["requests"])
-
-
-def _by_design(texts: Sequence[str], direction: str, unexpected: Sequence[str]) -> Iterator[str]:
-    """What gets by in a direction; where some of all is not by design, that and the rest each marked."""
-    against = {text.replace(f"{direction} ", "", 1) for text in unexpected}
-    outcomes = [text for text in texts if text in against]
-    meant = [text for text in texts if text not in against]
-    if outcomes:
-        yield f"NOT BY DESIGN: {'; '.join(outcomes)}"
-    if meant:
-        yield ("by design: " if unexpected else "") + "; ".join(meant)
 
 
 def _skipped(report: Report) -> Iterator[str]:

@@ -19,6 +19,7 @@ Verdict = Literal["holds", "against", "undecided"]
 
 
 SCHEMA = 2
+BY_DESIGN = "by design"
 _TOLD = 3
 """Openings that the answer tells of; the lists have all."""
 OUTCOMES: tuple[Outcome, ...] = ("passed", "failed", "undecided", "error", "skipped")
@@ -228,6 +229,22 @@ def exceptions_of(capture: Capture) -> dict[str, list[str]]:
     }
 
 
+def by_standing(capture: Capture) -> dict[str, dict[str, list[str]]]:
+    """The same apart by whether it may: by direction, by standing, what is open first."""
+    found: dict[str, dict[str, list[str]]] = {}
+    for direction in ("inbound", "outbound"):
+        groups: dict[str, dict[str, None]] = {standing: {} for standing in ("open", *_OPENINGS, BY_DESIGN)}
+        for each in (capture["bypasses"] or {}).get(direction, []):
+            text = _with_options(each).replace(f"{direction} ", "", 1)
+            groups[_standing_of(each)].setdefault(text)
+        found[direction] = {standing: list(texts) for standing, texts in groups.items() if texts}
+    return found
+
+
+def _standing_of(each: Mapping[str, Any]) -> str:
+    return BY_DESIGN if each["by_design"] else str(each.get("standing", "open"))
+
+
 def _with_options(each: Mapping[str, Any]) -> str:
     asked = ", ".join(each.get("asked", ()))
     return f"{each['text']} ({asked})" if asked else str(each["text"])
@@ -282,8 +299,7 @@ def _answer(pod: str, capture: Capture | None, tests: Sequence[Test]) -> Answer:
         return _say(pod, "undecided", f"whether traffic of {{pod}} goes through Envoy was not seen{why}")
     standings: dict[str, list[str]] = {}
     for each in _bypasses(capture):
-        standing = "by design" if each["by_design"] else str(each.get("standing", "open"))
-        standings.setdefault(standing, []).append(_with_options(each))
+        standings.setdefault(_standing_of(each), []).append(_with_options(each))
     unexpected = list(dict.fromkeys(standings.get("open", [])))
     opened = list(dict.fromkeys(text for standing in _OPENINGS for text in standings.get(standing, [])))
     opened += [text for text in unexpected if text.endswith(")")]
@@ -318,7 +334,7 @@ def _answer(pod: str, capture: Capture | None, tests: Sequence[Test]) -> Answer:
         return _say(pod, "undecided", in_part, **lists)
     if unexpected:
         return _say(pod, "undecided", f"traffic of {{pod}} {past}; no test that ran judges this", **lists)
-    parts = [f"what {capture['release']} lets by"] if standings.get("by design") else []
+    parts = [f"what {capture['release']} lets by"] if BY_DESIGN in standings else []
     openings = [
         f"what {words}: {_first(standings[standing])}"
         for standing, words in _OPENINGS.items()

@@ -140,14 +140,6 @@ class Pod:
             ipv6 = rules is None or any(map(has_istio, rulesets_of(rules, 6)))
         return (4, 6) if ipv6 else (4,)
 
-    def leaves_ipv6_untold(self, rules: Rules, host: Host | None) -> bool:
-        """Whether nobody said if ip6tables is to have rules of Istio's, where it was read and has none.
-
-        A pod of which it was said that it has no IPv6 address is to have none.
-        """
-        said_to_have_none = host is not None and host != Host() and not _has_ipv6(host)
-        return not said_to_have_none and ipv6_is_untold(rules, self.options.enable_ipv6)
-
     def leaves_ipv6_alone(self, rules: Rules, host: Host | None) -> bool:
         """Whether a pod that has an IPv6 address, or of which that is not known, is to have no IPv6 rules."""
         ends = self.options.enable_ipv6 is False and self.options.inbound_interception_mode != "NONE"
@@ -164,6 +156,15 @@ class Review(NamedTuple):
     what: PacketClass
     number: int
     holds: bool
+
+
+def leaves_ipv6_untold(rules: Rules, options: IstioOptions, host: Host | None) -> bool:
+    """Whether nobody said if ip6tables is to have rules of Istio's, where it was read and has none.
+
+    A pod of which it was said that it has no IPv6 address is to have none.
+    """
+    said_to_have_none = host is not None and host != Host() and not _has_ipv6(host)
+    return not said_to_have_none and ipv6_is_untold(rules, options.enable_ipv6)
 
 
 def _has_ipv6(host: Host) -> bool:
@@ -192,7 +193,7 @@ def open_classes(rules: Rules, pod: Pod, reviews: Reviews, *, host: Host | None 
         UsageProblem: as `expected_ruleset`; chains jump in a circle.
     """
     known = pod.families(rules)
-    untold = pod.leaves_ipv6_untold(rules, host)
+    untold = leaves_ipv6_untold(rules, pod.options, host)
 
     def sides(family: Family) -> list[Side]:
         if family == 6 and untold:

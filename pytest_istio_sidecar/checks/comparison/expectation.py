@@ -27,7 +27,7 @@ from pytest_istio_sidecar.istio.option_table import OptionFields
 from pytest_istio_sidecar.istio.options import IstioOptions
 from pytest_istio_sidecar.istio.rules import ERAS, expected_ruleset, shown_by_image
 from pytest_istio_sidecar.istio.search import explain, nearest, same_in
-from pytest_istio_sidecar.istio.tables import has_istio, other_mode
+from pytest_istio_sidecar.istio.tables import has_istio, ipv6_is_untold, other_mode
 from pytest_istio_sidecar.netfilter.model import Family, PodRules, Rules, Ruleset, rulesets_of
 from pytest_istio_sidecar.netfilter.packet import Host
 from pytest_istio_sidecar.netfilter.text.complete import with_hidden_as_expected
@@ -120,8 +120,7 @@ def _second_run(comparison: Comparison, expected: PodRules) -> str:
 def expected_of(rules: Rules, version: str, options: IstioOptions) -> PodRules:
     """What a release installs, for every family of these rules that there is an expectation for."""
     families: list[Family] = [family for family in (4, 6) if rulesets_of(rules, family)]
-    untold = isinstance(rules, PodRules) and 4 in families and options.enable_ipv6 is None
-    if untold and not any(map(has_istio, rulesets_of(rules, 6))):
+    if 4 in families and ipv6_is_untold(rules, options.enable_ipv6):
         families = [4]
     return PodRules(
         rulesets=tuple(expected_ruleset(version, family=family, options=options) for family in families),

@@ -1,4 +1,4 @@
-"""Captured is what comes to Envoy's port for its direction: the port of the other direction is a way past it."""
+"""Captured is what comes to Envoy's port for its direction; the other direction's port is a way past it."""
 
 from __future__ import annotations
 
