@@ -33,7 +33,6 @@ _OTHER_TRUTH = frozenset((
     "--reconcile", "--cleanup-only", "--native-nftables", "--iptables-trace-logging", "--log_as_json",
     "--host-nsenter-exec", _DUAL_STACK,
 ))  # fmt: skip
-_TRUE, _FALSE = ("1", "t", "T", "TRUE", "true", "True"), ("0", "f", "F", "FALSE", "false", "False")
 
 VARIABLES_IN_FLAGS_SINCE = ((1, 19, 5), (1, 20, 1))
 """A variable is its flag's default, be it empty, and the name that other components use for it counts more
@@ -87,9 +86,9 @@ def read_command_line(
     for flag, value in _flags(arguments):
         option = _FLAGS.get(flag)
         if option is not None:
-            chosen[option.name] = _truth(flag, value) if option.kind is kinds.truth else value
+            chosen[option.name] = kinds.go_truth(flag, value) if option.kind is kinds.truth else value
         elif flag in _OTHER_TRUTH:
-            truths[flag] = _truth(flag, value)
+            truths[flag] = kinds.go_truth(flag, value)
     for option in OPTIONS:
         if option.kind in (kinds.ranges, kinds.ranges_or_all) and option.name in chosen:
             chosen[option.name] = kinds.Argument(chosen[option.name])
@@ -172,7 +171,7 @@ def read_variables(environment: Mapping[str, str], release: Number | None) -> di
             if value is None or (not value and not in_flags):
                 continue
             if option.kind is kinds.truth:
-                chosen[option.name] = is_true(value)
+                chosen[option.name] = kinds.is_true(value)
             else:
                 chosen[option.name] = value
     return chosen | _dns(environment, release, set_already="redirect_dns" in chosen)
@@ -202,13 +201,13 @@ def _dns(environment: Mapping[str, str], release: Number | None, *, set_already:
         return {"redirect_dns": by_agent, "dns_by_envoy": bool(asked) and not by_agent}
     if "ISTIO_META_DNS_CAPTURE" not in environment or (set_already and not _in_flags(release)):
         return {}
-    return {"redirect_dns": is_true(asked)}
+    return {"redirect_dns": kinds.is_true(asked)}
 
 
 def _dns_of_any_release(asked: str, *, by_agent: bool) -> dict[str, bool]:
     chosen = {}
-    if asked in (*_TRUE, *_FALSE):
-        chosen["redirect_dns"] = asked in _TRUE
+    if kinds.is_truth(asked):
+        chosen["redirect_dns"] = kinds.is_true(asked)
     elif asked:
         chosen["dns_by_envoy"] = True
     return {**chosen, "redirect_dns": True} if by_agent else chosen
@@ -224,7 +223,7 @@ def _dual_stack(environment: Mapping[str, str], release: Number | None) -> bool:
         names = (
             ["DUAL_STACK", "ISTIO_DUAL_STACK"] if _in_flags(release) else ["ISTIO_DUAL_STACK", "DUAL_STACK"]
         )
-    answers = [is_true(environment[name]) for name in names if environment.get(name)]
+    answers = [kinds.is_true(environment[name]) for name in names if environment.get(name)]
     return bool(answers) and answers[-1]
 
 
@@ -235,16 +234,4 @@ def _users(environment: Mapping[str, str], release: Number | None) -> str:
 
 
 def _asks(environment: Mapping[str, str], variable: str) -> bool:
-    return is_true(environment.get(variable, ""))
-
-
-def is_true(value: str) -> bool:
-    """As a variable is read (Go's strconv.ParseBool): what is neither true nor false is false."""
-    return value in _TRUE
-
-
-def _truth(flag: str, value: str) -> bool:
-    """As a flag is read: what is neither true nor false ends the program."""
-    if value not in (*_TRUE, *_FALSE):
-        raise UsageProblem(messages.TRUTH_UNKNOWN(name=flag, value=value))
-    return value in _TRUE
+    return kinds.is_true(environment.get(variable, ""))

@@ -55,6 +55,27 @@ BLANK_IN_RANGES = Message(
     "{option}: {text!r} has a blank, and a range with a blank is none: Istio's webhook refuses the pod",
     fix="write it as {right}",
 )
+NO_ENVOY_PORT = Message(
+    "IS319",
+    "{option}: {text!r} is no port that Envoy could listen on",
+    help="one port, 1 to 65535",
+)
+NOBODY_NAMED = Message("IS329", "{option}: {text!r} names nobody", help="a number, or several: 1337,0")
+NO_ADDRESSES = Message(
+    "IS330",
+    "{option}: {text!r} is no range of addresses: Istio's webhook refuses the pod",
+    help="write it as 10.0.0.0/8",
+)
+GIVEN_TWICE = Message(
+    "IS331",
+    "{option} is given twice, as {first!r} and as {second!r}",
+    help="give it once, with all that it is to hold",
+)
+SAME_PORT = Message(
+    "IS332",
+    "proxy_port and inbound_capture_port are both {port}: Envoy takes each direction on a port of its own",
+    help="give them two ports",
+)
 NO_OPTION_NAMED = Message(
     "IS318",
     "{text!r} leaves out the name of an option; to accept none, leave the argument out",

@@ -45,23 +45,59 @@ _NUMBERS = {
 }  # fmt: skip
 """Groups that the proxy image knows by name: those of Debian and Ubuntu (package base-passwd,
 group.master), and its own. iptables-restore looks names up in there."""
-_RANGE = re.compile(r"(\d{1,5})(?::(\d{1,5}))?")
+_PORT = r"(0|[1-9][0-9]{0,4})"
+_RANGE = re.compile(f"{_PORT}(?::{_PORT})?")
+"""Without a zero in front: iptables takes that for octal."""
+_NUMBER = re.compile(r"\+?(0[xX][0-9a-fA-F]+|0|[1-9][0-9]*)")
+_TRUE, _FALSE = ("1", "t", "T", "TRUE", "true", "True"), ("0", "f", "F", "FALSE", "false", "False")
+"""What Go takes for either (strconv.ParseBool)."""
 
 
 def truth(name: str, value: object) -> bool | None:
-    """True or False; None where it is left to the release, or to who installs the rules."""
+    """True or False, or as Go writes it; None: left to the release, or to who installs the rules."""
+    if isinstance(value, str) and is_truth(value):
+        return is_true(value)
     if not isinstance(value, bool | None):
         raise UsageProblem(messages.NOT_A_TRUTH(option=name, value=value))
     return value
 
 
-def _text(check: _Check, *, several: bool = False, whole: bool = False, or_all: bool = False) -> Kind:
+def go_truth(name: str, text: str) -> bool:
+    """What Go reads of a text.
+
+    Raises:
+        UsageProblem: it is neither true nor false.
+    """
+    if not is_truth(text):
+        raise UsageProblem(messages.TRUTH_UNKNOWN(name=name, value=text))
+    return text in _TRUE
+
+
+def is_truth(text: str) -> bool:
+    """Whether Go takes a text for true or false."""
+    return text in (*_TRUE, *_FALSE)
+
+
+def is_true(text: str) -> bool:
+    """As a variable is read: what is neither true nor false is false."""
+    return text in _TRUE
+
+
+def _text(
+    check: _Check,
+    *,
+    several: bool = False,
+    whole: bool = False,
+    or_all: bool = False,
+    written: Callable[[str], str] | None = None,
+) -> Kind:
     """Text as Istio writes it, or a number or a list of Python's, which becomes that text.
 
     Args:
         several: it is a list, of which every member is checked.
         whole: it is a list that is checked as one text.
         or_all: "*" is taken too.
+        written: how iptables-save writes a member; None: as it is given.
     """
 
     def read(name: str, value: object) -> str:
@@ -75,6 +111,8 @@ def _text(check: _Check, *, several: bool = False, whole: bool = False, or_all: 
             text = ",".join(part.strip() or part for part in text.split(","))
         for part in split(text) if several else (text,):
             check(name, part)
+        if written is not None:
+            text = ",".join(written(part) if part else part for part in text.split(","))
         return text
 
     return read
@@ -120,7 +158,7 @@ def _is(failing: Callable[[str, str], Failure], fits: Callable[[str], object], /
 def _number(most: int) -> _Check:
     return _is(
         lambda option, text: messages.NO_OPTION_NUMBER(option=option, text=text, most=most),
-        lambda text: 0 <= int(text, 0) <= most,
+        lambda text: _NUMBER.fullmatch(text) and int(text, 0) <= most,
     )
 
 
@@ -129,6 +167,29 @@ def _address(version: int) -> _Check:
         lambda option, text: messages.NO_SERVER(option=option, server=text, family=version),
         lambda text: ip_address(text).version == version,
     )
+
+
+def _one_port(name: str, text: str) -> None:
+    if not re.fullmatch(_PORT, text) or not 0 < int(text) <= 65535:
+        raise UsageProblem(messages.NO_ENVOY_PORT(option=name, text=text))
+
+
+def _ids(name: str, value: object) -> str:
+    text = _decimal_ids(name, value)
+    assert isinstance(text, str)  # noqa: S101 - as `_text` has it
+    if text and not split(text):
+        raise UsageProblem(messages.NOBODY_NAMED(option=name, text=text))
+    return text
+
+
+def _decimal(text: str) -> str:
+    return str(int(text, 0))
+
+
+def _span(text: str) -> str:
+    """A range of one port as that port."""
+    low, _, high = text.partition(":")
+    return low if low == high else text
 
 
 def _port(name: str, text: str) -> None:
@@ -178,6 +239,19 @@ def unmapped(network: Network) -> Network:
     return network
 
 
+def is_malformed(text: str) -> bool:
+    """Whether a member of a list of ranges is meant for one, and is neither a range nor an address."""
+    if re.search(r"\s", text):
+        return True
+    if cidr(text) is not None or not ("/" in text or text[:1].isdigit()):
+        return False
+    try:
+        ip_address(text)
+    except ValueError:
+        return True
+    return False
+
+
 def is_loopback(text: str) -> bool:
     """Whether the address of a range in CIDR is a loopback one."""
     address = ip_address(text.partition("/")[0])
@@ -196,7 +270,7 @@ def group_ids(text: str, *, option: str = "owner groups") -> tuple[str, ...]:
     for group in split(text):
         if group in _NUMBERS:
             numbers.append(str(_NUMBERS[group]))
-        elif re.fullmatch(r"\d{1,10}", group) and int(group) < 2**32 - 1:
+        elif re.fullmatch(r"0|[1-9][0-9]{0,9}", group) and int(group) < 2**32 - 1:
             numbers.append(str(int(group)))
         else:
             raise UsageProblem(messages.NO_GROUP(option=option, group=group))
@@ -204,7 +278,7 @@ def group_ids(text: str, *, option: str = "owner groups") -> tuple[str, ...]:
 
 
 def _ranges(*, or_all: bool) -> Kind:
-    """Ranges in CIDR. What becomes of one that is none is a matter of the release (`rules`)."""
+    """Ranges in CIDR. What becomes of an address without its prefix is a matter of the release (`rules`)."""
 
     def read(name: str, value: object) -> str:
         text = _listed(name, value)
@@ -212,16 +286,22 @@ def _ranges(*, or_all: bool) -> Kind:
             raise UsageProblem(messages.EXCLUDES_ALL(option=name, variable=name.upper()))
         if not isinstance(value, Argument) and re.search(r"\s", text):
             right = ",".join(filter(None, re.split(r"[\s,]+", text)))
+            right = right or f"an empty list: {name}="
             raise UsageProblem(messages.BLANK_IN_RANGES(option=name, text=text, right=right))
+        for part in split(text) if text != ALL and not isinstance(value, Argument) else ():
+            if is_malformed(part):
+                raise UsageProblem(messages.NO_ADDRESSES(option=name, text=part))
         return text
 
     return read
 
 
-port = _text(_port)
+envoy_port = _text(_one_port)
+"""A port that something can listen on."""
+port = _text(_port, written=_span)
 """A port, or a range of them: 80:90."""
-ports = _text(_port, several=True)
-ports_or_all = _text(_port, several=True, or_all=True)
+ports = _text(_port, several=True, written=_span)
+ports_or_all = _text(_port, several=True, or_all=True, written=_span)
 ranges = _ranges(or_all=False)
 ranges_or_all = _ranges(or_all=True)
 loopback_range = _text(_loopback_range)
@@ -232,11 +312,11 @@ interfaces = _text(
     ),
     several=True,
 )
-mark = _text(_number(2**32 - 1))
-routing_table = _text(_number(2**32 - 1))
-users = _text(_number(2**32 - 2), several=True)
+mark = _text(_number(2**32 - 1), written=_decimal)
+routing_table = _text(_number(2**32 - 1), written=_decimal)
+_decimal_ids = _text(_number(2**32 - 2), several=True, written=_decimal)
+users = groups = _ids
 """By number; the kernel takes the last one for nobody."""
-groups = _text(_number(2**32 - 2), several=True)
 owner_groups = _text(_owner_groups, whole=True, or_all=True)
 """By number or name."""
 captured_groups = _text(_captured_groups, whole=True, or_all=True)

@@ -12,8 +12,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal, TypedDict
 
+from pytest_istio_sidecar.errors import UsageProblem
+from pytest_istio_sidecar.istio import messages, ports
 from pytest_istio_sidecar.istio import option_kinds as kinds
-from pytest_istio_sidecar.istio import ports
 from pytest_istio_sidecar.istio.versions import Number
 
 Several = str | int | Sequence[str | int]
@@ -98,9 +99,9 @@ class OptionValues:
     """
 
     # fmt: off
-    proxy_port: str = _option(str(ports.OUTBOUND), kinds.port, "-p --envoy-port")
+    proxy_port: str = _option(str(ports.OUTBOUND), kinds.envoy_port, "-p --envoy-port")
     """Envoy's port for outbound connections."""
-    inbound_capture_port: str = _option(str(ports.INBOUND), kinds.port, "-z --inbound-capture-port")
+    inbound_capture_port: str = _option(str(ports.INBOUND), kinds.envoy_port, "-z --inbound-capture-port")
     """Envoy's port for inbound ones."""
     inbound_tunnel_port: str = _option(
         str(ports.TUNNEL), kinds.port, "-e --inbound-tunnel-port", since=(1, 7, 0))
@@ -191,6 +192,8 @@ class OptionValues:
             value = getattr(self, option.name)
             if value is not option.default:
                 object.__setattr__(self, option.name, option.kind(option.name, value))
+        if self.proxy_port == self.inbound_capture_port:
+            raise UsageProblem(messages.SAME_PORT(port=self.proxy_port))
         if not self.proxy_uid:
             object.__setattr__(self, "proxy_uid", str(ports.PROXY_ID))
         if not self.proxy_gid:

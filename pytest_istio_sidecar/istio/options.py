@@ -15,7 +15,7 @@ from pytest_istio_sidecar.errors import UsageProblem
 from pytest_istio_sidecar.failure import Failure
 from pytest_istio_sidecar.istio import messages
 from pytest_istio_sidecar.istio.command_line import read_command_line
-from pytest_istio_sidecar.istio.option_kinds import Argument
+from pytest_istio_sidecar.istio.option_kinds import Argument, is_malformed
 from pytest_istio_sidecar.istio.option_table import OPTIONS, OptionValues
 from pytest_istio_sidecar.istio.pod_options import fields_of_pod
 from pytest_istio_sidecar.istio.versions import number_of
@@ -54,14 +54,16 @@ class IstioOptions(OptionValues):
         """Options as they are written on a command line: "inbound_ports_exclude=15090,8443".
 
         Raises:
-            UsageProblem: no NAME=VALUE, or no option of that name or value.
+            UsageProblem: no NAME=VALUE, no option of that name or value, or one with two values.
         """
-        given: dict[str, str | bool] = {}
+        given: dict[str, str] = {}
         for text in pairs:
             name, equals, value = text.partition("=")
             if not equals:
                 raise UsageProblem(messages.NOT_NAME_VALUE(text=text))
-            given[name.strip()] = {"true": True, "false": False}.get(value, value)
+            name = name.strip()
+            if given.setdefault(name, value) != value:
+                raise UsageProblem(messages.GIVEN_TWICE(option=name, first=given[name], second=value))
         return cls.of(given)
 
     @classmethod
@@ -122,7 +124,7 @@ class IstioOptions(OptionValues):
     def pairs(self) -> tuple[str, ...]:
         """What `from_pairs` makes the same options of, or ones of which every release makes the same rules.
 
-        The ranges of a command line that have a blank, and so are none, are left out.
+        What a command line has among its ranges and is none is left out.
         """
         return tuple(f"{name}={_written(value)}" for name, value in self.changed().items())
 
@@ -174,5 +176,5 @@ def _written(value: str | bool) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, Argument):
-        return ",".join(part for part in value.split(",") if not any(map(str.isspace, part)))
+        return ",".join(part for part in value.split(",") if not is_malformed(part))
     return value

@@ -15,7 +15,8 @@ from typing import Any
 
 from pytest_istio_sidecar.errors import UsageProblem
 from pytest_istio_sidecar.istio import messages, ports
-from pytest_istio_sidecar.istio.command_line import PROGRAM, is_true, read_command_line, read_variables
+from pytest_istio_sidecar.istio.command_line import PROGRAM, read_command_line, read_variables
+from pytest_istio_sidecar.istio.option_kinds import is_true
 from pytest_istio_sidecar.istio.option_table import OPTIONS
 from pytest_istio_sidecar.istio.versions import Number, number_of
 

@@ -114,7 +114,7 @@ def passed_over(version: str, options: IstioOptions) -> tuple[tuple[str, str], .
         (name, text)
         for name in names
         for text in split(getattr(options, name))
-        if text != ALL and cidr(text) is None
+        if getattr(options, name) != ALL and cidr(text) is None
     )
 
 

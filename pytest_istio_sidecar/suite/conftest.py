@@ -169,8 +169,8 @@ def _captures_outbound(expected, istio_version) -> None:
 
 @pytest.fixture(scope="session")
 def istio_output(_captures_outbound, iptables_nat) -> frozenset[str]:
-    """The rules of ISTIO_OUTPUT, as text."""
-    return frozenset(text_of(rule) for rule in iptables_nat.chain("ISTIO_OUTPUT"))
+    """The rules of ISTIO_OUTPUT, as text; none where there is no such chain."""
+    return frozenset(_rules_of_output(iptables_nat))
 
 
 @pytest.fixture(scope="session")
@@ -180,7 +180,7 @@ def dead_rules(_captures_outbound, iptables_nat, sidecar_pod) -> dict[str, list[
     A rule that stands there several times is among them where no packet matches any of its copies.
     """
     dead = _dead(iptables_nat, sidecar_pod.host)
-    copies = Counter(map(text_of, iptables_nat.chain("ISTIO_OUTPUT")))
+    copies = Counter(_rules_of_output(iptables_nat))
     return {text: findings for text, findings in dead.items() if len(findings) == copies[text]}
 
 
@@ -188,6 +188,10 @@ def dead_rules(_captures_outbound, iptables_nat, sidecar_pod) -> dict[str, list[
 def meant_dead(_captures_outbound, expected, sidecar_pod) -> dict[str, list[Finding]]:
     """The same of the expected ISTIO_OUTPUT."""
     return _dead(expected.nat, sidecar_pod.host)
+
+
+def _rules_of_output(nat: Table) -> list[str]:
+    return list(map(text_of, nat.chain("ISTIO_OUTPUT"))) if "ISTIO_OUTPUT" in nat else []
 
 
 def _dead(nat: Table, host: Host) -> dict[str, list[Finding]]:

@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from pytest_istio_sidecar import expected_ruleset, render_save
+
 DATA = Path(__file__).parents[1] / "data"
 LAB, REPORTS = DATA / "lab-listing-1.8.3.txt", DATA / "reports"
 
@@ -92,3 +94,64 @@ def test_of_a_folder_the_release_is_the_pods_unless_another_is_named(pytester):
     arguments = ("-s", "--istio-environment=file", "--istio-table=read")
     pytester.runpytest_subprocess(*arguments).stdout.fnmatch_lines(["*1.20.8*"])
     pytester.runpytest_subprocess(*arguments, "--istio-version=1.19.0").stdout.fnmatch_lines(["*1.19.0*"])
+
+
+def test_a_chain_of_istios_that_is_missing_is_a_verdict_that_names_it(run_suite):
+    lines = render_save(expected_ruleset("1.8.3")).splitlines(keepends=True)
+    result = run_suite("".join(line for line in lines if "ISTIO_OUTPUT" not in line))
+    outcomes = result.parseoutcomes()
+    assert "errors" not in outcomes
+    named = [
+        line for line in result.outlines if line.startswith("E ") and "has no chain ISTIO_OUTPUT" in line
+    ]
+    assert len(named) == 4
+
+
+EMPTY = "*nat\n:PREROUTING ACCEPT [0:0]\n:OUTPUT ACCEPT [0:0]\nCOMMIT\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "ended", "told"),
+    [
+        ([], {"errors": 1}, "*whether IPv6 is to go through Envoy cannot be told*"),
+        (["--istio-option=enable_ipv6=false"], {}, "*all IPv6 gets by without Envoy*(enable_ipv6: false)*"),
+        (["--istio-option=enable_ipv6=true"], {"failed": 1}, "*traffic of * gets past Envoy: inbound IPv6*"),
+        (["--istio-interface=eth0=192.0.2.10/24"], {}, "*traffic of * goes through Envoy*"),
+    ],
+    ids=["nobody said", "said not to", "said to", "no address"],
+)
+def test_ipv6_without_a_rule_is_judged_by_whether_it_should_have_some(
+    run_suite, pytester, arguments, ended, told
+):
+    (pytester.path / "empty.txt").write_text(EMPTY)
+    result = run_suite(render_save(expected_ruleset("1.8.3")), "--istio-table=ip6:empty.txt", *arguments)
+    outcomes = result.parseoutcomes()
+    assert {name: count for name, count in outcomes.items() if name in ("failed", "errors")} == ended
+    assert result.ret == bool(ended)
+    result.stdout.fnmatch_lines([told])
+
+
+ACCEPTED = "inbound_ports_exclude=15090,15021,8443,15020"
+
+
+def test_what_is_accepted_or_moved_is_told_apart_from_what_is_by_design_beside_a_fault(run_suite):
+    rules = render_save(
+        expected_ruleset("1.8.3", inbound_ports_exclude=ACCEPTED.partition("=")[2], proxy_gid="2000")
+    )
+    result = run_suite(
+        rules.replace("--to-ports 15006", "--to-ports 15066"),
+        f"--istio-option={ACCEPTED}",
+        "--istio-option=proxy_gid=2000",
+        "--istio-accept-options=excludeInboundPorts",
+    )
+    assert result.ret == 1
+    result.stdout.fnmatch_lines(
+        [
+            "  inbound *NOT BY DESIGN: tcp not 22,*: sent to 192.0.2.10:15066",
+            " *accepted: tcp 8443 (excludeInboundPorts: 8443)",
+            " *by design: not tcp; tcp 22,15008,15020-15021,15090",
+            "  outbound *NOT BY DESIGN: tcp *",
+            " *taken for Envoy's: tcp from uid not 1337 gid 2000 by eth0 (proxy_gid: 2000)",
+            " *by design: not tcp; *",
+        ]
+    )

@@ -25,6 +25,7 @@ from pytest_istio_sidecar.checks.bypass.envoy_ports import EnvoyPorts
 from pytest_istio_sidecar.checks.bypass.found_bypass import FoundBypass, Passing, Standing
 from pytest_istio_sidecar.checks.wording import HOOKS, PacketClass, of_direction
 from pytest_istio_sidecar.errors import UsageProblem
+from pytest_istio_sidecar.istio.option_kinds import split
 from pytest_istio_sidecar.istio.option_table import OPTIONS, Option
 from pytest_istio_sidecar.istio.option_wording import in_words
 from pytest_istio_sidecar.istio.options import IstioOptions
@@ -97,7 +98,7 @@ class Pod:
     @property
     def _identity(self) -> dict[str, Any]:
         """By option Envoy's user and group, as this pod was told; of several, the first."""
-        return {name: getattr(self.options, name).partition(",")[0] for name in _IDENTITY}
+        return {name: first for name in _IDENTITY for first in split(getattr(self.options, name))[:1]}
 
     @cached_property
     def told(self) -> IstioOptions:

@@ -38,6 +38,7 @@ from pytest_istio_sidecar.environments.embedded.traffic import ECHO_PORT, Embedd
 from pytest_istio_sidecar.errors import EnvironmentProblem
 from pytest_istio_sidecar.istio import ports
 from pytest_istio_sidecar.istio.observation import RequestKind
+from pytest_istio_sidecar.istio.option_kinds import split
 from pytest_istio_sidecar.istio.options import IstioOptions
 from pytest_istio_sidecar.istio.pod_options import PodUsers
 from pytest_istio_sidecar.istio.policy_route import expected_policy_routes
@@ -348,7 +349,7 @@ def _specification(rules: PodRulesText, sidecar: Sidecar, seconds: float) -> Spe
 
 def _envoy_ids(options: IstioOptions) -> tuple[int, int]:
     """The user and group whose packets the rules let go; of several, the first."""
-    uid, gid = (int(ids.partition(",")[0]) for ids in (options.proxy_uid, options.proxy_gid))
+    uid, gid = (int(split(ids)[0]) for ids in (options.proxy_uid, options.proxy_gid))
     return uid, gid
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from pytest_istio_sidecar import UsageProblem, expected_ruleset
 from pytest_istio_sidecar.istio.option_table import OPTIONS, Option, OptionFields
-from pytest_istio_sidecar.istio.options import IstioOptions, option_named
+from pytest_istio_sidecar.istio.options import IstioOptions, option_named, options_named
 from pytest_istio_sidecar.istio.rules import passed_over
 from pytest_istio_sidecar.istio.versions import known_versions, number_of
 
@@ -234,3 +234,102 @@ def test_what_a_release_passes_over_is_told() -> None:
 )
 def test_an_option_has_the_names_that_istio_gives_it(name: str) -> None:
     assert option_named(name) == "outbound_ip_ranges_exclude"
+
+
+@pytest.mark.parametrize(
+    ("pair", "said"),
+    [
+        ("proxy_port=0", "'0' is no port that Envoy could listen on"),
+        ("inbound_capture_port=0", "'0' is no port that Envoy could listen on"),
+        ("proxy_port=80:90", "'80:90' is no port that Envoy could listen on"),
+        ("proxy_port=", "'' is no port that Envoy could listen on"),
+        ("proxy_port=15006", "both 15006"),
+        ("inbound_tunnel_port=", "'' is no port"),
+        ("inbound_ports_exclude=010", "'010' is no port"),
+        ("inbound_ports_exclude=٨٠", "is no port"),
+        ("inbound_ports_exclude=0x50", "'0x50' is no port"),
+        ("inbound_ports_include=80,*", "'*' is no port"),
+        ("outbound_ports_exclude=65536", "'65536' is no port"),
+        ("outbound_ports_include=http", "'http' is no port"),
+        ("proxy_uid=010", "'010' is no number"),
+        ("proxy_uid=1_000", "'1_000' is no number"),
+        ("proxy_uid=-1", "'-1' is no number"),
+        ("proxy_gid=istio-proxy", "'istio-proxy' is no number"),
+        ("proxy_uid=,", "',' names nobody"),
+        ("proxy_gid=,,", "',,' names nobody"),
+        ("inbound_tproxy_mark=", "'' is no number"),
+        ("inbound_tproxy_route_table=0x", "'0x' is no number"),
+        ("owner_groups_include=010", "no group 010"),
+        ("outbound_ip_ranges_exclude=10.0.0.300/8", "'10.0.0.300/8' is no range of addresses"),
+        ("outbound_ip_ranges_exclude=10.0.0.0/33", "'10.0.0.0/33' is no range of addresses"),
+        ("outbound_ip_ranges_exclude=10.0.0.0/255.0.0.0", "is no range of addresses"),
+        ("outbound_ip_ranges_include=10.0.0.0/8,10.0.0.256", "'10.0.0.256' is no range of addresses"),
+        ("outbound_ip_ranges_include=::/129", "'::/129' is no range of addresses"),
+        ("outbound_ip_ranges_include= ", "has a blank"),
+        ("kube_virt_interfaces=a/b", "no interface's name"),
+        ("exclude_interfaces= ", "no interface's name"),
+        ("inbound_interception_mode=tproxy", "REDIRECT, TPROXY, NONE"),
+        ("inbound_interception_mode=", "REDIRECT, TPROXY, NONE"),
+        ("host_ipv4_loopback_cidr=", "loopback"),
+        ("redirect_dns=", "True or False"),
+        ("redirect_dns=yes", "True or False"),
+        ("enable_ipv6=None", "True or False"),
+        ("dns_servers_v4=8.8.8.8/32", "no IPv4 address"),
+        ("mode=", "init or cni"),
+    ],
+)
+def test_what_istios_programs_would_not_take_so_is_refused_on_a_command_line(pair: str, said: str) -> None:
+    with pytest.raises(UsageProblem) as problem:
+        IstioOptions.from_pairs([pair])
+    assert said in str(problem.value)
+
+
+@pytest.mark.parametrize(
+    ("pair", "taken"),
+    [
+        ("proxy_uid=0x539", "1337"),
+        ("proxy_uid=+80", "80"),
+        ("proxy_uid=1337,,0", "1337,,0"),
+        ("inbound_tproxy_mark=0x539", "1337"),
+        ("inbound_ports_exclude=80:80,90:91", "80,90:91"),
+        ("redirect_dns=True", True),
+        ("redirect_dns=1", True),
+        ("enable_ipv6=f", False),
+        ("outbound_ip_ranges_include=", ""),
+    ],
+)
+def test_what_is_written_otherwise_and_means_the_same_is_kept_as_iptables_prints_it(pair, taken) -> None:
+    assert getattr(IstioOptions.from_pairs([pair]), pair.partition("=")[0]) == taken
+
+
+def test_an_option_with_two_values_is_refused_and_not_the_last_one_taken() -> None:
+    with pytest.raises(UsageProblem, match="given twice, as '80' and as '90'"):
+        IstioOptions.from_pairs(["inbound_ports_exclude=80", "inbound_ports_exclude=90"])
+    assert IstioOptions.from_pairs(["proxy_uid=1337", " proxy_uid=1337"]) == IstioOptions()
+
+
+def test_what_is_left_of_a_list_of_blanks_is_named_in_the_fix() -> None:
+    with pytest.raises(UsageProblem) as problem:
+        IstioOptions(outbound_ip_ranges_exclude=" ")
+    assert problem.value.failure.fix == "write it as an empty list: outbound_ip_ranges_exclude="
+
+
+def test_all_among_other_ranges_is_told_as_passed_over() -> None:
+    options = IstioOptions(outbound_ip_ranges_include="*,10.0.0.0/8")
+    assert passed_over("1.20.8", options) == (("outbound_ip_ranges_include", "*"),)
+
+
+def test_ranges_of_a_command_line_that_are_none_stand_and_can_be_written_again() -> None:
+    options = IstioOptions.from_init_arguments(["-x", "10.0.0.300/8,10.0.0.0/8"])
+    assert options.outbound_ip_ranges_exclude == "10.0.0.300/8,10.0.0.0/8"
+    assert IstioOptions.from_pairs(options.pairs()).outbound_ip_ranges_exclude == "10.0.0.0/8"
+
+
+@pytest.mark.parametrize("text", ["", " ", ",", "excludeInboundPorts,", "a,,b"])
+def test_names_of_options_leave_none_out(text: str) -> None:
+    with pytest.raises(UsageProblem, match="leaves out the name of an option"):
+        options_named(text)
+
+
+def test_names_of_options_with_commas_are_the_fields_they_stand_for() -> None:
+    assert options_named("excludeInboundPorts, --proxy-uid") == ("inbound_ports_exclude", "proxy_uid")
