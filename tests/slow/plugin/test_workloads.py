@@ -10,9 +10,11 @@ import json
 import re
 import subprocess
 import sys
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import pytest
 from fakes.api import kubeconfig
 from test_kind_faults import Bench, bench
@@ -22,6 +24,7 @@ from pytest_istio_sidecar.environments.cluster.api import KubernetesApi
 
 __all__ = ["bench"]  # a fixture
 
+SCHEMA = json.loads((files("pytest_istio_sidecar.reports") / "report.schema.json").read_text())
 SUITE = ("--pyargs", "pytest_istio_sidecar.suite")
 SIDECAR_TEST = "test_prerouting_sends_all_tcp_to_istio_inbound"
 OWN = """
@@ -265,6 +268,55 @@ def test_a_fault_of_the_second_is_told_of_it_and_of_no_other(bench: Bench) -> No
     assert "Workload: deployment/shop" in page
     assert page.count("What gets by without Envoy") == 2
     assert "### deployment/cart" in (bench.work / "report.md").read_text()
+
+
+def told(pod: dict[str, Any], flag: str, value: str) -> dict[str, Any]:
+    """A pod whose istio-init was told something else."""
+    (init,) = pod["spec"]["initContainers"]
+    words = init["args"]
+    words[words.index(flag) + 1 : words.index(flag) + 2] = [value]
+    return pod
+
+
+def in_its_rules(bench: Bench, name: str, old: str, new: str) -> None:
+    save = bench.home / f"answers-{name}" / "iptables-legacy-save_-c"
+    assert old in save.read_text()
+    save.write_text(save.read_text().replace(old, new))
+
+
+def test_what_the_second_opens_fails_it_alone_and_may_be_accepted(bench: Bench) -> None:
+    opened = told(real_pod("shop-1", "shop"), "-d", "15090,15021,8443,15020")
+    beside(bench, real_pod("cart-1", "cart"), opened)
+    left_out = "-A ISTIO_INBOUND -p tcp -m tcp --dport 15020 -j RETURN"
+    in_its_rules(bench, "shop-1", left_out, f"{left_out.replace('15020', '8443')}\n[0:0] {left_out}")
+    names = ("deployment/cart", "deployment/shop")
+    status, output, report = run(bench, workloads=names)
+    jsonschema.validate(report, SCHEMA)
+    assert status == 1
+    assert by_workload(report) == {"deployment/cart": [], "deployment/shop": ["failed"]}, output
+    said = "traffic of default/shop-1 gets past Envoy: inbound tcp 8443 (excludeInboundPorts: 8443)"
+    assert report["answer"]["text"].endswith(said)
+    status, output, report = run(bench, "--istio-accept-options=excludeInboundPorts", workloads=names)
+    jsonschema.validate(report, SCHEMA)
+    assert (status, report["answer"]["verdict"]) == (0, "holds"), output
+    assert "accepted: tcp 8443 (excludeInboundPorts: 8443)" in output
+
+
+@pytest.mark.parametrize(("user", "verdict"), [(2000, "against"), (3000, "holds")])
+def test_of_an_id_named_for_envoys_it_is_asked_who_else_runs_so(
+    bench: Bench, user: int, verdict: str
+) -> None:
+    pod = told(real_pod("cart-1", "cart"), "-u", "2000")
+    (pod["spec"]["initContainers"][0]["args"]).extend(["-g", "1337"])
+    pod["spec"]["containers"][0]["securityContext"] = {"runAsUser": user}
+    beside(bench, pod)
+    in_its_rules(bench, "cart-1", "--uid-owner 1337", "--uid-owner 2000")
+    _, output, report = run(bench, workloads=("deployment/cart",))
+    assert report["answer"]["verdict"] == verdict, output
+    assert ("(proxy_uid: 2000)" in report["answer"]["text"]) is True
+    assert ("what user 2000 sends is taken for Envoy's" in " ".join(report["notices"])) is (
+        verdict == "holds"
+    )
 
 
 def test_of_two_workloads_the_one_without_a_sidecar_fails_and_the_other_is_judged(bench: Bench) -> None:
