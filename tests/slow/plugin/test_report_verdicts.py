@@ -95,10 +95,21 @@ def run(pytester):
         (("enable_ipv6=false",), {"six": EMPTY}, "holds", [], []),
     ],
     ids=[
-        "healthy", "opened", "accepted", "reviewed", "review ended", "accepted beside a fault",
-        "another group", "root's group", "virtual machine", "TPROXY opened", "TPROXY accepted", "IPv6 untold", "no IPv6",
+        "healthy",
+        "opened",
+        "accepted",
+        "reviewed",
+        "review ended",
+        "accepted beside a fault",
+        "another group",
+        "the group of root",
+        "virtual machine",
+        "TPROXY opened",
+        "TPROXY accepted",
+        "IPv6 untold",
+        "no IPv6",
     ],
-)  # fmt: skip
+)
 def test_schema_answer_and_exit_status_agree(run, pytester, pairs, more, verdict, opened, unexpected):
     accept = [f"--istio-accept-options={more.pop('accept')}"] if "accept" in more else []
     result, report = run(pairs, *accept, **more)
