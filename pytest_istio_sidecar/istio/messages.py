@@ -78,7 +78,7 @@ SAME_PORT = Message(
 )
 NO_OPTION_NAMED = Message(
     "IS318",
-    "{text!r} leaves out the name of an option; to accept none, leave the argument out",
+    "Istio has no option without a name, as in {text!r}; to accept none, leave the argument out",
     help="names of options with commas between them: excludeInboundPorts,proxy_uid",
 )
 

@@ -170,7 +170,8 @@ def _address(version: int) -> _Check:
 
 
 def _one_port(name: str, text: str) -> None:
-    if not re.fullmatch(_PORT, text) or not 0 < int(text) <= 65535:
+    _port(name, text)
+    if ":" in text or not int(text):
         raise UsageProblem(messages.NO_ENVOY_PORT(option=name, text=text))
 
 

@@ -53,6 +53,7 @@ def test_the_command_line_wins_over_the_ini_file(settings_for, pytester):
         ),
         (["--istio-accept-options=frob"], "There are proxy_port, "),
         (["--istio-accept-options=proxy_uid,"], "Istio has no option "),
+        (["--istio-accept-options="], "to accept none, leave the argument out"),
     ],
 )
 def test_what_cannot_be_meant_is_refused(settings_for, arguments, message):
@@ -93,6 +94,7 @@ LISTING = ("--istio-environment=file", "--istio-table=pod.rules")
         (["--istio-environment=embedded", "--istio-version=0.9.1"], "the rules of Istio 0.9.1 are not *"),
         ([*LISTING, "--istio-option=foo=1"], "Istio has no option foo*"),
         ([*LISTING, "--istio-option=proxy_port=port"], "proxy_port: 'port' is no port"),
+        ([*LISTING, "--istio-option=proxy_uid=0", "--istio-option=proxy_uid=1"], "proxy_uid is given twice*"),
     ],
     ids=lambda value: value[-1] if isinstance(value, list) else "",
 )
