@@ -132,3 +132,69 @@ def test_a_range_that_the_release_passes_over_is_told(listing, capsys):
     told = ["--istio-version", "1.8.3", "--option", "outbound_ip_ranges_exclude=10.0.0.1"]
     assert main(["bypasses", listing(ISTIO), *told]) == 0
     assert "'10.0.0.1' is no range in CIDR; istio-init of 1.8.3 passes it over" in capsys.readouterr().err
+
+
+EXCLUDED = "inbound_ports_exclude=15090,15021,8443,15020"
+
+
+@pytest.fixture
+def excluded(listing):
+    return listing(render_save(expected_ruleset("1.8.3", inbound_ports_exclude=EXCLUDED.partition("=")[2])))
+
+
+def test_what_an_option_opens_is_not_by_design_and_names_the_option(excluded, capsys):
+    assert main(["bypasses", excluded, "--istio-version", "1.8.3", "--option", EXCLUDED]) == 1
+    told = capsys.readouterr()
+    assert told.out.splitlines()[:2] == [
+        "NOT BY DESIGN",
+        "  inbound tcp 8443 (excludeInboundPorts: 8443)",
+    ]
+    assert "reaches the application without Envoy (excludeInboundPorts: 8443)" in told.err
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        ["--allow", "inbound tcp 8443"],
+        ["--accept-options", "excludeInboundPorts"],
+        ["--istio-accept-options", "proxy_uid, inbound_ports_exclude"],
+    ],
+    ids=["allowed", "accepted", "accepted by its field"],
+)
+def test_what_an_option_opens_may_be_allowed_or_the_option_accepted(excluded, capsys, more):
+    assert main(["bypasses", excluded, "--istio-version", "1.8.3", "--option", EXCLUDED, *more]) == 0
+    assert "NOT BY DESIGN" not in capsys.readouterr().out
+
+
+def test_a_name_that_no_option_has_cannot_be_accepted(excluded):
+    assert main(["bypasses", excluded, "--istio-version", "1.8.3", "--accept-options", "frob"]) == 2
+
+
+def test_moved_ports_are_envoys(listing):
+    moved = render_save(expected_ruleset("1.8.3", proxy_port="15101", inbound_capture_port="15106"))
+    options = ["--option", "proxy_port=15101", "--option", "inbound_capture_port=15106"]
+    assert main(["bypasses", listing(moved), "--istio-version", "1.8.3", *options]) == 0
+    assert main(["bypasses", listing(moved), "--istio-version", "1.8.3"]) == 1
+
+
+EMPTY = "*nat\n:PREROUTING ACCEPT [0:0]\n:OUTPUT ACCEPT [0:0]\nCOMMIT\n"
+
+
+@pytest.mark.parametrize("command", ["bypasses", "compare"])
+@pytest.mark.parametrize(
+    ("more", "status"),
+    [
+        ([], 3),
+        (["--option", "enable_ipv6=false"], 0),
+        (["--option", "enable_ipv6=true"], 1),
+        (["--interface", "eth0=10.244.0.7/24"], 0),
+    ],
+    ids=["nobody said", "said not to", "said to", "no address"],
+)
+def test_of_ipv6_without_a_rule_the_answer_is_open_where_nobody_said(
+    listing, tmp_path, capsys, command, more, status
+):
+    (tmp_path / "empty.rules").write_text(EMPTY)
+    rules = [listing(ISTIO), f"ip6:{tmp_path / 'empty.rules'}"]
+    assert main([command, *rules, "--istio-version", "1.8.3", *more]) == status
+    assert ("whether IPv6 is to go through Envoy cannot be told" in capsys.readouterr().err) is (status == 3)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 from netfilter_data import DATA
 
@@ -160,3 +162,13 @@ def test_what_gets_by_in_a_posted_text_beside_a_release_has_its_right_answer(
     asked = [word for option in options for word in ("--option", option)]
     assert main(["bypasses", str(REPORTS / name), "--istio-version", version, *asked]) == status
     assert told in " ".join(capsys.readouterr().err.split())
+
+
+def test_packets_of_a_thread_are_untold_from_a_listing_of_nat_alone(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    listing, packets = REPORTS / "07n-vm-docker-L-n-v.txt", REPORTS / "07-packets.jsonl"
+    assert main(["trace", str(listing), "--packets", str(packets)]) == 3
+    told = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [each["fate"] for each in told] == ["unknown", "unknown"]
+    assert all("mangle was not read" in each["reasons"][0] for each in told)
