@@ -122,9 +122,11 @@ def release_of(options: argparse.Namespace, read: Given | None = None) -> tuple[
     version = options.istio_version or known
     if options.option and not version:
         raise UsageProblem(messages.OPTION_OF_RELEASE())
-    if read is not None and read.options is not None and not options.option:
-        return version, read.options
-    return version, options_of(options.option, version)
+    pods = None if read is None else read.options
+    if pods is not None and not options.option:
+        return version, pods
+    chosen = options_of(options.option, version)
+    return version, chosen if pods is None else chosen.beside(pods)
 
 
 def options_of(pairs: Sequence[str], version: str | None) -> IstioOptions:

@@ -121,6 +121,10 @@ class IstioOptions(OptionValues):
             (v6 if ":" in server else v4).append(server)
         return replace(self, dns_servers_v4=v4, dns_servers_v6=v6)  # type: ignore[arg-type]
 
+    def beside(self, pods: IstioOptions) -> Self:
+        """The same beside those of its pod, whose addresses tell of IPv6 where nothing else was said of it."""
+        return self if self.enable_ipv6 is not None else replace(self, enable_ipv6=pods.enable_ipv6)
+
     def pairs(self) -> tuple[str, ...]:
         """What `from_pairs` makes the same options of, or ones of which every release makes the same rules.
 

@@ -174,15 +174,11 @@ def istio_options(istio_settings: Settings, sidecar_pod: SidecarPod) -> IstioOpt
     """What istio-init was told, as the pod has it; where there is no such pod, `--istio-option`, else the
     template's options.
     """
-    from dataclasses import replace
-
     from pytest_istio_sidecar.istio.options import IstioOptions
 
     if not istio_settings.options:
         return sidecar_pod.options
-    given = IstioOptions.from_pairs(istio_settings.options)
-    # Whether there are IPv6 rules depends on the pod's addresses, which the options leave as they are.
-    return replace(given, enable_ipv6=sidecar_pod.options.enable_ipv6) if given.enable_ipv6 is None else given
+    return IstioOptions.from_pairs(istio_settings.options).beside(sidecar_pod.options)
 
 
 @pytest.fixture(scope="session")

@@ -92,6 +92,12 @@ def test_a_folder_needs_no_release_and_no_option(folder, capsys):
     assert main(["trace", folder, "--inbound", "80"]) == 0
 
 
+def test_options_beside_a_folder_leave_what_its_pod_tells_of_ipv6(folder):
+    option = "inbound_ports_exclude=15090,15021,8443,15020"
+    assert main(["bypasses", folder, "--option", option]) == 0
+    assert main(["bypasses", folder, "--option", "enable_ipv6=true"]) == 1
+
+
 def test_a_release_that_is_named_counts_more_than_the_folders(folder):
     assert main(["compare", folder, "--istio-version", "1.5.0"]) == 1
 
