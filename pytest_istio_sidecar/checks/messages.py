@@ -144,9 +144,9 @@ CAPTURED = Message("IS164", "{request} was {outcome}{pod}", help=_RULES_CHANGED)
 NO_RULES_READ = Message("IS401", "{packet}: no IPv{family} rules were read{pod}", help=_READ_MORE)
 IPV6_UNTOLD = Message(
     "IS417",
-    "whether IPv6 is to go through Envoy cannot be told{pod}: ip6tables was read and has no rule of Istio's, "
-    "and nobody said whether it should",
-    fix="say that it should not, as where the pod's first address is an IPv4 one: enable_ipv6=false "
+    "whether IPv6 is to go through Envoy cannot be told{pod}: no rule of Istio's was read of ip6tables, "
+    "and nobody said whether there should be any",
+    fix="say that there should not, as where the pod's first address is an IPv4 one: enable_ipv6=false "
     "(--istio-option, --option); else enable_ipv6=true",
 )
 NOT_TOLD = Message("IS402", "{packet}: the rules read do not tell what becomes of it{pod}", help=_READ_MORE)

@@ -122,7 +122,7 @@ class IstioOptions(OptionValues):
         return replace(self, dns_servers_v4=v4, dns_servers_v6=v6)  # type: ignore[arg-type]
 
     def beside(self, pods: IstioOptions) -> Self:
-        """The same beside those of its pod, whose addresses tell of IPv6 where nothing else was said of it."""
+        """The same beside those of its pod, whose addresses tell of IPv6 where nothing else was said."""
         return self if self.enable_ipv6 is not None else replace(self, enable_ipv6=pods.enable_ipv6)
 
     def pairs(self) -> tuple[str, ...]:

@@ -178,7 +178,7 @@ def _has_ipv6(host: Host) -> bool:
     )
 
 
-UNTOLD = "ip6tables has no rule of Istio's, and nobody said whether it should (enable_ipv6)"
+UNTOLD = "no rule of Istio's was read of ip6tables; nobody said whether there should be any (enable_ipv6)"
 
 Combine = Callable[[Hashable, Hashable], Hashable]
 """What follows of how packets get by here from how they do under other rules."""
