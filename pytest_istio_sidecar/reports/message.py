@@ -124,14 +124,19 @@ def shorten(reasons: Sequence[str]) -> list[str]:
     return [*reasons[:_REASONS], *([f"and {left} more of the kind"] if left > 0 else [])]
 
 
-def render_trace(trace: Trace, paint: Paint = plain) -> str:
-    """A trace on its own, as `istio-sidecar trace` prints it."""
+def render_trace(trace: Trace, paint: Paint = plain, *, remarks: Sequence[str] = ()) -> str:
+    """A trace on its own, as `istio-sidecar trace` prints it.
+
+    Args:
+        remarks: what else is to be said of a fate that is known.
+    """
     first = f"{describe(trace.packet)}: {outcome_of(trace)}"
     lines = [paint(first, _COLOURS.get(trace.fate, "yellow")), "", *render_way(trace, paint)]
     if trace.reasons:
         lines += ["", *lay_out("because", "\n".join(shorten(trace.reasons)))]
-    elif trace.notes:
-        lines += ["", *lay_out("note", "\n".join(trace.notes))]
+    notes = [*([] if trace.reasons else trace.notes), *shorten(remarks)]
+    if notes:
+        lines += ["", *lay_out("note", "\n".join(notes))]
     return "\n".join(lines)
 
 
