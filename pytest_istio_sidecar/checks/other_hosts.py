@@ -119,6 +119,12 @@ def by_other_senders(
                         yield rule, there
 
 
+def singles_pods_out(traced: Trace) -> bool:
+    """Whether a rule on a packet's way tells pods apart by address or interface."""
+    family = traced.packet.family
+    return any(host != traced.host for rule in _met(traced, ()) for host in _singled_out(rule, family))
+
+
 def _met(traced: Trace, meant: Collection[Rule]) -> list[Rule]:
     return [step.rule for step in traced.steps if step.rule is not None and step.rule not in meant]
 

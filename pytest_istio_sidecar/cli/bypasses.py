@@ -77,6 +77,7 @@ def run(options: argparse.Namespace) -> Status:
     from pytest_istio_sidecar.checks.comparison.expectation import completed, expected_of
     from pytest_istio_sidecar.errors import Undecided
     from pytest_istio_sidecar.machine.given_file import text_of
+    from pytest_istio_sidecar.netfilter.unread import left_aside
     from pytest_istio_sidecar.reports.bypasses import render_bypasses
     from pytest_istio_sidecar.reports.colour import painter
 
@@ -104,7 +105,8 @@ def run(options: argparse.Namespace) -> Status:
     else:
         width = shutil.get_terminal_size().columns
         paint = painter(sys.stdout)
-        text = render_bypasses(report, expected=expected is not None, width=width, paint=paint)
+        unread = left_aside(read.rules)
+        text = render_bypasses(report, expected=expected is not None, unread=unread, width=width, paint=paint)
         print(*read.rules.notes, text, sep="\n")
     print_assumptions(rules)
     if undecided:

@@ -14,11 +14,19 @@ from pytest_istio_sidecar.checks.bypass.rows import BypassRow, rows_of
 from pytest_istio_sidecar.reports.colour import Paint, Style, plain
 
 
-def render_bypasses(report: BypassReport, *, expected: bool, width: int = 80, paint: Paint = plain) -> str:
+def render_bypasses(
+    report: BypassReport,
+    *,
+    expected: bool,
+    unread: Sequence[str] = (),
+    width: int = 80,
+    paint: Paint = plain,
+) -> str:
     """Lines for a terminal: what gets by, each with the rule that lets it.
 
     Args:
         expected: whether there was an expectation; without one nothing is by design.
+        unread: what was not read, though something was taken for it.
         width: columns; only a rule may be longer.
     """
     titles: dict[str, tuple[str, Style]] = {
@@ -36,7 +44,7 @@ def render_bypasses(report: BypassReport, *, expected: bool, width: int = 80, pa
     if not lines:
         lines.append("nothing gets by without Envoy")
     lines += ["", "rules cannot show:"]
-    for sentence in report.unseen:
+    for sentence in dict.fromkeys((*report.unseen, *unread)):
         lines += textwrap.wrap(sentence, width, initial_indent="  ", subsequent_indent="    ")
     return "\n".join(lines)
 

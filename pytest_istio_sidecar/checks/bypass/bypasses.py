@@ -28,7 +28,7 @@ from pytest_istio_sidecar.netfilter.model import Backend, Family, PodRules, Rule
 from pytest_istio_sidecar.netfilter.packet import Fate, Hook, Host
 from pytest_istio_sidecar.netfilter.space.queries import Fates, Outcome, Partition, fates, no_collection
 from pytest_istio_sidecar.netfilter.targets import Jump
-from pytest_istio_sidecar.netfilter.unread import notes_of, with_unread_legacy
+from pytest_istio_sidecar.netfilter.unread import left_aside, notes_of, with_unread_legacy
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -186,15 +186,9 @@ def _unread(rules: Rules) -> Iterator[str]:
     """What these rules in particular do not tell."""
     if not isinstance(rules, PodRules):
         yield "the other family and the other back end were not read"
-    for family in families_of(rules):
-        of_family = f" (IPv{family})" if len(families_of(rules)) > 1 else ""
-        yield from (f"{note}{of_family}" for note in notes_of(rules, family))
-    if not isinstance(rules, PodRules):
+        yield from (note for family in families_of(rules) for note in notes_of(rules, family))
         return
-    families = {ruleset.family for ruleset in rules.rulesets}
-    yield from (f"IPv{family} rules were not read" for family in (4, 6) if family not in families)
-    if not {ruleset.backend for ruleset in rules.rulesets} >= {Backend.LEGACY, Backend.NF_TABLES}:
-        yield "not both back ends (legacy and nf_tables) were read, and the kernel asks both"
+    yield from left_aside(rules)
     if rules.native_tables:
         yield f"tables made with nft itself are not judged: {', '.join(rules.native_tables)}"
 
