@@ -107,7 +107,7 @@ def reason(ruleset: Ruleset, could_capture: Iterable[BuiltIn]) -> str:
 
 
 def _shown(ruleset: Ruleset, missed: Collection[str]) -> str:
-    """What a text is of that leaves chains of the kernel out, among them some of the tables that are missed."""
+    """What a text is of that leaves chains of the kernel out, some of tables that are missed."""
     built_in = _built_in_of(ruleset)
     if not built_in:
         return "packets enter by built-in chains, and the text has none"
