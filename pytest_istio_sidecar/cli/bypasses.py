@@ -72,13 +72,18 @@ def add(commands: Commands) -> None:
 
 def run(options: argparse.Namespace) -> Status:
     """Print them."""
+    from pytest_istio_sidecar.checks.bypass.bypass import Bypass
     from pytest_istio_sidecar.checks.bypass.bypasses import check_only_bypasses
-    from pytest_istio_sidecar.checks.bypass.reviewed import parse_reviewed_bypasses, reviewed_beside
+    from pytest_istio_sidecar.checks.bypass.reviewed import (
+        ReviewedBypass,
+        parse_reviewed_bypasses,
+        reviewed_beside,
+    )
     from pytest_istio_sidecar.checks.comparison.expectation import completed, expected_of
     from pytest_istio_sidecar.errors import Undecided
     from pytest_istio_sidecar.machine.given_file import text_of
     from pytest_istio_sidecar.netfilter.unread import left_aside
-    from pytest_istio_sidecar.reports.bypasses import render_bypasses
+    from pytest_istio_sidecar.reports.bypasses import render_bypasses, titles_of
     from pytest_istio_sidecar.reports.colour import painter
 
     read = given(options)
@@ -92,10 +97,14 @@ def run(options: argparse.Namespace) -> Status:
     path = options.reviewed
     listed = () if path is None else parse_reviewed_bypasses(text_of(path), source=str(path))
     pod, today = ", ".join(options.rules), datetime.now(tz=UTC).date()
-    report = reviewed_beside(rules, expected, listed, pod=pod, today=today, host=host)
-    allowed = [entry.packets for entry in listed if entry.holds(pod=pod, today=today)]
+    allowed = [
+        ReviewedBypass(what=Bypass.parse(text), why="--allow", until=date.max) for text in options.allow
+    ]
+    every = [*listed, *allowed]
+    report = reviewed_beside(rules, expected, every, pod=pod, today=today, host=host)
+    holding = [entry.packets for entry in every if entry.holds(pod=pod, today=today)]
     try:
-        against = check_only_bypasses(rules, [*options.allow, *allowed], expected=expected, host=host)
+        against = check_only_bypasses(rules, holding, expected=expected, host=host)
         undecided = ""
     except Undecided as problem:
         against, undecided = [], str(problem)
@@ -106,7 +115,8 @@ def run(options: argparse.Namespace) -> Status:
         width = shutil.get_terminal_size().columns
         paint = painter(sys.stdout)
         unread = left_aside(read.rules)
-        text = render_bypasses(report, expected=expected is not None, unread=unread, width=width, paint=paint)
+        titles = titles_of(expected=expected is not None, allowed=bool(allowed), listed=path is not None)
+        text = render_bypasses(report, titles=titles, unread=unread, width=width, paint=paint)
         print(*read.rules.notes, text, sep="\n")
     print_assumptions(rules)
     if undecided:
@@ -137,5 +147,6 @@ def _why_not(
         for each in (*report.inbound, *report.outbound)
         if each.standing == "open"
         for number in each.reviews
+        if number < len(listed)
     )
     yield from dict.fromkeys(sentences)
