@@ -120,9 +120,10 @@ def by_other_senders(
 
 
 def singles_pods_out(traced: Trace) -> bool:
-    """Whether a rule on a packet's way tells pods apart by address or interface."""
-    family = traced.packet.family
-    return any(host != traced.host for rule in _met(traced, ()) for host in _singled_out(rule, family))
+    """Whether a rule on a packet's way tells pods apart by their address."""
+    family, own = traced.packet.family, traced.host
+    pods = (pod for rule in _met(traced, ()) for pod in _singled_out(rule, family))
+    return any(pod.external() == own.external() and pod != own for pod in pods)
 
 
 def _met(traced: Trace, meant: Collection[Rule]) -> list[Rule]:

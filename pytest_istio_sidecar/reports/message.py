@@ -109,6 +109,8 @@ def _decides(trace: Trace | None) -> str:
         return ""
     rule = trace.deciding_rule
     if rule is None:
+        if not trace.steps:
+            return "no table that the packet meets has a rule"
         return "no rule takes the packet; the policy lets it go on"
     where = f" ({rule.location})" if rule.location else ""
     return f"rule {rule.number} of {rule.chain}{where} decides"

@@ -17,7 +17,7 @@ from pytest_istio_sidecar.checks.bypass.rows import HEADS, rows_of
 from pytest_istio_sidecar.checks.cause import cause_of
 from pytest_istio_sidecar.checks.finding import Finding, Kind
 from pytest_istio_sidecar.checks.other_hosts import not_stated, other_hosts
-from pytest_istio_sidecar.checks.tracing import CAPTURED, assumptions, of_pod
+from pytest_istio_sidecar.checks.tracing import CAPTURED, assumptions, of_pod, refuse_rules
 from pytest_istio_sidecar.checks.wording import HOOKS, Direction, of_direction
 from pytest_istio_sidecar.errors import Undecided
 from pytest_istio_sidecar.istio.ports import INBOUND, OUTBOUND
@@ -137,8 +137,9 @@ def check_only_bypasses(
     Raises:
         Undecided: nothing else does, and of some packets it depends on what rules alone do not tell, or
             on what was not read.
-        UsageProblem: a text that is no bypass.
+        UsageProblem: a text that is no bypass, or no rules.
     """
+    refuse_rules(rules)
     meant = list(map(_as_bypass, allowed))
     findings = _beside(rules, meant, envoy_ports, expected, host)
     for rule, other in () if findings else other_hosts(rules, expected, host):
