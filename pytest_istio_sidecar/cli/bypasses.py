@@ -27,6 +27,7 @@ from pytest_istio_sidecar.cli.command import (
     print_assumptions,
     print_notes,
     release_of,
+    say,
 )
 
 if TYPE_CHECKING:
@@ -120,21 +121,18 @@ def run(options: argparse.Namespace) -> Status:
         print(*read.rules.notes, text, sep="\n")
     print_assumptions(rules)
     if undecided:
-        print(f"istio-sidecar: {undecided}", file=sys.stderr)
+        say(undecided)
         return Status.UNDECIDED
     if against and (expected is not None or options.allow or options.reviewed):
         neither = (
             "neither by design nor allowed" if not options.reviewed else "not by design, allowed or reviewed"
         )
         for finding in against:
-            print(f"istio-sidecar: {neither}: {finding.summary}", file=sys.stderr)
+            say(f"{neither}: {finding.summary}")
         for why in _why_not(report, listed, pod=pod, today=today):
-            print(f"istio-sidecar: {why}", file=sys.stderr)
+            say(why)
     elif against:
-        print(
-            "istio-sidecar: nothing was said of what may get by; --istio-version, --allow and --reviewed do",
-            file=sys.stderr,
-        )
+        say("nothing was said of what may get by; --istio-version, --allow and --reviewed do")
     return Status.AGAINST if against else Status.HOLDS
 
 

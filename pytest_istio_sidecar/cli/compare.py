@@ -138,10 +138,11 @@ def _guess(options: argparse.Namespace, rules: PodRules, host: Host) -> Status:
     elif equivalent:
         for guess in equivalent:
             same = "rule for rule" if guess.comparison.equal_text else "no packet is treated differently"
-            print(with_notes(f"{guess.text}: {same}", rules))
+            print(*for_terminal(with_notes(f"{guess.text}: {same}", rules), sys.stdout), sep="\n")
     else:
         nearest = guesses[0]
-        print(f"no release installs rules that do the same; nearest is {nearest.text}:")
+        first = f"no release installs rules that do the same; nearest is {nearest.text}:"
+        print(*for_terminal(first, sys.stdout), sep="\n")
         for effect in nearest.comparison.effects:
             print(*for_terminal(f"  {effect.text}: {effect.fates}", sys.stdout), sep="\n")
     if options.json:

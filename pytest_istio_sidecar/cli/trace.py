@@ -25,6 +25,7 @@ from pytest_istio_sidecar.cli.command import (
     add_interface_argument,
     add_option_argument,
     add_rules_argument,
+    columns_of,
     given,
     host_of,
     print_assumptions,
@@ -33,7 +34,7 @@ from pytest_istio_sidecar.cli.command import (
     with_notes,
 )
 from pytest_istio_sidecar.errors import UsageProblem
-from pytest_istio_sidecar.failure import wrapped
+from pytest_istio_sidecar.failure import fitted, wrapped
 
 if TYPE_CHECKING:
     from pytest_istio_sidecar.istio.options import IstioOptions
@@ -57,6 +58,7 @@ def add(commands: Commands) -> None:
     trace = commands.add_parser(
         "trace",
         help="follow a packet through listings",
+        usage="%(prog)s [options] RULES [RULES ...]\n       with one of --inbound, --outbound and --packets",
         description="Follow the first packet of a connection through iptables listings, as the kernel would.",
     )
     trace.set_defaults(command=run)
@@ -125,7 +127,10 @@ def run(options: argparse.Namespace) -> Status:
             print(json.dumps(_as_json(traced)))
             notes |= dict.fromkeys((*rules.notes, *traced.notes, *remarks))
             continue
-        print(with_notes(render_trace(traced, painter(sys.stdout), remarks=remarks), rules))
+        columns = columns_of(sys.stdout)
+        text = render_trace(traced, painter(sys.stdout), remarks=remarks, width=columns)
+        first, newline, rest = with_notes(text, rules).partition("\n")
+        print("\n".join([first] if columns is None else fitted(first, columns)) + newline + rest)
         if options.explain or traced.fate is not Fate.UNKNOWN:
             sentences = explain(traced)
             print("", *map(_wrapped, sentences if options.explain else sentences[-1:]), sep="\n")
