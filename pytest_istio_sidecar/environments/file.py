@@ -130,11 +130,6 @@ class Given:
     options: IstioOptions | None = None
 
 
-def read_listings(specifications: Sequence[str]) -> PodRules:
-    """Read rules as `read_given` does."""
-    return read_given(specifications).rules
-
-
 def read_given(specifications: Sequence[str], folder: Path | None = None) -> Given:
     """Read what `--istio-table` and RULES name: `[ip6:][legacy:|nft:|native:]FILE`, or one FOLDER.
 
