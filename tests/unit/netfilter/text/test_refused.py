@@ -80,3 +80,18 @@ def test_what_iptables_takes_is_read(rule):
 )
 def test_a_chain_that_is_missing_is_told_from_a_target_that_is_not_known(rule, why):
     assert trace(parse_iptables(TEXT.format(rule)), inbound(80)).reasons == (why,)
+
+
+@pytest.mark.parametrize(
+    ("shown", "why"),
+    [
+        ("tcp dpt:99999", "--dport 99999: iptables takes 0 to 65535"),
+        ("multiport dports 80,1:70000", "--dports 80,1:70000: iptables takes 0 to 65535"),
+        ("owner UID match 4294967299", "--uid-owner 4294967299: iptables takes 0 to 4294967294"),
+    ],
+)
+def test_a_listing_of_l_that_shows_such_a_value_names_the_line(shown, why):
+    head = "Chain PREROUTING (policy ACCEPT)\ntarget     prot opt source               destination\n"
+    with pytest.raises(ParseError, match=why) as refused:
+        parse_iptables(f"{head}RETURN     tcp  --  anywhere             anywhere             {shown}\n")
+    assert refused.value.line == 3
