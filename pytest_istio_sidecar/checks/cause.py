@@ -24,6 +24,7 @@ from pytest_istio_sidecar.netfilter.model import Family, PodRules, Rule, Rules, 
 from pytest_istio_sidecar.netfilter.packet import Endpoint, Fate
 from pytest_istio_sidecar.netfilter.trace.trace import Trace, trace
 
+_NO_CHAIN_OF_ISTIO = "no chain of Istio's is in these rules"
 _ALIKE = 0.5
 """Share of a release's rules that a ruleset must have for the two to be worth comparing."""
 
@@ -63,7 +64,8 @@ def cause_of(traced: Trace, rules: Rules) -> str:
     main = max(rulesets, key=lambda ruleset: sum(rule.chain.startswith(PREFIX) for rule in ruleset.rules()))
     expectation = _expectation(main)
     if expectation is None:
-        return ""
+        decided = traced.deciding_rule is not None or _has_chains_of_istio(main)
+        return "" if decided else _NO_CHAIN_OF_ISTIO
     there = trace(expectation.ruleset, traced.packet, host=traced.host)
     if there.fate is Fate.UNKNOWN:
         return ""
@@ -75,6 +77,10 @@ def cause_of(traced: Trace, rules: Rules) -> str:
     ] or [*_in_other_order(traced, there, main, expectation)]
     against = f" (compared with Istio {expectation.version}'s defaults: release and options are not known)"
     return "; ".join(parts) + (against if parts and expectation.options is None else "")
+
+
+def _has_chains_of_istio(ruleset: Ruleset) -> bool:
+    return any(chain.name.startswith(PREFIX) for table in ruleset.tables for chain in table.chains)
 
 
 def _expectation(main: Ruleset) -> _Expectation | None:
@@ -141,7 +147,8 @@ def _missing(there: Trace, main: Ruleset, expectation: _Expectation) -> Iterator
         and _end(_without(expectation.ruleset, met, there)) != _end(there)
     ]
     if rules and not any(rule.chain.startswith(PREFIX) for rule in main.rules()):
-        yield f"no chain of Istio's has a rule here, and Istio {expectation.version} makes some"
+        none = "no chain of Istio's has a rule here" if _has_chains_of_istio(main) else _NO_CHAIN_OF_ISTIO
+        yield f"{none}, and Istio {expectation.version} makes some"
         return
     for where, of_chain in _by_chain(rules):
         texts = ", ".join(f"`{rule.text.removeprefix(f'-A {rule.chain} ')}`" for rule in of_chain)

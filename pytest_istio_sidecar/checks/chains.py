@@ -14,11 +14,20 @@ from pytest_istio_sidecar.checks import messages
 from pytest_istio_sidecar.checks.arguments import refuse_port
 from pytest_istio_sidecar.checks.cause import cause_of
 from pytest_istio_sidecar.checks.finding import Finding, Kind
-from pytest_istio_sidecar.checks.tracing import CAPTURED, assumptions, decided, not_read, of_pod, stays
+from pytest_istio_sidecar.checks.tracing import (
+    CAPTURED,
+    assumptions,
+    decided,
+    not_read,
+    of_pod,
+    refuse_rules,
+    refuse_table,
+    stays,
+)
 from pytest_istio_sidecar.checks.wording import DIRECTIONS, PacketClass, describe, of_direction, of_family
 from pytest_istio_sidecar.errors import Undecided, UsageProblem
 from pytest_istio_sidecar.istio import ports
-from pytest_istio_sidecar.istio.tables import has_istio
+from pytest_istio_sidecar.istio.tables import PREFIX, has_istio
 from pytest_istio_sidecar.netfilter.diagram.intervals import Interval, joined, outside
 from pytest_istio_sidecar.netfilter.matches import PROTOCOLS
 from pytest_istio_sidecar.netfilter.model import Chain, Family, Rule, Rules, Ruleset, Table, rulesets_of
@@ -57,8 +66,9 @@ def check_jump(
 
     Raises:
         Undecided: the rules do not show it for some packet.
-        UsageProblem: `source` is no chain in which packets enter nat.
+        UsageProblem: `source` is no chain in which packets enter nat, or this is no table.
     """
+    refuse_table(nat)
     family = nat.ruleset.family
     if source in nat.unread:
         raise not_read(nat, f"what comes from {source} to {target}")
@@ -123,7 +133,9 @@ def check_inbound_exclusions(
 
     Raises:
         Undecided: the rules do not show it for some port.
+        UsageProblem: these are no rules.
     """
+    refuse_rules(nat)
     meant = tuple(allowed)
     families = (family,) if family is not None else _captured_families(nat)
     return [finding for each in families for finding in _exclusions(nat, ports, each, host, meant)]
@@ -164,8 +176,9 @@ def check_redirect_target(nat: Table, chain: str, port: int, *, host: Host | Non
 
     Raises:
         Undecided: the rules do not show it for some packet.
-        UsageProblem: this is no port.
+        UsageProblem: this is no port, or another table than nat.
     """
+    refuse_table(nat, only="nat")
     refuse_port(port)
     family = nat.ruleset.family
     if chain not in nat and nat.unread:
@@ -368,10 +381,15 @@ def _absent(nat: Table, chain: str, *, wanted: str) -> Finding:
         ),
         wanted=wanted,
         got=f"chains: {names}",
-        cause=""
-        if any(nat.rules())
-        else "the table has no rule at all: Istio's rules are not in this back end",
+        cause=_why_absent(nat),
     )
+
+
+def _why_absent(nat: Table) -> str:
+    if any(other.name.startswith(PREFIX) for other in nat.chains):
+        return ""
+    none = "the table has no rule at all" if not any(nat.rules()) else "no chain of Istio's is in the table"
+    return f"{none}: Istio's rules were not made, or are in the other back end"
 
 
 def _not_excluded(rules: Rules, trace: Trace, port: int) -> Finding:

@@ -12,7 +12,7 @@ from dataclasses import replace
 
 from pytest_istio_sidecar.checks import messages
 from pytest_istio_sidecar.checks.finding import Finding, Kind, Severity
-from pytest_istio_sidecar.checks.tracing import not_read, of_pod
+from pytest_istio_sidecar.checks.tracing import not_read, of_pod, refuse_table
 from pytest_istio_sidecar.checks.wording import numbered, of_family
 from pytest_istio_sidecar.netfilter.model import HOOKS, Chain, Rule, Table
 from pytest_istio_sidecar.netfilter.packet import Hook, Host
@@ -30,6 +30,7 @@ def check_dead_rules(nat: Table, *, host: Host | None = None) -> list[Finding]:
     Raises:
         Undecided: a chain by which packets come to the table's rules was not read.
     """
+    refuse_table(nat)
     reached = _reached(nat, host)
     findings = []
     for rule in _unmatched(nat, reached):

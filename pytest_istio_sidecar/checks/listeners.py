@@ -20,6 +20,7 @@ from pytest_istio_sidecar.checks.tracing import (
     captured,
     decided,
     of_pod,
+    refuse_rules,
 )
 from pytest_istio_sidecar.checks.wording import describe
 from pytest_istio_sidecar.failure import Failure
@@ -95,7 +96,9 @@ def check_rules_reach_listeners(
 
     Raises:
         Undecided: the rules do not show what becomes of some packet.
+        UsageProblem: these are no rules.
     """
+    refuse_rules(rules)
     host = host or Host()
     findings: dict[str, Finding] = {}
     fed: set[int] = set()

@@ -263,6 +263,16 @@ NO_PACKET_GIVEN = Message(
 )
 NO_PORT_GIVEN = Message("IS442", "port {value!r}: expected a whole number from 1 to 65535", help=IN_THE_TEXT)
 NO_DIRECTION = Message("IS443", "direction {value!r}: expected inbound or outbound", help=IN_THE_TEXT)
+NO_TABLE_GIVEN = Message(
+    "IS445",
+    "a table is given as {kind}: expected one of a ruleset's, as in parse_iptables(text).nat",
+    help=IN_THE_TEXT,
+)
+OTHER_TABLE_GIVEN = Message(
+    "IS446",
+    "this is asked of table {wanted}, where alone rules redirect, and table {table} is given",
+    help="give the table {wanted} of the same ruleset",
+)
 NO_RULES_GIVEN = Message(
     "IS444",
     "rules are given as {kind}: expected a table, a ruleset or the rules of a pod",

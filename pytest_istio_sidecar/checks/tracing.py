@@ -25,6 +25,31 @@ _FAMILIES: tuple[Family, ...] = (4, 6)
 _HOOKS: tuple[Hook, ...] = ("PREROUTING", "OUTPUT")
 
 
+def refuse_rules(rules: object) -> None:
+    """Refuse what are no rules, such as a listing that was not parsed.
+
+    Raises:
+        UsageProblem: they are none.
+    """
+    if not isinstance(rules, PodRules | Ruleset | Table):
+        raise UsageProblem(messages.NO_RULES_GIVEN(kind=type(rules).__name__))
+
+
+def refuse_table(table: object, *, only: str = "") -> None:
+    """Refuse what is no table.
+
+    Args:
+        only: the table that can be asked; "": any.
+
+    Raises:
+        UsageProblem: it is none, or another.
+    """
+    if not isinstance(table, Table):
+        raise UsageProblem(messages.NO_TABLE_GIVEN(kind=type(table).__name__))
+    if only and table.name != only:
+        raise UsageProblem(messages.OTHER_TABLE_GIVEN(table=table.name, wanted=only))
+
+
 def decided(rules: Rules, packet: Packet, host: Host | None) -> Trace:
     """Trace a packet whose fate must be known.
 
@@ -32,8 +57,7 @@ def decided(rules: Rules, packet: Packet, host: Host | None) -> Trace:
         Undecided: it is not, or nothing was read for the packet's family.
         UsageProblem: these are no rules, or no packet.
     """
-    if not isinstance(rules, PodRules | Ruleset | Table):
-        raise UsageProblem(messages.NO_RULES_GIVEN(kind=type(rules).__name__))
+    refuse_rules(rules)
     if not isinstance(packet, Packet):
         raise UsageProblem(messages.NO_PACKET_GIVEN(value=packet))
     if not rulesets_of(rules, packet.family):

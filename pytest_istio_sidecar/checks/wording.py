@@ -179,7 +179,8 @@ def _listed(name: FieldName, values: Values, family: Family | None, most: int | 
     negation = ""
     if intervals and not names:
         but = _all_but(name, intervals, family)
-        if but and len(but) <= len(intervals) and intervals[-1][1] == top_of(name, family):
+        fewer = len(but) < len(intervals) or all(low == high for low, high in but)
+        if but and fewer and intervals[-1][1] == top_of(name, family):
             intervals, negation = but, "not "
     items = [*(_interval(name, *interval, family) for interval in intervals), *names]
     left = 0 if most is None else len(items) - most

@@ -29,7 +29,7 @@ from pytest_istio_sidecar.cli import (
     selftest,
     trace,
 )
-from pytest_istio_sidecar.cli.command import Status, for_terminal
+from pytest_istio_sidecar.cli.command import Status, for_terminal, say
 from pytest_istio_sidecar.errors import IstioSidecarError, ParseError, UsageProblem, VerdictAgainst
 
 _COMMANDS = (trace, bypasses, compare, check, selftest, read, expected, doctor, matrix, clean, completion)
@@ -47,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if not _is_lost():
             raise
         if not isinstance(problem, BrokenPipeError):  # who reads no further wants no message either
-            print(f"istio-sidecar: {messages.NOT_PRINTED(problem=problem.strerror)}", file=sys.stderr)
+            say(messages.NOT_PRINTED(problem=problem.strerror))
         return Status.UNDECIDED
 
 
@@ -75,14 +75,23 @@ def _run(arguments: Sequence[str] | None) -> int:
     try:
         return int(options.command(options))
     except (UsageProblem, ParseError) as problem:
-        print(*for_terminal(f"istio-sidecar: {problem}", sys.stderr), sep="\n", file=sys.stderr)
+        say(problem)
         return Status.UNUSABLE
     except VerdictAgainst as verdict:
-        print(*for_terminal(f"istio-sidecar: {verdict}", sys.stderr), sep="\n", file=sys.stderr)
+        say(verdict)
         return Status.AGAINST
     except IstioSidecarError as problem:
-        print(*for_terminal(f"istio-sidecar: {problem}", sys.stderr), sep="\n", file=sys.stderr)
+        say(problem)
         return Status.UNDECIDED
+
+
+class _Parser(argparse.ArgumentParser):
+    """argparse's, whose errors are broken between words where a terminal ends."""
+
+    def error(self, message: str) -> NoReturn:
+        self.print_usage(sys.stderr)
+        lines = for_terminal(f"{self.prog}: error: {message}", sys.stderr)
+        self.exit(Status.UNUSABLE, "\n".join([*lines, ""]))
 
 
 class _Version(argparse.Action):
@@ -100,7 +109,7 @@ class _Version(argparse.Action):
 
 def build_parser() -> argparse.ArgumentParser:
     """The parser of every command."""
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="istio-sidecar",
         description="What becomes of a pod's traffic: through the Istio sidecar, or past it.",
         epilog="Completion for bash, zsh, fish and tcsh: istio-sidecar completion --help",

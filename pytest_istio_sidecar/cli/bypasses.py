@@ -28,6 +28,7 @@ from pytest_istio_sidecar.cli.command import (
     print_assumptions,
     print_notes,
     release_of,
+    say,
 )
 
 if TYPE_CHECKING:
@@ -96,7 +97,8 @@ def run(options: argparse.Namespace) -> Status:
     from pytest_istio_sidecar.checks.comparison.expectation import completed, expected_of
     from pytest_istio_sidecar.istio.options import options_named
     from pytest_istio_sidecar.machine.given_file import text_of
-    from pytest_istio_sidecar.reports.bypasses import render_bypasses
+    from pytest_istio_sidecar.netfilter.unread import left_aside
+    from pytest_istio_sidecar.reports.bypasses import render_bypasses, titles_of
     from pytest_istio_sidecar.reports.colour import painter
 
     read = given(options)
@@ -104,7 +106,9 @@ def run(options: argparse.Namespace) -> Status:
     host = host_of(options.interface)
     path = options.reviewed
     listed = () if path is None else parse_reviewed_bypasses(text_of(path), source=str(path))
-    allowed = [ReviewedBypass(what=Bypass.parse(text), why="", until=date.max) for text in options.allow]
+    allowed = [
+        ReviewedBypass(what=Bypass.parse(text), why="--allow", until=date.max) for text in options.allow
+    ]
     reviewed = [*listed, *allowed]
     accepted = [name for names in options.accept_options for name in options_named(names)]
     pod, today = ", ".join(options.rules), datetime.now(tz=UTC).date()
@@ -135,11 +139,13 @@ def run(options: argparse.Namespace) -> Status:
     else:
         width = shutil.get_terminal_size().columns
         paint = painter(sys.stdout)
-        text = render_bypasses(report, expected=expected is not None, width=width, paint=paint)
+        unread = left_aside(read.rules)
+        titles = titles_of(expected=expected is not None, allowed=bool(allowed), listed=path is not None)
+        text = render_bypasses(report, titles=titles, unread=unread, width=width, paint=paint)
         print(*read.rules.notes, text, sep="\n")
     print_assumptions(rules)
     if undecided:
-        print(f"istio-sidecar: {undecided}", file=sys.stderr)
+        say(undecided)
         return Status.UNDECIDED
     if against and (version or options.allow or options.reviewed):
         neither = (
@@ -147,14 +153,11 @@ def run(options: argparse.Namespace) -> Status:
         )
         for each in against:
             asked_for = f" ({', '.join(each.asked)})" if each.asked else ""
-            print(f"istio-sidecar: {neither}: {not_allowed(each, rules).summary}{asked_for}", file=sys.stderr)
+            say(f"{neither}: {not_allowed(each, rules).summary}{asked_for}")
         for why in _why_not(report, listed, pod=pod, today=today):
-            print(f"istio-sidecar: {why}", file=sys.stderr)
+            say(why)
     elif against:
-        print(
-            "istio-sidecar: nothing was said of what may get by; --istio-version, --allow and --reviewed do",
-            file=sys.stderr,
-        )
+        say("nothing was said of what may get by; --istio-version, --allow and --reviewed do")
     return Status.AGAINST if against else Status.HOLDS
 
 
@@ -183,5 +186,6 @@ def _why_not(
         for each in (*report.inbound, *report.outbound)
         if each.standing == "open"
         for number in each.reviews
+        if number < len(listed)
     )
     yield from dict.fromkeys(sentences)

@@ -6,7 +6,7 @@ import argparse
 import json
 import sys
 
-from pytest_istio_sidecar.cli.command import Commands, Status, add_command
+from pytest_istio_sidecar.cli.command import Commands, Status, add_command, for_terminal, say
 
 
 def add(commands: Commands) -> None:
@@ -37,7 +37,7 @@ def run(options: argparse.Namespace) -> Status:
             removed += clusters
     except KeyboardInterrupt as interrupt:
         by = f" by {interrupt}" if str(interrupt) else ""
-        print(f"istio-sidecar: interrupted{by}; the rest is still on file: clean again", file=sys.stderr)
+        say(f"interrupted{by}; the rest is still on file: clean again")
         return Status.UNDECIDED
     said = [
         *put_back,
@@ -48,9 +48,9 @@ def run(options: argparse.Namespace) -> Status:
         document = {"removed": [*put_back, *removed], "problems": problems}
         print(json.dumps(document | ({"gone": gone} if gone else {})))
     elif said:
-        print("\n".join(said))
+        print(*for_terminal("\n".join(said), sys.stdout), sep="\n")
     elif not problems:
         print("nothing was left behind", file=sys.stderr)
     for problem in problems:
-        print(f"istio-sidecar: {problem}", file=sys.stderr)
+        say(problem)
     return Status.UNDECIDED if problems else Status.HOLDS

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, TextIO, TypeAlias
 
 from pytest_istio_sidecar.cli import messages
 from pytest_istio_sidecar.errors import UsageProblem
-from pytest_istio_sidecar.failure import fitted
+from pytest_istio_sidecar.failure import fitted, wrapped
 
 if TYPE_CHECKING:
     from pytest_istio_sidecar.environments.file import Given
@@ -142,15 +142,24 @@ def options_of(pairs: Sequence[str], version: str | None) -> IstioOptions:
     chosen = IstioOptions.from_pairs(pairs)
     for name, text in passed_over(version, chosen) if version else ():
         note = RANGE_PASSED_OVER(option=name, text=text, release=version)
-        print(f"istio-sidecar: {note.summary}", file=sys.stderr)
+        say(note.summary)
     return chosen
+
+
+def columns_of(stream: TextIO) -> int | None:
+    """The columns of a terminal; None: it is none, and lines are as long as they are."""
+    return shutil.get_terminal_size().columns if stream.isatty() else None
 
 
 def for_terminal(text: str, stream: TextIO) -> list[str]:
     """The lines of a text, those that a terminal would break inside a word broken between words."""
-    if not stream.isatty():
-        return text.splitlines()
-    return fitted(text, shutil.get_terminal_size().columns)
+    columns = columns_of(stream)
+    return text.splitlines() if columns is None else fitted(text, columns)
+
+
+def say(text: object) -> None:
+    """Say something beside what is printed: on standard error, and by whom."""
+    print(*for_terminal(f"istio-sidecar: {text}", sys.stderr), sep="\n", file=sys.stderr)
 
 
 def with_notes(text: str, rules: PodRules) -> str:
@@ -170,10 +179,15 @@ def print_assumptions(rules: Rules) -> None:
 def print_notes(notes: Iterable[str]) -> None:
     """Say it beside an output that is for programs."""
     for note in notes:
-        print(f"istio-sidecar: note: {note}", file=sys.stderr)
+        say(f"note: {note}")
 
 
 def row(widths: Sequence[int], *cells: object) -> str:
-    """Cells in columns of these widths; what follows the last column is as wide as it is."""
-    filled = (f"{cell:<{width}}" for cell, width in zip(cells, widths, strict=False))
-    return "".join((*filled, *map(str, cells[len(widths) :])))
+    """Cells in columns of these widths; what follows them is broken between words where a terminal ends."""
+    filled = "".join(f"{cell:<{width}}" for cell, width in zip(cells, widths, strict=False))
+    rest = "".join(map(str, cells[len(widths) :]))
+    columns = columns_of(sys.stdout)
+    if columns is None or len(filled) + len(rest) <= columns:
+        return filled + rest
+    lines = wrapped(rest, max(columns - len(filled), columns // 3))
+    return f"\n{'':<{len(filled)}}".join([f"{filled}{lines[0]}", *lines[1:]] if lines else [filled])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from pytest_istio_sidecar.cli import messages
 from pytest_istio_sidecar.cli.command import (
@@ -18,12 +18,13 @@ from pytest_istio_sidecar.cli.command import (
     for_terminal,
     given,
     host_of,
-    print_assumptions,
     print_notes,
     release_of,
+    say,
     with_notes,
 )
 from pytest_istio_sidecar.errors import UsageProblem
+from pytest_istio_sidecar.failure import lay_out
 
 if TYPE_CHECKING:
     from pytest_istio_sidecar.istio.options import IstioOptions
@@ -79,6 +80,7 @@ def _compare(
     from pytest_istio_sidecar.checks.finding import violations
     from pytest_istio_sidecar.checks.messages import IPV6_UNTOLD
     from pytest_istio_sidecar.checks.tracing import of_pod
+    from pytest_istio_sidecar.netfilter.unread import left_aside
     from pytest_istio_sidecar.reports.comparison import comparison_fields
     from pytest_istio_sidecar.reports.message import render_findings
 
@@ -91,23 +93,38 @@ def _compare(
         document = comparison_fields(comparison)
         document["as_with"] = findings[0].cause if findings else ""
         print(json.dumps(document))
-        print_notes(rules.notes)
-    elif findings:
-        print(*for_terminal(with_notes(render_findings(findings), rules), sys.stdout), sep="\n")
+        print_notes((*rules.notes, *left_aside(rules)))
     else:
-        print(with_notes(f"these are Istio {version}'s rules, rule for rule", rules))
-        filled = completed(rules, expected_of(rules, version, asked))
-        print_assumptions(filled)
+        text = render_findings(findings) if findings else f"these are Istio {version}'s rules, rule for rule"
+        print(*for_terminal(with_notes(text, rules), sys.stdout), sep="\n")
+        filled = cast("PodRules", completed(rules, expected_of(rules, version, asked)))
+        _print_what_it_rests_on(filled, alone=not findings)
     if violations(findings):
         return Status.AGAINST
     if leaves_ipv6_untold(rules, asked, host):
-        print(f"istio-sidecar: {IPV6_UNTOLD(pod=of_pod(rules))}", file=sys.stderr)
+        say(IPV6_UNTOLD(pod=of_pod(rules)))
         return Status.UNDECIDED
     return Status.HOLDS
 
 
+def _print_what_it_rests_on(rules: PodRules, *, alone: bool) -> None:
+    """Say what was not read, and what was taken for it.
+
+    Args:
+        alone: whether what was printed is no finding, which says the latter itself.
+    """
+    from pytest_istio_sidecar.checks.tracing import assumptions
+    from pytest_istio_sidecar.netfilter.unread import left_aside
+
+    assumed = [text for family in (4, 6) for text in assumptions(rules, family)] if alone else []
+    lines = [*lay_out("assumed", "\n".join(assumed)), *lay_out("note", "\n".join(left_aside(rules)))]
+    if lines:
+        print(*([""] if alone else []), *for_terminal("\n".join(lines), sys.stdout), sep="\n")
+
+
 def _guess(options: argparse.Namespace, rules: PodRules, host: Host) -> Status:
     from pytest_istio_sidecar.checks.comparison.expectation import guess as guesses_of
+    from pytest_istio_sidecar.netfilter.unread import left_aside
     from pytest_istio_sidecar.reports.comparison import comparison_fields
 
     guesses = guesses_of(rules, host=host)
@@ -130,10 +147,15 @@ def _guess(options: argparse.Namespace, rules: PodRules, host: Host) -> Status:
     elif equivalent:
         for guess in equivalent:
             same = "rule for rule" if guess.comparison.equal_text else "no packet is treated differently"
-            print(with_notes(f"{guess.text}: {same}", rules))
+            print(*for_terminal(with_notes(f"{guess.text}: {same}", rules), sys.stdout), sep="\n")
     else:
         nearest = guesses[0]
-        print(f"no release installs rules that do the same; nearest is {nearest.text}:")
+        first = f"no release installs rules that do the same; nearest is {nearest.text}:"
+        print(*for_terminal(first, sys.stdout), sep="\n")
         for effect in nearest.comparison.effects:
             print(*for_terminal(f"  {effect.text}: {effect.fates}", sys.stdout), sep="\n")
+    if options.json:
+        print_notes((*rules.notes, *left_aside(rules)))
+    else:
+        _print_what_it_rests_on(rules, alone=True)
     return Status.HOLDS if equivalent else Status.AGAINST

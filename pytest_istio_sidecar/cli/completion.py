@@ -20,7 +20,8 @@ put one of these where the shell starts:
   zsh   ~/.zshrc, after compinit   eval "$(istio-sidecar completion zsh)"
   fish  ~/.config/fish/config.fish istio-sidecar completion fish | source
   tcsh  ~/.tcshrc                  source ~/.istio-sidecar.tcsh
-tcsh takes it from a file only: istio-sidecar completion tcsh > ~/.istio-sidecar.tcsh
+tcsh takes it from a file only:
+  istio-sidecar completion tcsh > ~/.istio-sidecar.tcsh
 """
 
 
@@ -29,7 +30,7 @@ def add(commands: Commands) -> None:
     parser = commands.add_parser(
         "completion",
         help="print what makes a shell complete these commands",
-        description="Print a script that makes a shell complete commands, options, files and releases.",
+        description="Print a script that makes a shell complete commands, options, files and\nreleases.",
         epilog=_INSTALLED,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

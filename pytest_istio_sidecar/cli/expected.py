@@ -4,9 +4,15 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 
-from pytest_istio_sidecar.cli.command import Commands, Status, add_command, add_option_argument, options_of
+from pytest_istio_sidecar.cli.command import (
+    Commands,
+    Status,
+    add_command,
+    add_option_argument,
+    options_of,
+    say,
+)
 
 
 def add(commands: Commands) -> None:
@@ -33,7 +39,7 @@ def run(options: argparse.Namespace) -> Status:
     ruleset = expected_ruleset(options.version, family=options.family, options=asked)
     known = known_release(options.version)
     if known != options.version:
-        print(f"istio-sidecar: {options.version} is taken to have the rules of {known}", file=sys.stderr)
+        say(f"{options.version} is taken to have the rules of {known}")
     text = render_save(ruleset)
     if options.json:
         document = {

@@ -12,9 +12,9 @@ import json
 import re
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import nullcontext
-from dataclasses import MISSING, fields
+from dataclasses import MISSING, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -25,6 +25,7 @@ from pytest_istio_sidecar.cli.command import (
     add_interface_argument,
     add_option_argument,
     add_rules_argument,
+    columns_of,
     given,
     host_of,
     print_assumptions,
@@ -33,12 +34,12 @@ from pytest_istio_sidecar.cli.command import (
     with_notes,
 )
 from pytest_istio_sidecar.errors import UsageProblem
-from pytest_istio_sidecar.failure import wrapped
+from pytest_istio_sidecar.failure import fitted, wrapped
 
 if TYPE_CHECKING:
     from pytest_istio_sidecar.istio.options import IstioOptions
     from pytest_istio_sidecar.netfilter.diagram.intervals import Interval
-    from pytest_istio_sidecar.netfilter.model import PodRules
+    from pytest_istio_sidecar.netfilter.model import PodRules, Rules
     from pytest_istio_sidecar.netfilter.packet import Host, IPAddress, Packet
     from pytest_istio_sidecar.netfilter.trace.trace import Trace
 
@@ -47,6 +48,8 @@ _NOBODY = "none"
 """No socket: the kernel itself sends the packet."""
 _TARGET = re.compile(r"(?:\[([^]]*)\]|([^:]*))(?::(.*))?")
 """An address, one of IPv6 in brackets, and a port."""
+_STATED_ENDS: Mapping[str, Collection[str]] = {"PREROUTING": ("source",), "OUTPUT": ("destination",)}
+"""The ends of a packet that are not the pod: whichever pod it is, they stay elsewhere."""
 _MANY = "one packet is traced; for many ask istio-sidecar bypasses"
 
 
@@ -55,6 +58,7 @@ def add(commands: Commands) -> None:
     trace = commands.add_parser(
         "trace",
         help="follow a packet through listings",
+        usage="%(prog)s [options] RULES [RULES ...]\n       with one of --inbound, --outbound and --packets",
         description="Follow the first packet of a connection through iptables listings, as the kernel would.",
     )
     trace.set_defaults(command=run)
@@ -107,7 +111,7 @@ def run(options: argparse.Namespace) -> Status:
     _refuse_what_differs(options)
     read = given(options)
     version, asked = release_of(options, read)
-    rules = _completed(read.rules, version, asked)
+    rules, expected = _completed(read.rules, version, asked)
     host = host_of(options.interface)
     options.family = options.family or (4 if rules.of_family(4) else 6)
     undecided = False
@@ -115,15 +119,18 @@ def run(options: argparse.Namespace) -> Status:
     for packet in _packets(options, host):
         if not options.packets:
             _require_family(rules, packet)
-        traced = trace(rules, packet, host=host)
+        traced, remarks = _with_what_nobody_stated(trace(rules, packet, host=host), options, expected)
         undecided |= traced.fate is Fate.UNKNOWN
         if options.svg:
             _draw(traced, options.svg)
         if options.packets or options.json:
             print(json.dumps(_as_json(traced)))
-            notes |= dict.fromkeys((*rules.notes, *traced.notes))
+            notes |= dict.fromkeys((*rules.notes, *traced.notes, *remarks))
             continue
-        print(with_notes(render_trace(traced, painter(sys.stdout)), rules))
+        columns = columns_of(sys.stdout)
+        text = render_trace(traced, painter(sys.stdout), remarks=remarks, width=columns)
+        first, newline, rest = with_notes(text, rules).partition("\n")
+        print("\n".join([first] if columns is None else fitted(first, columns)) + newline + rest)
         if options.explain or traced.fate is not Fate.UNKNOWN:
             sentences = explain(traced)
             print("", *map(_wrapped, sentences if options.explain else sentences[-1:]), sep="\n")
@@ -144,13 +151,43 @@ def _refuse_what_differs(options: argparse.Namespace) -> None:
         raise UsageProblem(messages.ONE_PACKET())
 
 
-def _completed(rules: PodRules, version: str | None, asked: IstioOptions) -> PodRules:
-    """What lossy listings hide, taken from the rules of a release with options, where one is given."""
+def _completed(rules: PodRules, version: str | None, asked: IstioOptions) -> tuple[PodRules, Rules | None]:
+    """What lossy listings hide, taken from the rules of a release with options, where one is given; these."""
     from pytest_istio_sidecar.checks.comparison.expectation import completed, expected_of
 
-    return (
-        rules if version is None else cast("PodRules", completed(rules, expected_of(rules, version, asked)))
+    if version is None:
+        return rules, None
+    expected = expected_of(rules, version, asked)
+    return cast("PodRules", completed(rules, expected)), expected
+
+
+def _with_what_nobody_stated(
+    traced: Trace, options: argparse.Namespace, expected: Rules | None
+) -> tuple[Trace, list[str]]:
+    """The answer as far as it holds for any pod and neighbour that rules single out, and remarks."""
+    from pytest_istio_sidecar.checks.other_hosts import by_other_hosts, by_other_senders
+    from pytest_istio_sidecar.netfilter.packet import Fate
+    from pytest_istio_sidecar.reports.unstated import of_senders, with_pods
+
+    if traced.fate is Fate.UNKNOWN:
+        return traced, []
+
+    def asked(host: Host) -> Packet | None:
+        packet = traced.packet if options.packets else next(_packets(options, host))
+        ends = {"source", "destination"} if options.packets else _STATED_ENDS[packet.hook]
+        same = all(host.is_local(end := getattr(packet, name)) is traced.host.is_local(end) for name in ends)
+        return packet if same else None
+
+    senders = (
+        of_senders(by_other_senders(traced, lambda each: replace(traced.packet, source=each), expected))
+        if options.inbound is not None and options.source is None
+        else []
     )
+    if options.interface:
+        return traced, senders
+    pods, all_tried = by_other_hosts(traced, asked, expected)
+    answer, remarks = with_pods(traced, pods, all_tried=all_tried)
+    return answer, [*remarks, *senders]
 
 
 def _draw(trace: Trace, path: Path) -> None:

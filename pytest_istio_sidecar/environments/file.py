@@ -9,7 +9,7 @@ from __future__ import annotations
 import stat
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NoReturn, Self
 
@@ -21,6 +21,7 @@ from pytest_istio_sidecar.istio.observation import RequestKind
 from pytest_istio_sidecar.istio.options import IstioOptions
 from pytest_istio_sidecar.istio.pod_options import PodUsers
 from pytest_istio_sidecar.machine.evidence import add_file
+from pytest_istio_sidecar.machine.given_file import NotText, decoded
 from pytest_istio_sidecar.machine.progress import Progress
 from pytest_istio_sidecar.netfilter.model import Backend, Family, PodRules, Ruleset, joined
 from pytest_istio_sidecar.netfilter.packet import Host
@@ -263,7 +264,7 @@ def _file_of(specification: str) -> tuple[Family | None, Backend | None, str]:
 def _read(specification: str, texts: dict[str, str], folder: Path | None) -> PodRules:
     family, backend, name = _file_of(specification)
     source = "<standard input>" if name == "-" else name
-    text, again = _text(name, source)
+    text, again, remark = _text(name, source)
     kept = add_file(texts, "standard-input.txt" if name == "-" else name, text)
     if again:
         place = name
@@ -279,11 +280,11 @@ def _read(specification: str, texts: dict[str, str], folder: Path | None) -> Pod
     for ruleset in rules.rulesets:
         if backend not in (None, ruleset.backend):
             raise UsageProblem(messages.OTHER_WRITER(source=source, writer=ruleset.backend, backend=backend))
-    return rules
+    return replace(rules, notes=(remark, *rules.notes)) if remark else rules
 
 
-def _text(name: str, source: str) -> tuple[str, bool]:
-    """What a listing says, and whether it says so again: a pipe does not."""
+def _text(name: str, source: str) -> tuple[str, bool, str]:
+    """What a listing says, whether it says so again, as a pipe does not, and what is to be said of it."""
     again = False
     try:
         if name == "-":
@@ -301,12 +302,8 @@ def _text(name: str, source: str) -> tuple[str, bool]:
     if len(content) > LIMIT:
         raise ParseError(messages.FILE_TOO_LONG(limit=LIMIT // 2**20), source=source)
     try:
-        return content.decode(), again
-    except UnicodeDecodeError as problem:
-        line = content.count(b"\n", 0, problem.start) + 1
-        raise ParseError(
-            messages.NOT_UTF8(),
-            source=source,
-            line=line,
-            text=repr(content[problem.start : problem.start + 20]),
-        ) from None
+        text, remark = decoded(content)
+    except NotText as problem:
+        failure = messages.NOT_UTF8(what=problem.what)
+        raise ParseError(failure, source=source, line=problem.line, text=problem.text) from None
+    return text, again, remark

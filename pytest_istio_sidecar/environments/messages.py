@@ -49,9 +49,9 @@ FILE_TOO_LONG = Message(
 )
 NOT_UTF8 = Message(
     "IS610",
-    "not text in UTF-8",
-    cause="a listing is what iptables-save or iptables -L prints, not an archive or a binary",
-    help="save the listing again, as the command prints it",
+    "{what}, not text in UTF-8",
+    fix="give what iptables-save or iptables -L prints, as text in UTF-8; in PowerShell\n"
+    "… | Out-File -Encoding utf8 FILE",
 )
 NO_SIDECAR_RULES = Message(
     "IS611",

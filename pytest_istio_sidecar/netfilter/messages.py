@@ -32,7 +32,9 @@ LIST_EMPTY = Message(
     cause="the command printed nothing: it failed, or its standard output went elsewhere",
     help="read its standard error and exit status",
 )
-BINARY = Message("IS204", "this is binary data, not text", help="give what iptables-save prints")
+BINARY = Message(
+    "IS204", "this is binary data or UTF-16, not text of iptables", help="give what iptables-save prints"
+)
 NO_TABLE_IN_IT = Message(
     "IS205",
     "there is no table, chain or rule in it",

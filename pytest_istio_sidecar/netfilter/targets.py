@@ -15,6 +15,15 @@ from pytest_istio_sidecar.netfilter.matches import FULL_MASK, Option
 from pytest_istio_sidecar.netfilter.packet import IPAddress
 
 VERDICTS = ("ACCEPT", "DROP", "RETURN", "QUEUE")
+TARGETS = frozenset((
+    *VERDICTS, "AUDIT", "CHECKSUM", "CLASSIFY", "CLUSTERIP", "CONNMARK", "CONNSECMARK", "CT", "DNAT", "DNPT",
+    "DSCP", "ECN", "HL", "HMARK", "IDLETIMER", "LED", "LOG", "MARK", "MASQUERADE", "MIRROR", "NETMAP",
+    "NFLOG", "NFQUEUE", "NOTRACK", "RATEEST", "REDIRECT", "REJECT", "SAME", "SECMARK", "SET", "SNAT", "SNPT",
+    "SYNPROXY", "TCPMSS", "TCPOPTSTRIP", "TEE", "TOS", "TPROXY", "TRACE", "TTL", "ULOG",
+    "ACCOUNT", "CHAOS", "DELUDE", "DHCPMAC", "DNETMAP", "ECHO", "IPMARK", "LOGMARK", "PROTO", "RAWDNAT",
+    "RAWSNAT", "STEAL", "SYSRQ", "TARPIT",
+))  # fmt: skip
+"""What is no chain behind -j: targets of iptables-extensions(8) and xtables-addons(8)."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,7 @@ from pytest_istio_sidecar.netfilter.model import (
     Backend,
     BuiltIn,
     Family,
+    PodRules,
     Rules,
     Ruleset,
     rulesets_of,
@@ -89,23 +90,47 @@ def reason(ruleset: Ruleset, could_capture: Iterable[BuiltIn]) -> str:
             f"add {program}-legacy-save (legacy:FILE)"
         )
     chains = _by_table(could_capture)
-    names = [table.name for table in ruleset.tables]
-    unread = unread_tables(ruleset.unread)
-    parts = [table for table in chains if table in unread]
-    parts += [f"{_and(of_table)} of {table}" for table, of_table in chains.items() if table not in unread]
-    verb = "was" if len(parts) == 1 and " and " not in parts[0] else "were"
-    commands = [f"{program} -t {table} -S" for table in chains if table not in names]
-    if _guessed(ruleset):
-        shown, advice = (
-            "this is one chain, and the text does not name its table",
-            f"give {program}-save instead",
-        )
-    elif len(commands) < len(chains):
-        shown, advice = f"this is a part of table {_and(names)}", f"give {program}-save, which is whole"
-    else:
-        shown = f"this is table {names[0]}" if len(names) == 1 else f"these are tables {_and(names)}"
+    whole = unread_tables(ruleset.unread)
+    names = () if _is_guessed(ruleset) else [table.name for table in ruleset.tables if table.chains]
+    parts = [
+        table if table in whole and table not in names else _part(table, () if table in whole else of)
+        for table, of in chains.items()
+    ]
+    several = len(parts) > 1 or " and " in parts[0] or " chains " in parts[0]
+    listed = (_and if not any(" of " in part for part in parts) else ", and ".join)(parts)
+    advice = f"give {program}-save, which is whole"
+    if names and _built_in_of(ruleset) and not any(table in names for table in chains):
+        commands = [f"{program} -t {table} -S" for table in chains]
         advice = f"add {_and(commands)}, or give {program}-save instead"
-    return f"{shown}; {_and(parts)} {verb} not read and could capture it: {advice}"
+    verb = "were" if several else "was"
+    return f"{_shown(ruleset, chains)}; {listed} {verb} not read and could capture it: {advice}"
+
+
+def _shown(ruleset: Ruleset, missed: Collection[str]) -> str:
+    """What a text is of that leaves chains of the kernel out, some of tables that are missed."""
+    built_in = _built_in_of(ruleset)
+    if not built_in:
+        return "packets enter by built-in chains, and the text has none"
+    if _is_guessed(ruleset):
+        if len(built_in) == 1:
+            return f"this is chain {built_in[0]} alone, and the text does not name its table"
+        return f"these are chains {_and(built_in)} alone, and the text does not name their table"
+    names = [table.name for table in ruleset.tables]
+    whole = [name for name in names if name not in missed]
+    parts = [f"table{'s' if len(whole) > 1 else ''} {_and(whole)}"] if whole else []
+    parts += [f"a part of table {name}" for name in names if name in missed]
+    return f"{'this is' if len(names) == 1 else 'these are'} {_and(parts)}"
+
+
+def _built_in_of(ruleset: Ruleset) -> list[str]:
+    return [
+        name for table, name in _ordered(ALL_BUILT_IN) if table in ruleset and name in ruleset.table(table)
+    ]
+
+
+def _part(table: str, chains: Sequence[str]) -> str:
+    """Chains of a table that was read in part; none: all built-in ones."""
+    return f"{_and(chains)} of {table}" if chains else f"the built-in chains of {table}"
 
 
 def notes_of(rules: Rules, family: Family) -> tuple[str, ...]:
@@ -116,24 +141,43 @@ def notes_of(rules: Rules, family: Family) -> tuple[str, ...]:
             program = "iptables" if family == 4 else "ip6tables"
             notes.append(f"not read: the tables of {program}-legacy, which the kernel asks, too")
         elif ruleset.unread:
-            notes.append(f"not read: {in_words(ruleset.unread)}")
+            notes.append(f"not read: {in_words(ruleset.unread, [table.name for table in ruleset.tables])}")
     return tuple(dict.fromkeys(notes))
 
 
-def _guessed(ruleset: Ruleset) -> bool:
-    """Whether the table of what is shown is not known for sure."""
+def left_aside(rules: PodRules) -> tuple[str, ...]:
+    """Everything that was not read of a pod's rules: parts of tables, tables, a family, a back end."""
+    families = dict.fromkeys(ruleset.family for ruleset in rules.rulesets)
+    notes = [
+        f"{note} (IPv{family})" if len(families) > 1 else note
+        for family in families
+        for note in notes_of(rules, family)
+    ]
+    notes += [f"not read: the rules of IPv{family}" for family in (4, 6) if family not in families]
+    if not {ruleset.backend for ruleset in rules.rulesets} >= {Backend.LEGACY, Backend.NF_TABLES}:
+        notes.append("not read: one of the two back ends (legacy, nf_tables), and the kernel asks both")
+    return tuple(notes)
+
+
+def in_words(unread: Collection[BuiltIn], shown: Collection[str] = ()) -> str:
+    """As a list to read: "tables raw and mangle; INPUT of table nat".
+
+    Args:
+        shown: tables of which some chain was read, if none of the kernel's own.
+    """
+    whole = unread_tables(unread)
+    tables = [table for table in whole if table not in shown]
+    chains = {table: names for table, names in _by_table(unread).items() if table not in tables}
+    parts = [f"table{'s' if len(tables) > 1 else ''} {_and(tables)}"] if tables else []
+    parts += [_part(f"table {table}", () if table in whole else names) for table, names in chains.items()]
+    return "; ".join(parts)
+
+
+def _is_guessed(ruleset: Ruleset) -> bool:
+    """Whether the table of built-in chains that are shown is not known for sure."""
     return any(
         (table.name, chain.name) in ruleset.unread for table in ruleset.tables for chain in table.chains
     )
-
-
-def in_words(unread: Collection[BuiltIn]) -> str:
-    """As a list to read: "tables raw and mangle; INPUT of table nat"."""
-    tables = unread_tables(unread)
-    chains = {table: names for table, names in _by_table(unread).items() if table not in tables}
-    parts = [f"table{'s' if len(tables) > 1 else ''} {_and(tables)}"] if tables else []
-    parts += [f"{_and(names)} of table {table}" for table, names in chains.items()]
-    return "; ".join(parts)
 
 
 def _by_table(unread: Iterable[BuiltIn]) -> dict[str, list[str]]:

@@ -25,10 +25,12 @@ def tidy(report: pytest.TestReport, *, of_suite: bool, columns: int | None) -> N
         columns: of the terminal; None: there is none, and a line stays one.
     """
     entries = getattr(getattr(report.longrepr, "reprtraceback", None), "reprentries", [])
-    for entry in entries:
+    for entry in list(entries):
         lines = list(getattr(entry, "lines", ()))
         begin = next((place for place, line in enumerate(lines) if line.startswith(_MARK)), None)
         if begin is None:
+            if of_suite:
+                entries.remove(entry)  # a frame of the suite's own between the test and the message
             continue
         # Where pytest shows no source, it marks the first line of a message only.
         marks = [line[: len(_MARK)] for line in lines[begin : begin + 2]]

@@ -7,28 +7,51 @@ stands first.
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import groupby
 
 from pytest_istio_sidecar.checks.bypass.bypasses import BypassReport, with_rules
-from pytest_istio_sidecar.checks.bypass.rows import BypassRow, rows_of
+from pytest_istio_sidecar.checks.bypass.rows import ByDesign, BypassRow, rows_of
 from pytest_istio_sidecar.reports.colour import Paint, Style, plain
 
+Titles = Mapping[ByDesign, tuple[str, Style]]
+"""What stands above the classes of each standing, in this order."""
 
-def render_bypasses(report: BypassReport, *, expected: bool, width: int = 80, paint: Paint = plain) -> str:
-    """Lines for a terminal: what gets by, each with the rule that lets it.
+
+def titles_of(*, expected: bool, allowed: bool = False, listed: bool = False) -> Titles:
+    """What classes are called.
 
     Args:
         expected: whether there was an expectation; without one nothing is by design.
-        width: columns; only a rule may be longer.
+        allowed: whether some were allowed for this once.
+        listed: whether the project's list was given.
     """
-    titles: dict[str, tuple[str, Style]] = {
-        "no": ("NOT BY DESIGN" if expected else "WITHOUT ENVOY", "red"),
+    said = {(True, False): "NOT ALLOWED", (False, True): "NOT REVIEWED", (False, False): "WITHOUT ENVOY"}
+    open_ = said.get((allowed, listed), "NEITHER ALLOWED NOR REVIEWED")
+    return {
+        "no": ("NOT BY DESIGN" if expected else open_, "red"),
         "cannot be told": ("CANNOT BE TOLD", "yellow"),
         "accepted": ("accepted", "yellow"),
         "moved": ("taken for Envoy's", "yellow"),
-        "reviewed": ("reviewed", "yellow"),
+        "reviewed": (" or ".join(["allowed"] * allowed + ["reviewed"] * (listed or not allowed)), "yellow"),
         "yes": ("by design", "green"),
     }
+
+
+def render_bypasses(
+    report: BypassReport,
+    *,
+    titles: Titles,
+    unread: Sequence[str] = (),
+    width: int = 80,
+    paint: Paint = plain,
+) -> str:
+    """Lines for a terminal: what gets by, each with the rule that lets it.
+
+    Args:
+        unread: what was not read, though something was taken for it.
+        width: columns; only a rule may be longer.
+    """
     rows = rows_of(with_rules(report))
     lines: list[str] = []
     for by_design, title in titles.items():
@@ -38,20 +61,36 @@ def render_bypasses(report: BypassReport, *, expected: bool, width: int = 80, pa
     if not lines:
         lines.append("nothing gets by without Envoy")
     lines += ["", "rules cannot show:"]
-    for sentence in report.unseen:
+    for sentence in dict.fromkeys((*report.unseen, *unread)):
         lines += textwrap.wrap(sentence, width, initial_indent="  ", subsequent_indent="    ")
     return "\n".join(lines)
 
 
 def _section(rows: Sequence[BypassRow], width: int) -> Iterator[str]:
-    told = [f"{row.packets} ({', '.join(row.asked)})" if row.asked else row.packets for row in rows]
-    column = max(map(len, told))
+    column = max(len(_packets(row)) for row in rows)
     beside = column + max(len(row.let_by) for row in rows) + 4 <= width
-    for row, packets in zip(rows, told, strict=True):
+    for _, group in groupby(_by_what_lets_by(rows), key=lambda row: row.conditions if beside else _kind(row)):
+        alike = list(group)
         if beside:
-            yield f"  {packets:<{column}}  {row.let_by}"
+            yield from (f"  {_packets(row):<{column}}  {row.let_by}" for row in alike)
         else:
-            yield f"  {packets}"
-            yield f"      {row.let_by}"
-        for reason in row.conditions[:2]:
+            yield from (f"  {_packets(row)}" for row in alike)
+            yield f"      {alike[0].let_by}"
+        for reason in alike[0].conditions[:2]:
             yield from textwrap.wrap(reason, width, initial_indent="    ", subsequent_indent="      ")
+
+
+def _packets(row: BypassRow) -> str:
+    return f"{row.packets} ({', '.join(row.asked)})" if row.asked else row.packets
+
+
+def _by_what_lets_by(rows: Sequence[BypassRow]) -> list[BypassRow]:
+    """Rows of one direction that the same rules let by together, in the order of their first."""
+    firsts: dict[tuple[object, ...], int] = {}
+    for number, row in enumerate(rows):
+        firsts.setdefault(_kind(row), number)
+    return sorted(rows, key=lambda row: firsts[_kind(row)])
+
+
+def _kind(row: BypassRow) -> tuple[object, ...]:
+    return "inbound" in row.packets.split(), row.let_by, row.conditions

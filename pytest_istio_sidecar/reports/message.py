@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pytest_istio_sidecar.checks.comparison.expectation import ComparisonFinding
 from pytest_istio_sidecar.checks.finding import Finding
 from pytest_istio_sidecar.checks.wording import describe
-from pytest_istio_sidecar.failure import lay_out
+from pytest_istio_sidecar.failure import LABEL, fitted, lay_out, wrapped
 from pytest_istio_sidecar.netfilter.matches import PROTOCOL_NAMES
 from pytest_istio_sidecar.netfilter.packet import Endpoint, Fate, Packet
 from pytest_istio_sidecar.netfilter.trace.nat import WITH_PORTS
@@ -25,6 +25,8 @@ from pytest_istio_sidecar.reports.replay import replay_command
 _REASONS = 3
 _ALIGNED = 72
 """Columns of a rule up to which outcomes stand in a column of their own; a longer one pushes its own."""
+_NUMBERS = 8
+"""Columns of the numbers of rules, with what separates them from chain and rule."""
 _COLOURS: dict[Fate, Style] = {Fate.REDIRECTED: "green", Fate.TPROXIED: "green", Fate.DROPPED: "red"}
 
 
@@ -60,20 +62,37 @@ def render_finding(finding: Finding) -> str:
     return "\n".join(lines).rstrip()
 
 
-def render_way(trace: Trace, paint: Paint = plain) -> list[str]:
-    """The packet and its path, rule by rule, with the deciding one marked."""
-    lines = lay_out("packet", describe_fields(trace.packet), whole=True)
+def render_way(trace: Trace, paint: Paint = plain, *, width: int | None = None) -> list[str]:
+    """The packet and its path, rule by rule, with the deciding one marked.
+
+    Args:
+        width: columns of a terminal, which only a rule may pass; None: whatever it takes.
+    """
+    lines = _fitting(lay_out("packet", describe_fields(trace.packet), whole=True), width)
     path = path_of(trace)
     if not path:
         return [*lines, *lay_out("path", "no rule and no policy took part")]
     cells = [(line["where"], f"{line['numbers']:>4}  {line['text']}", _outcome(line)) for line in path]
     place = max(len(where) for where, _, _ in cells)
-    rule = max((len(text) for _, text, _ in cells if len(text) <= _ALIGNED), default=0)
-    shown = [
-        paint(f"{where:<{place}}  {text:<{rule}}  {outcome}".rstrip(), _style(line))
-        for line, (where, text, outcome) in zip(path, cells, strict=True)
-    ]
+    longest = max(len(outcome) for _, _, outcome in cells)
+    room = _ALIGNED if width is None else min(_ALIGNED, width - LABEL - place - longest - 6)
+    rule = max((len(text) for _, text, _ in cells if len(text) <= room), default=0)
+    shown = []
+    for line, (where, text, outcome) in zip(path, cells, strict=True):
+        row = f"{where:<{place}}  {text:<{rule}}  {outcome}".rstrip()
+        rows = [row]
+        if width is not None and outcome and len(row) > width - LABEL - 2:
+            # What several rules have in common is broken between words, a rule stays whole.
+            several = "-" in line["numbers"]
+            first, *more = wrapped(text, width - LABEL - place - 4) if several else [text]
+            rows = [f"{where:<{place}}  {first}"]
+            rows += [f"{'':<{place + _NUMBERS}}{part}" for part in (*more, outcome)]
+        shown += [paint(each, _style(line)) for each in rows]
     return [*lines, *lay_out("path", "\n".join(shown), whole=True)]
+
+
+def _fitting(lines: list[str], width: int | None) -> list[str]:
+    return lines if width is None else fitted("\n".join(lines), width)
 
 
 def _outcome(line: PathLine) -> str:
@@ -109,6 +128,8 @@ def _decides(trace: Trace | None) -> str:
         return ""
     rule = trace.deciding_rule
     if rule is None:
+        if not trace.steps:
+            return "no table that the packet meets has a rule"
         return "no rule takes the packet; the policy lets it go on"
     where = f" ({rule.location})" if rule.location else ""
     return f"rule {rule.number} of {rule.chain}{where} decides"
@@ -124,14 +145,22 @@ def shorten(reasons: Sequence[str]) -> list[str]:
     return [*reasons[:_REASONS], *([f"and {left} more of the kind"] if left > 0 else [])]
 
 
-def render_trace(trace: Trace, paint: Paint = plain) -> str:
-    """A trace on its own, as `istio-sidecar trace` prints it."""
+def render_trace(
+    trace: Trace, paint: Paint = plain, *, remarks: Sequence[str] = (), width: int | None = None
+) -> str:
+    """A trace on its own, as `istio-sidecar trace` prints it.
+
+    Args:
+        remarks: what else is to be said of a fate that is known.
+        width: as `render_way`.
+    """
     first = f"{describe(trace.packet)}: {outcome_of(trace)}"
-    lines = [paint(first, _COLOURS.get(trace.fate, "yellow")), "", *render_way(trace, paint)]
+    lines = [paint(first, _COLOURS.get(trace.fate, "yellow")), "", *render_way(trace, paint, width=width)]
     if trace.reasons:
-        lines += ["", *lay_out("because", "\n".join(shorten(trace.reasons)))]
-    elif trace.notes:
-        lines += ["", *lay_out("note", "\n".join(trace.notes))]
+        lines += ["", *_fitting(lay_out("because", "\n".join(shorten(trace.reasons))), width)]
+    notes = [*([] if trace.reasons else trace.notes), *shorten(remarks)]
+    if notes:
+        lines += ["", *_fitting(lay_out("note", "\n".join(notes)), width)]
     return "\n".join(lines)
 
 

@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
+from pytest_istio_sidecar.checks.other_hosts import singles_pods_out
 from pytest_istio_sidecar.netfilter.hooks import has_a_say
 from pytest_istio_sidecar.netfilter.matches import PROTOCOL_NAMES
 from pytest_istio_sidecar.netfilter.model import Backend, Ruleset, rulesets_of
@@ -66,17 +67,16 @@ def specifications(trace: Trace, names: Mapping[str, str]) -> Iterator[str]:
 
 def surroundings_of(trace: Trace) -> Iterator[str]:
     """The options that describe its host, and what a listing was completed from."""
-    yield from _interfaces(trace.host)
+    if trace.host != Host() or singles_pods_out(trace):
+        yield from _interfaces(trace.host)
     for completion in _completions(_listings(trace)):
         yield from completion
 
 
 def _interfaces(host: Host) -> Iterator[str]:
-    usual = Host()
-    if host == usual:
-        return
+    usual_lo = Host().interfaces["lo"]
     for name, addresses in host.interfaces.items():
-        if name == "lo" != host.external() and addresses == usual.interfaces["lo"]:
+        if name == "lo" != host.external() and addresses == usual_lo:
             continue
         for address in addresses:
             yield from ("--interface", f"{name}={address}")

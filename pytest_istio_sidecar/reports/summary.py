@@ -22,7 +22,7 @@ from pytest_istio_sidecar.istio.ports import PURPOSE
 from pytest_istio_sidecar.netfilter.model import PodRules, Rules
 from pytest_istio_sidecar.netfilter.packet import Host, inbound, outbound
 from pytest_istio_sidecar.netfilter.trace.trace import Trace, trace
-from pytest_istio_sidecar.netfilter.unread import is_unread, notes_of
+from pytest_istio_sidecar.netfilter.unread import is_unread, left_aside
 from pytest_istio_sidecar.reports.comparison import comparison_fields, render_comparison
 from pytest_istio_sidecar.reports.redirected import redirected
 from pytest_istio_sidecar.reports.way import Way, way_of
@@ -118,8 +118,7 @@ def capture_of(
     except IstioSidecarError as problem:
         capture["problems"].append(str(problem).splitlines()[0])
     capture["lines"] += [["assumed", text] for ruleset in rules.rulesets for text in ruleset.assumptions]
-    unread = [text for family in (4, 6) if rules.of_family(family) for text in notes_of(rules, family)]
-    capture["lines"] += [["note", text] for text in (*rules.notes, *dict.fromkeys(unread))]
+    capture["lines"] += [["note", text] for text in (*rules.notes, *left_aside(rules))]
     return capture
 
 

@@ -36,6 +36,10 @@ from pytest_istio_sidecar.netfilter.text.parse_port import (
 )
 
 _TCP = PROTOCOLS["tcp"]
+BOTH_FAMILIES = " (IPv6 too)"
+"""What follows a class that is of both families, as any class is that names none."""
+_REMARK = re.compile(r"(?:: (?:no rules|sent to .*|may be sent elsewhere))?(?: \(IPv6 too\))?\Z")
+"""What a class is followed by in reports: how its packets get by, which does not tell which they are."""
 _EXAMPLES = '"inbound tcp 22,15008", "outbound from gid 1337", "outbound IPv6 not tcp"'
 
 
@@ -152,12 +156,17 @@ def _pattern(text: str) -> tuple[int, int]:
     return wanted, mask
 
 
+def without_remark(text: str) -> str:
+    """A class as it stands in reports, without what follows it there."""
+    return _REMARK.sub("", text, count=1)
+
+
 class _Parser:
     """Reads one written bypass, word by word."""
 
     def __init__(self, text: str) -> None:
         self.text = text
-        spaced = re.sub(r"\s*,\s*", ",", text.removesuffix(": no rules").strip())
+        spaced = re.sub(r"\s*,\s*", ",", without_remark(text).strip())
         self.words = spaced.split()
         self.family: Family | None = None
         self.ports_alone = False

@@ -18,18 +18,18 @@ from pytest_istio_sidecar.checks.bypass.rows import HEADS, rows_of
 from pytest_istio_sidecar.checks.cause import cause_of
 from pytest_istio_sidecar.checks.finding import Finding, Kind
 from pytest_istio_sidecar.checks.other_hosts import not_stated, other_hosts
-from pytest_istio_sidecar.checks.tracing import CAPTURED, assumptions, of_pod
+from pytest_istio_sidecar.checks.tracing import CAPTURED, assumptions, of_pod, refuse_rules
 from pytest_istio_sidecar.checks.wording import HOOKS, Direction, of_direction
 from pytest_istio_sidecar.errors import Undecided
 from pytest_istio_sidecar.istio.ports import INBOUND, OUTBOUND
 from pytest_istio_sidecar.markup import html_table
 from pytest_istio_sidecar.netfilter.hooks import unread_chains
 from pytest_istio_sidecar.netfilter.matches import Owner
-from pytest_istio_sidecar.netfilter.model import Backend, Family, PodRules, Rules, Table, rulesets_of
+from pytest_istio_sidecar.netfilter.model import Family, PodRules, Rules, Table, rulesets_of
 from pytest_istio_sidecar.netfilter.packet import Fate, Hook, Host
 from pytest_istio_sidecar.netfilter.space.queries import Fates, Outcome, Partition, fates, no_collection
 from pytest_istio_sidecar.netfilter.targets import Jump
-from pytest_istio_sidecar.netfilter.unread import notes_of, with_unread_legacy
+from pytest_istio_sidecar.netfilter.unread import left_aside, notes_of, with_unread_legacy
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,8 +142,9 @@ def check_only_bypasses(
     Raises:
         Undecided: nothing else does, and of some packets it depends on what rules alone do not tell, or
             on what was not read.
-        UsageProblem: a text that is no bypass.
+        UsageProblem: a text that is no bypass, or no rules.
     """
+    refuse_rules(rules)
     meant = list(map(_as_bypass, allowed))
     taking = EnvoyPorts.of(envoy_ports)
     findings = _beside(rules, meant, taking, expected, host)
@@ -192,15 +193,9 @@ def _unread(rules: Rules) -> Iterator[str]:
     """What these rules in particular do not tell."""
     if not isinstance(rules, PodRules):
         yield "the other family and the other back end were not read"
-    for family in families_of(rules):
-        of_family = f" (IPv{family})" if len(families_of(rules)) > 1 else ""
-        yield from (f"{note}{of_family}" for note in notes_of(rules, family))
-    if not isinstance(rules, PodRules):
+        yield from (note for family in families_of(rules) for note in notes_of(rules, family))
         return
-    families = {ruleset.family for ruleset in rules.rulesets}
-    yield from (f"IPv{family} rules were not read" for family in (4, 6) if family not in families)
-    if not {ruleset.backend for ruleset in rules.rulesets} >= {Backend.LEGACY, Backend.NF_TABLES}:
-        yield "not both back ends (legacy and nf_tables) were read, and the kernel asks both"
+    yield from left_aside(rules)
     if rules.native_tables:
         yield f"tables made with nft itself are not judged: {', '.join(rules.native_tables)}"
 

@@ -6,20 +6,32 @@ classes there are (`bypasses`). Invariant: `where` is exact, `text` leaves out w
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import cached_property
 from itertools import islice
+from typing import cast
 
 from pytest_istio_sidecar.checks.bypass.bypass import Bypass
-from pytest_istio_sidecar.checks.wording import CLAUSES, DIRECTIONS, Direction, named_family, packet_fields
+from pytest_istio_sidecar.checks.wording import (
+    CLAUSES,
+    DIRECTIONS,
+    Direction,
+    named_family,
+    packet_fields,
+    top_of,
+)
+from pytest_istio_sidecar.netfilter.diagram.intervals import Interval, common, joined, outside
 from pytest_istio_sidecar.netfilter.hooks import orders
 from pytest_istio_sidecar.netfilter.model import Family, PodRules, Rule, Rules, rulesets_of
 from pytest_istio_sidecar.netfilter.packet import Endpoint, Fate, Packet
-from pytest_istio_sidecar.netfilter.space.queries import Part, Where
+from pytest_istio_sidecar.netfilter.space.queries import NO_SOCKET, Part, Values, Where
 from pytest_istio_sidecar.netfilter.trace.trace import Trace, trace
 
+_NONE = (NO_SOCKET, NO_SOCKET)
+_SOME = outside((_NONE,), top_of("uid", None))
+"""The ids of a packet that has a socket."""
 _READABLE = 256
 """Classes of one kind whose texts are compared with each other."""
 _ENDS = 3
@@ -142,7 +154,7 @@ class FoundBypass:
     @cached_property
     def in_brief(self) -> Bypass:
         """The class without the conditions that other classes of the same kind, or no packet, make up for."""
-        return _as_bypass(self._part.brief)
+        return _without_half_sockets(_as_bypass(self._part.brief))
 
     @cached_property
     def text(self) -> str:
@@ -250,6 +262,29 @@ def _as_bypass(part: Part) -> Bypass:
         direction=DIRECTIONS[part.hook],
         family=named_family(part.family, product),
         where=tuple((name, product[name]) for name in CLAUSES if name in product),
+    )
+
+
+def _without_half_sockets(brief: Bypass) -> Bypass:
+    """The class without what no packet has, a user but no group or the reverse: "uid none,0 gid not none"."""
+    where = dict(brief.where)
+    if not {"uid", "gid"} <= where.keys():
+        return brief
+    uid, gid = (joined(cast("tuple[Interval, ...]", where[name])) for name in ("uid", "gid"))
+    if uid[0][0] == NO_SOCKET != gid[0][0]:
+        uid = common(uid, _SOME)
+    elif gid[0][0] == NO_SOCKET != uid[0][0]:
+        gid = common(gid, _SOME)
+    if NO_SOCKET not in (uid[0][0], gid[0][0]):
+        # One of them says that there is a socket; the other is said in fewer words.
+        if gid[-1] == (gid[-1][0], top_of("gid", None)):
+            gid = joined([_NONE, *gid])
+        elif uid[-1] == (uid[-1][0], top_of("uid", None)):
+            uid = joined([_NONE, *uid])
+    ids: Mapping[str, Values] = {"uid": uid, "gid": gid}
+    told = ((name, ids.get(name, values)) for name, values in brief.where)
+    return replace(
+        brief, where=tuple(each for each in told if each[1] != ((NO_SOCKET, top_of("uid", None)),))
     )
 
 

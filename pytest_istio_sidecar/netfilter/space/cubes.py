@@ -9,6 +9,8 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
+from functools import reduce
+from operator import or_
 
 from pytest_istio_sidecar.netfilter.diagram.diagram import Box, Node
 from pytest_istio_sidecar.netfilter.diagram.intervals import Interval
@@ -90,9 +92,15 @@ class Cube:
 
     def _patterns(self, field: Field) -> str:
         """Values under masks, in the grammar of `Bypass`: "0x1/0x1|0x2/0x3&!0x10/0xf0"."""
+        terms = list(field.patterns_in(self.box))
+        single = [pairs[0] for excluded, pairs in terms if not excluded and len(pairs) == 1]
+        if single:  # values of bits apart are one of all these bits
+            value, mask = (reduce(or_, numbers) for numbers in zip(*single, strict=True))
+            others = [(excluded, pairs) for excluded, pairs in terms if excluded or len(pairs) > 1]
+            terms = [(False, [(value, mask)]), *others]
         return "&".join(
             ("!" if excluded else "") + "|".join(self._pattern(field.name, *pair) for pair in pairs)
-            for excluded, pairs in field.patterns_in(self.box)
+            for excluded, pairs in terms
         )
 
     def _pattern(self, name: FieldName, value: int, mask: int) -> str:

@@ -108,8 +108,7 @@ def _refuse_what_is_no_text(text: str) -> None:
         raise ParseError(messages.TEXT_EMPTY())
     nul = text.find("\0")
     if nul >= 0:
-        line = text.count("\n", 0, nul) + 1
-        raise ParseError(messages.BINARY(), line=line, text=text[max(0, nul - 20) : nul + 20])
+        raise ParseError(messages.BINARY(), line=text.count("\n", 0, nul) + 1)
 
 
 def _refuse_several(names: Iterable[str]) -> None:

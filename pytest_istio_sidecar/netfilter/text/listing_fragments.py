@@ -30,6 +30,7 @@ from pytest_istio_sidecar.netfilter.matches import (
     TcpFlags,
     Transport,
 )
+from pytest_istio_sidecar.netfilter.text.refused import refuse
 
 _FLAG_NAMES = ("FIN", "SYN", "RST", "PSH", "ACK", "URG")
 _MAX_PORT = 0xFFFF
@@ -104,6 +105,7 @@ def _transport(shown: re.Match[str]) -> tuple[Match, ...] | None:
             transport = replace(transport, tcp_option=interval)
         elif interval is None:
             field = "--sport" if kind[0] == "s" else "--dport"
+            refuse(field, (value,))
             hidden.append(Hidden(field=field, shown=value, negated=negated))
         elif kind[0] == "s":
             transport = replace(transport, source=interval)
@@ -132,6 +134,7 @@ def _multiport(shown: re.Match[str]) -> tuple[Match, ...]:
     intervals = [_interval(word, ":", _MAX_PORT, False) for word in value.split(",")]
     ranges = tuple((interval.low, interval.high) for interval in intervals if interval is not None)
     if len(ranges) < len(intervals):
+        refuse(f"--{kind}", (value,))
         return (Hidden(field=f"--{kind}", shown=value, negated=negated),)
     return (Multiport(side=sides.get(kind, "either"), ranges=ranges, negated=negated),)
 
@@ -151,6 +154,7 @@ def _owner(shown: re.Match[str]) -> tuple[Match, ...]:
             continue
         interval = _interval(value, "-", _MAX_ID, negated)
         if interval is None:
+            refuse(f"--{kind.lower()}-owner", (value,))
             hidden.append(Hidden(field=f"--{kind.lower()}-owner", shown=value, negated=negated))
         elif kind == "UID":
             owners[-1] = replace(owners[-1], uid=interval)

@@ -177,7 +177,7 @@ def parse_protocol(option: str, text: str, family: Family, negated: bool) -> Mat
         if not text[:1].isdigit():
             return Hidden(field="-p", shown=text, negated=negated)
         number = strict_number(text)
-        if number > 0xFFFF:
+        if number > 0xFF and number not in _OTHER_PROTOCOLS.values():
             raise ValueError(f"there is no protocol {text}")
     return Protocol(number=number, negated=negated) if number or negated else None
 

@@ -23,6 +23,7 @@ from pytest_istio_sidecar.netfilter.text.parse_match import (
     strict_number,
 )
 from pytest_istio_sidecar.netfilter.text.parse_target import TARGET_OPTIONS, parse_target
+from pytest_istio_sidecar.netfilter.text.refused import refuse
 from pytest_istio_sidecar.netfilter.text.tokens import Quoted
 
 _ALIASES = {
@@ -121,6 +122,7 @@ def parse_rule(
                 if hidden is not None:
                     holders.append(hidden)
                     continue
+            refuse(name, values)
             if current is None or (current.known is not None and name not in current.known):
                 _owner(name, current, holders, core).options.append((name, values, negated))
             else:
@@ -142,6 +144,8 @@ def parse_rule(
         if reader is not None:
             if name in core:
                 raise ValueError(f"{name} stands twice")
+            if hidden is None:
+                refuse(name, (value,))
             core[name] = hidden or reader(name, value, family, negated)
         elif negated:
             raise ValueError(f"! before {name}")

@@ -170,7 +170,6 @@ class _Text:
                 messages.BINARY(),
                 source=self.source,
                 line=text.count("\n", 0, nul) + 1,
-                text=text[max(0, nul - 20) : nul + 20],
             )
 
     def _read_comment(self, line: str) -> None:

@@ -16,7 +16,7 @@ from pytest_istio_sidecar.netfilter import messages
 from pytest_istio_sidecar.netfilter.actions import Action, action_of, effect_of
 from pytest_istio_sidecar.netfilter.hooks import FIRST, BaseChain, base_chains
 from pytest_istio_sidecar.netfilter.model import Backend, Rule, Ruleset, Table
-from pytest_istio_sidecar.netfilter.targets import Goto, Jump, Target, Tproxy
+from pytest_istio_sidecar.netfilter.targets import TARGETS, Extended, Goto, Jump, Target, Tproxy
 from pytest_istio_sidecar.netfilter.trace.match import compile_faulty, compile_match, written_faultily
 from pytest_istio_sidecar.netfilter.trace.nat import Unforeseeable, translate
 from pytest_istio_sidecar.netfilter.trace.packet_state import Skb, Test
@@ -203,10 +203,16 @@ def _compile_target(
     action = action_of(target)
     if isinstance(target, Jump | Goto):
         if target.chain not in chains:
-            return Action.UNKNOWN, f"chain {target.chain} of table {table} was not read"
+            return Action.UNKNOWN, _not_in_the_text(target.chain, table)
         return action, chains[target.chain]
     if action is Action.EFFECT:
         return action, effect_of(target)  # type: ignore[arg-type]
     if action is Action.UNKNOWN:
+        if isinstance(target, Extended) and not target.options and target.name not in TARGETS:
+            return action, _not_in_the_text(target.name, table)
         return action, f"what `{target}` does to a packet is not modelled"
     return action, target
+
+
+def _not_in_the_text(chain: str, table: str) -> str:
+    return f"chain {chain} of table {table}, to which a rule goes, is not in the text"

@@ -9,6 +9,11 @@ from pytest_istio_sidecar import (
     assert_not_redirected,
     assert_redirect_target,
     assert_redirected,
+    check_dead_rules,
+    check_jump,
+    check_matches_istio,
+    check_only_bypasses,
+    check_rules_reach_listeners,
     expected_ruleset,
     inbound,
 )
@@ -38,6 +43,33 @@ RULES = expected_ruleset("1.8.3")
         (
             lambda: assert_redirected("-A PREROUTING", inbound(80)),
             "rules are given as str: expected a table, a ruleset or the rules of a pod",
+        ),
+        *(
+            (
+                lambda asked=asked: asked("-A PREROUTING"),
+                "rules are given as str: expected a table, a ruleset or the rules of a pod",
+            )
+            for asked in (
+                lambda rules: assert_inbound_exclusions(rules, {22}),
+                lambda rules: check_only_bypasses(rules, []),
+                lambda rules: check_matches_istio(rules, "1.8.3"),
+                lambda rules: check_rules_reach_listeners(rules, ()),
+            )
+        ),
+        *(
+            (
+                lambda asked=asked: asked(RULES),
+                "a table is given as Ruleset: expected one of a ruleset's, as in parse_iptables(text).nat",
+            )
+            for asked in (
+                check_dead_rules,
+                lambda rules: check_jump(rules, "PREROUTING", "ISTIO_INBOUND"),
+                lambda rules: assert_redirect_target(rules, "ISTIO_REDIRECT", 15001),
+            )
+        ),
+        (
+            lambda: assert_redirect_target(RULES.mangle, "ISTIO_REDIRECT", 15001),
+            "this is asked of table nat, where alone rules redirect, and table mangle is given",
         ),
         (
             lambda: assert_redirect_target(RULES.nat, "ISTIO_REDIRECT", "15001"),

@@ -137,13 +137,26 @@ def test_rules_in_another_order_are_told_as_that():
     assert cause(rules, inbound(22)) == "the rules of ISTIO_INBOUND are in another order than Istio 1.8.3's"
 
 
-def test_a_pod_whose_istio_chains_are_empty_is_told_that_and_not_each_rule():
-    bare = expecting(
-        PodRules(rulesets=(parse_iptables_save("*nat\n:PREROUTING ACCEPT [0:0]\nCOMMIT\n"),)),
-        "1.8.3",
-        IstioOptions(),
+@pytest.mark.parametrize(
+    ("chains", "none"),
+    [
+        ("", "no chain of Istio's is in these rules"),
+        (":ISTIO_INBOUND - [0:0]\n", "no chain of Istio's has a rule here"),
+    ],
+)
+def test_a_pod_without_a_rule_of_istio_is_told_that_and_not_each_rule(chains, none):
+    ruleset = parse_iptables_save(f"*nat\n:PREROUTING ACCEPT [0:0]\n{chains}COMMIT\n")
+    bare = expecting(PodRules(rulesets=(ruleset,)), "1.8.3", IstioOptions())
+    assert cause(bare, inbound(80)) == f"{none}, and Istio 1.8.3 makes some"
+
+
+def test_without_a_release_a_listing_without_istio_is_told_to_have_no_chain_of_it():
+    bare = parse_iptables_save("*nat\n:PREROUTING ACCEPT [0:0]\nCOMMIT\n")
+    assert cause(bare, inbound(80)) == "no chain of Istio's is in these rules"
+    other = parse_iptables_save(
+        "*nat\n:PREROUTING ACCEPT [0:0]\n-A PREROUTING -p tcp -j REDIRECT --to-ports 1\nCOMMIT\n"
     )
-    assert cause(bare, inbound(80)) == "no chain of Istio's has a rule here, and Istio 1.8.3 makes some"
+    assert cause(other, inbound(80)) == ""
 
 
 def test_where_release_and_options_are_not_known_the_cause_says_what_it_was_compared_with():

@@ -33,6 +33,27 @@ def test_a_packet_is_written_as_a_class_is(packet: Packet, words: str) -> None:
     assert str(Bypass.parse(words)) == words
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        "inbound tcp 65535",
+        "inbound tcp 1024-65535",
+        "inbound tcp not 0",
+        "outbound to 255.255.255.255",
+        "outbound to 240.0.0.0/4",
+        "outbound from gid 4294967294",
+        "outbound from gid not none",
+        "outbound from uid not 1337",
+        "outbound mark 0xffffffff",
+        "outbound mark not 0x0",
+        "inbound proto/255",
+        "inbound not tcp",
+    ],
+)
+def test_a_class_is_told_by_what_it_leaves_out_only_where_that_is_less(words: str) -> None:
+    assert str(Bypass.parse(words)) == words
+
+
 def texts(version: str, against: str, **options: bool) -> list[str]:
     """The classes that a release with options treats otherwise than another."""
     observed = expected_ruleset(version, **options)

@@ -5,6 +5,7 @@ import json
 import pytest
 
 from pytest_istio_sidecar import expected_ruleset, render_save
+from pytest_istio_sidecar.checks.bypass.rows import rows_of
 from pytest_istio_sidecar.cli import main
 
 ISTIO = render_save(expected_ruleset("1.8.3"))
@@ -198,3 +199,82 @@ def test_of_ipv6_without_a_rule_the_answer_is_open_where_nobody_said(
     rules = [listing(ISTIO), f"ip6:{tmp_path / 'empty.rules'}"]
     assert main([command, *rules, "--istio-version", "1.8.3", *more]) == status
     assert ("whether IPv6 is to go through Envoy cannot be told" in capsys.readouterr().err) is (status == 3)
+
+
+@pytest.mark.parametrize(
+    ("more", "titles"),
+    [
+        ([], ["WITHOUT ENVOY"]),
+        (["--allow", "inbound tcp 8443"], ["NOT ALLOWED", "allowed"]),
+        (["--allow", "inbound", "--allow", "outbound"], ["allowed"]),
+        (["--istio-version", "1.8.3", "--allow", "inbound tcp 8443"], ["allowed", "by design"]),
+        (["--istio-version", "1.8.3", "--allow", "inbound tcp 8444"], ["NOT BY DESIGN", "by design"]),
+        (["--reviewed", "reviewed.toml"], ["NOT REVIEWED", "reviewed"]),
+        (
+            ["--reviewed", "reviewed.toml", "--allow", "outbound"],
+            ["NEITHER ALLOWED NOR REVIEWED", "allowed or reviewed"],
+        ),
+    ],
+)
+def test_classes_are_titled_by_what_was_said_of_them(listing, tmp_path, monkeypatch, capsys, more, titles):
+    monkeypatch.chdir(tmp_path)
+    entry = '[[bypass]]\nwhat = "inbound tcp 8443"\nwhy = "scraped"\nuntil = 2999-01-01\n'
+    (tmp_path / "reviewed.toml").write_text(entry)
+    main(["bypasses", listing(OPENED), *more])
+    sections = capsys.readouterr().out.partition("\nrules cannot show:")[0].splitlines()
+    assert [line for line in sections if line and not line.startswith(" ")] == titles
+
+
+def test_what_is_allowed_stands_under_that_title(listing, capsys):
+    main(["bypasses", listing(OPENED), "--istio-version", "1.8.3", "--allow", "inbound tcp 8443"])
+    assert "allowed\n  inbound tcp 8443  -A PREROUTING" in capsys.readouterr().out
+
+
+def test_what_holds_for_both_families_is_one_line_and_reads_back(tmp_path, capsys):
+    options = {"inbound_interception_mode": "TPROXY", "enable_ipv6": True}
+    names = []
+    for family in (4, 6):
+        names.append(f"{'ip6:' if family == 6 else ''}{tmp_path / f'{family}.save'}")
+        (tmp_path / f"{family}.save").write_text(
+            render_save(expected_ruleset("1.20.8", family=family, **options))
+        )
+    assert main(["bypasses", *names]) == 1
+    lines = capsys.readouterr().out.partition("\nrules cannot show:")[0].splitlines()
+    assert "  inbound not tcp (IPv6 too)" in lines
+    outbound = [line for line in lines if line.startswith("  outbound")]
+    assert len(outbound) <= 20
+    assert len({line for line in lines if line.startswith("      ")}) < len(outbound) // 2
+    words = [
+        word for line in lines if line.startswith(("  in", "  out")) for word in ("--allow", line.strip())
+    ]
+    assert main(["bypasses", *names, *words]) == 0
+
+
+def test_classes_that_differ_in_one_condition_are_one_line():
+    def told(text, rule):
+        return {"text": text, "rules": [rule], "by_design": False}
+
+    rows = rows_of(
+        {
+            "outbound": [
+                told("outbound tcp to 127.0.0.1 by lo mark not 0x539", "-A A -j RETURN"),
+                told("outbound tcp to 127.0.0.1 by lo mark 0x539", "-A B -j RETURN"),
+                told("outbound tcp to 127.0.0.2 by eth0 mark 0x539", "-A B -j RETURN"),
+                told("outbound tcp 80: sent to 192.0.2.1:1", "-A B -j RETURN"),
+                told("outbound tcp 81: sent to 192.0.2.2:1", "-A B -j RETURN"),
+            ]
+        }
+    )
+    assert [(row.packets, row.rules) for row in rows] == [
+        ("outbound tcp to 127.0.0.1 by lo", ("-A A -j RETURN", "-A B -j RETURN")),
+        ("outbound tcp to 127.0.0.2 by eth0 mark 0x539", ("-A B -j RETURN",)),
+        ("outbound tcp 80: sent to 192.0.2.1:1", ("-A B -j RETURN",)),
+        ("outbound tcp 81: sent to 192.0.2.2:1", ("-A B -j RETURN",)),
+    ]
+
+
+def test_what_leaves_several_classes_open_is_said_once(tmp_path, capsys):
+    file = tmp_path / "nat.S"
+    file.write_text("-P PREROUTING ACCEPT\n-P INPUT ACCEPT\n-P OUTPUT ACCEPT\n-P POSTROUTING ACCEPT\n")
+    main(["bypasses", str(file)])
+    assert capsys.readouterr().out.count("mangle was not read and could capture it") <= 2

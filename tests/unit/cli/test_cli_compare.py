@@ -22,7 +22,26 @@ def drifted(tmp_path: Path) -> str:
 
 def test_the_lab_listing_is_its_releases_rules(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["compare", LISTING, "--istio-version", "1.8.3"]) == 0
-    assert capsys.readouterr().out == "these are Istio 1.8.3's rules, rule for rule\n"
+    first, blank, *rest = capsys.readouterr().out.splitlines()
+    assert (first, blank) == ("these are Istio 1.8.3's rules, rule for rule", "")
+    said = " ".join(" ".join(rest).split())
+    assert "assumed PREROUTING 1, OUTPUT 1" in said
+    assert "tables raw, mangle, filter and security: not read, taken to have no rule" in said
+    assert "note not read: the rules of IPv6 not read: one of the two back ends" in said
+
+
+def test_a_guess_says_what_was_not_read(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    nat = expected_ruleset("1.8.3").nat
+    lines = [f"-P {chain.name} ACCEPT" if chain.policy else f"-N {chain.name}" for chain in nat.chains]
+    file = tmp_path / "nat.S"
+    file.write_text("\n".join([*lines, *(rule.text for rule in nat.rules())]))
+    assert main(["compare", str(file), "--guess"]) == 0
+    assert "note     not read: tables raw, mangle, filter and security\n" in capsys.readouterr().out
+
+
+def test_json_has_what_was_not_read_beside_it(drifted: str, capsys: pytest.CaptureFixture[str]) -> None:
+    main(["compare", drifted, "--istio-version", "1.8.3", "--json"])
+    assert "note: not read: the rules of IPv6\n" in capsys.readouterr().err
 
 
 def test_a_difference_with_an_effect_is_a_verdict_against(

@@ -49,6 +49,8 @@ TEXTS = {
     "L-OUTPUT": f"Chain OUTPUT (policy ACCEPT)\n{HEAD}",
     "S-OUTPUT": "-P OUTPUT ACCEPT\n-A OUTPUT -p tcp -j ISTIO_OUTPUT\n",
     "S-target": "-N ISTIO_IN_REDIRECT\n-A ISTIO_IN_REDIRECT -p tcp -j REDIRECT --to-ports 15006\n",
+    "L-user": f"Chain ISTIO_INBOUND (1 references)\n{HEAD}ACCEPT  tcp  --  anywhere  anywhere\n",
+    "L-two": f"Chain INPUT (policy ACCEPT)\n{HEAD}\nChain OUTPUT (policy ACCEPT)\n{HEAD}",
     "S-PREROUTING": "-P PREROUTING ACCEPT\n-A PREROUTING -p tcp -j REDIRECT --to-ports 15006\n",
     "marked": "-P PREROUTING ACCEPT\n-P INPUT ACCEPT\n-P OUTPUT ACCEPT\n-P POSTROUTING ACCEPT\n"
     "-A OUTPUT -p tcp -m mark --mark 0x1 -j REDIRECT --to-ports 15001\n",
@@ -112,7 +114,23 @@ CASES = [
     ("warned legacy:dropping", EXCLUDED, "unknown", NAT),
     ("L-PREROUTING", IN, "unknown", "the text does not name its table"),
     ("L-OUTPUT", OUT, "unknown", "the text does not name its table; nat was not read"),
-    ("S-target", IN, "unknown", "this is a part of table nat"),
+    ("S-target", IN, "unknown", "the text has none; the built-in chains of nat, and mangle were not read"),
+    ("L-user", IN, "unknown", "packets enter by built-in chains, and the text has none; nat and mangle were"),
+    (
+        "L-two",
+        IN,
+        "unknown",
+        "these are chains INPUT and OUTPUT alone, and the text does not name their table",
+    ),
+    ("S-PREROUTING", OUT, "unknown", "this is a part of table nat; OUTPUT of nat was not read"),
+    (
+        "S-PREROUTING tproxy-mangle",
+        OUT,
+        "unknown",
+        "these are table mangle and a part of table nat; OUTPUT of nat was not read",
+    ),
+    ("S-target tproxy-mangle", EXCLUDED, "unknown", "; the built-in chains of nat were not read and could"),
+    ("S-PREROUTING", IN, "redirected", "security; INPUT, OUTPUT and POSTROUTING of table nat"),
     ("S-PREROUTING", IN, "redirected", ""),
     ("S-PREROUTING", OUT, "unknown", "OUTPUT of nat was not read"),
     ("marked", OUT, "unknown", "this is table nat; mangle was not read"),
@@ -221,3 +239,12 @@ def test_a_rule_that_cannot_be_judged_is_told_apart_from_those_that_do_not_match
 def test_a_packet_without_ports_has_none(capsys):
     main(["trace", str(DATA / "lab-listing-1.8.3.txt"), "--istio-version", "1.8.3", "--inbound", "icmp"])
     assert "packet   icmp 192.0.2.20 > 192.0.2.10, in eth0" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("command", ["bypasses", "compare"])
+def test_each_command_says_on_its_output_what_was_not_read(written, capsys, command):
+    main([command, *written("nat-S L-filter"), "--istio-version", "1.20.8"])
+    out = " ".join(capsys.readouterr().out.split())
+    assert "tables raw, mangle and security" in out
+    assert "not read: the rules of IPv6" in out
+    assert "not read: one of the two back ends (legacy, nf_tables), and the kernel asks both" in out

@@ -114,7 +114,7 @@ def test_options_that_move_or_capture_open_nothing(given: dict) -> None:
         ),
         (
             {"proxy_uid": "1337,0"},
-            {"outbound tcp from uid none,0 gid not none,1337 by eth0": "proxy_uid: 0"},
+            {"outbound tcp from uid 0 gid not 1337 by eth0": "proxy_uid: 0"},
         ),
         (
             {"exclude_interfaces": "eth0"},
