@@ -1,4 +1,4 @@
-"""Writes docs/reference/ from the code: options, fixtures, public names, the command line.
+"""Writes docs/reference/ from the code: options, fixtures, public names, the command line, messages.
 
 Knows where each of them is defined and how it reads in Markdown. Invariant: every sentence on a page
 about a name comes from that name's own text; the same code gives the same pages under every Python.
@@ -10,6 +10,7 @@ import argparse
 import re
 import sys
 from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
 
 import griffe
@@ -40,6 +41,19 @@ SECTIONS = (
 )
 """Beginning of the home module, heading, first sentence."""
 
+MESSAGES = {
+    "1": "Verdicts and notices",
+    "2": "Listings, rules and packets",
+    "3": "Options and releases of Istio",
+    "4": "What prevents a verdict",
+    "5": "Reading a pod",
+    "6": "Files and embedded pods",
+    "7": "Clusters, kind and Istio in them",
+    "8": "This machine",
+    "9": "Options of pytest and of the command line",
+}
+"""The first digit of a code: what its messages are about."""
+
 
 def main() -> int:
     """Write the pages; returns 0."""
@@ -57,6 +71,7 @@ def pages() -> dict[str, str]:
         "fixtures.md": _fixtures(package),
         "python.md": _names(package),
         "command-line.md": _command_line(package),
+        "messages.md": _messages(),
     }
     return {name: "\n".join((NOTICE, "", *lines)).rstrip() + "\n" for name, lines in made.items()}
 
@@ -83,6 +98,43 @@ def _options() -> Iterator[str]:
         "`--keep-cluster` and `--kubeconfig` are honoured in the kind environment. Where one of them and one "
         "of these say something different, the run stops and names both."
     )
+
+
+def _messages() -> Iterator[str]:
+    """Every message of the modules `messages`, by its code."""
+    from pytest_istio_sidecar.failure import IN_THE_TEXT, Message
+
+    modules = [
+        import_module(".".join(path.relative_to(CHECKOUT).with_suffix("").parts))
+        for path in (CHECKOUT / "pytest_istio_sidecar").rglob("messages.py")
+    ]
+    messages = sorted(
+        value for module in modules for value in vars(module).values() if isinstance(value, Message)
+    )
+    yield "# Messages"
+    yield ""
+    yield (
+        "Every message by the code that stays with it. What is in braces is filled in. Facts, such as a "
+        "packet's path or what a program printed, stand below a message where there are some."
+    )
+    for hundreds, heading in MESSAGES.items():
+        yield ""
+        yield f"## {heading}"
+        for message in messages:
+            if message.code.startswith(f"IS{hundreds}"):
+                yield ""
+                yield f"**{message.code}** {_template(message.summary)}"
+                helps = "" if message.help == IN_THE_TEXT else message.help
+                more = {"cause": message.cause, "fix": message.fix or helps, "note": message.note}
+                lines = [f"- {label}: {_template(text)}" for label, text in more.items() if text]
+                yield from [*([""] if lines else []), *lines]
+
+
+def _template(text: str) -> str:
+    """A template as Markdown: outside of code, brackets and stars are what they are."""
+    pieces = _flat(text).split("`")
+    pieces[::2] = [re.sub(r"([*<>\[\]])", r"\\\1", piece) for piece in pieces[::2]]
+    return "`".join(pieces)
 
 
 def _fixtures(package: griffe.Module) -> Iterator[str]:
