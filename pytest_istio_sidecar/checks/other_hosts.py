@@ -131,10 +131,9 @@ def _met(traced: Trace, meant: Collection[Rule]) -> list[Rule]:
 
 
 def _end(traced: Trace) -> tuple[Fate, int | None, IPAddress | None]:
-    """Where a packet ends up; the pod's own address is the same in each pod."""
-    address = traced.destination.address
-    own = traced.fate is Fate.UNCHANGED or traced.host.is_local(address)
-    return traced.fate, traced.destination.port, None if own else address
+    """Where a packet ends up: the pod's own address is the same everywhere, one of a rule is itself."""
+    named = traced.fate is Fate.TRANSLATED
+    return traced.fate, traced.destination.port, traced.destination.address if named else None
 
 
 def _of(rules: Rules | None, family: Family) -> tuple[Ruleset, ...]:

@@ -113,7 +113,7 @@ DNS = ("redirect_dns=true", "dns_servers_v4=10.96.5.5")
             "1.25.4",
             (),
             1,
-            "outbound tcp from uid none,0 gid not none,1337 by eth0",
+            "outbound tcp from uid 0 gid not 1337 by eth0",
         ),
         (
             "10-telepresence-2.6.txt",
