@@ -96,7 +96,7 @@ def by_other_hosts(
             if packet is None:
                 continue
             there = trace(traced.rules, packet, host=host)
-            if _end(there) == _end(traced):
+            if _alike(there, traced):
                 ways.append(there)
             else:
                 otherwise.append((rule, there))
@@ -115,7 +115,7 @@ def by_other_senders(
                 for text in _addresses(match):
                     source = ipaddress.ip_interface(text).ip
                     there = trace(traced.rules, asked(source), host=traced.host)
-                    if not traced.host.is_local(source) and _end(there) != _end(traced):
+                    if not traced.host.is_local(source) and not _alike(there, traced):
                         yield rule, there
 
 
@@ -130,10 +130,15 @@ def _met(traced: Trace, meant: Collection[Rule]) -> list[Rule]:
     return [step.rule for step in traced.steps if step.rule is not None and step.rule not in meant]
 
 
-def _end(traced: Trace) -> tuple[Fate, int | None, IPAddress | None]:
-    """Where a packet ends up: the pod's own address is the same everywhere, one of a rule is itself."""
-    named = traced.fate is Fate.TRANSLATED
-    return traced.fate, traced.destination.port, traced.destination.address if named else None
+def _alike(one: Trace, other: Trace) -> bool:
+    """Whether two packets end up at one place; each pod's own address is the same place."""
+    if (one.fate, one.destination.port) != (other.fate, other.destination.port):
+        return False
+    return one.destination.address == other.destination.address or (_is_own(one) and _is_own(other))
+
+
+def _is_own(traced: Trace) -> bool:
+    return traced.fate is Fate.UNCHANGED or traced.host.is_local(traced.destination.address)
 
 
 def _of(rules: Rules | None, family: Family) -> tuple[Ruleset, ...]:
