@@ -26,14 +26,15 @@ def with_pods(traced: Trace, pods: Others, *, all_tried: bool = True) -> tuple[T
         all_tried: whether these are all that fare otherwise.
     """
     reasons: dict[str, None] = {}
-    remarks: dict[str, None] = {}
+    remarks: dict[str, str] = {}
     for rule, there in pods:
         name, usual = there.host.external(), traced.host.external()
         if name != usual:
-            remarks[
+            remarks.setdefault(
+                name,
                 f"in a pod with interface {name} it would be {outcome_of(there)}: {_placed(rule)}; "
-                f"give --interface {name}=ADDRESS/PREFIX if this one has it"
-            ] = None
+                f"give --interface {name}=ADDRESS/PREFIX if this one has it",
+            )
             continue
         reasons[
             f"the pod's address decides, and nobody stated it: with {_own(there)} {outcome_of(there)}, "
@@ -41,16 +42,16 @@ def with_pods(traced: Trace, pods: Others, *, all_tried: bool = True) -> tuple[T
             f"give --interface {name}=ADDRESS/PREFIX"
         ] = None
     if not all_tried:
-        remarks[
+        remarks[""] = (
             "not every pod was tried that a rule on the way singles out; --interface states this one's"
-        ] = None
+        )
     if not reasons or traced.fate is Fate.UNKNOWN:
-        return traced, [*remarks]
+        return traced, [*remarks.values()]
     packet = traced.packet
     own = Endpoint(packet.destination, packet.destination_port)  # type: ignore[arg-type]
     return replace(
         traced, fate=Fate.UNKNOWN, destination=own, mark=None, deciding_rule=None, reasons=tuple(reasons)
-    ), [*remarks]
+    ), [*remarks.values()]
 
 
 def of_senders(senders: Others) -> list[str]:

@@ -13,6 +13,8 @@ NOT_OWN = "-A PREROUTING ! -d 10.42.0.7/32 -p tcp -j ISTIO_INBOUND"
 OWN_OUT = "-A OUTPUT -s 10.42.0.0/16 -p tcp -j RETURN"
 DEVICE = "-A PREROUTING -i net1 -p tcp -j RETURN"
 NEIGHBOUR = "-A PREROUTING -s 10.42.9.0/24 -p tcp -j RETURN"
+PUBLISHED = "-A PREROUTING ! -i docker0 -p tcp -m tcp --dport 80 -j DNAT --to-destination 172.17.0.2:8080"
+HAIRPIN = "-A POSTROUTING -s 172.17.0.2/32 -d 172.17.0.2/32 -p tcp -m tcp --dport 8080 -j MASQUERADE"
 HARMLESS = "-A PREROUTING -d 10.42.0.7/32 -p tcp -j ISTIO_INBOUND"
 IN, OUT = ("--inbound", "80"), ("--outbound", "198.51.100.7:443")
 
@@ -59,6 +61,25 @@ def test_a_rule_for_all_addresses_but_one_singles_a_pod_out_as_well(traced):
 
 def test_a_rule_by_which_no_pod_fares_otherwise_leaves_the_answer_firm(traced):
     assert traced(HARMLESS, *IN)[0] == 0
+
+
+def test_an_address_that_a_rule_names_is_the_same_whichever_pod_has_it(tmp_path, capsys):
+    file = tmp_path / "vm.save"
+    file.write_text(
+        f"*nat\n:PREROUTING ACCEPT [0:0]\n:POSTROUTING ACCEPT [0:0]\n{PUBLISHED}\n{HAIRPIN}\nCOMMIT\n"
+    )
+    assert main(["trace", str(file), *IN]) == 0
+    assert capsys.readouterr().out.startswith("inbound tcp 80: translated to 172.17.0.2:8080")
+
+
+def test_where_many_pods_are_singled_out_that_not_all_were_tried_is_remarked(traced):
+    rules = "\n".join(
+        f"-A PREROUTING -d 10.{number // 250}.{number % 250}.9/32 -p tcp -m tcp --dport 81 -j RETURN"
+        for number in range(300)
+    )
+    status, said = traced(rules, *IN)
+    assert status == 0
+    assert "note not every pod was tried that a rule on the way singles out; --interface states" in said
 
 
 @pytest.mark.parametrize(
