@@ -103,7 +103,8 @@ class Cluster:
         for name in made:
             self.kubectl("delete", kinds, "--all", "-n", name, "--grace-period=0", "--force")
         if passing := [name for name in made if name != "istio-system"]:
-            self.kubectl("delete", "namespaces", *passing, "--wait=false")
+            # One that an earlier test deleted may have gone by now.
+            self.kubectl("delete", "namespaces", *passing, "--wait=false", "--ignore-not-found")
 
     def install(self, istioctl: Path, *flags: str) -> None:
         """Install Istio where none is; where that fails, so does the test, with what the cluster says of it.
