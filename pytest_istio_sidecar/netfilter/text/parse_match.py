@@ -41,11 +41,11 @@ _REMEMBERED = 4096
 """Values are immutable and most rules repeat them: parsing each once is faster, and they share memory."""
 
 _OTHER_PROTOCOLS = {
-    "all": 0, "ip": 0, "hopopt": 0, "ggp": 3, "ipip": 4, "st": 5, "egp": 8, "igp": 9, "pup": 12, "hmp": 20,
+    "all": 0, "ip": 0, "hopopt": 0, "ggp": 3, "st": 5, "egp": 8, "igp": 9, "pup": 12, "hmp": 20,
     "xns-idp": 22, "rdp": 27, "iso-tp4": 29, "dccp": 33, "xtp": 36, "ddp": 37, "idpr-cmtp": 38,
     "ipv6-route": 43, "ipv6-frag": 44, "idrp": 45, "rsvp": 46, "skip": 57, "icmpv6": 58, "ipv6-nonxt": 59,
-    "ipv6-opts": 60, "rspf": 73, "vmtp": 81, "eigrp": 88, "ospf": 89, "ax.25": 93, "etherip": 98,
-    "encap": 98, "pim": 103, "ipcomp": 108, "vrrp": 112, "l2tp": 115, "isis": 124, "fc": 133,
+    "ipv6-opts": 60, "rspf": 73, "vmtp": 81, "eigrp": 88, "ospf": 89, "ax.25": 93, "ipip": 94,
+    "etherip": 97, "encap": 98, "pim": 103, "ipcomp": 108, "vrrp": 112, "l2tp": 115, "isis": 124, "fc": 133,
     "ipv6-mh": 135, "mobility-header": 135, "mpls-in-ip": 137, "manet": 138, "hip": 139, "shim6": 140,
     "wesp": 141, "rohc": 142, "ethernet": 143, "mptcp": 262,
 }  # fmt: skip

@@ -101,6 +101,27 @@ def test_explain_tells_every_rule_that_was_met_and_the_end(rules, capsys):
     assert out.endswith("So inbound tcp 22 comes to 192.0.2.10:22 itself, without Envoy.")
 
 
+@pytest.mark.parametrize(
+    ("target", "said"),
+    [
+        ("", "it is counted and goes on"),
+        (" -j ACCEPT", "it is accepted"),
+        (" -j REDIRECT", "it is redirected to this pod"),
+        (" -j REDIRECT --to-ports 15006", "it is redirected to port 15006 of this pod"),
+        (" -j REDIRECT --to-ports 15006-15008", "it is redirected to port 15006-15008 of this pod"),
+        (" -j MINE", "it goes through MINE and, if nothing there decides, comes back"),
+        (" -g MINE", "it goes on in MINE"),
+        (" -j MARK --set-xmark 0x539/0xffffffff", "its mark is changed"),
+    ],
+)
+def test_explain_says_what_each_target_does(tmp_path, capsys, target, said):
+    path = tmp_path / "listing"
+    rule = f"-A PREROUTING -p tcp{target}\n"
+    path.write_text(f"*nat\n:PREROUTING ACCEPT [0:0]\n:OUTPUT ACCEPT [0:0]\n:MINE - [0:0]\n{rule}COMMIT\n")
+    main(["trace", str(path), "--inbound", "80", "--explain"])
+    assert f"rule 1 is for `-p tcp`: {said}" in " ".join(capsys.readouterr().out.split())
+
+
 def test_a_packet_of_no_process_and_one_of_udp_can_be_given(rules, capsys):
     assert main(["trace", rules, "--outbound", "10.1.2.3:443", "--uid", "none"]) == 0
     assert main(["trace", rules, "--outbound", "udp/10.1.2.3:53"]) == 0

@@ -77,6 +77,22 @@ def test_what_comes_in_is_never_asked_for_its_owner() -> None:
         assert "-j B" not in [str(rule.target) for rule in coming_in], mutant.change
 
 
+@pytest.mark.parametrize(
+    ("condition", "negated"),
+    [
+        ("-p tcp", "! -p tcp"),
+        ("-d 192.0.2.1/32", "! -d 192.0.2.1/32"),
+        ("-o lo", "! -o lo"),
+        ("-p tcp -m tcp --dport 80", "-p tcp -m tcp ! --dport 80"),
+        ("-p tcp -m multiport --dports 80,443", "-p tcp -m multiport ! --dports 80,443"),
+        ("-m owner --uid-owner 1337", "-m owner ! --uid-owner 1337"),
+        ("-m mark --mark 0x1", "-m mark ! --mark 0x1"),
+    ],
+)
+def test_each_kind_of_condition_is_negated(condition: str, negated: str) -> None:
+    assert f"-A OUTPUT {negated} -j RETURN" in changes("negate", f"-A OUTPUT {condition} -j RETURN")
+
+
 def test_an_owner_is_asked_for_as_the_other_kind_of_id_too() -> None:
     assert "-A OUTPUT -m owner --gid-owner 1337 -j RETURN" in changes(
         "change the owner", "-A OUTPUT -m owner --uid-owner 1337 -j RETURN"

@@ -490,3 +490,16 @@ def test_a_comment_that_holds_a_listing_does_not_make_the_text_one() -> None:
 def test_reading_either_form_of_nothing_is_an_error() -> None:
     with pytest.raises(ParseError, match="the text is empty"):
         parse_iptables("")
+
+
+NAMES_OF_PROTOCOLS = [
+    line.split()[:2]
+    for line in (Path(__file__).parents[3] / "data" / "netbase-6.4-protocols.txt").read_text().splitlines()
+    if line.strip() and not line.startswith("#")
+]
+
+
+@pytest.mark.parametrize(("name", "number"), [(name, int(number)) for name, number in NAMES_OF_PROTOCOLS])
+def test_a_protocol_has_the_number_that_iptables_takes_its_name_for(name: str, number: int) -> None:
+    (rule,) = parse_iptables_save(in_a_table(f"-A INPUT -p {name} -j ACCEPT")).rules()
+    assert rule.matches == ((Protocol(number=number),) if number else ())
