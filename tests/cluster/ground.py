@@ -145,7 +145,7 @@ def write_istioctl(folder: Path, version: str, fault: str = "", delay: float = 4
 
 def new_name(kind: str) -> str:
     """A name for a cluster of this run that no other has."""
-    return f"{kind}-{RUN}-{uuid.uuid4().hex[:4]}"
+    return f"{kind}-{RUN}-{uuid.uuid4().hex[:8]}"
 
 
 @contextlib.contextmanager
