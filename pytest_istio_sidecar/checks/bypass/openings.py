@@ -36,7 +36,7 @@ from pytest_istio_sidecar.istio.rules import expected_ruleset
 from pytest_istio_sidecar.istio.tables import has_istio, ipv6_is_untold
 from pytest_istio_sidecar.istio.versions import number_of
 from pytest_istio_sidecar.netfilter.model import Family, PodRules, Rule, Rules, Ruleset, rulesets_of
-from pytest_istio_sidecar.netfilter.packet import Host
+from pytest_istio_sidecar.netfilter.packet import DEFAULT_INTERFACES, Host
 from pytest_istio_sidecar.netfilter.space.queries import no_collection
 
 _MOVES = (
@@ -227,7 +227,9 @@ def opened_elsewhere(rules: Rules, pod: Pod, reviews: Reviews, host: Host | None
     template = (pod.rules(family, pod.template) for family in families)
     as_template = PodRules(rulesets=tuple(ruleset for ruleset in template if ruleset is not None))
     for rule, other in other_hosts(rules, as_template, host) if pod.own else ():
-        opened = open_classes(rules, pod, reviews, host=other).unexpected
+        # Another interface than the usual one may be a virtual machine's, which stands beside that.
+        beside = Host(interfaces={**DEFAULT_INTERFACES, **other.interfaces})
+        opened = open_classes(rules, pod, reviews, host=beside).unexpected
         if any(each.standing is Standing.OPEN and each.opened_by for each in opened):
             return rule
     return None
