@@ -8,25 +8,34 @@ same for each pod that a rule singles out.
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Callable, Collection, Iterator
-from itertools import product
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from itertools import islice, pairwise
+from string import ascii_lowercase, digits
 from typing import TypeAlias
 
 from pytest_istio_sidecar.checks import messages
 from pytest_istio_sidecar.checks.tracing import of_pod
 from pytest_istio_sidecar.errors import Undecided
-from pytest_istio_sidecar.netfilter.matches import Address, Interface
+from pytest_istio_sidecar.netfilter.matches import Address, Extension, Interface, Match
 from pytest_istio_sidecar.netfilter.model import Family, Rule, Rules, Ruleset, rulesets_of
 from pytest_istio_sidecar.netfilter.packet import DEFAULT_INTERFACES, Fate, Host, IPAddress, Packet
 from pytest_istio_sidecar.netfilter.trace.trace import Trace, trace
 
 _EXTERNAL = "eth0"
-_MOST = 32
-"""Pods that are tried; more are not, and the answer is open."""
+_MOST, _MOST_STEPS = 128, 50_000
+"""Pods that are tried, and rules of all of them; more are not, and the answer is open."""
 _MOST_ON_A_WAY = 256
 """The same where one packet is followed in each."""
-_ELSEWHERE: dict[Family, str] = {4: "198.51.100.10/24", 6: "2001:db8:ffff::10/64"}
-"""An address for a pod that is anything but what a rule names (RFC 5737, RFC 3849)."""
+_BITS: dict[Family, int] = {4: 32, 6: 128}
+_SIDES = {
+    "--src-range": "source",
+    "--dst-range": "destination",
+    "--ctorigsrc": "source",
+    "--ctorigdst": "destination",
+    "--ctreplsrc": "source",
+    "--ctrepldst": "destination",
+}
+"""Options of iprange and conntrack that ask for addresses (iptables-extensions(8))."""
 
 
 def other_hosts(rules: Rules, expected: Rules | None, host: Host | None) -> Iterator[tuple[Rule, Host]]:
@@ -41,19 +50,26 @@ def other_hosts(rules: Rules, expected: Rules | None, host: Host | None) -> Iter
     """
     if host is not None and host != Host():
         return
-    seen = {Host()}
     families: tuple[Family, ...] = (4, 6)
     for family in families:
-        meant = {rule for ruleset in _of(expected, family) for rule in ruleset.rules()}
-        for ruleset in rulesets_of(rules, family):
-            for rule in ruleset.rules():
-                for other in _singled_out(rule, family) if rule not in meant else ():
-                    if other in seen:
-                        continue
-                    if len(seen) > _MOST:
-                        raise not_stated(rules, rule)
-                    seen.add(other)
-                    yield rule, other
+        read, meant = rulesets_of(rules, family), _of(expected, family)
+        if _chains(read) == _chains(meant):
+            continue  # what lets by the same packets lets them by in every pod
+        every = [rule for ruleset in read for rule in ruleset.rules()]
+        known = {rule for ruleset in meant for rule in ruleset.rules()}
+        pods = _pods(sorted(every, key=known.__contains__), family)
+        if len(pods) > _MOST or len(pods) * len(every) > _MOST_STEPS:
+            raise not_stated(rules, next(iter(pods.values())))
+        yield from ((rule, pod) for pod, rule in pods.items())
+
+
+def _chains(rulesets: Sequence[Ruleset]) -> list[dict[tuple[str, str], tuple[Rule, ...]]]:
+    """The rules of each ruleset that has any, by table and chain."""
+    each = (
+        {(table.name, chain.name): chain.rules for table in ruleset.tables for chain in table.chains}
+        for ruleset in rulesets
+    )
+    return [chains for chains in each if any(chains.values())]
 
 
 def not_stated(rules: Rules, rule: Rule) -> Undecided:
@@ -83,10 +99,11 @@ def by_other_hosts(
     """
     family = traced.packet.family
     meant = {rule for ruleset in _of(expected, family) for rule in ruleset.rules()}
-    seen, ways = {traced.host}, [traced]
+    seen, ways, met = {traced.host}, [traced], dict[Rule, None]()
     otherwise: list[tuple[Rule, Trace]] = []
     for way in ways:
-        for rule, host in ((met, pod) for met in _met(way, meant) for pod in _singled_out(met, family)):
+        met |= dict.fromkeys(_met(way, meant))
+        for host, rule in _pods([*met], family).items():
             if host in seen:
                 continue
             if len(seen) > _MOST_ON_A_WAY:
@@ -109,20 +126,19 @@ def by_other_senders(
     """The same of neighbours whose addresses rules on its way single out."""
     family = traced.packet.family
     meant = {rule for ruleset in _of(expected, family) for rule in ruleset.rules()}
-    for rule in _met(traced, meant):
-        for match in rule.matches:
-            if isinstance(match, Address) and match.side == "source" and _counts(match, family):
-                for text in _addresses(match):
-                    source = ipaddress.ip_interface(text).ip
-                    there = trace(traced.rules, asked(source), host=traced.host)
-                    if not traced.host.is_local(source) and not _alike(there, traced):
-                        yield rule, there
+    for number, rule in _own_addresses(_met(traced, meant), family, "source").items():
+        source = _kind(family)(number)
+        if traced.host.is_local(source):
+            continue
+        there = trace(traced.rules, asked(source), host=traced.host)
+        if not _alike(there, traced):
+            yield rule, there
 
 
 def singles_pods_out(traced: Trace) -> bool:
     """Whether a rule on a packet's way tells pods apart by their address."""
     family, own = traced.packet.family, traced.host
-    pods = (pod for rule in _met(traced, ()) for pod in _singled_out(rule, family))
+    pods = _pods(_met(traced, ()), family)
     return any(pod.external() == own.external() and pod != own for pod in pods)
 
 
@@ -145,46 +161,126 @@ def _of(rules: Rules | None, family: Family) -> tuple[Ruleset, ...]:
     return () if rules is None else rulesets_of(rules, family)
 
 
-def _singled_out(rule: Rule, family: Family) -> Iterator[Host]:
-    names = [name for match in rule.matches if isinstance(match, Interface) for name in _names(match)]
-    own = [
-        text
-        for match in rule.matches
-        if isinstance(match, Address) and _counts(match, family)
-        for text in _addresses(match)
-    ]
-    if not names and not own:
-        return
+def _pods(rules: Sequence[Rule], family: Family) -> dict[Host, Rule]:
+    """Pods of which no two are alike to all conditions of these rules, each with a rule that tells it apart.
+
+    One for each interface and each address that the rules' conditions part from the others, and for the
+    usual ones.
+    """
     usual = DEFAULT_INTERFACES[_EXTERNAL]
     others = [text for text in usual if (":" in text) != (family == 6)]
-    for name, address in product(names or [_EXTERNAL], own or [""]):
-        yield Host(interfaces={name: [address, *others] if address else list(usual)})
+    names, numbers = _interfaces(rules), _own_addresses(rules, family, None)
+    pods: dict[Host, Rule] = {}
+    for name in names or (_EXTERNAL,):
+        if name in names:
+            pods.setdefault(Host(interfaces={name: list(usual)}), names[name])
+        for number, by_number in numbers.items():
+            address = (
+                f"{_kind(family)(number)}/{64 if family == 6 else 24 if 0 < number & 0xFF < 0xFF else 32}"
+            )
+            pods.setdefault(Host(interfaces={name: [address, *others]}), by_number)
+    pods.pop(Host(), None)
+    return pods
 
 
-def _names(match: Interface) -> list[str]:
-    """Interfaces by which the condition tells pods apart: one that it holds for, one that it does not."""
-    if match.name == "lo":
-        return []
-    name = f"{match.name[:-1]}0" if match.name.endswith("+") else match.name
-    return ["other0", name] if match.negated else [name]
+def _interfaces(rules: Iterable[Rule]) -> dict[str, Rule]:
+    """Interfaces that conditions part from each other: every one named, one of each pattern, and another."""
+    asked: dict[str, Rule] = {}
+    for rule in rules:
+        for match in rule.matches:
+            if isinstance(match, Interface) and match.name not in ("lo", "+"):
+                asked.setdefault(match.name, rule)
+    if not asked:
+        return {}
+    patterns = [name[:-1] for name in asked if name.endswith("+")]
+    parted = {_EXTERNAL: next(iter(asked.values()))}
+    for name, rule in asked.items():
+        longer = tuple(pattern for pattern in patterns if len(pattern) >= len(name))
+        if not name.endswith("+"):
+            parted[name] = rule
+        elif free := next(_free(name[:-1], asked, longer), None):
+            parted[free] = rule
+    others = (
+        name for letter in ("other", *ascii_lowercase) for name in _free(letter, asked, tuple(patterns))
+    )
+    return parted | dict.fromkeys(islice(others, 1), parted[_EXTERNAL])
 
 
-def _counts(match: Address, family: Family) -> bool:
-    """Whether a pod can have an address that it means: not a loopback one, nor a group's."""
-    if match.family != family or not match.mask:
-        return False
-    address = _kind(family)(match.network)
-    return not (address.is_loopback or address.is_multicast or address.is_unspecified)
+def _free(beginning: str, taken: Collection[str], patterns: tuple[str, ...]) -> Iterator[str]:
+    """Names of interfaces that begin so, and are none of these and of no such pattern."""
+    for end in ("0", "1", "", *digits, *ascii_lowercase):
+        name = f"{beginning}{end}"
+        if name not in taken and name != "lo" and not name.startswith(patterns):
+            yield name
 
 
-def _addresses(match: Address) -> list[str]:
-    """Addresses by which the condition tells pods apart, each with its network: as `_names`."""
-    family = match.family
-    full = (1 << (32 if family == 4 else 128)) - 1
-    free = full ^ match.mask
-    number = match.network | (free & -free)
-    within = f"{_kind(family)(number)}/{24 if family == 4 else 64}"
-    return [_ELSEWHERE[family], within] if match.negated else [within]
+def _own_addresses(rules: Iterable[Rule], family: Family, side: str | None) -> dict[int, Rule]:
+    """An address of each piece that conditions cut all addresses into, which a pod can have.
+
+    Args:
+        side: "source" or "destination", of which the conditions are; None: whichever.
+    """
+    cuts: dict[int, Rule] = {}
+    for rule in rules:
+        for match in rule.matches:
+            for low, high in _spans(match, family, side):
+                cuts.setdefault(low, rule)
+                cuts.setdefault(high + 1, rule)
+    ends = sorted({0, *cuts, 1 << _BITS[family]})
+    pieces = {
+        _usual(low, following - 1): cuts.get(low) or cuts.get(following) for low, following in pairwise(ends)
+    }
+    return {
+        number: rule
+        for number, rule in pieces.items()
+        if rule is not None and _can_be_had(_kind(family)(number))
+    }
+
+
+def _usual(low: int, high: int) -> int:
+    """An address of an interval, which is no network's first or last where there is such a one."""
+    return next(
+        (each for each in (low + 1, low, high - 1) if each <= high and each & 0xFF not in (0, 0xFF)), low
+    )
+
+
+def _spans(match: Match, family: Family, side: str | None) -> Iterator[tuple[int, int]]:
+    """The addresses that a condition asks for, as closed intervals."""
+    if isinstance(match, Address):
+        if match.family == family and match.mask and side in (None, match.side):
+            free = match.mask ^ ((1 << _BITS[family]) - 1)
+            whole = free & (free + 1) == 0
+            yield (
+                match.network | (0 if whole else free & -free),
+                match.network | (free if whole else free & -free),
+            )
+        return
+    for option in match.options if isinstance(match, Extension) else ():
+        if _SIDES.get(option.name) in ((None, "source", "destination") if side is None else (side,)):
+            for text in option.values if option.name in _SIDES else ():
+                yield from _interval(text, family)
+
+
+def _interval(text: str, family: Family) -> Iterator[tuple[int, int]]:
+    low, dash, high = text.partition("-")
+    try:
+        if dash:
+            ends = ipaddress.ip_address(low), ipaddress.ip_address(high)
+        else:
+            network = ipaddress.ip_network(low, strict=False)
+            ends = network[0], network[-1]
+    except ValueError:
+        return
+    if ends[0].version == family:
+        yield int(ends[0]), int(ends[1])
+
+
+def _can_be_had(address: IPAddress) -> bool:
+    """Whether a pod can have it: not a loopback one, nor a group's, nor one of no host."""
+    nobodys = address.is_loopback or address.is_multicast or address.is_unspecified
+    return not nobodys and not (
+        address.version == 4 and (int(address) >> 24 == 0 or int(address) == 0xFFFFFFFF)
+    )
 
 
 def _kind(family: Family) -> type[ipaddress.IPv4Address | ipaddress.IPv6Address]:

@@ -14,7 +14,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from datetime import UTC, date, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pytest_istio_sidecar.cli.command import (
     Commands,
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from pytest_istio_sidecar.checks.bypass.bypass import Bypass
     from pytest_istio_sidecar.checks.bypass.bypasses import BypassReport
     from pytest_istio_sidecar.checks.bypass.reviewed import ReviewedBypass
+    from pytest_istio_sidecar.istio.options import IstioOptions
     from pytest_istio_sidecar.netfilter.model import Rules
     from pytest_istio_sidecar.netfilter.packet import Host
 
@@ -133,6 +134,18 @@ def run(options: argparse.Namespace) -> Status:
     against = [each for each in report.unexpected if each.standing is Standing.OPEN]
     may = [entry.packets for entry in reviewed if entry.holds(pod=pod, today=today)]
     undecided = "" if against else _doubt(rules, report, may, expected, host)
+    if version and not against and not undecided:
+        undecided = _doubt_of_options(
+            version,
+            asked,
+            reviewed,
+            rules=rules,
+            accepted=accepted,
+            pod=pod,
+            users=read.users,
+            host=host,
+            today=today,
+        )
     if options.json:
         print(json.dumps(report.to_dict()))
         print_notes(read.rules.notes)
@@ -172,6 +185,20 @@ def _doubt(
     try:
         refuse_untold(report, rules)
         check_only_bypasses(rules, may, expected=expected, host=host)
+    except Undecided as problem:
+        return str(problem)
+    return ""
+
+
+def _doubt_of_options(
+    version: str, asked: IstioOptions, reviewed: Sequence[ReviewedBypass], **of_pod: Any
+) -> str:
+    """Why it cannot be told what the options open; "" where it can."""
+    from pytest_istio_sidecar.checks.bypass.reviewed import check_reviewed_bypasses
+    from pytest_istio_sidecar.errors import Undecided
+
+    try:
+        check_reviewed_bypasses(version, asked, reviewed, **of_pod)
     except Undecided as problem:
         return str(problem)
     return ""

@@ -7,6 +7,7 @@ Invariant: what was read in another encoding than UTF-8 is said to be.
 from __future__ import annotations
 
 import codecs
+import re
 from pathlib import Path
 
 from pytest_istio_sidecar.errors import UsageProblem
@@ -40,6 +41,10 @@ _ZEROS = 0.4
 """Share of every second byte from which on these are the halves of UTF-16 that ASCII leaves empty."""
 
 
+_BYTES_OF_ASCII = re.compile(rb"[\n\x20-\x7e]{12}")
+"""In UTF-16 six characters of Asia in a row; in UTF-8 any line of a listing."""
+
+
 class NotText(ValueError):
     """Bytes that are no text which can be read.
 
@@ -63,6 +68,8 @@ def decoded(content: bytes) -> tuple[str, str]:
     if beginning:
         raise NotText(f"this is {beginning}")
     if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        if _BYTES_OF_ASCII.search(content):
+            raise NotText("this is UTF-16 with text of another encoding in it")
         try:
             return content.decode("utf-16"), "it is UTF-16, as PowerShell writes it, and was read as that"
         except UnicodeDecodeError:

@@ -23,6 +23,7 @@ from pytest_istio_sidecar.checks.bypass.bypasses import (
 )
 from pytest_istio_sidecar.checks.bypass.envoy_ports import EnvoyPorts
 from pytest_istio_sidecar.checks.bypass.found_bypass import FoundBypass, Passing, Standing
+from pytest_istio_sidecar.checks.other_hosts import other_hosts
 from pytest_istio_sidecar.checks.wording import HOOKS, PacketClass, of_direction
 from pytest_istio_sidecar.errors import UsageProblem
 from pytest_istio_sidecar.istio.option_kinds import split
@@ -34,8 +35,8 @@ from pytest_istio_sidecar.istio.release import in_effect
 from pytest_istio_sidecar.istio.rules import expected_ruleset
 from pytest_istio_sidecar.istio.tables import has_istio, ipv6_is_untold
 from pytest_istio_sidecar.istio.versions import number_of
-from pytest_istio_sidecar.netfilter.model import Family, Rules, Ruleset, rulesets_of
-from pytest_istio_sidecar.netfilter.packet import Host
+from pytest_istio_sidecar.netfilter.model import Family, PodRules, Rule, Rules, Ruleset, rulesets_of
+from pytest_istio_sidecar.netfilter.packet import DEFAULT_INTERFACES, Host
 from pytest_istio_sidecar.netfilter.space.queries import no_collection
 
 _MOVES = (
@@ -211,6 +212,27 @@ def open_classes(rules: Rules, pod: Pod, reviews: Reviews, *, host: Host | None 
         host=host,
         finish=partial(_with_words, pod),
     )
+
+
+def opened_elsewhere(rules: Rules, pod: Pod, reviews: Reviews, host: Host | None) -> Rule | None:
+    """A rule that tells pods apart, where an option opens more in one of them than in the usual one.
+
+    Args:
+        host: what the pod has; where somebody said it, there are no others.
+
+    Raises:
+        Undecided: there are too many pods to try.
+    """
+    families = pod.families(rules)
+    template = (pod.rules(family, pod.template) for family in families)
+    as_template = PodRules(rulesets=tuple(ruleset for ruleset in template if ruleset is not None))
+    for rule, other in other_hosts(rules, as_template, host) if pod.own else ():
+        # Another interface than the usual one may be a virtual machine's, which stands beside that.
+        beside = Host(interfaces={**DEFAULT_INTERFACES, **other.interfaces})
+        opened = open_classes(rules, pod, reviews, host=beside).unexpected
+        if any(each.standing is Standing.OPEN and each.opened_by for each in opened):
+            return rule
+    return None
 
 
 @no_collection()

@@ -23,9 +23,11 @@ from pytest_istio_sidecar.checks.bypass.openings import (
     Review,
     Reviews,
     open_classes,
+    opened_elsewhere,
     standing_beside,
 )
-from pytest_istio_sidecar.checks.finding import Finding, Kind, Severity
+from pytest_istio_sidecar.checks.finding import Finding, Kind, Severity, violations
+from pytest_istio_sidecar.checks.other_hosts import not_stated
 from pytest_istio_sidecar.checks.tracing import of_pod
 from pytest_istio_sidecar.errors import Undecided, UsageProblem
 from pytest_istio_sidecar.failure import Failure
@@ -222,8 +224,9 @@ def check_reviewed_bypasses(
         users: as whom its containers run; None: not known.
 
     Raises:
-        Undecided: the rules do not tell of packets that the options let by whether they get by; or nobody
-            said whether IPv6 is to be captured, where it was read and is not.
+        Undecided: the rules do not tell of packets that the options let by whether they get by, or it
+            depends on what nobody stated of the pod; or nobody said whether IPv6 is to be captured, where
+            it was read and is not.
         UsageProblem: as `expected_ruleset`.
     """
     listed = reviewed or ()
@@ -269,6 +272,10 @@ def check_reviewed_bypasses(
         elif each.standing is Standing.OPEN and (each.opened_by or entries):
             near = [entry.why_not(each.family, pod=pod, today=today) for entry in entries]
             findings.append(_not_reviewed(each, words, near, rules))
+    if not violations(findings):
+        rule = opened_elsewhere(rules, asked_of, _reviews(listed, pod=pod, today=today), host)
+        if rule is not None:
+            raise not_stated(rules, rule)
     return findings
 
 

@@ -58,3 +58,11 @@ def test_a_line_in_another_encoding_is_shown(traced):
     line = TEXT.count("\n") + 1
     assert f"pod.save:{line}: this line has a character in another encoding" in said.err
     assert "caf\ufffd" in said.err
+
+
+def test_utf_16_with_utf_8_behind_it_is_refused_and_not_read_as_signs(traced):
+    added = b"*raw\n-A PREROUTING -p tcp -j NOTRACK\nCOMMIT\n"
+    content = TEXT.encode("utf-16") + added + b"\n" * (len(added) % 2)
+    status, said = traced(content)
+    assert (status, said.out) == (2, "")
+    assert "this is UTF-16 with text of another encoding in it" in said.err
