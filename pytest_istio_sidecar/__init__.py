@@ -95,6 +95,8 @@ if TYPE_CHECKING:
     from pytest_istio_sidecar.netfilter.sockets import Socket as Socket
     from pytest_istio_sidecar.netfilter.text.complete import complete as complete
     from pytest_istio_sidecar.netfilter.text.forms import parse_rules as parse_rules
+    from pytest_istio_sidecar.netfilter.text.nft_render import render_nft as render_nft
+    from pytest_istio_sidecar.netfilter.text.nft_text import parse_nftables as parse_nftables
     from pytest_istio_sidecar.netfilter.text.parse import parse_iptables as parse_iptables
     from pytest_istio_sidecar.netfilter.text.parse_list import parse_iptables_list as parse_iptables_list
     from pytest_istio_sidecar.netfilter.text.parse_save import parse_iptables_save as parse_iptables_save

@@ -6,21 +6,23 @@ Invariant: the order follows from the base chains alone; the tables of iptables 
 a chain that was not read has its place among them where it could capture packets.
 
 Source: include/uapi/linux/netfilter_ipv4.h for priorities, net/netfilter/nf_nat_core.c for nat's place.
-Semantics: docs/semantics.md, 2 and 3.
+Semantics: docs/semantics.md, 2, 3 and 10.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from enum import IntEnum
-from itertools import permutations
+from itertools import permutations, product
+from math import prod
 from operator import itemgetter
 from typing import Literal, NamedTuple, TypeVar
 
-from pytest_istio_sidecar.netfilter.matches import Mark
+from pytest_istio_sidecar.netfilter.matches import Mark, asks_for_marks
 from pytest_istio_sidecar.netfilter.model import (
     TABLES,
     Backend,
+    Chain,
     Family,
     PodRules,
     Rules,
@@ -36,13 +38,20 @@ ChainType = Literal["filter", "route", "nat"]
 
 
 class BaseChain(NamedTuple):
-    """A chain that the kernel calls at a hook. Of type route: a mark set in it is routed again."""
+    """A chain that the kernel calls at a hook. Of type route: a mark set in it is routed again.
+
+    Attributes:
+        devices: where it hangs at a device, which ones; none where that is not known.
+        behind: whether it is asked after what the kernel does itself at its priority (nat, conntrack).
+    """
 
     hook: str
     priority: int
     type: ChainType
     table: str
     name: str
+    devices: tuple[str, ...] = ()
+    behind: bool = False
 
 
 NAT_PRIORITIES: Mapping[str, int] = {"PREROUTING": -100, "INPUT": 100, "OUTPUT": -100, "POSTROUTING": 100}
@@ -88,13 +97,22 @@ class Leg(IntEnum):
 
 
 COURSE: Mapping[Leg, tuple[str | Moment, ...]] = {
-    Leg.SEND: ("OUTPUT", Moment.LEAVE, "POSTROUTING", Moment.LOOP_BACK),
-    Leg.LOOP: ("PREROUTING", "INPUT"),
-    Leg.RECEIVE: ("PREROUTING", Moment.ROUTE),
+    Leg.SEND: ("OUTPUT", Moment.LEAVE, "POSTROUTING", "EGRESS", Moment.LOOP_BACK),
+    Leg.LOOP: ("INGRESS", "PREROUTING", "INPUT"),
+    Leg.RECEIVE: ("INGRESS", "PREROUTING", Moment.ROUTE),
     Leg.DELIVER: ("INPUT",),
-    Leg.FORWARD: ("FORWARD", Moment.LEAVE, "POSTROUTING"),
+    Leg.FORWARD: ("FORWARD", Moment.LEAVE, "POSTROUTING", "EGRESS"),
 }
 """The hooks of each leg. A packet that comes back by lo has its connection: nat and conntrack let it be."""
+
+AT_DEVICES = frozenset(("INGRESS", "EGRESS"))
+"""Hooks at which a chain sees the packets of some devices only."""
+
+HOOKS_FROM: Mapping[str, Collection[str]] = {
+    "PREROUTING": ("INGRESS", "PREROUTING", "INPUT", "FORWARD", "POSTROUTING", "EGRESS"),
+    "OUTPUT": ("OUTPUT", "POSTROUTING", "EGRESS", "INGRESS", "PREROUTING", "INPUT"),
+}
+"""The hooks that a packet can come by from each where it enters."""
 
 FIRST = {"OUTPUT": Leg.SEND, "PREROUTING": Leg.RECEIVE}
 """The leg that begins at each hook where a packet can enter."""
@@ -114,19 +132,165 @@ Step = Moment | tuple[tuple[BaseChain, C], ...]
 Legs = Mapping[Leg, tuple[Step[C], ...]]
 
 
-def orders(rules: Rules, family: Family) -> list[tuple[Ruleset, ...]]:
-    """The orders in which the kernel may ask the rulesets of a family: several where none is known."""
+Placed = tuple[Ruleset, BaseChain]
+
+MOST_TIED = 5
+"""Base chains with one place, beyond which nothing is said of packets."""
+
+WHICH_BACK_END = "which back end the kernel asks first cannot be read from a listing"
+WHICH_CHAIN = "which of several chains of one priority the kernel asks first cannot be read from a listing"
+MAY_BE_DORMANT = "whether a table is dormant cannot be read from this JSON"
+
+MOST_ORDERS = 128
+"""Orders in which the kernel may ask base chains, beyond which nothing is said of packets."""
+
+
+class Order(NamedTuple):
+    """One order in which the kernel may ask base chains.
+
+    Attributes:
+        chains: every base chain with its ruleset; of those with one place, the first is asked first.
+        rulesets: those of the family that take part, also what was not read of them.
+        said: what sets it apart from other orders, "" where it is the only one.
+        unknown: what is not known, so that there are others.
+    """
+
+    chains: tuple[Placed, ...]
+    rulesets: tuple[Ruleset, ...] = ()
+    said: str = ""
+    unknown: str = ""
+
+
+def orders(rules: Rules, family: Family, hook: str = "") -> list[Order]:
+    """The orders in which the kernel may ask the base chains of a family: several where none is known.
+
+    None at all where there are more than `MOST_ORDERS`.
+
+    Args:
+        hook: where packets enter; "": anywhere.
+    """
     rulesets = rulesets_of(rules, family)
-    if len(rulesets) == 1 and not rulesets[0].beside_legacy:
-        return [rulesets]
-    rulesets = with_unread_legacy(rulesets)
-    # A back end without a rule has no say, whether it is asked first or last.
-    speaking = tuple(filter(has_a_say, rulesets))
-    unread = tuple(ruleset for ruleset in rulesets if ruleset.unread and not has_a_say(ruleset))
-    speaking = speaking if speaking or unread else rulesets[:1]
-    if len(speaking) < 2 or not isinstance(rules, PodRules) or rules.order_known:
-        return [(*unread, *speaking)]
-    return [(*unread, *order) for order in permutations(speaking)]
+    if len(rulesets) > 1 or any(ruleset.beside_legacy for ruleset in rulesets):
+        rulesets = with_unread_legacy(rulesets)
+        # A back end without a rule has no say, whether it is asked first or last.
+        speaking = tuple(filter(has_a_say, rulesets))
+        unread = tuple(ruleset for ruleset in rulesets if ruleset.unread and not has_a_say(ruleset))
+        rulesets = (*unread, *speaking) or rulesets[:1]
+    chains = tuple((ruleset, base) for ruleset in rulesets for base in base_chains(ruleset))
+    if isinstance(rules, PodRules) and rules.order_known:
+        return [Order(chains, rulesets)]
+    made = [
+        order._replace(rulesets=rulesets)
+        for without in _dormant(rulesets)
+        for order in _of_those(
+            [each for each in chains if (id(each[0]), each[1].table) not in without.tables], hook, without
+        )
+    ]
+    return made if len(made) <= MOST_ORDERS else []
+
+
+class _Without(NamedTuple):
+    """Tables that may be dormant, by the identity of their ruleset and their name."""
+
+    tables: frozenset[tuple[int, str]]
+    said: str
+
+
+def _dormant(rulesets: Sequence[Ruleset]) -> Iterator[_Without]:
+    """Which tables may be dormant together: none, where all listings tell."""
+    doubtful = [
+        (id(ruleset), table.name)
+        for ruleset in rulesets
+        for table in ruleset.tables
+        if table.dormant is None and any(map(_does_anything, table.chains))
+    ][:MOST_TIED]
+    for some in product((False, True), repeat=len(doubtful)):
+        tables = frozenset(each for each, is_dormant in zip(doubtful, some, strict=True) if is_dormant)
+        words = (f"table {name} {'dormant' if (key, name) in tables else 'active'}" for key, name in doubtful)
+        yield _Without(tables, ", ".join(words))
+
+
+def _of_those(chains: Sequence[Placed], hook: str, without: _Without) -> list[Order]:
+    ties = _ties(chains, HOOKS_FROM.get(hook, ()))
+    if ties is None:
+        return [Order(())] * (MOST_ORDERS + 1)
+    loose = {(id(ruleset), base) for ruleset, base in chains}
+    for tie in ties:
+        loose.difference_update((id(ruleset), base._replace(behind=False)) for ruleset, base in tie[0].chains)
+    free = tuple(each for each in chains if (id(each[0]), each[1]) in loose)
+    return [
+        Order(
+            (*free, *(each for chosen in choice for each in chosen.chains)),
+            (),
+            "; ".join(dict.fromkeys(filter(None, (without.said, *(chosen.said for chosen in choice))))),
+            " and ".join(
+                dict.fromkeys([*([MAY_BE_DORMANT] if without.said else []), *(one.unknown for one in choice)])
+            ),
+        )
+        for choice in product(*ties)
+    ]
+
+
+def _ties(chains: Sequence[Placed], hooks: Collection[str]) -> list[list[Order]] | None:
+    """Of chains with one place, each order that they may have there; None where they have too many."""
+    acting = {
+        (id(ruleset), table.name, chain.name)
+        for ruleset in {id(ruleset): ruleset for ruleset, _ in chains}.values()
+        for table in ruleset.tables
+        for chain in table.chains
+        if chain.rules or chain.policy == "DROP"
+    }
+    places: dict[tuple[str, bool, int], list[Placed | str]] = {}
+    for ruleset, base in chains:
+        if (id(ruleset), base.table, base.name) in acting and (not hooks or base.hook in hooks):
+            nat = base.type == "nat"
+            places.setdefault((base.hook, nat, base.priority), []).append((ruleset, base))
+    for (hook, nat, priority), each in places.items():
+        if not nat and priority == NAT_PRIORITIES.get(hook) and any(h == hook and n for h, n, _ in places):
+            each.append("nat")
+        elif not nat and (priority, Moment.TRACK) in MOMENTS.get(hook, ()):
+            each.append("conntrack")
+    tied = [each for each in places.values() if len(each) > 1]
+    if any(len(each) > MOST_TIED for each in tied):
+        return None
+    by_back_end = all(
+        len({id(one[0]) if isinstance(one, tuple) else one for one in each}) == len(each)
+        and all(isinstance(one, tuple) for one in each)
+        for each in tied
+    )
+    ties = [[_order(each, by_back_end=by_back_end) for each in _permuted(each)] for each in tied]
+    ties = [tie for tie in ties if len(tie) > 1]
+    return None if prod(map(len, ties)) > MOST_ORDERS else ties
+
+
+def _permuted(each: Sequence[Placed | str]) -> Iterator[tuple[Placed | str, ...]]:
+    """The orders that keep each table's chains as they are: those are known."""
+    for order in permutations(range(len(each))):
+        last: dict[tuple[int, str], int] = {}
+        for number in order:
+            one = each[number]
+            if isinstance(one, tuple):
+                if last.get((id(one[0]), one[1].table), -1) > number:
+                    break
+                last[id(one[0]), one[1].table] = number
+        else:
+            yield tuple(each[number] for number in order)
+
+
+def _order(each: Sequence[Placed | str], *, by_back_end: bool) -> Order:
+    chains: list[Placed] = []
+    names: list[str] = []
+    behind = False
+    for one in each:
+        if isinstance(one, str):
+            behind = True
+            names.append(one)
+            continue
+        ruleset, base = one
+        chains.append((ruleset, base._replace(behind=behind)))
+        back_end = str(ruleset.backend or ruleset.source or "one ruleset")
+        names.append(back_end if by_back_end else f"{base.table} {base.name}")
+    return Order(tuple(chains), (), " before ".join(names), WHICH_BACK_END if by_back_end else WHICH_CHAIN)
 
 
 def has_a_say(ruleset: Ruleset) -> bool:
@@ -159,23 +323,42 @@ def unread_chains(rulesets: Iterable[Ruleset]) -> list[UnreadChain]:
 def _captures_by_mark(ruleset: Ruleset) -> bool:
     """Whether rules may capture what has got a mark: by matching it, or by letting by what has none."""
     return any(
-        isinstance(match, Mark)
+        asks_for_marks(match)
         and (
-            isinstance(rule.target, Jump | Goto | Redirect | Translate | Tproxy)
+            not isinstance(match, Mark)
             or match.negated
             or match.value == 0
+            or isinstance(rule.target, Jump | Goto | Redirect | Translate | Tproxy)
         )
         for rule in ruleset.rules()
-        for match in rule.matches
+        for match in rule.conditions()
     )
 
 
 def base_chains(ruleset: Ruleset) -> Iterator[BaseChain]:
-    """The built-in chains of iptables' tables as what the kernel knows them as."""
+    """The chains that the kernel calls: the built-in ones of iptables' tables, and nft's base chains.
+
+    Of chains of one table with one place, the first is asked first: the one registered last.
+    """
     for table in ruleset.tables:
+        if table.dormant is True:
+            continue
+        if table.nft_family:
+            for chain in reversed(table.chains):
+                if chain.registered is not None:
+                    hook, priority, kind, devices = chain.registered
+                    if hook in AT_DEVICES and not (devices or _does_anything(chain)):
+                        continue  # nft 1.0.6 shows no devices in its JSON: here they do not matter
+                    yield BaseChain(hook, priority, kind, table.name, chain.name, devices)
+            continue
         for chain in table.chains:
             if chain.name in TABLES.get(table.name, ()):
                 yield _of_iptables(table.name, chain.name, ruleset.backend)
+
+
+def _does_anything(chain: Chain) -> bool:
+    counts = all(target is None for rule in chain.rules for target in rule.targets())
+    return chain.policy == "DROP" or not counts
 
 
 def _of_iptables(table: str, hook: str, backend: Backend | None) -> BaseChain:
@@ -212,13 +395,13 @@ def legs(chains: Iterable[tuple[BaseChain, C]]) -> Legs[C]:
 def _in_order(hook: str, chains: Iterable[tuple[BaseChain, C]]) -> list[Step[C]]:
     """What a packet meets at one hook."""
     nat = tuple(sorted((each for each in chains if each[0].type == "nat"), key=_priority))
-    placed: list[tuple[int, Step[C]]] = [
-        (_priority(each), (each,)) for each in chains if each[0].type != "nat"
+    placed: list[tuple[int, int, Step[C]]] = [
+        (_priority(each), 1 if each[0].behind else -1, (each,)) for each in chains if each[0].type != "nat"
     ]
-    placed += [(NAT_PRIORITIES[hook], nat)] if nat else []
-    placed += MOMENTS.get(hook, ())
-    placed.sort(key=itemgetter(0))
-    return [step for _, step in placed]
+    placed += [(NAT_PRIORITIES.get(hook, 0), 0, nat)] if nat else []
+    placed += [(priority, 0, moment) for priority, moment in MOMENTS.get(hook, ())]
+    placed.sort(key=itemgetter(0, 1))
+    return [step for _, _, step in placed]
 
 
 def _priority(each: tuple[BaseChain, object]) -> int:

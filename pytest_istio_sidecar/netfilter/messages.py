@@ -133,6 +133,47 @@ NO_SOCKET = Message(
     "IS238", "/proc/net/{protocol} printed what is no socket: {line!r}", help="read it with cat"
 )
 
+# A listing of nft.
+NFT_EMPTY = Message(
+    "IS291",
+    "there is no table in it, and no version of nft",
+    cause="nft prints nothing where it has no right to look, and where nf_tables holds nothing",
+    fix="take the JSON: nft -j list ruleset prints its own version even then",
+)
+NFT_NO_JSON = Message(
+    "IS292",
+    "this is no JSON: {problem}",
+    cause="the output was not wholly stored; or a table has flags, at which nft 1.0.6 may break off",
+    fix="take the text, where that does not happen: nft list ruleset",
+)
+NFT_NO_LISTING = Message(
+    "IS293",
+    "this is no listing of nft: {problem}",
+    help="give what nft -j list ruleset prints, or nft list ruleset",
+)
+NFT_WORD = Message(
+    "IS294",
+    "nft prints no such text: {problem}",
+    help="give what nft list ruleset prints, whole and as it was",
+)
+NFT_NO_CHAIN = Message(
+    "IS295",
+    "chain {chain} of table {table} is not in the text: part of the listing is missing",
+    help="list the whole ruleset: nft -j list ruleset",
+)
+NFT_TWICE = Message(
+    "IS296",
+    "{what} stands twice",
+    cause=_SEVERAL,
+    fix="give each listing on its own",
+)
+NFT_CIRCLE = Message(
+    "IS297",
+    "chains of table {table} jump in a circle: {chains}",
+    cause="packets reach it from {start}; the kernel refuses such rules, "
+    "so this is no listing of what it holds",
+    help=_EDITED,
+)
 # A text of any form: a log, a paste, several listings.
 NOTHING_BEGINS = Message(
     "IS271",

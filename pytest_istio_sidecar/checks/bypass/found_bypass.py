@@ -14,11 +14,10 @@ from itertools import islice
 
 from pytest_istio_sidecar.checks.bypass.bypass import Bypass
 from pytest_istio_sidecar.checks.wording import CLAUSES, DIRECTIONS, Direction, named_family, packet_fields
-from pytest_istio_sidecar.netfilter.hooks import orders
-from pytest_istio_sidecar.netfilter.model import Family, PodRules, Rule, Rules, rulesets_of
+from pytest_istio_sidecar.netfilter.model import Family, Rule, Rules, rulesets_of
 from pytest_istio_sidecar.netfilter.packet import Endpoint, Fate, Packet
 from pytest_istio_sidecar.netfilter.space.queries import Part, Where
-from pytest_istio_sidecar.netfilter.trace.trace import Trace, trace
+from pytest_istio_sidecar.netfilter.trace.trace import Trace, in_each_order, trace
 
 _READABLE = 256
 """Classes of one kind whose texts are compared with each other."""
@@ -148,15 +147,14 @@ class FoundBypass:
 
     @cached_property
     def sent_to(self) -> str:
-        """Where packets of the class are sent, if not where they were going; by any order of back ends."""
+        """Where packets of the class are sent, if not where they were going; by any order of base chains."""
         if not self._passing.moved:
             return ""
         ends: dict[Endpoint, None] = {}
         keep_their_ports = False
-        for order in orders(self._rules, self.family):
-            rules = PodRules(rulesets=tuple(order), order_known=True)
-            packets = (self.witness, *islice(self._part.samples(), _TRACED))
-            traces = [trace(rules, packet, host=self._part.host) for packet in packets]
+        packets = (self.witness, *islice(self._part.samples(), _TRACED))
+        traced = [in_each_order(self._rules, packet, host=self._part.host) for packet in packets]
+        for traces in zip(*traced, strict=True):
             moved = [each for each in traces if each.fate in _MOVED]
             ports = {each.packet.destination_port for each in moved}
             if len(ports) > 1 and all(

@@ -12,19 +12,22 @@ from functools import reduce
 
 from pytest_istio_sidecar.netfilter.actions import Action
 from pytest_istio_sidecar.netfilter.diagram.diagram import Diagrams, Node
+from pytest_istio_sidecar.netfilter.diagram.intervals import joined
 from pytest_istio_sidecar.netfilter.hooks import (
+    AT_DEVICES,
     FIRST,
     BaseChain,
     Leg,
     Legs,
     Moment,
+    Order,
     UnreadChain,
     legs,
     unread_chains,
 )
-from pytest_istio_sidecar.netfilter.matches import Mark
-from pytest_istio_sidecar.netfilter.model import Ruleset
+from pytest_istio_sidecar.netfilter.matches import asks_for_marks
 from pytest_istio_sidecar.netfilter.packet import Fate
+from pytest_istio_sidecar.netfilter.relations import Relation
 from pytest_istio_sidecar.netfilter.space.fields import Fields
 from pytest_istio_sidecar.netfilter.space.match import Conditions
 from pytest_istio_sidecar.netfilter.space.nat import Nat, Next, Outcome, Transit
@@ -36,19 +39,22 @@ _Legs = Legs[CompiledRuleset | UnreadChain]
 
 
 class Traversal:
-    """The outcomes of every packet that enters at a hook, for rulesets in one order of back ends."""
+    """The outcomes of every packet that enters at a hook, for one order of base chains."""
 
-    def __init__(self, rulesets: Sequence[Ruleset], fields: Fields, diagrams: Diagrams, state: str) -> None:
-        self._fields = fields
-        self._diagrams = diagrams
-        conditions = Conditions(fields, diagrams)
+    def __init__(
+        self,
+        chains: Iterable[tuple[BaseChain, CompiledRuleset | UnreadChain]],
+        conditions: Conditions,
+        state: str,
+    ) -> None:
+        self._fields = fields = conditions.fields
+        self._diagrams = diagrams = conditions.diagrams
         self._routing = conditions.routing
         self._state = state
-        marks = any(isinstance(match, Mark) for match in fields.matches)
-        order = [CompiledRuleset(ruleset, conditions, marks_matter=marks) for ruleset in rulesets]
-        read = [(base, ruleset) for ruleset in order for base in ruleset.base_chains]
-        unread = [(chain.base, chain) for chain in unread_chains(rulesets)]
-        self._legs: _Legs = legs([*unread, *read])
+        self._zones = any(isinstance(match, Relation) and match.key == "ct zone" for match in fields.matches)
+        self._legs: _Legs = legs(
+            (base, chain) for base, chain in chains if isinstance(chain, UnreadChain) or chain.acts(base)
+        )
         settled = not any(_behind_nat(self._legs, fields.hook))
         self._nat = Nat(fields, diagrams, self._routing, settled=settled)
         self._known: dict[tuple[Leg, int, int, Transit], Node] = {}
@@ -86,7 +92,9 @@ class Traversal:
         skb = transit.skb
         if skb.state != "UNTRACKED":
             tracked = self._state not in ("INVALID", "UNTRACKED")
-            skb = skb._replace(state=self._state, tracked=tracked)
+            skb = skb._replace(state=self._state, tracked=tracked, template=False)
+        if not self._zones:
+            skb = skb._replace(zone=0)
         return then(transit._replace(skb=skb))
 
     def reroute(self, transit: Transit, then: Next) -> Node:
@@ -102,7 +110,7 @@ class Traversal:
         return self._nat.split(loopback, self._dropped(transit), onward)
 
     def leave(self, transit: Transit, then: Next) -> Node:
-        skb = transit.skb._replace(incoming="")
+        skb = transit.skb
         if transit.route != ENTERED:
             skb = skb._replace(outgoing=transit.route)
         return then(transit._replace(skb=skb))
@@ -150,19 +158,43 @@ class Traversal:
         following = self._onward(leg, position, number + 1)
         if isinstance(ruleset, UnreadChain):
             return following(transit._replace(unread=True))
+        if base.hook not in AT_DEVICES:
+            return self._through(base, ruleset, transit, following, self._onward(leg, position + 1))
+        if not base.devices:
+            return self._diagrams.leaf(Outcome(Fate.UNKNOWN))
+        met = self._through(base, ruleset, transit, following, following)
+        return self._nat.split(self._passes(base, transit.skb), met, following(transit))
+
+    def _passes(self, base: BaseChain, skb: Skb) -> Node:
+        """Which packets pass a device at which a chain hangs."""
+        name = skb.incoming if base.hook == "INGRESS" else skb.outgoing
+        if name != ENTERED:
+            return self._diagrams.constant(name in base.devices)
+        places = [(i, i) for i, name in enumerate(self._fields.interfaces) if name in base.devices]
+        return self._fields["interface"].intervals(self._diagrams, joined(places))
+
+    def _through(
+        self, base: BaseChain, ruleset: CompiledRuleset, transit: Transit, following: Next, behind_nat: Next
+    ) -> Node:
 
         def follow(end: End) -> Node:
-            after = transit._replace(skb=end.skb)
+            if end.action is Action.DROP:
+                return self._dropped(transit)
+            if end.action is Action.UNKNOWN:
+                return self._diagrams.leaf(Outcome(Fate.UNKNOWN))
+            socket = end.skb.socket
+            if socket is None:
+                return go_on(end, transit._replace(skb=end.skb))
+            there = transit._replace(skb=end.skb._replace(socket=None))
+            return self._nat.hand_over(socket, there, lambda after: go_on(end, after))
+
+        def go_on(end: End, after: Transit) -> Node:
             match end.action:
-                case Action.DROP:
-                    return self._dropped(transit)
-                case Action.UNKNOWN:
-                    return self._diagrams.leaf(Outcome(Fate.UNKNOWN))
                 case Action.TPROXY:
                     assert isinstance(end.target, Tproxy)  # noqa: S101
                     return self._nat.hand_over(end.target, after, following)
                 case Action.NAT:
-                    return self._nat.translate(end.target, base.hook, after, self._onward(leg, position + 1))
+                    return self._nat.translate(end.target, base.hook, after, behind_nat)
             return following(after)
 
         return ruleset.traverse(base.table, base.name, transit.skb, follow)
@@ -190,9 +222,28 @@ def _behind_nat(legs: _Legs, hook: str) -> Iterator[BaseChain]:
         translated = translated or (base.type == "nat" and base.hook == hook)
 
 
-def outcomes(
-    orders: Iterable[Sequence[Ruleset]], fields: Fields, diagrams: Diagrams, state: str = "NEW"
-) -> Node:
-    """The outcomes of every packet, for every order in which the kernel may ask the back ends."""
-    nodes = (Traversal(order, fields, diagrams, state).outcomes() for order in orders)
+def outcomes(orders: Sequence[Order], fields: Fields, diagrams: Diagrams, state: str = "NEW") -> Node:
+    """The outcomes of every packet, for every order in which the kernel may ask the base chains.
+
+    In doubt for all where there are too many orders to be tried.
+    """
+    if not orders:
+        return diagrams.leaf(Outcome(Fate.UNKNOWN))
+    conditions = Conditions(fields, diagrams)
+    marks = any(map(asks_for_marks, fields.matches))
+    rulesets = {id(ruleset): ruleset for order in orders for ruleset, _ in order.chains}
+    compiled = {
+        key: CompiledRuleset(ruleset, conditions, marks_matter=marks) for key, ruleset in rulesets.items()
+    }
+    nodes = (
+        Traversal(
+            [
+                *((chain.base, chain) for chain in unread_chains(order.rulesets)),
+                *((base, compiled[id(ruleset)]) for ruleset, base in order.chains),
+            ],
+            conditions,
+            state,
+        ).outcomes()
+        for order in orders
+    )
     return reduce(diagrams.union, nodes)

@@ -16,6 +16,7 @@ from pytest_istio_sidecar.netfilter.diagram.intervals import Interval
 from pytest_istio_sidecar.netfilter.hooks import STANDS
 from pytest_istio_sidecar.netfilter.matches import FULL_MASK, Extension
 from pytest_istio_sidecar.netfilter.packet import Fate, IPAddress
+from pytest_istio_sidecar.netfilter.relations import Relation
 from pytest_istio_sidecar.netfilter.routing import LOOPBACK, Routing
 from pytest_istio_sidecar.netfilter.space.fields import FieldName, Fields
 from pytest_istio_sidecar.netfilter.space.packet_state import ENTERED, Skb
@@ -76,7 +77,7 @@ class Nat:
         def handed(address: IPAddress | str) -> Node:
             return then(
                 transit._replace(
-                    skb=transit.skb._replace(mark=mark),
+                    skb=transit.skb._replace(mark=mark, has_socket=True, owner_known=False),
                     outcome=Outcome(Fate.TPROXIED, address, port),
                     handed_over=True,
                 )
@@ -258,6 +259,8 @@ def _own(port: int | str | None) -> int | str | None:
 
 
 def _asks_for_translations(match: object) -> bool:
+    if isinstance(match, Relation):
+        return match.key == "ct status"
     if not isinstance(match, Extension) or match.module == "comment":
         return False
     return any("NAT" in value for option in match.options for value in option.values)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from pytest_istio_sidecar.netfilter.diagram.diagram import HOLDS, Node
 from pytest_istio_sidecar.netfilter.diagram.simplify import simplify
+from pytest_istio_sidecar.netfilter.memory import no_collection
 from pytest_istio_sidecar.netfilter.model import Family, Rules, Table
 from pytest_istio_sidecar.netfilter.packet import Hook, Host
 from pytest_istio_sidecar.netfilter.space.cubes import Cube, Where
@@ -24,7 +25,6 @@ from pytest_istio_sidecar.netfilter.space.space import (
     Difference,
     Space,
     differing,
-    no_collection,
     regions,
 )
 

@@ -9,16 +9,15 @@ Clauses: docs/semantics.md. Which packets a host can see: RFC 1122 3.2.1.3 and n
 
 from __future__ import annotations
 
-import gc
 import ipaddress
-from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 from pytest_istio_sidecar.netfilter.diagram.diagram import Diagrams, Node
 from pytest_istio_sidecar.netfilter.diagram.intervals import Interval, joined, outside
 from pytest_istio_sidecar.netfilter.hooks import orders
+from pytest_istio_sidecar.netfilter.memory import no_collection
 from pytest_istio_sidecar.netfilter.model import Family, Rules, rulesets_of
 from pytest_istio_sidecar.netfilter.packet import Fate, Hook, Host, IPAddress, Packet
 from pytest_istio_sidecar.netfilter.space.cubes import Cube, cubes_of
@@ -63,7 +62,9 @@ class Space:
         if not rulesets_of(self.rules[which], self.family):
             return self.diagrams.leaf(Outcome(Fate.UNKNOWN))
         with no_collection():
-            return outcomes(orders(self.rules[which], self.family), self.fields, self.diagrams, self._state)
+            return outcomes(
+                orders(self.rules[which], self.family, self.hook), self.fields, self.diagrams, self._state
+            )
 
     @cached_property
     def possible(self) -> Node:
@@ -99,21 +100,6 @@ class Space:
     def cubes(self, node: Node) -> dict[frozenset[Hashable], list[Cube]]:
         """The packets of each set of answers, as disjoint cubes."""
         return cubes_of(node, self.fields, self._state)
-
-
-@contextmanager
-def no_collection() -> Iterator[None]:
-    """Without Python's collector of cycles: what diagrams are made of lives as long as they do.
-
-    It would go through all of them again and again, which takes as long as making them.
-    """
-    collecting = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if collecting:
-            gc.enable()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

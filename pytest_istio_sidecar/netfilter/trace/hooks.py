@@ -12,12 +12,22 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from pytest_istio_sidecar.netfilter.actions import Action, is_about_tracking
-from pytest_istio_sidecar.netfilter.hooks import FIRST, STANDS, BaseChain, Leg, Legs, Moment, UnreadChain
+from pytest_istio_sidecar.netfilter.hooks import (
+    AT_DEVICES,
+    FIRST,
+    STANDS,
+    BaseChain,
+    Leg,
+    Legs,
+    Moment,
+    UnreadChain,
+)
 from pytest_istio_sidecar.netfilter.model import Rule
 from pytest_istio_sidecar.netfilter.packet import Endpoint, Fate, Packet
 from pytest_istio_sidecar.netfilter.routing import Routing
-from pytest_istio_sidecar.netfilter.targets import Redirect, Tproxy
+from pytest_istio_sidecar.netfilter.targets import Tproxy
 from pytest_istio_sidecar.netfilter.trace import nat
+from pytest_istio_sidecar.netfilter.trace.nat import Unforeseeable
 from pytest_istio_sidecar.netfilter.trace.packet_state import Skb
 from pytest_istio_sidecar.netfilter.trace.table import CompiledChain, Oracle, Step, traverse
 
@@ -84,6 +94,7 @@ class Traversal:
             self.deciding = next((step.rule for step in reversed(self.steps) if _untracks(step)), None)
         else:
             skb.state = self.packet.state
+            skb.template = False
             skb.tracked = skb.state not in ("INVALID", "UNTRACKED")
         return True
 
@@ -100,7 +111,7 @@ class Traversal:
         return True
 
     def leave(self) -> bool:
-        self.skb.incoming, self.skb.outgoing = "", self._route
+        self.skb.outgoing = self._route
         return True
 
     def loop_back(self) -> bool:
@@ -135,24 +146,38 @@ class Traversal:
             if isinstance(chain, UnreadChain):
                 self.could_capture.append(chain)
                 continue
+            if base.hook in AT_DEVICES and not self._passes(base):
+                continue
             action, rule = traverse(base.table, chain, self.skb, base.hook, self.steps, self.oracle)
             if action is Action.DROP:
                 self.fate, self.deciding = Fate.DROPPED, rule
                 return False
             enters = base.hook in FIRST
+            if self.skb.socket is not None:
+                self._socket, self.skb.socket = self.skb.socket, None
+                self.fate, self.deciding = Fate.TPROXIED, self.skb.socket_rule
             if action is Action.TPROXY:
                 self._hand_over(rule)
             elif action is Action.NAT:
                 # No other nat chain is asked any more: the connection has its binding for this side.
                 if enters and self._socket is None:
-                    redirected = rule is not None and isinstance(rule.target, Redirect)
-                    self.fate = Fate.REDIRECTED if redirected else Fate.TRANSLATED
+                    self.fate = Fate.REDIRECTED if self.skb.redirected else Fate.TRANSLATED
                     self.deciding = rule
                 return True
             elif chain.captures and enters and self.fate is Fate.UNCHANGED:
                 # What lets it by: nat's word counts more than what a TPROXY table said before or after.
                 self.deciding = (rule or self.deciding) if base.type == "nat" else (self.deciding or rule)
         return True
+
+    def _passes(self, base: BaseChain) -> bool:
+        """Whether the packet passes a device at which the chain hangs.
+
+        Raises:
+            Unforeseeable: the listing does not show the chain's devices.
+        """
+        if not base.devices:
+            raise Unforeseeable(f"at which device chain {base.name} of table {base.table} hangs was not read")
+        return (self.skb.incoming if base.hook == "INGRESS" else self.skb.outgoing) in base.devices
 
     def _hand_over(self, rule: Rule | None) -> None:
         if rule is not None and isinstance(rule.target, Tproxy):
