@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from pytest_istio_sidecar.assertions import (
         assert_bypasses as assert_bypasses,
+        assert_capture_sockets as assert_capture_sockets,
         assert_inbound_exclusions as assert_inbound_exclusions,
         assert_intercepted as assert_intercepted,
         assert_jump as assert_jump,
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
         check_reviewed_bypasses as check_reviewed_bypasses,
         parse_reviewed_bypasses as parse_reviewed_bypasses,
     )
+    from pytest_istio_sidecar.checks.capture_sockets import check_capture_sockets as check_capture_sockets
     from pytest_istio_sidecar.checks.chains import (
         check_inbound_exclusions as check_inbound_exclusions,
         check_jump as check_jump,
@@ -92,7 +94,7 @@ if TYPE_CHECKING:
         inbound as inbound,
         outbound as outbound,
     )
-    from pytest_istio_sidecar.netfilter.sockets import Socket as Socket
+    from pytest_istio_sidecar.netfilter.namespace.sockets import Socket as Socket
     from pytest_istio_sidecar.netfilter.text.complete import complete as complete
     from pytest_istio_sidecar.netfilter.text.forms import parse_rules as parse_rules
     from pytest_istio_sidecar.netfilter.text.nft_render import render_nft as render_nft

@@ -14,6 +14,7 @@ from typing import ParamSpec
 
 from pytest_istio_sidecar.checks.bypass.bypasses import check_only_bypasses
 from pytest_istio_sidecar.checks.bypass.reviewed import ReviewedBypass, check_reviewed_bypasses
+from pytest_istio_sidecar.checks.capture_sockets import check_capture_sockets
 from pytest_istio_sidecar.checks.chains import check_inbound_exclusions, check_jump, check_redirect_target
 from pytest_istio_sidecar.checks.comparison.expectation import check_matches_istio
 from pytest_istio_sidecar.checks.finding import Finding
@@ -133,6 +134,21 @@ def assert_rules_reach_listeners() -> None:
     Raises:
         ListenerMismatch: some packet does not.
         Undecided: the rules do not show it.
+    """
+
+
+@asserting(check_capture_sockets)
+def assert_capture_sockets() -> None:
+    """Assert that every socket on the ports of Envoy's capturing listeners is Envoy's.
+
+    Args:
+        sockets: as the fixture `listening_sockets` has them.
+        listeners: as the fixture `envoy_listeners` has them.
+        options: what istio-init was told; None: what the template passes.
+        pod: how the message names it.
+
+    Raises:
+        ListenerMismatch: another process has one, or shares one of Envoy's addresses.
     """
 
 

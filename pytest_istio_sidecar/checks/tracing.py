@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pytest_istio_sidecar.checks import messages
 from pytest_istio_sidecar.checks.wording import describe
 from pytest_istio_sidecar.errors import Undecided, UsageProblem
+from pytest_istio_sidecar.failure import Fact
 from pytest_istio_sidecar.netfilter.hooks import unread_chains
 from pytest_istio_sidecar.netfilter.matches import PROTOCOLS
 from pytest_istio_sidecar.netfilter.model import Family, PodRules, Rules, Ruleset, Table, rulesets_of
@@ -102,6 +103,13 @@ def assumptions(rules: Rules, family: int) -> tuple[str, ...]:
     """What the rulesets of a family took from an expectation."""
     taken = rulesets_of(rules, 4 if family == 4 else 6)
     return tuple(assumption for ruleset in taken for assumption in ruleset.assumptions)
+
+
+def routing_facts(host: Host | None) -> list[Fact]:
+    """What somebody added to the namespace's routing, where it leads packets elsewhere than meant."""
+    policies = [] if host is None else host.policies.values()
+    added = [line for policy in policies for line in policy.added]
+    return [("routing", "\n".join(added))] if added else []
 
 
 def not_read(table: Table, question: str) -> Undecided:

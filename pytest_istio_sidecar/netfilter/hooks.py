@@ -30,6 +30,7 @@ from pytest_istio_sidecar.netfilter.model import (
     rulesets_of,
 )
 from pytest_istio_sidecar.netfilter.packet import Fate
+from pytest_istio_sidecar.netfilter.routes import RoutingPolicy
 from pytest_istio_sidecar.netfilter.targets import Goto, Jump, Redirect, Tproxy, Translate
 from pytest_istio_sidecar.netfilter.unread import with_unread_legacy
 
@@ -318,6 +319,14 @@ def unread_chains(rulesets: Iterable[Ruleset]) -> list[UnreadChain]:
         for ruleset in rulesets
         for table, chain in sorted(places & ruleset.unread)
     ]
+
+
+def may_route_by_unread(rulesets: Iterable[Ruleset], policy: RoutingPolicy | None) -> bool:
+    """Whether policy rules ask for a mark that chains which were not read could give."""
+    if policy is None or not any(isinstance(condition, Mark) for condition in policy.masks):
+        return False
+    places = {(table, chain) for table, chains in MARKS.items() for chain in chains}
+    return any(places & ruleset.unread for ruleset in rulesets)
 
 
 def _captures_by_mark(ruleset: Ruleset) -> bool:

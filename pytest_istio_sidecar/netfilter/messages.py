@@ -304,3 +304,13 @@ NO_INTERFACE_ADDRESS = Message(
 NO_INTERFACE_FORM = Message(
     "IS259", "{text!r} is no interface with an address; write it as eth0=192.0.2.10/24", help=IN_THE_TEXT
 )
+NO_POLICY_RULE = Message(
+    "IS269",
+    "{line!r} is no policy rule in the form of ip-rule(8)",
+    help="the pod's `ip` prints another form: report it",
+)
+NO_ROUTE = Message(
+    "IS270",
+    "{line!r} is no route in the form of ip-route(8)",
+    help="the pod's `ip` prints another form: report it",
+)

@@ -113,6 +113,8 @@ def compare(observed: Rules, expected: Rules, *, host: Host | None = None) -> Co
         observed: what was read; of a pod, every back end takes part.
         expected: of one family or of both; the observed rules of another family are left aside. What was
             not read of the observed ones is taken to be as these have it, where that captures nothing.
+        host: the namespace's interfaces and addresses. Its rules and routes lead the packets that the
+            observed rules meet; those that the expected ones meet go where the addresses tell.
 
     Raises:
         UsageProblem: nothing is expected.
@@ -133,9 +135,10 @@ def compare(observed: Rules, expected: Rules, *, host: Host | None = None) -> Co
             raise Undecided(messages.NOTHING_READ(family=family))
         wanted = _one(rulesets_of(expected, family))
         aligned = list(_aligned(rulesets, wanted))
-        if any(chain.differs for chain in aligned) or not _is_read(rulesets):
+        apart = any(chain.differs for chain in aligned) or not _is_read(rulesets)
+        if apart or family in host.policies:
             try:
-                effects += effects_of(observed, expected, family=family, host=host)
+                effects += effects_of(observed, expected, family=family, host=host, meant=True)
                 aligned = list(_with_unreached(aligned, observed, wanted, host))
                 foreign += foreign_rules(observed, aligned, family=family, host=host)
             except Undecided as problem:

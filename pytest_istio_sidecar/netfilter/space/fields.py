@@ -134,7 +134,10 @@ class Fields:
         self.family = family
         rulesets = tuple(rulesets)
         rules = [rule for ruleset in rulesets for rule in ruleset.rules()]
-        matches = self.matches = tuple(dict.fromkeys(match for rule in rules for match in rule.conditions()))
+        asked = [match for rule in rules for match in rule.conditions()]
+        policy = host.policies.get(family)
+        asked += policy.masks if policy is not None else ()
+        matches = self.matches = tuple(dict.fromkeys(asked))
         targets = self.targets = tuple(dict.fromkeys(target for rule in rules for target in rule.targets()))
         devices = {name for ruleset in rulesets for base in base_chains(ruleset) for name in base.devices}
         self.interfaces = _interfaces(matches, sorted(devices), host, hook)
@@ -161,6 +164,11 @@ class Fields:
             self._fields[name] = Field(name=name, level=level, top=top, parts=parts)
         self.tops = tuple(tops)
         """The greatest value of each level."""
+
+    @property
+    def is_routed(self) -> bool:
+        """Whether rules and routes tell the interface by which packets leave, and addresses do not."""
+        return self.family in self.host.policies
 
     def __getitem__(self, name: FieldName) -> Field:
         return self._fields[name]

@@ -25,8 +25,9 @@ from pytest_istio_sidecar.netfilter.matches import (
     Transport,
 )
 from pytest_istio_sidecar.netfilter.model import Rule
+from pytest_istio_sidecar.netfilter.namespace.routing import Routing
+from pytest_istio_sidecar.netfilter.packet import Host
 from pytest_istio_sidecar.netfilter.relations import Interfaces, Relation
-from pytest_istio_sidecar.netfilter.routing import Routing
 from pytest_istio_sidecar.netfilter.space.fields import NO_SOCKET, FieldName, Fields
 from pytest_istio_sidecar.netfilter.space.match_by_sampling import Sampling
 from pytest_istio_sidecar.netfilter.space.packet_state import ENTERED, Skb
@@ -43,10 +44,10 @@ from pytest_istio_sidecar.netfilter.trace.match import (
 class Conditions:
     """Turns conditions into boxes and diagrams over the fields of one hook."""
 
-    def __init__(self, fields: Fields, diagrams: Diagrams) -> None:
+    def __init__(self, fields: Fields, diagrams: Diagrams, host: Host | None = None) -> None:
         self.fields = fields
         self.diagrams = diagrams
-        self.routing = Routing(fields.host)
+        self.routing = Routing(host or fields.host)
         self._sampling = Sampling(fields, diagrams, self.routing)
         self._relations = Relations(fields, diagrams, self._sampling)
         self._made: dict[tuple[Match, Skb, bool], Node] = {}
@@ -92,7 +93,7 @@ class Conditions:
         if kind is Owner:
             return self._owner(match, skb)  # type: ignore[arg-type]
         if kind is Mark:
-            return self._mark(match, skb)  # type: ignore[arg-type]
+            return self.mark(match, skb)  # type: ignore[arg-type]
         if kind is Fragment:
             return self.diagrams.constant(match.negated)  # type: ignore[union-attr]
         if kind is Multiport:
@@ -246,7 +247,8 @@ class Conditions:
             return with_socket
         return self._or(self.diagrams.box(none, self.diagrams.holds), with_socket)
 
-    def _mark(self, match: Mark, skb: Skb) -> Box | Node:
+    def mark(self, match: Mark, skb: Skb) -> Box | Node:
+        """A condition that asks for the packet's mark, or its connection's."""
         mark = skb.mark if match.module == "mark" else skb.connmark
         if match.module == "connmark" and not skb.tracked:
             return self.diagrams.fall

@@ -13,9 +13,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pytest_istio_sidecar.netfilter.diagram.diagram import Diagrams, Node
 from pytest_istio_sidecar.netfilter.diagram.intervals import Interval, joined
 from pytest_istio_sidecar.netfilter.matches import Extension, Match, Transport
+from pytest_istio_sidecar.netfilter.namespace.routing import Routing
 from pytest_istio_sidecar.netfilter.packet import Packet
 from pytest_istio_sidecar.netfilter.relations import KEYS, Relation
-from pytest_istio_sidecar.netfilter.routing import Routing
 from pytest_istio_sidecar.netfilter.space.fields import FieldName, Fields
 from pytest_istio_sidecar.netfilter.space.packet_state import ENTERED, Skb
 from pytest_istio_sidecar.netfilter.trace import packet_state as one_packet
@@ -184,6 +184,10 @@ def _address_ranges(match: Match, fields: Fields) -> Iterator[Interval]:
     for addresses in fields.host.addresses.values():
         for address in addresses:
             networks += [address.network, ipaddress.ip_network(address.ip)]
+    policy = fields.host.policies.get(family)
+    for route in () if policy is None else policy.tables.get("local", ()):
+        yield route.interval
+        yield route.interval[1], route.interval[1]
     for network in networks:
         if network.version == family:
             first, last = int(network.network_address), int(network.broadcast_address)

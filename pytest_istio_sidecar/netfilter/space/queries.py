@@ -149,10 +149,12 @@ def fates(
 ) -> tuple[Fates, ...]:
     """What becomes of the first packets of connections, an `Outcome` each, under each set of rules.
 
+    The first are those of the host; the others packets meet as if they went where its addresses tell.
+
     Raises:
         UsageProblem: chains jump in a circle.
     """
-    space = Space(rules, hook, host=host, family=family)
+    space = Space(rules, hook, host=host, family=family, meant=range(1, len(rules)))
     return tuple(Fates(space, space.outcomes(which)) for which in range(len(rules)))
 
 

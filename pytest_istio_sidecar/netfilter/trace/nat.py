@@ -10,8 +10,8 @@ Semantics: docs/semantics.md, 5.
 from __future__ import annotations
 
 from pytest_istio_sidecar.netfilter.matches import FULL_MASK, PROTOCOLS
+from pytest_istio_sidecar.netfilter.namespace.routing import LOOPBACK
 from pytest_istio_sidecar.netfilter.packet import Endpoint, IPAddress
-from pytest_istio_sidecar.netfilter.routing import LOOPBACK
 from pytest_istio_sidecar.netfilter.targets import Extended, Redirect, Tproxy, Translate
 from pytest_istio_sidecar.netfilter.trace.packet_state import Skb
 

@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from pytest_istio_sidecar.netfilter.model import Rule
+from pytest_istio_sidecar.netfilter.namespace.routing import Routing
 from pytest_istio_sidecar.netfilter.packet import Endpoint, IPAddress, Packet
-from pytest_istio_sidecar.netfilter.routing import Routing
 
 Truth = bool | None
 """Whether a condition holds; None: it cannot be told."""

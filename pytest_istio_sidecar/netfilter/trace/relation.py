@@ -38,6 +38,8 @@ _FLAGS_OPEN = 0xC0
 
 UNICAST, LOCAL, BROADCAST, MULTICAST = 1, 2, 3, 5
 """Types of routes (include/uapi/linux/rtnetlink.h), as `fib daddr type` has them."""
+_TYPES = ("UNSPEC", "UNICAST", "LOCAL", "BROADCAST", "ANYCAST", "MULTICAST")
+"""Those that the kernel's table of local addresses can have, each at its number."""
 
 
 def compile_relation(match: Relation) -> Test:
@@ -183,14 +185,19 @@ def _fib(source: bool) -> Load:
     def kind_of(skb: Skb) -> int | None:
         address: IPAddress | None = skb.destination_address
         if source:
-            kind = ipaddress.IPv4Address if skb.family == 4 else ipaddress.IPv6Address
-            address = None if skb.source is None else kind(skb.source)
+            of_family = ipaddress.IPv4Address if skb.family == 4 else ipaddress.IPv6Address
+            address = None if skb.source is None else of_family(skb.source)
         if address is None:
             return None
         if skb.family == 4 and skb.routing.is_broadcast(address):
             return BROADCAST
         if address.is_multicast:
             return MULTICAST
+        policy = skb.routing.policy(skb.family)
+        if policy is not None:
+            # Of IPv6 all rules and routes take part, of IPv4 the table of local addresses.
+            kind = policy.type_of(int(address), None) if skb.family == 4 else ""
+            return _TYPES.index(kind) if kind in _TYPES else None
         if skb.routing.is_local(address):
             return LOCAL
         return UNICAST

@@ -13,11 +13,19 @@ from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 from pytest_istio_sidecar.markup import html_table
-from pytest_istio_sidecar.netfilter.hooks import Legs, Order, UnreadChain, legs, orders, unread_chains
+from pytest_istio_sidecar.netfilter.hooks import (
+    Legs,
+    Order,
+    UnreadChain,
+    legs,
+    may_route_by_unread,
+    orders,
+    unread_chains,
+)
 from pytest_istio_sidecar.netfilter.matches import Hidden
 from pytest_istio_sidecar.netfilter.model import Rule, Rules, Ruleset
+from pytest_istio_sidecar.netfilter.namespace.routing import Routing
 from pytest_istio_sidecar.netfilter.packet import Endpoint, Fate, Host, Packet
-from pytest_istio_sidecar.netfilter.routing import Routing
 from pytest_istio_sidecar.netfilter.trace.hooks import Traversal
 from pytest_istio_sidecar.netfilter.trace.match import why_unknown
 from pytest_istio_sidecar.netfilter.trace.nat import Unforeseeable
@@ -39,6 +47,10 @@ _Legs = Legs[CompiledChain | UnreadChain]
 
 COMBINATIONS = 4096
 """Combinations of matches that cannot be told, beyond which the answer is UNKNOWN."""
+
+_ROUTED_BY_MARK = (
+    "rules of the namespace (ip rule) ask for a mark, which tables that were not read could give it"
+)
 
 REMEMBERED = 64
 """Rulesets and hosts whose compiled form is kept."""
@@ -116,6 +128,8 @@ def trace(rules: Rules, packet: Packet, *, host: Host | None = None) -> Trace:
         return _unknown(rules, packet, host, (_no_rules(packet),))
     if not possible:
         return _unknown(rules, packet, host, (TOO_MANY_ORDERS,))
+    if may_route_by_unread(possible[0][0].rulesets, host.policies.get(packet.family)):
+        return _unknown(rules, packet, host, (_ROUTED_BY_MARK,))
     traces = in_each_order(rules, packet, host=host)
     first = traces[0]
     if all((other.fate, other.destination) == (first.fate, first.destination) for other in traces):
