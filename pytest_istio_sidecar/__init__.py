@@ -42,7 +42,9 @@ if TYPE_CHECKING:
         check_reviewed_bypasses as check_reviewed_bypasses,
         parse_reviewed_bypasses as parse_reviewed_bypasses,
     )
-    from pytest_istio_sidecar.checks.capture_sockets import check_capture_sockets as check_capture_sockets
+    from pytest_istio_sidecar.checks.sockets.capture_sockets import (
+        check_capture_sockets as check_capture_sockets,
+    )
     from pytest_istio_sidecar.checks.chains import (
         check_inbound_exclusions as check_inbound_exclusions,
         check_jump as check_jump,
@@ -52,8 +54,8 @@ if TYPE_CHECKING:
     from pytest_istio_sidecar.checks.comparison.comparison import Comparison as Comparison, compare as compare
     from pytest_istio_sidecar.checks.comparison.expectation import check_matches_istio as check_matches_istio
     from pytest_istio_sidecar.checks.finding import Finding as Finding, Severity as Severity
-    from pytest_istio_sidecar.checks.listeners import check_listener as check_listener
-    from pytest_istio_sidecar.checks.listeners import (
+    from pytest_istio_sidecar.checks.sockets.listeners import check_listener as check_listener
+    from pytest_istio_sidecar.checks.sockets.listeners import (
         check_rules_reach_listeners as check_rules_reach_listeners,
     )
     from pytest_istio_sidecar.checks.packets import (

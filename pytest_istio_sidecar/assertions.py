@@ -14,14 +14,14 @@ from typing import ParamSpec
 
 from pytest_istio_sidecar.checks.bypass.bypasses import check_only_bypasses
 from pytest_istio_sidecar.checks.bypass.reviewed import ReviewedBypass, check_reviewed_bypasses
-from pytest_istio_sidecar.checks.capture_sockets import check_capture_sockets
 from pytest_istio_sidecar.checks.chains import check_inbound_exclusions, check_jump, check_redirect_target
 from pytest_istio_sidecar.checks.comparison.expectation import check_matches_istio
 from pytest_istio_sidecar.checks.finding import Finding
-from pytest_istio_sidecar.checks.listeners import check_listener, check_rules_reach_listeners
 from pytest_istio_sidecar.checks.packets import check_not_redirected, check_redirected
 from pytest_istio_sidecar.checks.policy_routes import check_policy_routes
 from pytest_istio_sidecar.checks.replicas import check_replicas
+from pytest_istio_sidecar.checks.sockets.capture_sockets import check_capture_sockets
+from pytest_istio_sidecar.checks.sockets.listeners import check_listener, check_rules_reach_listeners
 from pytest_istio_sidecar.checks.traffic import check_intercepted, check_not_intercepted
 from pytest_istio_sidecar.istio.options import IstioOptions
 from pytest_istio_sidecar.netfilter.model import Rules

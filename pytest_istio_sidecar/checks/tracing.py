@@ -12,13 +12,13 @@ from pytest_istio_sidecar.checks import messages
 from pytest_istio_sidecar.checks.wording import describe
 from pytest_istio_sidecar.errors import Undecided, UsageProblem
 from pytest_istio_sidecar.failure import Fact
-from pytest_istio_sidecar.netfilter.hooks import unread_chains
+from pytest_istio_sidecar.netfilter.kernel.hooks import unread_chains
+from pytest_istio_sidecar.netfilter.kernel.unread import with_unread_legacy
 from pytest_istio_sidecar.netfilter.matches import PROTOCOLS
 from pytest_istio_sidecar.netfilter.model import Family, PodRules, Rules, Ruleset, Table, rulesets_of
 from pytest_istio_sidecar.netfilter.packet import Fate, Hook, Host, IPAddress, Packet
 from pytest_istio_sidecar.netfilter.space.queries import FieldName, regions
 from pytest_istio_sidecar.netfilter.trace.trace import Trace, trace
-from pytest_istio_sidecar.netfilter.unread import with_unread_legacy
 
 CAPTURED = (Fate.REDIRECTED, Fate.TPROXIED, Fate.TRANSLATED)
 _OF_THIS_HOST = (Fate.REDIRECTED, Fate.TPROXIED)

@@ -18,10 +18,10 @@ from pathlib import Path
 from pytest_istio_sidecar.errors import EnvironmentProblem, ParseError
 from pytest_istio_sidecar.failure import Advice, advise
 from pytest_istio_sidecar.machine.command import CommandResult
+from pytest_istio_sidecar.netfilter.kernel.unread import unread_legacy, with_unread_legacy
 from pytest_istio_sidecar.netfilter.model import ALL_BUILT_IN, Backend, Family, PodRules, Ruleset, joined
 from pytest_istio_sidecar.netfilter.text.parse_list import parse_iptables_list
 from pytest_istio_sidecar.netfilter.text.parse_save import parse_iptables_save
-from pytest_istio_sidecar.netfilter.unread import unread_legacy, with_unread_legacy
 from pytest_istio_sidecar.readers import messages
 from pytest_istio_sidecar.readers.runner import Runner
 

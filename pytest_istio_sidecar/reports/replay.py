@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
-from pytest_istio_sidecar.netfilter.hooks import has_a_say
+from pytest_istio_sidecar.netfilter.kernel.hooks import has_a_say
 from pytest_istio_sidecar.netfilter.matches import PROTOCOL_NAMES
 from pytest_istio_sidecar.netfilter.model import Backend, Ruleset, rulesets_of
 from pytest_istio_sidecar.netfilter.namespace.routing import Routing

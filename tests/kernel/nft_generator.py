@@ -13,7 +13,7 @@ from kernel_generator import AWAY, IDS, LOOPBACK, OWN, PORTS, Generator
 from kernel_testbed import TPROXY_PORTS
 from nft_ruleset import Chain, NftRules, Table
 
-from pytest_istio_sidecar.netfilter.hooks import base_chains
+from pytest_istio_sidecar.netfilter.kernel.hooks import base_chains
 from pytest_istio_sidecar.netfilter.model import TABLES, Backend, Ruleset
 from pytest_istio_sidecar.netfilter.model import Chain as RuleChain
 from pytest_istio_sidecar.netfilter.model import Table as RuleTable

@@ -9,7 +9,7 @@ from kernel_comparison import Differences, disagreements
 from kernel_generator import Generator
 from kernel_testbed import Kernel, why_impossible
 
-from pytest_istio_sidecar.netfilter.hooks import Leg, Moment, legs
+from pytest_istio_sidecar.netfilter.kernel.hooks import Leg, Moment, legs
 from pytest_istio_sidecar.netfilter.matches import Interface, Match, Multiport, Owner, Range
 from pytest_istio_sidecar.netfilter.targets import Goto, Jump, Redirect, SetMark, Target, Verdict
 from pytest_istio_sidecar.netfilter.trace import table

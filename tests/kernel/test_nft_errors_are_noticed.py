@@ -11,7 +11,7 @@ from kernel_testbed import why_impossible
 from nft_comparison import Differences, NftKernel, disagreements
 from nft_generator import NftGenerator
 
-from pytest_istio_sidecar.netfilter import hooks
+from pytest_istio_sidecar.netfilter.kernel import hooks
 from pytest_istio_sidecar.netfilter.matches import AnyOf, Match
 from pytest_istio_sidecar.netfilter.model import Chain, PodRules, Rule, Table
 from pytest_istio_sidecar.netfilter.relations import Interfaces, Relation

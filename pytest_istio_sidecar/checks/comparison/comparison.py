@@ -19,11 +19,11 @@ from pytest_istio_sidecar.checks.wording import of_family
 from pytest_istio_sidecar.errors import Undecided, UsageProblem
 from pytest_istio_sidecar.failure import Failure
 from pytest_istio_sidecar.istio.tables import PREFIX
+from pytest_istio_sidecar.netfilter.kernel.unread import unread_tables, with_unread_legacy
 from pytest_istio_sidecar.netfilter.model import Family, PodRules, Rule, Rules, Ruleset, rulesets_of
 from pytest_istio_sidecar.netfilter.packet import Host, Packet
 from pytest_istio_sidecar.netfilter.targets import Verdict
 from pytest_istio_sidecar.netfilter.trace.trace import trace
-from pytest_istio_sidecar.netfilter.unread import unread_tables, with_unread_legacy
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

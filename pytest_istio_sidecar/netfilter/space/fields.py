@@ -15,7 +15,7 @@ from typing import Final, Literal
 
 from pytest_istio_sidecar.netfilter.diagram.diagram import Box, Diagrams, Node
 from pytest_istio_sidecar.netfilter.diagram.intervals import Interval, outside
-from pytest_istio_sidecar.netfilter.hooks import base_chains
+from pytest_istio_sidecar.netfilter.kernel.hooks import base_chains
 from pytest_istio_sidecar.netfilter.matches import Address, Interface, Mark, Match, asks_for_marks
 from pytest_istio_sidecar.netfilter.model import Family, Ruleset
 from pytest_istio_sidecar.netfilter.packet import Hook, Host

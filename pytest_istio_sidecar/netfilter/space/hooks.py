@@ -1,8 +1,8 @@
 """All packets' traversal of the hooks at once, from where they enter to where they leave.
 
 Knows what the kernel does with packets between tables, as `trace/hooks` does for one packet; the order is
-`netfilter/hooks`'. Does not know what the answers are for. Invariant: at each point the outcomes are those
-of `trace` for that packet, several where a condition is in doubt.
+that of `netfilter/kernel/hooks`. Does not know what the answers are for. Invariant: at each point the
+outcomes are those of `trace` for that packet, several where a condition is in doubt.
 """
 
 from __future__ import annotations
@@ -10,10 +10,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import reduce
 
-from pytest_istio_sidecar.netfilter.actions import Action
 from pytest_istio_sidecar.netfilter.diagram.diagram import Diagrams, Node
 from pytest_istio_sidecar.netfilter.diagram.intervals import joined
-from pytest_istio_sidecar.netfilter.hooks import (
+from pytest_istio_sidecar.netfilter.kernel.actions import Action
+from pytest_istio_sidecar.netfilter.kernel.hooks import (
     AT_DEVICES,
     FIRST,
     BaseChain,

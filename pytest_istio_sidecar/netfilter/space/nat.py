@@ -13,7 +13,7 @@ from typing import Final, NamedTuple
 
 from pytest_istio_sidecar.netfilter.diagram.diagram import Diagrams, Node
 from pytest_istio_sidecar.netfilter.diagram.intervals import Interval
-from pytest_istio_sidecar.netfilter.hooks import STANDS
+from pytest_istio_sidecar.netfilter.kernel.hooks import STANDS
 from pytest_istio_sidecar.netfilter.matches import FULL_MASK, Extension
 from pytest_istio_sidecar.netfilter.namespace.routing import LOOPBACK, Routing
 from pytest_istio_sidecar.netfilter.packet import Fate, IPAddress

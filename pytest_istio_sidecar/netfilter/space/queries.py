@@ -11,8 +11,8 @@ from collections.abc import Callable, Collection, Hashable, Iterable, Sequence
 from dataclasses import dataclass
 
 from pytest_istio_sidecar.netfilter.diagram.diagram import HOLDS, Node
+from pytest_istio_sidecar.netfilter.diagram.memory import no_collection
 from pytest_istio_sidecar.netfilter.diagram.simplify import simplify
-from pytest_istio_sidecar.netfilter.memory import no_collection
 from pytest_istio_sidecar.netfilter.model import Family, Rules, Table
 from pytest_istio_sidecar.netfilter.packet import Hook, Host
 from pytest_istio_sidecar.netfilter.space.cubes import Cube, Where

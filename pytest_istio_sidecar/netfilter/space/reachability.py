@@ -10,9 +10,9 @@ from collections.abc import Hashable
 from dataclasses import dataclass
 from typing import TypeVar
 
-from pytest_istio_sidecar.netfilter.actions import Action
 from pytest_istio_sidecar.netfilter.diagram.diagram import FALL, HOLDS, Node, answers_within
-from pytest_istio_sidecar.netfilter.hooks import FIRST, BaseChain, Moment, legs
+from pytest_istio_sidecar.netfilter.kernel.actions import Action
+from pytest_istio_sidecar.netfilter.kernel.hooks import FIRST, BaseChain, Moment, legs
 from pytest_istio_sidecar.netfilter.matches import asks_for_marks
 from pytest_istio_sidecar.netfilter.model import Rule, Ruleset
 from pytest_istio_sidecar.netfilter.space.match import Conditions

@@ -16,8 +16,8 @@ from functools import cached_property
 
 from pytest_istio_sidecar.netfilter.diagram.diagram import Diagrams, Node
 from pytest_istio_sidecar.netfilter.diagram.intervals import Interval, common, joined, outside
-from pytest_istio_sidecar.netfilter.hooks import may_route_by_unread, orders
-from pytest_istio_sidecar.netfilter.memory import no_collection
+from pytest_istio_sidecar.netfilter.diagram.memory import no_collection
+from pytest_istio_sidecar.netfilter.kernel.hooks import may_route_by_unread, orders
 from pytest_istio_sidecar.netfilter.model import Family, Rules, rulesets_of
 from pytest_istio_sidecar.netfilter.packet import Fate, Hook, Host, IPAddress, Packet
 from pytest_istio_sidecar.netfilter.routes import Hop

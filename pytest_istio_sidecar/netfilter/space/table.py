@@ -13,15 +13,15 @@ from typing import Any, NamedTuple
 
 from pytest_istio_sidecar.errors import UsageProblem
 from pytest_istio_sidecar.netfilter import messages
-from pytest_istio_sidecar.netfilter.actions import (
+from pytest_istio_sidecar.netfilter.diagram.diagram import FALL, Node
+from pytest_istio_sidecar.netfilter.kernel.actions import (
     Action,
     action_of,
     effect_of,
     is_about_tracking,
     takes_every_packet,
 )
-from pytest_istio_sidecar.netfilter.diagram.diagram import FALL, Node
-from pytest_istio_sidecar.netfilter.hooks import BaseChain, base_chains
+from pytest_istio_sidecar.netfilter.kernel.hooks import BaseChain, base_chains
 from pytest_istio_sidecar.netfilter.matches import Protocol
 from pytest_istio_sidecar.netfilter.model import Backend, Chain, Rule, Ruleset
 from pytest_istio_sidecar.netfilter.space.match import Conditions

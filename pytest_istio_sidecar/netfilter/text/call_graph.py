@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from pytest_istio_sidecar.netfilter.actions import takes_every_packet
+from pytest_istio_sidecar.netfilter.kernel.actions import takes_every_packet
 from pytest_istio_sidecar.netfilter.model import Chain, Rule
 from pytest_istio_sidecar.netfilter.targets import called_by
 

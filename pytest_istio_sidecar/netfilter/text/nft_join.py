@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 
 from pytest_istio_sidecar.netfilter.diagram.intervals import Interval
-from pytest_istio_sidecar.netfilter.hooks import base_chains
+from pytest_istio_sidecar.netfilter.kernel.hooks import base_chains
 from pytest_istio_sidecar.netfilter.matches import (
     FULL_MASK,
     Address,

@@ -17,7 +17,7 @@ from typing import Any, NoReturn
 from pytest_istio_sidecar.errors import ParseError
 from pytest_istio_sidecar.failure import Failure
 from pytest_istio_sidecar.netfilter import messages
-from pytest_istio_sidecar.netfilter.hooks import AT_DEVICES
+from pytest_istio_sidecar.netfilter.kernel.hooks import AT_DEVICES
 from pytest_istio_sidecar.netfilter.model import (
     HOOKS,
     Backend,

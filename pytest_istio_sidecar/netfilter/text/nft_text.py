@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 from pytest_istio_sidecar.errors import ParseError
 from pytest_istio_sidecar.failure import Failure
 from pytest_istio_sidecar.netfilter import messages
-from pytest_istio_sidecar.netfilter.memory import no_collection
+from pytest_istio_sidecar.netfilter.diagram.memory import no_collection
 from pytest_istio_sidecar.netfilter.model import PodRules
 from pytest_istio_sidecar.netfilter.text.nft_json import LINE, parse_json, rules_of
 from pytest_istio_sidecar.netfilter.text.nft_render import HEADER

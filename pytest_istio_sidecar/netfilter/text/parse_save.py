@@ -14,6 +14,7 @@ from typing import NoReturn
 from pytest_istio_sidecar.errors import ParseError
 from pytest_istio_sidecar.failure import Failure
 from pytest_istio_sidecar.netfilter import messages
+from pytest_istio_sidecar.netfilter.kernel.unread import not_shown, read_back
 from pytest_istio_sidecar.netfilter.model import HOOKS, Backend, Chain, Family, Rule, Ruleset, Table
 from pytest_istio_sidecar.netfilter.targets import Extended, Goto, Jump, Target
 from pytest_istio_sidecar.netfilter.text.call_graph import first_circle
@@ -22,7 +23,6 @@ from pytest_istio_sidecar.netfilter.text.infer_table import infer_table
 from pytest_istio_sidecar.netfilter.text.parse_match import strict_number
 from pytest_istio_sidecar.netfilter.text.parse_rule import Counters, parse_rule
 from pytest_istio_sidecar.netfilter.text.tokens import LINE, OpenQuote, scan, words
-from pytest_istio_sidecar.netfilter.unread import not_shown, read_back
 
 LIMIT = 32 * 2**20
 """Characters beyond which a text is refused; some 300,000 rules."""

@@ -1,7 +1,7 @@
 """One packet's traversal of the hooks, from where it enters to where it leaves.
 
 Knows what the kernel does with a packet between tables: tracking, routing, coming back in through lo; the
-order is `netfilter/hooks`'. Does not know what to do about answers that are not known (`trace`).
+order is `netfilter/kernel/hooks`'. Does not know what to do about answers that are not known (`trace`).
 Invariant: an instance is used once.
 
 Semantics: docs/semantics.md, 2 and 3.
@@ -11,8 +11,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from pytest_istio_sidecar.netfilter.actions import Action, is_about_tracking
-from pytest_istio_sidecar.netfilter.hooks import (
+from pytest_istio_sidecar.netfilter.kernel.actions import Action, is_about_tracking
+from pytest_istio_sidecar.netfilter.kernel.hooks import (
     AT_DEVICES,
     FIRST,
     STANDS,

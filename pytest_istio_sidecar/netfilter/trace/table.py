@@ -13,8 +13,8 @@ from typing import NamedTuple
 
 from pytest_istio_sidecar.errors import UsageProblem
 from pytest_istio_sidecar.netfilter import messages
-from pytest_istio_sidecar.netfilter.actions import Action, action_of, effect_of
-from pytest_istio_sidecar.netfilter.hooks import FIRST, BaseChain, base_chains
+from pytest_istio_sidecar.netfilter.kernel.actions import Action, action_of, effect_of
+from pytest_istio_sidecar.netfilter.kernel.hooks import FIRST, BaseChain, base_chains
 from pytest_istio_sidecar.netfilter.matches import Match
 from pytest_istio_sidecar.netfilter.model import Backend, Rule, Ruleset, Table
 from pytest_istio_sidecar.netfilter.targets import Block, Goto, Inner, Jump, Redirect, Target, Tproxy

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 from pytest_istio_sidecar.markup import html_table
-from pytest_istio_sidecar.netfilter.hooks import (
+from pytest_istio_sidecar.netfilter.kernel.hooks import (
     Legs,
     Order,
     UnreadChain,
@@ -22,6 +22,7 @@ from pytest_istio_sidecar.netfilter.hooks import (
     orders,
     unread_chains,
 )
+from pytest_istio_sidecar.netfilter.kernel.unread import notes_of, reason
 from pytest_istio_sidecar.netfilter.matches import Hidden
 from pytest_istio_sidecar.netfilter.model import Rule, Rules, Ruleset
 from pytest_istio_sidecar.netfilter.namespace.routing import Routing
@@ -37,7 +38,6 @@ from pytest_istio_sidecar.netfilter.trace.table import (
     Step,
     compile_ruleset,
 )
-from pytest_istio_sidecar.netfilter.unread import notes_of, reason
 
 V = TypeVar("V")
 

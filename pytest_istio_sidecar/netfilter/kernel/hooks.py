@@ -18,6 +18,7 @@ from math import prod
 from operator import itemgetter
 from typing import Literal, NamedTuple, TypeVar
 
+from pytest_istio_sidecar.netfilter.kernel.unread import with_unread_legacy
 from pytest_istio_sidecar.netfilter.matches import Mark, asks_for_marks
 from pytest_istio_sidecar.netfilter.model import (
     TABLES,
@@ -32,7 +33,6 @@ from pytest_istio_sidecar.netfilter.model import (
 from pytest_istio_sidecar.netfilter.packet import Fate
 from pytest_istio_sidecar.netfilter.routes import RoutingPolicy
 from pytest_istio_sidecar.netfilter.targets import Goto, Jump, Redirect, Tproxy, Translate
-from pytest_istio_sidecar.netfilter.unread import with_unread_legacy
 
 C = TypeVar("C")
 ChainType = Literal["filter", "route", "nat"]
