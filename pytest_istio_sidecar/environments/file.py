@@ -9,7 +9,7 @@ from __future__ import annotations
 import stat
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NoReturn, Self
 
@@ -24,6 +24,7 @@ from pytest_istio_sidecar.machine.progress import Progress
 from pytest_istio_sidecar.netfilter.model import Backend, Family, PodRules, Ruleset, joined
 from pytest_istio_sidecar.netfilter.packet import Host
 from pytest_istio_sidecar.netfilter.text.forms import read_text
+from pytest_istio_sidecar.netfilter.text.nft_join import beside
 from pytest_istio_sidecar.netfilter.text.parse_save import OWN
 from pytest_istio_sidecar.netfilter.text.state import LOADED
 
@@ -164,15 +165,19 @@ def read_given(specifications: Sequence[str], folder: Path | None = None) -> Giv
         for (_, _, name), rules in zip(named, read, strict=True)
         for note in rules.notes
     ]
-    listings = [listing for rules in read for listing in rules.rulesets]
-    single = len(named) == len(listings) == 1 and LOADED not in notes
+    listings: list[Ruleset] = []
+    natives: list[Ruleset] = []
+    for rules in read:
+        for listing in rules.rulesets:
+            by_nft = rules.native_read and listing.backend is Backend.NF_TABLES
+            (natives if by_nft else listings).append(listing)
+    single = len(named) == len(listings) == 1 and not natives and LOADED not in notes
     alone = tuple(_alone(listings[0], *texts.values())) if single else ()
+    whole = PodRules(rulesets=tuple(map(joined, _by_back_end(listings))))
+    if natives:
+        whole = beside(PodRules(rulesets=tuple(map(joined, _by_back_end(natives)))), whole.rulesets)
     return Given(
-        rules=PodRules(
-            rulesets=tuple(map(joined, _by_back_end(listings))),
-            notes=(*alone, *notes),
-            native_tables=tuple(name for rules in read for name in rules.native_tables),
-        ),
+        rules=replace(whole, notes=(*alone, *notes, *whole.notes), native_read=bool(natives)),
         alone=alone,
         texts=texts,
     )

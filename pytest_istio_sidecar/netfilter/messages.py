@@ -243,17 +243,17 @@ TOO_MANY_LISTINGS = Message(
     "the text holds more than {limit} listings, and so is none of one pod",
     help="give the part that is of one pod",
 )
-NATIVE_FORM = Message(
-    "IS282",
-    "this is nf_tables' own form, as nft list ruleset prints it, which is not read yet",
-    fix="of tables that iptables made, give the output of iptables-nft-save; of Istio's native tables\n"
-    "(table inet istio-proxy-nat) it prints nothing",
-)
 NATIVE_CUT_OFF = Message(
     "IS283",
     "the listing of nft that begins here has no end: a brace is not closed",
     cause="the command was stopped, or its output not wholly stored",
     fix="list the ruleset again",
+)
+NFT_LACKS = Message(
+    "IS298",
+    "iptables shows rules of IPv{family} in table {table}, and nft's listing beside it has no such table",
+    cause="nft's listing is of some tables only, of another pod or of another moment",
+    fix="give what nft list ruleset prints, of the same pod and whole",
 )
 LOADED_AFTER = Message(
     "IS284",

@@ -12,6 +12,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 
+from pytest_istio_sidecar.errors import ParseError
+from pytest_istio_sidecar.netfilter import messages
 from pytest_istio_sidecar.netfilter.diagram.intervals import Interval
 from pytest_istio_sidecar.netfilter.kernel.hooks import base_chains
 from pytest_istio_sidecar.netfilter.matches import (
@@ -28,7 +30,7 @@ from pytest_istio_sidecar.netfilter.matches import (
     Range,
     Transport,
 )
-from pytest_istio_sidecar.netfilter.model import TABLES, Chain, PodRules, Rule, Ruleset, Table
+from pytest_istio_sidecar.netfilter.model import TABLES, Backend, Chain, PodRules, Rule, Ruleset, Table
 from pytest_istio_sidecar.netfilter.relations import KEYS, Interfaces, Relation, Unmodelled
 from pytest_istio_sidecar.netfilter.targets import Extended, Goto, Jump, Statement, Target, Verdict
 from pytest_istio_sidecar.netfilter.text.nft_values import TCP_FLAGS
@@ -36,6 +38,44 @@ from pytest_istio_sidecar.netfilter.text.nft_values import TCP_FLAGS
 _XT_MATCH, _XT_TARGET = "xt match ", "xt target "
 Known = tuple[str, tuple[Interval, ...] | tuple[str, ...], int | None, bool]
 """What a relation says, apart from its text."""
+
+
+def beside(pod: PodRules, saved: Sequence[Ruleset]) -> PodRules:
+    """Nft's rules beside what iptables lists of the same namespace, each back end once.
+
+    Args:
+        pod: from `parse_nftables`.
+        saved: of any family and back end; one that does not tell its back end and shows a table that nft
+            shows, too, is nf_tables'.
+
+    Raises:
+        ParseError: iptables shows rules in a table that nft's listing lacks, which claims to be whole.
+    """
+    of_nf_tables = [each for each in saved if _is_of_nf_tables(each, pod)]
+    for listing in of_nf_tables:
+        native = next(ruleset for ruleset in pod.rulesets if ruleset.family == listing.family)
+        lacking = [] if native.unread else _only_in(listing, native)
+        if lacking:
+            raise ParseError(messages.NFT_LACKS(family=listing.family, table=lacking[0].name))
+    both = joined_with(pod, of_nf_tables)
+    others = [each for each in saved if not any(each is one for one in of_nf_tables)]
+    return replace(both, rulesets=(*others, *both.rulesets))
+
+
+def _is_of_nf_tables(listing: Ruleset, pod: PodRules) -> bool:
+    if listing.backend is not None:
+        return listing.backend is Backend.NF_TABLES
+    return any(table.name in ruleset for table in listing.tables for ruleset in pod.of_family(listing.family))
+
+
+def _only_in(saved: Ruleset, native: Ruleset) -> list[Table]:
+    """The tables with a say that iptables shows and nft does not."""
+    return [
+        table
+        for table in saved.tables
+        if table.name not in native
+        and any(chain.rules or chain.policy not in (None, "ACCEPT") for chain in table.chains)
+    ]
 
 
 def joined_with(pod: PodRules, saved: Sequence[Ruleset]) -> PodRules:
@@ -46,17 +86,35 @@ def joined_with(pod: PodRules, saved: Sequence[Ruleset]) -> PodRules:
         saved: from iptables-nft-save and ip6tables-nft-save, of the same namespace.
 
     A table all of whose rules are the same in both becomes iptables' own; in others, rule by rule. Where the
-    two differ, nft's rule stays, and `PodRules.notes` says so.
+    two differ, nft's rule stays, and `PodRules.notes` says so; also where nft shows no such table, unless it
+    was asked for some tables only: then the others are as iptables shows them.
     """
     notes: list[str] = []
     rulesets = []
     for ruleset in pod.rulesets:
         own = next((each for each in saved if each.family == ruleset.family), None)
-        if own is not None:
-            tables = tuple(_table(table, own, notes) for table in ruleset.tables)
-            ruleset = replace(ruleset, tables=tables, writer=own.writer)  # noqa: PLW2901
-        rulesets.append(ruleset)
+        rulesets.append(ruleset if own is None else _ruleset(ruleset, own, notes))
     return replace(pod, rulesets=tuple(rulesets), notes=(*pod.notes, *dict.fromkeys(notes)))
+
+
+def _ruleset(native: Ruleset, saved: Ruleset, notes: list[str]) -> Ruleset:
+    tables = tuple(_table(table, saved, notes) for table in native.tables)
+    if native.unread:
+        tables += tuple(table for table in saved.tables if table.name not in native)
+    else:
+        notes += [
+            f"iptables-nft-save shows rules in table {table.name} of IPv{native.family}, nft no such table: "
+            "they are not judged"
+            for table in _only_in(saved, native)
+        ]
+    return replace(
+        native,
+        tables=tables,
+        writer=saved.writer,
+        pod=saved.pod,
+        unread=native.unread & saved.unread,
+        beside_legacy=native.beside_legacy or saved.beside_legacy,
+    )
 
 
 def _table(table: Table, saved: Ruleset, notes: list[str]) -> Table:
