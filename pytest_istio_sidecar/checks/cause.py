@@ -156,8 +156,8 @@ def _missing(there: Trace, main: Ruleset, expectation: _Expectation) -> Iterator
     if rules and not any(rule.chain.startswith(PREFIX) for rule in main.rules()):
         yield f"no chain of Istio's has a rule here, and Istio {expectation.version} makes some"
         return
-    for where, found in _by_chain(rules):
-        texts = ", ".join(f"`{rule.text.removeprefix(f'-A {rule.chain} ')}`" for rule in found)
+    for where, of_chain in _by_chain(rules):
+        texts = ", ".join(f"`{rule.text.removeprefix(f'-A {rule.chain} ')}`" for rule in of_chain)
         yield f"{where} lacks Istio {expectation.version}'s {texts}"
 
 
@@ -173,9 +173,9 @@ def _additional(
         and _end(_without(here, met, traced)) != _end(traced)
     ]
     for backend in dict.fromkeys(_other(rulesets, main, met) for met in rules):
-        for where, found in _by_chain([met for met in rules if _other(rulesets, main, met) == backend]):
-            numbers = [rule.number for rule in found]
-            first = min(found, key=lambda rule: rule.number)
+        for where, of_chain in _by_chain([met for met in rules if _other(rulesets, main, met) == backend]):
+            numbers = [rule.number for rule in of_chain]
+            first = min(of_chain, key=lambda rule: rule.number)
             place = f" ({first.location})" if first.location else ""
             are = "is" if len(numbers) == 1 else "are"
             yield f"{numbered(numbers)} of {where}{backend}{place} {are} not Istio {expectation.version}'s"

@@ -229,9 +229,11 @@ def _parted(
     outcomes, *others = fates(
         [rules] if known_in is None else [rules, known_in], hook, host=host, family=family
     )
-    judged = _told(outcomes, meant, ports).judged(_judged)
+    judged = _by_meaning(outcomes, meant, ports).judged(_judged)
     for other in others:
-        doubtful = _told(other, _is_undecided, ports).judged(lambda answers: _judged(answers) is not False)
+        doubtful = _by_meaning(other, _is_undecided, ports).judged(
+            lambda answers: _judged(answers) is not False
+        )
         judged = judged.beside(doubtful, lambda verdict, doubt: None if verdict is doubt is True else verdict)
     partition = judged.partition().relabelled(
         of_direction(allowed, DIRECTIONS[hook], family),
@@ -246,7 +248,7 @@ def _parted(
     return parts.get(True, []), parts.get(False, [])
 
 
-def _told(outcomes: Fates, meant: Callable[[Outcome, bool], bool], ports: Collection[int]) -> Fates:
+def _by_meaning(outcomes: Fates, meant: Callable[[Outcome, bool], bool], ports: Collection[int]) -> Fates:
     """Of each outcome whether it is meant, and whether it is unknown."""
     return outcomes.labelled(
         lambda outcome, there: [(meant(outcome, there), outcome.fate is Fate.UNKNOWN)], ports=ports
@@ -263,9 +265,9 @@ def _is_captured(outcome: Outcome, there: bool) -> bool:
 
 def _judged(answers: Collection[Hashable]) -> bool | None:
     """Whether all outcomes are meant, of which each is told with whether it is unknown; None: in doubt."""
-    told = [answer for answer in answers if isinstance(answer, tuple)]
-    verdicts = {meant for meant, _ in told}
-    if len(verdicts) > 1 or (any(unknown for _, unknown in told) and verdicts != {True}):
+    outcomes = [answer for answer in answers if isinstance(answer, tuple)]
+    verdicts = {meant for meant, _ in outcomes}
+    if len(verdicts) > 1 or (any(unknown for _, unknown in outcomes) and verdicts != {True}):
         return None
     return bool(verdicts.pop())
 

@@ -32,11 +32,11 @@ def check_replicas(rules: PodRules, others: Mapping[str, PodRules]) -> list[Find
             cause="their sidecars were injected with different options, or somebody changed one of them",
         )
         for name, other in others.items()
-        if _held(other) != _held(rules)
+        if _signature(other) != _signature(rules)
     ]
 
 
-def _held(rules: PodRules) -> list[tuple[object, ...]]:
+def _signature(rules: PodRules) -> list[tuple[object, ...]]:
     """What the pod has, whichever empty back ends were read beside it."""
     return [
         (ruleset.family, ruleset.backend, ruleset.tables)

@@ -124,10 +124,10 @@ def release_of(options: argparse.Namespace, read: Given | None = None) -> tuple[
         raise UsageProblem(messages.OPTION_OF_RELEASE())
     if read is not None and read.options is not None and not options.option:
         return version, read.options
-    return version, told(options.option, version)
+    return version, options_of(options.option, version)
 
 
-def told(pairs: Sequence[str], version: str | None) -> IstioOptions:
+def options_of(pairs: Sequence[str], version: str | None) -> IstioOptions:
     """What a release is told; what it passes over is told on standard error.
 
     Raises:

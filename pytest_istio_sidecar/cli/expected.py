@@ -6,7 +6,7 @@ import argparse
 import json
 import sys
 
-from pytest_istio_sidecar.cli.command import Commands, Status, add_command, add_option_argument, told
+from pytest_istio_sidecar.cli.command import Commands, Status, add_command, add_option_argument, options_of
 
 
 def add(commands: Commands) -> None:
@@ -29,7 +29,7 @@ def run(options: argparse.Namespace) -> Status:
     from pytest_istio_sidecar.istio.versions import known_release
     from pytest_istio_sidecar.netfilter.text.render import render_save
 
-    asked = told(options.option, options.version)
+    asked = options_of(options.option, options.version)
     ruleset = expected_ruleset(options.version, family=options.family, options=asked)
     known = known_release(options.version)
     if known != options.version:

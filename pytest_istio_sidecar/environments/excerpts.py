@@ -128,16 +128,16 @@ def _spec(spec: Json) -> Json:
 
 def _container(container: Json) -> Json:
     own = ("command", "args") if container.get("name") in _OF_ISTIO else ()
-    told = _TOLD if container.get("name") in _OF_ISTIO else frozenset()
+    kept_names = _TOLD if container.get("name") in _OF_ISTIO else frozenset()
     return {
         **_pick(container, ("name", "image", "ports", "securityContext", "restartPolicy", *own)),
-        "env": [_variable(variable, told) for variable in container.get("env", [])],
+        "env": [_variable(variable, kept_names) for variable in container.get("env", [])],
         "volumeMounts": [_pick(mount, ("name", "mountPath")) for mount in container.get("volumeMounts", [])],
     }
 
 
-def _variable(variable: Json, told: frozenset[str]) -> Json:
-    kept = variable.get("name") in told and "value" in variable
+def _variable(variable: Json, names: frozenset[str]) -> Json:
+    kept = variable.get("name") in names and "value" in variable
     return {"name": variable.get("name"), "value": variable["value"] if kept else REMOVED}
 
 

@@ -130,11 +130,6 @@ class Given:
     options: IstioOptions | None = None
 
 
-def read_listings(specifications: Sequence[str]) -> PodRules:
-    """Read rules as `read_given` does."""
-    return read_given(specifications).rules
-
-
 def read_given(specifications: Sequence[str], folder: Path | None = None) -> Given:
     """Read what `--istio-table` and RULES name: `[ip6:][legacy:|nft:|native:]FILE`, or one FOLDER.
 
@@ -243,8 +238,8 @@ def _is_folder(name: str) -> bool:
 def _of_folder(path: Path) -> Given:
     from pytest_istio_sidecar.environments.evidence_folder import read_folder
 
-    told = read_folder(path)
-    return Given(rules=told.rules, texts=told.texts, version=told.version, options=told.options)
+    kept = read_folder(path)
+    return Given(rules=kept.rules, texts=kept.texts, version=kept.version, options=kept.options)
 
 
 def _file_of(specification: str) -> tuple[Family | None, Backend | None, str]:

@@ -113,10 +113,10 @@ def _captured(judged: Judged | Report) -> Iterator[tuple[str, str]]:
 def _by_design(texts: Sequence[str], direction: str, unexpected: Sequence[str]) -> Iterator[str]:
     """What gets by in a direction; where some of all is not by design, that and the rest each marked."""
     against = {text.replace(f"{direction} ", "", 1) for text in unexpected}
-    found = [text for text in texts if text in against]
+    outcomes = [text for text in texts if text in against]
     meant = [text for text in texts if text not in against]
-    if found:
-        yield f"NOT BY DESIGN: {'; '.join(found)}"
+    if outcomes:
+        yield f"NOT BY DESIGN: {'; '.join(outcomes)}"
     if meant:
         yield ("by design: " if unexpected else "") + "; ".join(meant)
 

@@ -83,7 +83,7 @@ def capture_of(
     """
     capture = Capture(
         release=f"Istio {version}",
-        lines=[["rules", _held(rules)]],
+        lines=[["rules", _rules_line(rules)]],
         bypasses=None,
         unseen=[],
         comparison=None,
@@ -169,7 +169,7 @@ def _ordinary(rules: PodRules, host: Host) -> Iterable[Trace]:
         return
 
 
-def _held(rules: PodRules) -> str:
+def _rules_line(rules: PodRules) -> str:
     parts = []
     for ruleset in rules.rulesets:
         count = "not read" if is_unread(ruleset) else sum(1 for _ in ruleset.rules()) or "none"

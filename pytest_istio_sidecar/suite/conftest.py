@@ -54,8 +54,8 @@ def today() -> date:
 @pytest.fixture(scope="session")
 def allowed(reviewed_bypasses, sidecar_pod, today) -> tuple[Bypass, ...]:
     """The packets that reviews of this project allow the pod to let by, on this day."""
-    held = (entry for entry in reviewed_bypasses if entry.holds(pod=sidecar_pod.name, today=today))
-    return tuple(entry.packets for entry in held)
+    in_force = (entry for entry in reviewed_bypasses if entry.holds(pod=sidecar_pod.name, today=today))
+    return tuple(entry.packets for entry in in_force)
 
 
 @pytest.fixture
@@ -74,9 +74,9 @@ def claim(
         try:
             assertion(meant, *arguments, **named)
         except VerdictAgainst as problem:
-            told = " and ".join(f"{name}={value}" for name, value in istio_options.changed().items())
+            options = " and ".join(f"{name}={value}" for name, value in istio_options.changed().items())
             pytest.skip(
-                f"Istio {istio_version}, told {told or 'nothing'}, means otherwise: {summary_of(problem)}"
+                f"Istio {istio_version}, told {options or 'nothing'}, means otherwise: {summary_of(problem)}"
             )
         if "allowed" in signature(assertion).parameters:
             named["allowed"] = allowed
@@ -179,9 +179,9 @@ def dead_rules(_captures_outbound, iptables_nat, sidecar_pod) -> dict[str, list[
 
     A rule that stands there several times is among them where no packet matches any of its copies.
     """
-    found = _dead(iptables_nat, sidecar_pod.host)
+    dead = _dead(iptables_nat, sidecar_pod.host)
     copies = Counter(map(text_of, iptables_nat.chain("ISTIO_OUTPUT")))
-    return {text: findings for text, findings in found.items() if len(findings) == copies[text]}
+    return {text: findings for text, findings in dead.items() if len(findings) == copies[text]}
 
 
 @pytest.fixture(scope="session")
@@ -191,11 +191,11 @@ def meant_dead(_captures_outbound, expected, sidecar_pod) -> dict[str, list[Find
 
 
 def _dead(nat: Table, host: Host) -> dict[str, list[Finding]]:
-    found: dict[str, list[Finding]] = {}
+    by_text: dict[str, list[Finding]] = {}
     for finding in check_dead_rules(nat, host=host):
         if finding.rule is not None and finding.rule.chain == "ISTIO_OUTPUT":
-            found.setdefault(text_of(finding.rule), []).append(finding)
-    return found
+            by_text.setdefault(text_of(finding.rule), []).append(finding)
+    return by_text
 
 
 @pytest.fixture

@@ -106,7 +106,12 @@ class Cluster:
             self.kubectl("delete", "namespaces", *passing, "--wait=false")
 
     def install(self, istioctl: Path, *flags: str) -> None:
-        """Install Istio; where that fails, so does the test, with what the control plane has to say of it."""
+        """Install Istio where none is; where that fails, so does the test, with what the cluster says of it.
+
+        What an earlier test left goes first: two istiods of the double would each write an authority of
+        their own over the other's, and the new one might never see its own for long enough to be ready.
+        """
+        self.empty()
         argv = (istioctl, "install", "-y", f"--kubeconfig={self.kubeconfig}", *flags)
         done = self.testbed.run(*argv, check=False)
         if done.returncode:

@@ -34,6 +34,7 @@ def mesh(
 ) -> Iterator[Cluster]:
     """The cluster with the double installed, and two injected pods: httpbin in `lab`, client in `mesh`."""
     cluster.load(istio_images(VERSION))
+    cluster.empty()
     done = call(cluster, *INSTALL)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "✔ Installation complete" in done.stdout

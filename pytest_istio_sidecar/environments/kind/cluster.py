@@ -29,6 +29,11 @@ if TYPE_CHECKING:
 ALREADY_THERE = "node(s) already exist"
 """kind, pkg/cluster/internal/create/create.go, alreadyExists; nothing has been made then."""
 
+PORT_TAKEN = "address already in use"
+"""Docker's word where a port of the host is taken. kind looks for a free one for the API server and lets go
+of it (pkg/cluster/internal/providers/common/getport.go), so that anybody may take it before Docker does."""
+_ATTEMPTS = 3
+
 QUESTION_SECONDS = 60.0
 _DELETE_SECONDS = 180.0
 
@@ -40,6 +45,11 @@ class KindFailed(EnvironmentProblem):
     def already_there(self) -> bool:
         """Whether it was for a cluster of the same name, made by somebody else."""
         return ALREADY_THERE in str(self)
+
+    @property
+    def port_taken(self) -> bool:
+        """Whether a port that was free when kind looked was somebody else's when the engine asked for it."""
+        return PORT_TAKEN in str(self)
 
 
 @cache
@@ -108,7 +118,7 @@ class Cluster:
         return self.name in answer.stdout.split()
 
     def create(self, config: Path | None) -> Self:
-        """Make it.
+        """Make it; again, with other ports, where somebody took one that kind had chosen.
 
         Args:
             config: kind's configuration file; None: kind's defaults.
@@ -116,7 +126,15 @@ class Cluster:
         Raises:
             KindFailed: kind refused, or did not get done in time.
         """
-        _driver()(self).create(config)
+        for attempt in range(1, _ATTEMPTS + 1):
+            try:
+                _driver()(self).create(config)
+            except KindFailed as problem:
+                if not problem.port_taken or attempt == _ATTEMPTS:
+                    raise
+                self._progress.line("a port that kind had chosen was taken meanwhile: once more")
+            else:
+                break
         return self
 
     def adopt(self) -> Self:
@@ -180,6 +198,11 @@ _KNOWN = (
         re.escape(ALREADY_THERE),
         "a cluster of this name is there already",
         "--istio-reuse, or another --cluster-name",
+    ),
+    Advice(
+        PORT_TAKEN,
+        "a port of this machine that the cluster is to have is taken",
+        "in the file of --istio-kind-config leave out hostPort and apiServerPort, or name free ones",
     ),
     Advice(
         "too many open files",

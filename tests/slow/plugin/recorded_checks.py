@@ -66,12 +66,12 @@ def pytest_sessionfinish() -> None:
 
 def main(path: str, version: str, *pairs: str) -> None:
     """Judge a listing, and note the same."""
-    from pytest_istio_sidecar.environments.file import read_listings
+    from pytest_istio_sidecar.environments.file import read_given
     from pytest_istio_sidecar.istio.options import IstioOptions
     from pytest_istio_sidecar.netfilter.packet import Host
     from pytest_istio_sidecar.selftest.judge import judge
 
-    list(judge(read_listings([path]), version, options=IstioOptions.from_pairs(pairs), host=Host()))
+    list(judge(read_given([path]).rules, version, options=IstioOptions.from_pairs(pairs), host=Host()))
     pytest_sessionfinish()
 
 

@@ -147,6 +147,20 @@ def test_a_step_that_fails_is_told_in_its_own_words_and_leaves_nothing(bench: Be
     assert bench.left() == []
 
 
+def test_a_port_that_is_taken_between_kind_and_the_engine_costs_no_run(bench: Bench) -> None:
+    status, output = bench.run(faults="create:port-taken-once")
+    assert status == 0, output
+    assert bench.left() == []
+
+
+def test_a_port_that_stays_taken_is_told_with_what_helps(bench: Bench) -> None:
+    status, output = bench.run(faults="create:port-taken")
+    assert status == 1
+    assert sum(call[:2] == ["kind", "create"] for call in bench.calls()) == 3
+    assert "a port of this machine that the cluster is to have is taken" in output
+    assert bench.left() == []
+
+
 @pytest.mark.parametrize("phase", PHASES)
 def test_a_step_that_hangs_ends_at_the_deadline_with_its_last_words(bench: Bench, phase: str) -> None:
     begin = time.monotonic()

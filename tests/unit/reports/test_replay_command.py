@@ -28,7 +28,7 @@ from pytest_istio_sidecar import (
 )
 from pytest_istio_sidecar.checks.comparison.expectation import completed, expected_of
 from pytest_istio_sidecar.cli import main
-from pytest_istio_sidecar.environments.file import read_listings
+from pytest_istio_sidecar.environments.file import read_given
 from pytest_istio_sidecar.istio.options import IstioOptions
 from pytest_istio_sidecar.netfilter.model import joined
 from pytest_istio_sidecar.netfilter.trace.trace import Trace
@@ -195,7 +195,7 @@ def test_listings_of_single_tables_are_named_each() -> None:
 def test_what_was_not_read_is_not_read_either_where_the_command_is_run(
     names: list[str], version: str
 ) -> None:
-    rules = read_listings([str(LAB.parent / name) for name in names])
+    rules = read_given([str(LAB.parent / name) for name in names]).rules
     if version:
         rules = completed(rules, expected_of(rules, version, IstioOptions()))
     for packet in (inbound(80), inbound(15008), outbound(FAR, 443), outbound(FAR, 443, uid=1337, gid=1337)):

@@ -42,6 +42,15 @@ def begin(command):
     if fault == "exist":
         print('ERROR: node(s) already exist for a cluster with the name "one"', file=sys.stderr)
         sys.exit(1)
+    if fault == "port-taken" or (fault == "port-taken-once" and not (HOME / "port-taken").exists()):
+        (HOME / "port-taken").touch()
+        print(
+            "docker: Error response from daemon: driver failed programming external connectivity on endpoint "
+            "one-control-plane (f52bfd07): Error starting userland proxy: listen tcp4 127.0.0.1:38669: bind: "
+            "address already in use",
+            file=sys.stderr,
+        )
+        sys.exit(1)
     if fault == "no-engine":
         print("ERROR: Cannot connect to the Docker daemon at unix:///var/run/docker.sock.", file=sys.stderr)
         sys.exit(1)
