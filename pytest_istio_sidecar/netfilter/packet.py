@@ -105,14 +105,14 @@ class Host:
     @cached_property
     def policies(self) -> Mapping[int, RoutingPolicy]:
         """Of each family the rules and routes that lead packets elsewhere than addresses tell; else none."""
-        return {each.family: each for each in self.routes if not each.is_plain(self._own(each.family))}
+        return {each.family: each for each in self.routes if not each.is_plain(self.own_ranges(each.family))}
 
     @cached_property
     def meant(self) -> Host:
         """The same host as its addresses alone describe it."""
         return Host(interfaces=self.interfaces)
 
-    def _own(self, family: int) -> list[Interval]:
+    def own_ranges(self, family: int) -> list[Interval]:
         """The addresses that are the host's own, as numbers."""
         return [
             (int(interface.network.network_address), int(interface.network.broadcast_address))

@@ -160,13 +160,23 @@ class Traversal:
         return self._nat.split(loopback, self._dropped(transit), onward)
 
     def leave(self, transit: Transit, then: Next) -> Node:
-        astray = transit.outcome.fate is Fate.REDIRECTED and transit.route not in (ENTERED, LO)
-        if transit.route == LOST or (astray and self._lookup is not None):
+        if transit.route == LOST:
             return self._dropped(transit)
         skb = transit.skb
         if transit.route != ENTERED:
             skb = skb._replace(outgoing=transit.route)
-        return then(transit._replace(skb=skb))
+        onward = then(transit._replace(skb=skb))
+        if self._lookup is None or transit.route in (ENTERED, LO):
+            return onward
+        return self._nat.split(self._sent_home(transit), self._dropped(transit), onward)
+
+    def _sent_home(self, transit: Transit) -> Node:
+        """Which packets nat sent to this host itself."""
+        fate = transit.outcome.fate
+        if fate is not Fate.TRANSLATED:
+            return self._diagrams.constant(fate is Fate.REDIRECTED)
+        own = list(joined(self._fields.host.own_ranges(self._fields.family)))
+        return self._nat.among("destination", transit.skb.destination, own)
 
     def loop_back(self, transit: Transit, then: Next) -> Node:
         skb = transit.skb

@@ -145,10 +145,14 @@ class Traversal:
         self._route = self._taken(taken)
         return self._has_route_from_loopback()
 
-    def _is_with_envoy(self) -> bool:
-        """Whether what was redirected to this host also comes there: rules and routes may lead elsewhere."""
-        if self.fate is Fate.REDIRECTED and self.routing.policy(self.skb.family) is not None:
-            return self._drop(f"redirected to {self.destination}, but routed by {self._route}")
+    def _is_at_home(self) -> bool:
+        """Whether what nat sent to this host also comes there: rules and routes may lead it elsewhere."""
+        if self.routing.policy(self.skb.family) is None:
+            return True
+        to_itself = self.fate is Fate.TRANSLATED and self.routing.is_local(self.skb.destination_address)
+        if self.fate is Fate.REDIRECTED or to_itself:
+            verb = "translated" if to_itself else "redirected"
+            return self._drop(f"{verb} to {self.destination}, but routed by {self._route}")
         return True
 
     def _taken(self, taken: Taken) -> str:
@@ -175,7 +179,7 @@ class Traversal:
                 return self._discarded()
             self._take(Leg.LOOP)
             return True
-        return self._is_with_envoy()
+        return self._is_at_home()
 
     def _discarded(self) -> bool:
         """It comes in by lo with the route it left by, which takes nothing in (net/ipv6/route.c).
@@ -229,7 +233,7 @@ class Traversal:
             return self._drop(f"{skb.incoming} forwards nothing (sysctl forwarding), also not by {device}")
         skb.outgoing = self._route = device
         self._take(Leg.FORWARD)
-        return self.fate is Fate.DROPPED or self._is_with_envoy()
+        return self.fate is Fate.DROPPED or self._is_at_home()
 
     def _ask(self, chains: tuple[tuple[BaseChain, CompiledChain | UnreadChain], ...]) -> bool:
         """Take the packet through base chains of one place; False when it is dropped there."""

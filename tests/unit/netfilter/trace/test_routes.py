@@ -14,6 +14,7 @@ from pytest_istio_sidecar import (
     trace,
 )
 from pytest_istio_sidecar.checks.cause import cause_of
+from pytest_istio_sidecar.netfilter.space.queries import regions
 from pytest_istio_sidecar.netfilter.text.parse_routes import parse_routes
 
 KERNELS = "0: from all lookup local\n{}32766: from all lookup main\n32767: from all lookup default\n"
@@ -92,6 +93,37 @@ def test_an_own_address_without_its_local_route_is_told_though_the_rules_are_ist
     lost = host(own=ROUTES.replace("local 192.0.2.10 dev eth0 table local", "throw 203.0.113.9 table 55"))
     (finding,) = check_matches_istio(RULES, "1.8.3", host=lost)
     assert finding.summary.startswith("rules and routes of the namespace lead packets elsewhere")
+
+
+DNAT = """*nat
+:PREROUTING ACCEPT [0:0]
+:OUTPUT ACCEPT [0:0]
+-A PREROUTING -p tcp -j DNAT --to-destination {0}:15006
+-A OUTPUT -p tcp -m owner ! --uid-owner 1337 -j DNAT --to-destination {0}:15001
+COMMIT
+"""
+LED_AWAY = "100: from all to 192.0.2.10 lookup 100\n", "default via 192.0.2.20 dev eth0 table 100\n"
+INWARD = {"hook": "PREROUTING", "uid": None, "gid": None, "destination": "192.0.2.10", "source": "192.0.2.20"}
+
+
+@pytest.mark.parametrize("target", ["192.0.2.10", ""], ids=["to its address", "to its port"])
+@pytest.mark.parametrize("way", [INWARD, {"destination": "192.0.2.10"}], ids=["inbound", "outbound"])
+def test_what_nat_sends_to_envoy_is_not_captured_where_a_policy_rule_leads_it_elsewhere(target, way):
+    first = "0: from all lookup local\n"
+    away = Host(
+        routes=(parse_routes(LED_AWAY[0] + KERNELS.format("").replace(first, first.replace("0:", "200:")),
+                             ROUTES + LED_AWAY[1], family=4),),
+    )  # fmt: skip
+    rules = parse_iptables_save(DNAT.format(target))
+    packet = replace(AWAY, **way)
+    assert trace(rules, packet, host=Host()).fate == "translated"
+    seen = trace(rules, packet, host=away)
+    assert seen.fate == "dropped"
+    assert "but routed by eth0" in seen.steps[-1].outcome
+    fates = {
+        region.fate for region in regions(rules, packet.hook, host=away) if str(region.address) == target
+    }
+    assert "translated" not in fates
 
 
 def test_routes_are_the_cause_where_a_packet_fares_otherwise_by_them_and_only_there():
