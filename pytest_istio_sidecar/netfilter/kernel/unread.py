@@ -22,6 +22,9 @@ from pytest_istio_sidecar.netfilter.model import (
 OLD_NAT = frozenset({"PREROUTING", "OUTPUT", "POSTROUTING"})
 """The built-in chains of nat before Linux 2.6.36."""
 
+NFT_UNREAD = "nft could not be asked: what others made with nf_tables itself was not looked for"
+"""A note where iptables-nft alone showed nf_tables, which leaves out what iptables did not make."""
+
 _UNREAD_LEGACY: dict[Family, Ruleset] = {
     family: Ruleset(family=family, backend=Backend.LEGACY, unread=ALL_BUILT_IN) for family in (4, 6)
 }

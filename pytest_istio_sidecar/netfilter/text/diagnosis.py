@@ -76,9 +76,9 @@ KNOWN: tuple[Advice, ...] = (
         "read the other back end too (iptables-legacy-save), and look with nft list ruleset",
     ),
     Advice(
-        r"is incompatible, use 'nft' tool",
-        "the table holds rules that iptables cannot show: nft wrote them, or a newer iptables",
-        "read with a newer iptables-nft-save, for example from the node, or look with nft list ruleset",
+        r"incompatible\b.*use 'nft' tool",
+        "the table holds chains or rules that iptables cannot show: nft wrote them, or a newer iptables",
+        "give what nft list ruleset prints as well, or alone",
     ),
     Advice(
         r"No chain/target/match by that name",

@@ -13,7 +13,7 @@ from pytest_istio_sidecar.errors import ParseError
 from pytest_istio_sidecar.failure import Fact
 from pytest_istio_sidecar.netfilter import messages
 from pytest_istio_sidecar.netfilter.model import Backend, Family, PodRules
-from pytest_istio_sidecar.netfilter.text.blocks import Found, find_blocks
+from pytest_istio_sidecar.netfilter.text.blocks import Form, Found, find_blocks
 from pytest_istio_sidecar.netfilter.text.debris import without_colours, without_margins
 from pytest_istio_sidecar.netfilter.text.diagnosis import diagnose
 from pytest_istio_sidecar.netfilter.text.logs import unwrap
@@ -94,6 +94,7 @@ def _read(
     numbers = (number for block in found.blocks for number, _ in block.lines)
     _refuse_several(names[number] for number in numbers if number in names)
     state = State(family, source, log=found.log, one_pod=_CNI not in unwrapped.scopes)
+    state.beside_nft = any(block.form is Form.NATIVE and not block.of_part for block in found.blocks)
     for block in found.blocks:
         state.take(block)
     rulesets = state.rulesets(backend)

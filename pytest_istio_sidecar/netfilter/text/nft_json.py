@@ -10,6 +10,7 @@ Source: libnftables-json(5).
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
@@ -63,6 +64,8 @@ _DECLARED = frozenset(
     }
 )
 _VERSIONED = "metainfo"
+_FLAGS_SINCE = (1, 0, 9)
+"""Older nft prints in JSON, in place of a table's flags, some word of its memory: it may be one of them."""
 
 
 @dataclass(slots=True)
@@ -122,6 +125,7 @@ class _Reading:
         self.source = source
         self.at = "its beginning"
         self.line = 0
+        self.tells_flags = True
         self.tables: dict[tuple[str, str], _Table] = {}
         self.notes: list[str] = []
 
@@ -136,6 +140,7 @@ class _Reading:
             name, value = next(iter(each.items()))
             known = True
             if name == _VERSIONED:
+                self.tells_flags = _version_of(value) >= _FLAGS_SINCE
                 continue
             self.line = each.get(LINE, 0)
             self.at = f"{name} {value.get('name', value.get('handle', ''))}"
@@ -170,7 +175,8 @@ class _Reading:
             key = (family, value["name"])
             if key in self.tables:
                 self.refuse(messages.NFT_TWICE(what=f"table {family} {value['name']}"))
-            self.tables[key] = _Table(dormant=_is_dormant(value.get("flags") or ()))
+            flags = value.get("flags") or ()
+            self.tables[key] = _Table(dormant=_is_dormant(flags) if self.tells_flags or not flags else None)
             return
         table = self.tables[family, value["table"]]
         if name == "chain":
@@ -265,11 +271,17 @@ class _Reading:
 
 
 def _is_dormant(flags: str | Sequence[str]) -> bool | None:
-    """Whether these flags say so; None: nft 1.0.6 prints another word of its memory for them in JSON."""
+    """Whether these flags say so; None: they are none."""
     named = {flags} if isinstance(flags, str) else set(flags)
     if named <= {"dormant", "owner", "persist"}:
         return "dormant" in named
     return None
+
+
+def _version_of(metainfo: Json) -> tuple[int, ...]:
+    """The version of the nft that wrote JSON; an old one where it does not tell."""
+    told = str(metainfo.get("version", "")) if isinstance(metainfo, dict) else ""
+    return tuple(int(part) for part in re.findall(r"\d{1,9}", told)[:3])
 
 
 def _chain(value: Mapping[str, Json]) -> _Chain:

@@ -27,6 +27,9 @@ from pytest_istio_sidecar.netfilter.text.tokens import LINE, OpenQuote, scan, wo
 LIMIT = 32 * 2**20
 """Characters beyond which a text is refused; some 300,000 rules."""
 
+INCOMPATIBLE = r"\bincompatible\b.*use 'nft' tool"
+"""What iptables-nft remarks of a table with chains or rules that it cannot show, in each version's words."""
+
 OWN = "# Rules of pytest-istio-sidecar: "
 HEADER = f"{OWN}family {{family}}, back end {{backend}}"
 CHAIN_NOT_HERE = "# Chain that is not in this text: "
@@ -195,7 +198,7 @@ class _Text:
             self.beside_legacy = True
         elif line.startswith(CHAIN_NOT_HERE):
             self.elsewhere.add(line.removeprefix(CHAIN_NOT_HERE).strip())
-        elif "is incompatible, use 'nft' tool" in line:
+        elif re.search(INCOMPATIBLE, line):
             self.refuse(messages.NOT_WHOLE())
 
     def _of_family(self, family: Family) -> None:

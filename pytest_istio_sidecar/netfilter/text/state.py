@@ -38,7 +38,7 @@ from pytest_istio_sidecar.netfilter.text.logs import Line
 from pytest_istio_sidecar.netfilter.text.nft_join import beside
 from pytest_istio_sidecar.netfilter.text.nft_text import parse_nftables
 from pytest_istio_sidecar.netfilter.text.parse_list import parse_iptables_list
-from pytest_istio_sidecar.netfilter.text.parse_save import parse_iptables_save
+from pytest_istio_sidecar.netfilter.text.parse_save import INCOMPATIBLE, parse_iptables_save
 
 LOADED = "as loaded at start, not as now: what others loaded before or since is not in the text"
 """A note on a log, and on commands."""
@@ -69,6 +69,8 @@ class State:
     log: bool
     one_pod: bool
     notes: list[str] = field(default_factory=list)
+    beside_nft: bool = False
+    """Whether the text has what nft lists of all that nf_tables has."""
     native_read: bool = False
     """Whether nft listed all that nf_tables has."""
     _failed: bool = False
@@ -127,6 +129,9 @@ class State:
     def _list(self, block: Block) -> None:
         # What a banner says is the parser's to read.
         family = 4 if self.family is None and tells_family(block.lines) else self._family_of(block)
+        if self.beside_nft:
+            # What iptables-nft cannot show is in nft's listing.
+            block.lines = [each for each in block.lines if not re.search(INCOMPATIBLE, each[1])]
         if block.form is Form.S:
             _refuse_picked(block)
         if block.form is Form.L:

@@ -117,10 +117,112 @@ def test_a_command_that_did_not_end_in_time_is_no_answer():
         read_tables(_pod(iptables_nft_save=(None, LEGACY, "")), timeout=1)
 
 
-def test_a_table_that_iptables_cannot_show_is_an_error_though_the_status_is_0():
-    answer = (0, "# Table `nat' is incompatible, use 'nft' tool.\n", "")
-    with pytest.raises(EnvironmentProblem, match="holds rules that iptables did not write"):
+INCOMPATIBLE = [
+    "# Table `nat' is incompatible, use 'nft' tool.\n",
+    "# Table `nat' contains incompatible base-chains, use 'nft' tool to list them.\n",
+]
+
+
+@pytest.mark.parametrize("said", INCOMPATIBLE, ids=["1.8.2", "1.8.9"])
+@pytest.mark.parametrize("on", ["stdout", "stderr"])
+def test_a_table_that_iptables_cannot_show_is_an_error_though_the_status_is_0(said, on):
+    answer = (0, NFT + said, "") if on == "stdout" else (0, NFT, said)
+    with pytest.raises(
+        EnvironmentProblem, match="holds chains or rules that iptables did not write"
+    ) as raised:
         read_tables(_pod(iptables_nft_save=answer), timeout=1)
+    assert "--istio-reader=node or debug" in str(raised.value)
+
+
+def test_a_rule_without_target_is_an_error_where_nft_cannot_show_what_it_does():
+    answer = (0, NFT.replace(" -j RETURN", ""), "")
+    with pytest.raises(EnvironmentProblem, match="`-A PREROUTING -p tcp` has no target"):
+        read_tables(_pod(iptables_nft_save=answer), timeout=1)
+    assert read_tables(_pod(iptables_legacy_save=(0, LEGACY.replace(" -j RETURN", ""), "")), timeout=1)
+
+
+EVIL = """table ip nat {
+	chain PREROUTING {
+		type nat hook prerouting priority dstnat; policy accept;
+		meta l4proto tcp counter packets 5 bytes 300 return
+	}
+	chain evil {
+		type nat hook prerouting priority -150; policy accept;
+		tcp dport 80 dnat to 192.0.2.10:81
+	}
+}
+"""
+
+
+class PodWithNft(PodDouble):
+    """Answers as the pod's nft does: JSON apart from text."""
+
+    def __init__(self, *, json=(1, "", "Error: JSON support not compiled-in\n"), text=None, **answers):
+        super().__init__(**_pod(**answers).answers)
+        self.nft = {"-j": json, "list": text or (127, "", "nft: not found")}
+
+    def run(self, argv, *, timeout):
+        if argv[0] == "nft":
+            self.answers["nft"] = self.nft[argv[1]]
+        return super().run(argv, timeout=timeout)
+
+
+@pytest.mark.parametrize("said", ["", *INCOMPATIBLE], ids=["nothing", "1.8.2", "1.8.9"])
+def test_what_nft_shows_counts_where_iptables_shows_less(said):
+    pod = PodWithNft(text=(0, EVIL, ""), iptables_nft_save=(0, NFT + said, ""))
+    rules = read_tables(pod, timeout=1, pod="demo/httpbin", folder=Path("kept")).rules
+    assert rules.native_read
+    assert [(str(each.backend), each.pod) for each in rules.of_family(4)] == [
+        ("legacy", "demo/httpbin"),
+        ("nf_tables", "demo/httpbin"),
+    ]
+    seen = trace(rules, inbound(80))
+    assert (seen.destination.port, seen.deciding_rule.location) == (81, "kept/nft_list_ruleset.txt:8")
+
+
+def test_rules_that_both_show_take_part_once_and_as_iptables_writes_them():
+    text = EVIL[: EVIL.index("\tchain evil")] + "}\n"
+    pod = PodWithNft(text=(0, text, ""), iptables_nft_save=(0, NFT, ""))
+    rules = read_tables(pod, timeout=1).rules
+    assert [rule.text for ruleset in rules.rulesets for rule in ruleset.rules()] == [
+        "-A PREROUTING -p tcp -j RETURN"
+    ]
+
+
+DOUBTFUL = {
+    "broken off": '{"nftables": [{"metainfo": {"version": "1.0.6"}}, '
+    '{"table": {"family": "ip", "name": "x", "flags": ',
+    "another word": '{"nftables": [{"metainfo": {"version": "1.0.6"}}, '
+    '{"table": {"family": "ip", "name": "nat", "flags": "owner"}}]}',
+}
+
+
+@pytest.mark.parametrize("json", DOUBTFUL.values(), ids=DOUBTFUL)
+def test_nfts_text_counts_where_its_json_does_not_tell_a_tables_flags(json):
+    dormant = EVIL.replace("{\n", "{\n\tflags dormant\n", 1)
+    pod = PodWithNft(json=(0, json, ""), text=(0, dormant, ""))
+    (table,) = read_tables(pod, timeout=1).rules.of_family(4)[1].tables
+    assert table.dormant
+    assert trace(read_tables(pod, timeout=1).rules, inbound(80)).fate == "unchanged"
+
+
+def test_what_is_no_listing_of_nft_is_an_error():
+    with pytest.raises(ParseError):
+        read_tables(PodWithNft(text=(0, EVIL[:-3], "")), timeout=1)
+
+
+@pytest.mark.parametrize("nft", [None, (1, "", "Operation not permitted\n")], ids=["missing", "refused"])
+def test_where_nft_cannot_be_run_its_tables_are_said_not_to_have_been_looked_for(nft):
+    rules = read_tables(PodWithNft(text=nft, json=nft or (127, "", "not found")), timeout=1).rules
+    assert not rules.native_read
+    assert any("what others made with nf_tables itself was not looked for" in note for note in rules.notes)
+
+
+def test_an_nft_that_shows_nothing_where_iptables_shows_rules_is_not_believed():
+    pod = PodWithNft(text=(0, "", ""), iptables_nft_save=(0, NFT, ""))
+    rules = read_tables(pod, timeout=1).rules
+    assert not rules.native_read
+    assert len([rule for ruleset in rules.rulesets for rule in ruleset.rules()]) == 1
 
 
 def test_without_any_front_end_nothing_is_known():
@@ -157,12 +259,10 @@ def test_nf_tables_read_by_an_old_iptables_is_noted_as_untrusted():
     assert any("iptables 1.8.7 read nf_tables" in note for note in notes)
 
 
-def test_tables_of_nf_tables_own_are_noted():
-    listing = "table ip nat {\n}\ntable inet istio {\n}\n"
-    notes = read_tables(_pod(nft=(0, listing, "")), timeout=1).rules.notes
-    assert [note for note in notes if "nf_tables has" in note] == [
-        "nf_tables has the table inet istio, which iptables does not show and which was not checked"
-    ]
+def test_tables_of_nf_tables_own_take_part():
+    own = EVIL.replace("table ip nat", "table inet own")
+    rules = read_tables(PodWithNft(text=(0, own, "")), timeout=1).rules
+    assert trace(rules, inbound(80)).destination.port == 81
 
 
 def test_something_else_than_a_listing_is_refused():

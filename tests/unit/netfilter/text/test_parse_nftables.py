@@ -156,14 +156,15 @@ def test_a_dormant_table_is_told_from_one_whose_flags_cannot_be_read() -> None:
     assert table("flags dormant").dormant is True
     assert table("").dormant is False
     flags = ("dormant", ["dormant", "owner"], "owner", "")
-    told = [in_json({"table": {**TABLE["table"], "flags": flag}}) for flag in (*flags, "ok")]
-    assert [parse_nftables(text).rulesets[0].tables[0].dormant for text in told] == [
-        True,
-        True,
-        False,
-        False,
-        None,
-    ]
+
+    def read(version: str) -> list[bool | None]:
+        """Nft up to 1.0.6 prints a word of its memory there, which somebody can have made one of these."""
+        about = {"metainfo": {"version": version}}
+        told = [in_json(about, {"table": {**TABLE["table"], "flags": flag}}) for flag in (*flags, "ok")]
+        return [parse_nftables(text).rulesets[0].tables[0].dormant for text in told]
+
+    assert read("1.1.3") == [True, True, False, False, None]
+    assert read("1.0.6") == [None, None, None, False, None]
 
 
 def test_counters_handles_and_places_are_kept() -> None:
