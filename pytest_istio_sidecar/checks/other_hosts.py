@@ -12,9 +12,10 @@ from collections.abc import Iterator
 from pytest_istio_sidecar.checks import messages
 from pytest_istio_sidecar.checks.tracing import of_pod
 from pytest_istio_sidecar.errors import Undecided
-from pytest_istio_sidecar.netfilter.matches import Address, Interface
+from pytest_istio_sidecar.netfilter.matches import Address, Interface, Match
 from pytest_istio_sidecar.netfilter.model import Family, Rule, Rules, Ruleset, rulesets_of
 from pytest_istio_sidecar.netfilter.packet import DEFAULT_INTERFACES, Host
+from pytest_istio_sidecar.netfilter.relations import KEYS, Interfaces, Relation
 
 _EXTERNAL = "eth0"
 _MOST = 32
@@ -64,17 +65,44 @@ def _of(rules: Rules | None, family: Family) -> tuple[Ruleset, ...]:
 
 
 def _singled_out(rule: Rule, family: Family) -> Iterator[Host]:
-    names = [_name(match) for match in rule.matches if isinstance(match, Interface) and match.name != "lo"]
+    conditions = list(rule.conditions())
+    names = [name for match in conditions for name in _names(match)]
     name = names[0] if names else _EXTERNAL
-    named = [
-        _address(match) for match in rule.matches if isinstance(match, Address) and _counts(match, family)
-    ]
+    named = [own for match in conditions for own in _addresses(match, family)]
     if not names and not named:
         return
     usual = DEFAULT_INTERFACES[_EXTERNAL]
     for own in named or [""]:
         others = [text for text in usual if (":" in text) != (family == 6)]
         yield Host(interfaces={name: [own, *others] if own else list(usual)})
+
+
+def _names(match: Match) -> Iterator[str]:
+    """An interface that a pod can have and the condition means."""
+    if isinstance(match, Interface) and match.name != "lo":
+        yield _name(match)
+    elif isinstance(match, Interfaces):
+        others = [name for name in match.names if name != "lo"]
+        if match.negated and others:
+            yield "other0"
+        elif not match.negated:
+            yield from (f"{name[:-1]}0" if name.endswith("*") else name for name in others)
+
+
+def _addresses(match: Match, family: Family) -> Iterator[str]:
+    """Addresses that a pod can have and the condition means."""
+    if isinstance(match, Address):
+        if _counts(match, family):
+            yield _address(match)
+        return
+    if not isinstance(match, Relation) or KEYS[match.key].family != family:
+        return
+    top = KEYS[match.key].top
+    for low, high in match.intervals if match.key.endswith(("saddr", "daddr")) else ():
+        # The whole of a network but its first address; or of flags under a mask, one that has these.
+        one = Address(side="destination", family=family, network=low + (low < high), mask=top)
+        if (low, high) != (0, top) and _counts(one, family):
+            yield _ELSEWHERE[family] if match.negated else _address(one)
 
 
 def _name(match: Interface) -> str:

@@ -18,8 +18,17 @@ from pathlib import Path
 from pytest_istio_sidecar.errors import EnvironmentProblem, ParseError
 from pytest_istio_sidecar.failure import Advice, advise
 from pytest_istio_sidecar.machine.command import CommandResult
+from pytest_istio_sidecar.netfilter.kernel.hooks import AT_DEVICES
 from pytest_istio_sidecar.netfilter.kernel.unread import NFT_UNREAD, unread_legacy, with_unread_legacy
-from pytest_istio_sidecar.netfilter.model import ALL_BUILT_IN, Backend, Family, PodRules, Ruleset, joined
+from pytest_istio_sidecar.netfilter.model import (
+    ALL_BUILT_IN,
+    Backend,
+    Family,
+    PodRules,
+    Ruleset,
+    Table,
+    joined,
+)
 from pytest_istio_sidecar.netfilter.text.nft_join import joined_with
 from pytest_istio_sidecar.netfilter.text.nft_text import parse_nftables
 from pytest_istio_sidecar.netfilter.text.parse_list import parse_iptables_list
@@ -110,10 +119,12 @@ def read_tables(
                 unread.append(f"{prefix}-{suffix}")
                 continue
             has_command = True
-            if native is not None and backend is Backend.NF_TABLES and _hides(result):
-                notes.append(f"{prefix}-{suffix} does not show all of nf_tables: nft's listing alone counts")
+            beside_nft = native is not None and backend is Backend.NF_TABLES
+            if beside_nft and not result.succeeded:
+                notes.append(f"{prefix}-{suffix} failed: nft's listing alone counts")
                 continue
-            rulesets.append(_ruleset(result, family, backend, pod=pod, folder=folder))
+            read = _ruleset(result, family, backend, pod=pod, folder=folder, beside_nft=beside_nft)
+            rulesets.append(read)
         rulesets += _silent_legacy(rulesets, family, pod)
         if not has_command:
             # Up to 1.6 there is one command for the one back end there was.
@@ -144,26 +155,51 @@ def _natively(
     """What nft shows of nf_tables, None where it cannot be run; and its answers, the one that counts last.
 
     Its text, where it has no JSON (as in Istio's distroless images of 1.31), or its JSON breaks off or does
-    not tell whether a table is dormant (nft 1.0.6).
+    not tell whether a table is dormant, or at which devices its chains hang (nft 1.0.6).
 
     Raises:
         ParseError: what it prints is no listing in either form.
     """
     answers = [runner.run(["nft", "-j", "list", "ruleset"], timeout=timeout)]
     rules, problem = _parsed_natively(answers[0], folder)
-    if rules is not None and not any(
-        table.dormant is None for ruleset in rules.rulesets for table in ruleset.tables
-    ):
+    if rules is not None and not any(_is_doubtful(table) for each in rules.rulesets for table in each.tables):
         return rules, answers
     answers.append(runner.run(["nft", "list", "ruleset"], timeout=timeout))
     as_text, of_text = _parsed_natively(answers[1], folder)
+    if rules is not None:
+        return rules if as_text is None else _hanging_as(rules, as_text), answers[::-1]
     if as_text is not None:
         return as_text, answers
-    if rules is not None:
-        return rules, answers[::-1]
     if of_text or problem:
         raise of_text or problem  # type: ignore[misc]
     return None, answers
+
+
+def _is_doubtful(table: Table) -> bool:
+    """Whether JSON does not tell whether, or where, chains of a table hang."""
+    hanging = (chain.registered for chain in table.chains if chain.registered is not None)
+    return table.dormant is None or any(at.hook in AT_DEVICES and not at.devices for at in hanging)
+
+
+def _hanging_as(rules: PodRules, as_text: PodRules) -> PodRules:
+    """The rules of JSON, which shows more of each, hanging where the text tells."""
+
+    def hanging(ruleset: Ruleset) -> Ruleset:
+        (there,) = as_text.of_family(ruleset.family)
+        return replace(ruleset, tables=tuple(_hanging_table(table, there) for table in ruleset.tables))
+
+    return replace(rules, rulesets=tuple(map(hanging, rules.rulesets)))
+
+
+def _hanging_table(table: Table, there: Ruleset) -> Table:
+    if table.name not in there or not _is_doubtful(table):
+        return table
+    own = there.table(table.name)
+    chains = tuple(
+        replace(chain, registered=own.chain(chain.name).registered) if chain.name in own else chain
+        for chain in table.chains
+    )
+    return replace(table, dormant=own.dormant, chains=chains)
 
 
 def _parsed_natively(result: CommandResult, folder: Path | None) -> tuple[PodRules | None, ParseError | None]:
@@ -204,11 +240,6 @@ def _joined(
     return replace(both, rulesets=(*others, *placed), pod=pod)
 
 
-def _hides(result: CommandResult) -> bool:
-    """Whether iptables-nft failed, or says that there are chains or rules that it cannot show."""
-    return not result.succeeded or re.search(INCOMPATIBLE, result.stdout + result.stderr) is not None
-
-
 def _refuse_misprinted(rulesets: list[Ruleset], commands: list[CommandResult], pod: str) -> None:
     """Refuse a rule that does nothing: iptables-nft prints so a rule of which it can show a part only."""
     for ruleset in rulesets:
@@ -226,15 +257,23 @@ def _failure(result: CommandResult) -> Iterator[str]:
 
 
 def _ruleset(
-    result: CommandResult, family: Family, backend: Backend, *, pod: str, folder: Path | None
+    result: CommandResult,
+    family: Family,
+    backend: Backend,
+    *,
+    pod: str,
+    folder: Path | None,
+    beside_nft: bool = False,
 ) -> Ruleset:
-    if _hides(result):
+    """What a command that saves rules shows; beside nft's listing it need not show everything."""
+    if not result.succeeded or (not beside_nft and re.search(INCOMPATIBLE, result.stdout + result.stderr)):
         raise _unreadable(pod, [result], advise(result.stderr + result.stdout, _KNOWN))
     beside_legacy = _LEGACY_PRESENT in result.stderr
-    if not result.stdout.strip():
+    text = re.sub(f".*{INCOMPATIBLE}.*", "", result.stdout)
+    if not text.strip():
         source = _place(result, folder)
         return Ruleset(family=family, backend=backend, source=source, pod=pod, beside_legacy=beside_legacy)
-    ruleset = _parsed(parse_iptables_save, result, family, folder)
+    ruleset = _parsed(parse_iptables_save, result, family, folder, text)
     if ruleset.backend not in (None, backend):
         raise ParseError(
             messages.OTHER_BACK_END(said=ruleset.backend, backend=backend), source=" ".join(result.argv)
@@ -251,10 +290,10 @@ def _silent_legacy(rulesets: list[Ruleset], family: Family, pod: str) -> Iterato
 
 
 def _parsed(
-    parse: Callable[..., Ruleset], result: CommandResult, family: Family, folder: Path | None
+    parse: Callable[..., Ruleset], result: CommandResult, family: Family, folder: Path | None, text: str
 ) -> Ruleset:
     try:
-        return parse(result.stdout, family=family, source=_place(result, folder))
+        return parse(text, family=family, source=_place(result, folder))
     except ParseError as problem:
         problem.source = " ".join(result.argv)  # nothing is kept of a reading that failed
         raise
@@ -285,7 +324,7 @@ def _listed(
             continue
         if not result.succeeded:
             raise _unreadable(pod, [result], advise(result.stderr + result.stdout, _KNOWN))
-        rulesets.append(_parsed(parse_iptables_list, result, family, folder))
+        rulesets.append(_parsed(parse_iptables_list, result, family, folder, result.stdout))
     whole = joined(rulesets) if rulesets else Ruleset(family=family, source=_place(listings[0], folder))
     unread = frozenset(place for place in ALL_BUILT_IN if place[0] not in _LISTED_TABLES)
     return replace(whole, backend=backend, pod=pod, unread=unread)

@@ -71,20 +71,21 @@ def comparison_fields(comparison: Comparison) -> dict[str, Any]:
 def render_chain(chain: AlignedChain) -> list[str]:
     """One chain: expected rules on the left, where they are on the right."""
     where = chain.place
-    if chain.backend is not None:
-        where += f" ({chain.backend})"
+    beside = [str(chain.backend)] if chain.backend is not None else []
+    beside += [chain.hangs] if chain.hangs else []
+    where += f" ({', '.join(beside)})" if beside else ""
     rows = list(_rows(chain.lines))
     shown, left = rows[:_LINES], len(rows) - _LINES
     width = max((len(text) for _, text, here in shown if here), default=0)
-    beside = max((len(here) for _, _, here in shown), default=0)
+    wide = max((len(here) for _, _, here in shown), default=0)
     policy = [f"  * policy {chain.expected_policy}  {chain.observed_policy}"] if chain.policy_differs else []
-    if width + beside + 6 <= _COLUMNS:
+    if width + wide + 6 <= _COLUMNS:
         lines = [f"    {where:<{width}}  here", *policy]
         lines += [f"  {sign} {text:<{width}}  {here}".rstrip() for sign, text, here in shown]
     else:
         # Rules that fill a terminal's line stand last, so that nothing is torn from its number.
-        lines = [f"    {where}", f"         {'here':<{beside}}", *policy]
-        lines += [f"  {sign} {text[:5]}{here:<{beside}}  {text[5:]}".rstrip() for sign, text, here in shown]
+        lines = [f"    {where}", f"         {'here':<{wide}}", *policy]
+        lines += [f"  {sign} {text[:5]}{here:<{wide}}  {text[5:]}".rstrip() for sign, text, here in shown]
     return [*(line.rstrip() for line in lines), *([f"    and {left} more"] if left > 0 else [])]
 
 

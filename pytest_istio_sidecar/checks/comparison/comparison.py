@@ -135,7 +135,7 @@ def compare(observed: Rules, expected: Rules, *, host: Host | None = None) -> Co
             raise Undecided(messages.NOTHING_READ(family=family))
         wanted = _one(rulesets_of(expected, family))
         aligned = list(_aligned(rulesets, wanted))
-        apart = any(chain.differs for chain in aligned) or not _is_read(rulesets)
+        apart = any(chain.differs for chain in aligned) or not _is_read(rulesets) or _is_by_nft(rulesets)
         if apart or family in host.policies:
             try:
                 effects += effects_of(observed, expected, family=family, host=host, meant=True)
@@ -161,6 +161,11 @@ def compare(observed: Rules, expected: Rules, *, host: Host | None = None) -> Co
 def _is_read(rulesets: Sequence[Ruleset]) -> bool:
     """Whether nothing that was not read could make a difference."""
     return not any(ruleset.unread for ruleset in with_unread_legacy(rulesets))
+
+
+def _is_by_nft(rulesets: Sequence[Ruleset]) -> bool:
+    """Whether a table may hang otherwise than iptables' own, whatever its rules say."""
+    return any(table.nft_family for ruleset in rulesets for table in ruleset.tables)
 
 
 def _one(rulesets: Sequence[Ruleset]) -> Ruleset:

@@ -24,6 +24,7 @@ from pytest_istio_sidecar.errors import Undecided
 from pytest_istio_sidecar.netfilter.matches import Extension
 from pytest_istio_sidecar.netfilter.model import Family, Rules, rulesets_of
 from pytest_istio_sidecar.netfilter.packet import STATES, Fate, Hook, Host, Packet
+from pytest_istio_sidecar.netfilter.relations import Relation
 from pytest_istio_sidecar.netfilter.space.queries import (
     Cube,
     Difference,
@@ -171,11 +172,11 @@ def outcome_in_words(outcome: Outcome, port: int | None = None) -> str:
 def _states(observed: Rules, expected: Rules, family: Family) -> tuple[str, ...]:
     """NEW, and where some rule may ask for conntrack's state every other."""
     asked = any(
-        isinstance(match, Extension)
+        isinstance(match, Extension) or (isinstance(match, Relation) and match.key.startswith("ct "))
         for rules in (observed, expected)
         for ruleset in rulesets_of(rules, family)
         for rule in ruleset.rules()
-        for match in rule.matches
+        for match in rule.conditions()
     )
     return STATES if asked else ("NEW",)
 

@@ -240,7 +240,8 @@ def counted(comparison: Comparison) -> str:
     kinds = [difference.kind for difference in comparison.differences]
     parts = [f"{kinds.count(kind)} {kind}" for kind in Change if kind in kinds]
     if not parts:
-        return "another policy"
+        hanging = next((chain for chain in comparison.chains if chain.hangs), None)
+        return "another policy" if hanging is None else f"{hanging.place} is {hanging.hangs}"
     number, _, kind = parts[0].partition(" ")
     return ", ".join([f"{number} rule{'s' if number != '1' else ''} {kind}", *parts[1:]])
 

@@ -99,6 +99,7 @@ def joined_with(pod: PodRules, saved: Sequence[Ruleset]) -> PodRules:
 
 def _ruleset(native: Ruleset, saved: Ruleset, notes: list[str]) -> Ruleset:
     tables = tuple(_table(table, saved, notes) for table in native.tables)
+    places = tuple(filter(None, dict.fromkeys((native.source, saved.source))))
     if native.unread:
         tables += tuple(table for table in saved.tables if table.name not in native)
     else:
@@ -112,6 +113,7 @@ def _ruleset(native: Ruleset, saved: Ruleset, notes: list[str]) -> Ruleset:
         tables=tables,
         writer=saved.writer,
         pod=saved.pod,
+        parts=places if len(places) > 1 else (),
         unread=native.unread & saved.unread,
         beside_legacy=native.beside_legacy or saved.beside_legacy,
     )
@@ -185,7 +187,9 @@ def says_the_same(native: Rule, saved: Rule) -> bool:
     implied = set(asked) - set(_without_implied(asked))
     for match in saved.matches:
         stored = [each for each in _of(match) if each not in implied]
-        if all(each in left for each in stored):
+        if isinstance(match, Owner) and _xt_of(match) not in by_name:
+            stored = _translated(match)
+        if (stored or not isinstance(match, Owner)) and all(each in left for each in stored):
             for each in stored:
                 left.remove(each)
         elif _xt_of(match) in by_name:
@@ -198,6 +202,12 @@ def says_the_same(native: Rule, saved: Rule) -> bool:
         elif not stored and not _may_be_silent(match) and not _of(match):
             return False
     return not left and not by_name
+
+
+def _translated(match: Owner) -> list[Known]:
+    """How nft's text, not its JSON, shows a user or group that iptables-nft stores in iptables' own form."""
+    asked = (("meta skuid", match.uid), ("meta skgid", match.gid))
+    return [(key, ((ids.low, ids.high),), None, ids.negated) for key, ids in asked if ids is not None]
 
 
 def _may_be_silent(match: Match) -> bool:
