@@ -26,6 +26,7 @@ from pytest_istio_sidecar import (
     parse_iptables_save,
     render_save,
 )
+from pytest_istio_sidecar.checks.finding import Kind
 
 EXCLUDED = {15008, 22, 15090, 15021, 15020}
 ISTIO = render_save(expected_ruleset("1.8.3"))
@@ -51,6 +52,13 @@ def test_a_range_of_ports_let_by_is_one_finding_with_both_ends():
     nat = nat_with(JUMP, f"-A PREROUTING -p tcp -m tcp --dport 3000:3999 -j RETURN\n{JUMP}")
     (finding,) = check_inbound_exclusions(nat, EXCLUDED)
     assert "tcp 3000-3999 reaches the application without Envoy" in finding.summary
+
+
+def test_a_port_that_the_kernel_drops_is_neither_captured_nor_let_by():
+    text = f"{ISTIO}*mangle\n:PREROUTING ACCEPT [0:0]\n-A PREROUTING -p tcp --dport 8080 -j DROP\nCOMMIT\n"
+    (finding,) = check_inbound_exclusions(parse_iptables_save(text), EXCLUDED)
+    assert finding.summary == "inbound tcp 8080 is dropped"
+    assert (finding.got, finding.kind) == ("the kernel drops it", Kind.REDIRECT)
 
 
 def test_a_port_let_by_for_one_network_only_is_found():
