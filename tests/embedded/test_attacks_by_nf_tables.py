@@ -231,6 +231,13 @@ def test_the_shipped_suite_fails_and_names_it(pytester, script, named):
     assert all(text in said for text in named), said
 
 
+def test_options_of_the_pod_that_open_all_of_it_are_against_in_the_status_too(pytester):
+    opened = ("--istio-option=inbound_ports_include=", "--istio-option=outbound_ip_ranges_include=")
+    result = pytester.runpytest_subprocess(*SUITE, *opened)
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    assert 'includeInboundPorts: ""' in result.stdout.str()
+
+
 def test_without_nft_a_table_that_iptables_cannot_show_leaves_the_pod_undecided(broken, monkeypatch):
     pod = broken(PAST_ENVOY["a nat chain in iptables' nat"][0])
     runner = pod.runner("tables")
