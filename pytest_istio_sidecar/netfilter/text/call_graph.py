@@ -21,13 +21,15 @@ def first_circle(chains: Mapping[str, Chain]) -> tuple[tuple[str, ...], Rule] | 
         path = {start: _jumps(chains[start])}
         while path:
             name, jumps = next(reversed(path.items()))
-            rule, following = next(jumps, (None, ""))
-            if rule is None:
+            jump = next(jumps, None)
+            if jump is None:
                 del path[name]
                 done.add(name)
-            elif following in path:
+                continue
+            rule, following = jump
+            if following in path:
                 return (*path, following), rule
-            elif following not in done and following in chains:
+            if following not in done and following in chains:
                 path[following] = _jumps(chains[following])
     return None
 

@@ -61,3 +61,9 @@ def test_tables_rulesets_and_all_rules_of_a_pod_show_themselves_in_one_short_lin
         "<PodRules of demo/httpbin: <Ruleset IPv4 legacy, rules: nat 19>, <Ruleset IPv6"
     )
     assert "\n" not in repr(rules)
+
+
+def test_a_ruleset_shows_how_many_rules_each_of_its_tables_has() -> None:
+    tables = (Table(name="raw"), *expected_ruleset("1.8.3").tables)
+    shown = repr(replace(expected_ruleset("1.8.3"), tables=tables))
+    assert shown == "<Ruleset IPv4 legacy, rules: raw 0, nat 19>"
