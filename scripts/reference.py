@@ -10,7 +10,6 @@ import argparse
 import re
 import sys
 from collections.abc import Iterator
-from importlib import import_module
 from pathlib import Path
 
 import griffe
@@ -102,15 +101,11 @@ def _options() -> Iterator[str]:
 
 def _messages() -> Iterator[str]:
     """Every message of the modules `messages`, by its code."""
-    from pytest_istio_sidecar.failure import IN_THE_TEXT, Message
+    sys.path.append(str(CHECKOUT / "tests" / "support"))
+    from catalogue import CATALOGUE
 
-    modules = [
-        import_module(".".join(path.relative_to(CHECKOUT).with_suffix("").parts))
-        for path in (CHECKOUT / "pytest_istio_sidecar").rglob("messages.py")
-    ]
-    messages = sorted(
-        value for module in modules for value in vars(module).values() if isinstance(value, Message)
-    )
+    from pytest_istio_sidecar.failure import IN_THE_TEXT
+
     yield "# Messages"
     yield ""
     yield (
@@ -120,7 +115,7 @@ def _messages() -> Iterator[str]:
     for hundreds, heading in MESSAGES.items():
         yield ""
         yield f"## {heading}"
-        for message in messages:
+        for message in CATALOGUE:
             if message.code.startswith(f"IS{hundreds}"):
                 yield ""
                 yield f"**{message.code}** {_template(message.summary)}"

@@ -8,8 +8,24 @@ from __future__ import annotations
 
 from pytest_istio_sidecar.checks import messages
 from pytest_istio_sidecar.errors import UsageProblem
+from pytest_istio_sidecar.netfilter.model import Table
 
 _DIRECTIONS = ("inbound", "outbound")
+
+
+def refuse_table(table: object, *, only: str = "") -> None:
+    """Refuse what is no table.
+
+    Args:
+        only: the table that can be asked; "": any.
+
+    Raises:
+        UsageProblem: it is none, or another.
+    """
+    if not isinstance(table, Table):
+        raise UsageProblem(messages.NO_TABLE_GIVEN(kind=type(table).__name__))
+    if only and table.name != only:
+        raise UsageProblem(messages.OTHER_TABLE_GIVEN(table=table.name, wanted=only))
 
 
 def refuse_port(port: object) -> None:

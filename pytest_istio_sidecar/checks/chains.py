@@ -7,44 +7,40 @@ becomes of the others.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
 
 from pytest_istio_sidecar.checks import messages
-from pytest_istio_sidecar.checks.arguments import refuse_port
+from pytest_istio_sidecar.checks.arguments import refuse_port, refuse_table
 from pytest_istio_sidecar.checks.cause import cause_of
 from pytest_istio_sidecar.checks.finding import Finding, Kind
 from pytest_istio_sidecar.checks.tracing import (
     CAPTURED,
     assumptions,
     decided,
+    is_undecided,
     not_read,
     of_pod,
-    refuse_rules,
-    refuse_table,
+    parted,
     stays,
 )
-from pytest_istio_sidecar.checks.wording import DIRECTIONS, PacketClass, describe, of_direction, of_family
+from pytest_istio_sidecar.checks.wording import PacketClass, describe, of_family
 from pytest_istio_sidecar.errors import Undecided, UsageProblem
 from pytest_istio_sidecar.istio import ports
 from pytest_istio_sidecar.istio.tables import PREFIX, has_istio
 from pytest_istio_sidecar.netfilter.diagram.intervals import Interval, joined, outside
-from pytest_istio_sidecar.netfilter.matches import PROTOCOLS
 from pytest_istio_sidecar.netfilter.model import Chain, Family, Rule, Rules, Ruleset, Table, rulesets_of
 from pytest_istio_sidecar.netfilter.packet import Fate, Hook, Host, Packet
 from pytest_istio_sidecar.netfilter.space.queries import (
-    Fates,
     Outcome,
     Part,
     entering,
-    fates,
 )
 from pytest_istio_sidecar.netfilter.targets import Extended, Goto, Jump, Target, Verdict
 from pytest_istio_sidecar.netfilter.trace.trace import Trace, trace
 
 _HOOKS: tuple[Hook, ...] = ("PREROUTING", "OUTPUT")
 _PORTS = 0xFFFF
-_ALLOWED = "not meant, and allowed"
 
 
 def check_jump(
@@ -82,13 +78,13 @@ def check_jump(
     ending = _ending_at(nat, target, Extended(name="END"))
     dropping = _ending_at(nat, target, Verdict("DROP"))
     hook = _hook_of(source)
-    coming, missed = _parted(
+    coming, missed = parted(
         ending,
         hook,
         family,
         protocol,
         host,
-        _is_undecided,
+        is_undecided,
         source=nat,
         known_in=dropping,
         allowed=allowed,
@@ -135,7 +131,6 @@ def check_inbound_exclusions(
         Undecided: the rules do not show it for some port.
         UsageProblem: these are no rules.
     """
-    refuse_rules(nat)
     meant = tuple(allowed)
     families = (family,) if family is not None else _captured_families(nat)
     return [finding for each in families for finding in _exclusions(nat, ports, each, host, meant)]
@@ -157,7 +152,7 @@ def _exclusions(
     wanted = set(ports)
     for port in wanted:
         refuse_port(port)
-    captured, passing = _parted(
+    captured, passing = parted(
         nat, "PREROUTING", family, "tcp", host, _is_captured, ports=range(_PORTS + 1), allowed=allowed
     )
     also = _ports_of(captured)
@@ -186,7 +181,7 @@ def check_redirect_target(nat: Table, chain: str, port: int, *, host: Host | Non
     if chain not in nat:
         return [_absent(nat, chain, wanted=f"{chain} redirects tcp to :{port}")]
     alone = _entered_directly(nat, chain)
-    _, others = _parted(
+    _, others = parted(
         alone,
         "OUTPUT",
         family,
@@ -214,75 +209,8 @@ def check_redirect_target(nat: Table, chain: str, port: int, *, host: Host | Non
     ]
 
 
-def _parted(
-    rules: Rules,
-    hook: Hook,
-    family: Family,
-    protocol: str,
-    host: Host | None,
-    meant: Callable[[Outcome, bool], bool],
-    *,
-    ports: Collection[int] = (),
-    source: Rules | None = None,
-    known_in: Rules | None = None,
-    allowed: Iterable[PacketClass] = (),
-) -> tuple[list[Part], list[Part]]:
-    """The possible packets of a protocol with a meant outcome, and those with another that may not have it.
-
-    Args:
-        meant: asked of an outcome, and whether it comes to one of `ports` of this host.
-        source: the rules that were read, where `rules` are made of them; None: `rules` were.
-        known_in: other rules, in which what becomes of packets with a meant outcome has to be known.
-        allowed: packets that may have another.
-
-    Raises:
-        Undecided: of some packets it cannot be told which.
-    """
-    number = PROTOCOLS[protocol]
-    outcomes, *others = fates(
-        [rules] if known_in is None else [rules, known_in], hook, host=host, family=family
-    )
-    judged = _by_meaning(outcomes, meant, ports).judged(_judged)
-    for other in others:
-        doubtful = _by_meaning(other, _is_undecided, ports).judged(
-            lambda answers: _judged(answers) is not False
-        )
-        judged = judged.beside(doubtful, lambda verdict, doubt: None if verdict is doubt is True else verdict)
-    partition = judged.partition().relabelled(
-        of_direction(allowed, DIRECTIONS[hook], family),
-        lambda answer: _ALLOWED if answer is False else answer,
-    )
-    parts = partition.only({"protocol": ((number, number),)}).parts()
-    if None in parts:
-        read = rules if source is None else source
-        (packet, *_) = parts[None][0].witnesses
-        decided(read, packet, host)
-        raise Undecided(messages.NOT_TOLD(packet=describe(packet), pod=of_pod(read)))
-    return parts.get(True, []), parts.get(False, [])
-
-
-def _by_meaning(outcomes: Fates, meant: Callable[[Outcome, bool], bool], ports: Collection[int]) -> Fates:
-    """Of each outcome whether it is meant, and whether it is unknown."""
-    return outcomes.labelled(
-        lambda outcome, there: [(meant(outcome, there), outcome.fate is Fate.UNKNOWN)], ports=ports
-    )
-
-
-def _is_undecided(outcome: Outcome, _: bool) -> bool:
-    return outcome.fate is Fate.UNKNOWN
-
-
 def _is_captured(outcome: Outcome, there: bool) -> bool:
     return outcome.fate in CAPTURED and (there or outcome.fate is not Fate.TRANSLATED)
-
-
-def _judged(answers: Collection[Hashable]) -> bool | None:
-    """Whether all outcomes are meant, of which each is told with whether it is unknown; None: in doubt."""
-    outcomes = [answer for answer in answers if isinstance(answer, tuple)]
-    verdicts = {meant for meant, _ in outcomes}
-    if len(verdicts) > 1 or (any(unknown for _, unknown in outcomes) and verdicts != {True}):
-        return None
-    return bool(verdicts.pop())
 
 
 def _ports_of(parts: Sequence[Part]) -> tuple[Interval, ...]:

@@ -11,8 +11,9 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from pytest_istio_sidecar.checks import messages
+from pytest_istio_sidecar.checks.arguments import refuse_table
 from pytest_istio_sidecar.checks.finding import Finding, Kind, Severity
-from pytest_istio_sidecar.checks.tracing import not_read, of_pod, refuse_table
+from pytest_istio_sidecar.checks.tracing import not_read, of_pod
 from pytest_istio_sidecar.checks.wording import numbered, of_family
 from pytest_istio_sidecar.netfilter.model import HOOKS, Chain, Rule, Table
 from pytest_istio_sidecar.netfilter.packet import Hook, Host

@@ -20,7 +20,6 @@ from pytest_istio_sidecar.checks.tracing import (
     captured,
     decided,
     of_pod,
-    refuse_rules,
 )
 from pytest_istio_sidecar.checks.wording import describe
 from pytest_istio_sidecar.failure import Failure
@@ -98,7 +97,6 @@ def check_rules_reach_listeners(
         Undecided: the rules do not show what becomes of some packet.
         UsageProblem: these are no rules.
     """
-    refuse_rules(rules)
     host = host or Host()
     findings: dict[str, Finding] = {}
     fed: set[int] = set()

@@ -273,8 +273,3 @@ OTHER_TABLE_GIVEN = Message(
     "this is asked of table {wanted}, where alone rules redirect, and table {table} is given",
     help="give the table {wanted} of the same ruleset",
 )
-NO_RULES_GIVEN = Message(
-    "IS444",
-    "rules are given as {kind}: expected a table, a ruleset or the rules of a pod",
-    help="parse_iptables makes a ruleset of a listing; the fixtures pod_rules and iptables_nat have a pod's",
-)

@@ -13,9 +13,7 @@ from itertools import islice, pairwise
 from string import ascii_lowercase, digits
 from typing import TypeAlias
 
-from pytest_istio_sidecar.checks import messages
-from pytest_istio_sidecar.checks.tracing import of_pod
-from pytest_istio_sidecar.errors import Undecided
+from pytest_istio_sidecar.checks.tracing import not_stated
 from pytest_istio_sidecar.netfilter.matches import Address, Extension, Interface, Match
 from pytest_istio_sidecar.netfilter.model import Family, Rule, Rules, Ruleset, rulesets_of
 from pytest_istio_sidecar.netfilter.packet import DEFAULT_INTERFACES, Fate, Host, IPAddress, Packet
@@ -39,9 +37,10 @@ _SIDES = {
 
 
 def other_hosts(rules: Rules, expected: Rules | None, host: Host | None) -> Iterator[tuple[Rule, Host]]:
-    """Pods that rules beyond the expected ones single out by address or interface, each with its rule.
+    """Pods that the rules tell apart by address or interface, each with a rule that does.
 
     Args:
+        expected: where the rules are just these, no pod is tried: all let by the same.
         host: the pod, where somebody said what it has; None or the default host: nobody did, else there is
             nothing to try.
 
@@ -54,7 +53,7 @@ def other_hosts(rules: Rules, expected: Rules | None, host: Host | None) -> Iter
     for family in families:
         read, meant = rulesets_of(rules, family), _of(expected, family)
         if _chains(read) == _chains(meant):
-            continue  # what lets by the same packets lets them by in every pod
+            continue
         every = [rule for ruleset in read for rule in ruleset.rules()]
         known = {rule for ruleset in meant for rule in ruleset.rules()}
         pods = _pods(sorted(every, key=known.__contains__), family)
@@ -70,15 +69,6 @@ def _chains(rulesets: Sequence[Ruleset]) -> list[dict[tuple[str, str], tuple[Rul
         for ruleset in rulesets
     )
     return [chains for chains in each if any(chains.values())]
-
-
-def not_stated(rules: Rules, rule: Rule) -> Undecided:
-    """The error where an answer depends on what the pod has, which nobody said."""
-    return Undecided(
-        messages.HOST_NOT_STATED(
-            rule=rule.text, place=f" ({rule.location})" if rule.location else "", pod=of_pod(rules)
-        )
-    )
 
 
 Asked: TypeAlias = Callable[[Host], Packet | None]
@@ -126,7 +116,7 @@ def by_other_senders(
     """The same of neighbours whose addresses rules on its way single out."""
     family = traced.packet.family
     meant = {rule for ruleset in _of(expected, family) for rule in ruleset.rules()}
-    for number, rule in _own_addresses(_met(traced, meant), family, "source").items():
+    for number, rule in _addresses_apart(_met(traced, meant), family, "source").items():
         source = _kind(family)(number)
         if traced.host.is_local(source):
             continue
@@ -169,7 +159,7 @@ def _pods(rules: Sequence[Rule], family: Family) -> dict[Host, Rule]:
     """
     usual = DEFAULT_INTERFACES[_EXTERNAL]
     others = [text for text in usual if (":" in text) != (family == 6)]
-    names, numbers = _interfaces(rules), _own_addresses(rules, family, None)
+    names, numbers = _interfaces_apart(rules), _addresses_apart(rules, family, None)
     pods: dict[Host, Rule] = {}
     for name in names or (_EXTERNAL,):
         if name in names:
@@ -183,7 +173,7 @@ def _pods(rules: Sequence[Rule], family: Family) -> dict[Host, Rule]:
     return pods
 
 
-def _interfaces(rules: Iterable[Rule]) -> dict[str, Rule]:
+def _interfaces_apart(rules: Iterable[Rule]) -> dict[str, Rule]:
     """Interfaces that conditions part from each other: every one named, one of each pattern, and another."""
     asked: dict[str, Rule] = {}
     for rule in rules:
@@ -214,7 +204,7 @@ def _free(beginning: str, taken: Collection[str], patterns: tuple[str, ...]) -> 
             yield name
 
 
-def _own_addresses(rules: Iterable[Rule], family: Family, side: str | None) -> dict[int, Rule]:
+def _addresses_apart(rules: Iterable[Rule], family: Family, side: str | None) -> dict[int, Rule]:
     """An address of each piece that conditions cut all addresses into, which a pod can have.
 
     Args:
@@ -246,18 +236,15 @@ def _usual(low: int, high: int) -> int:
 
 def _spans(match: Match, family: Family, side: str | None) -> Iterator[tuple[int, int]]:
     """The addresses that a condition asks for, as closed intervals."""
-    if isinstance(match, Address):
-        if match.family == family and match.mask and side in (None, match.side):
-            free = match.mask ^ ((1 << _BITS[family]) - 1)
-            whole = free & (free + 1) == 0
-            yield (
-                match.network | (0 if whole else free & -free),
-                match.network | (free if whole else free & -free),
-            )
-        return
+    if isinstance(match, Address) and match.family == family and match.mask and side in (None, match.side):
+        free = match.mask ^ ((1 << _BITS[family]) - 1)
+        if free & (free + 1) == 0:
+            yield match.network, match.network | free
+        else:  # a mask with holes: one of its addresses
+            yield match.network | (free & -free), match.network | (free & -free)
     for option in match.options if isinstance(match, Extension) else ():
-        if _SIDES.get(option.name) in ((None, "source", "destination") if side is None else (side,)):
-            for text in option.values if option.name in _SIDES else ():
+        if option.name in _SIDES and side in (None, _SIDES[option.name]):
+            for text in option.values:
                 yield from _interval(text, family)
 
 

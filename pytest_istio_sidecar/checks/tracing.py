@@ -1,53 +1,29 @@
 """What becomes of packets where that must be known.
 
-Knows whole classes of packets that are captured, and single ones. Does not know what should become of a
-packet. Invariant: a packet whose fate is unknown raises `Undecided`.
+Knows single packets, and how all packets are parted by what a caller means to become of them. Does not know
+what should become of a packet. Invariant: a packet whose fate is unknown raises `Undecided`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator
 
 from pytest_istio_sidecar.checks import messages
-from pytest_istio_sidecar.checks.wording import describe
+from pytest_istio_sidecar.checks.wording import DIRECTIONS, PacketClass, describe, of_direction
 from pytest_istio_sidecar.errors import Undecided, UsageProblem
 from pytest_istio_sidecar.netfilter.hooks import unread_chains
 from pytest_istio_sidecar.netfilter.matches import PROTOCOLS
-from pytest_istio_sidecar.netfilter.model import Family, PodRules, Rules, Ruleset, Table, rulesets_of
+from pytest_istio_sidecar.netfilter.model import Family, Rule, Rules, Table, rulesets_of
 from pytest_istio_sidecar.netfilter.packet import Fate, Hook, Host, IPAddress, Packet
-from pytest_istio_sidecar.netfilter.space.queries import FieldName, regions
+from pytest_istio_sidecar.netfilter.space.queries import Fates, FieldName, Outcome, Part, fates, regions
 from pytest_istio_sidecar.netfilter.trace.trace import Trace, trace
 from pytest_istio_sidecar.netfilter.unread import with_unread_legacy
 
 CAPTURED = (Fate.REDIRECTED, Fate.TPROXIED, Fate.TRANSLATED)
+_ALLOWED = "not meant, and allowed"
 _OF_THIS_HOST = (Fate.REDIRECTED, Fate.TPROXIED)
 _FAMILIES: tuple[Family, ...] = (4, 6)
 _HOOKS: tuple[Hook, ...] = ("PREROUTING", "OUTPUT")
-
-
-def refuse_rules(rules: object) -> None:
-    """Refuse what are no rules, such as a listing that was not parsed.
-
-    Raises:
-        UsageProblem: they are none.
-    """
-    if not isinstance(rules, PodRules | Ruleset | Table):
-        raise UsageProblem(messages.NO_RULES_GIVEN(kind=type(rules).__name__))
-
-
-def refuse_table(table: object, *, only: str = "") -> None:
-    """Refuse what is no table.
-
-    Args:
-        only: the table that can be asked; "": any.
-
-    Raises:
-        UsageProblem: it is none, or another.
-    """
-    if not isinstance(table, Table):
-        raise UsageProblem(messages.NO_TABLE_GIVEN(kind=type(table).__name__))
-    if only and table.name != only:
-        raise UsageProblem(messages.OTHER_TABLE_GIVEN(table=table.name, wanted=only))
 
 
 def decided(rules: Rules, packet: Packet, host: Host | None) -> Trace:
@@ -57,7 +33,6 @@ def decided(rules: Rules, packet: Packet, host: Host | None) -> Trace:
         Undecided: it is not, or nothing was read for the packet's family.
         UsageProblem: these are no rules, or no packet.
     """
-    refuse_rules(rules)
     if not isinstance(packet, Packet):
         raise UsageProblem(messages.NO_PACKET_GIVEN(value=packet))
     if not rulesets_of(rules, packet.family):
@@ -102,6 +77,74 @@ def captured(
                         yield decided(rules, packet, host)
 
 
+def parted(
+    rules: Rules,
+    hook: Hook,
+    family: Family,
+    protocol: str,
+    host: Host | None,
+    meant: Callable[[Outcome, bool], bool],
+    *,
+    ports: Collection[int] = (),
+    source: Rules | None = None,
+    known_in: Rules | None = None,
+    allowed: Iterable[PacketClass] = (),
+) -> tuple[list[Part], list[Part]]:
+    """The possible packets of a protocol with a meant outcome, and those with another that may not have it.
+
+    Args:
+        meant: asked of an outcome, and whether it comes to one of `ports` of this host.
+        source: the rules that were read, where `rules` are made of them; None: `rules` were.
+        known_in: other rules, in which what becomes of packets with a meant outcome has to be known.
+        allowed: packets that may have another.
+
+    Raises:
+        Undecided: of some packets it cannot be told which.
+    """
+    number = PROTOCOLS[protocol]
+    outcomes, *others = fates(
+        [rules] if known_in is None else [rules, known_in], hook, host=host, family=family
+    )
+    judged = _by_meaning(outcomes, meant, ports).judged(_judged)
+    for other in others:
+        doubtful = _by_meaning(other, is_undecided, ports).judged(
+            lambda answers: _judged(answers) is not False
+        )
+        judged = judged.beside(doubtful, lambda verdict, doubt: None if verdict is doubt is True else verdict)
+    partition = judged.partition().relabelled(
+        of_direction(allowed, DIRECTIONS[hook], family),
+        lambda answer: _ALLOWED if answer is False else answer,
+    )
+    parts = partition.only({"protocol": ((number, number),)}).parts()
+    if None in parts:
+        read = rules if source is None else source
+        (packet, *_) = parts[None][0].witnesses
+        decided(read, packet, host)
+        raise Undecided(messages.NOT_TOLD(packet=describe(packet), pod=of_pod(read)))
+    return parts.get(True, []), parts.get(False, [])
+
+
+def _by_meaning(outcomes: Fates, meant: Callable[[Outcome, bool], bool], ports: Collection[int]) -> Fates:
+    """Of each outcome whether it is meant, and whether it is unknown."""
+    return outcomes.labelled(
+        lambda outcome, there: [(meant(outcome, there), outcome.fate is Fate.UNKNOWN)], ports=ports
+    )
+
+
+def is_undecided(outcome: Outcome, _: bool) -> bool:
+    """Whether what becomes of packets is not known."""
+    return outcome.fate is Fate.UNKNOWN
+
+
+def _judged(answers: Collection[Hashable]) -> bool | None:
+    """Whether all outcomes are meant, of which each is told with whether it is unknown; None: in doubt."""
+    outcomes = [answer for answer in answers if isinstance(answer, tuple)]
+    verdicts = {meant for meant, _ in outcomes}
+    if len(verdicts) > 1 or (any(unknown for _, unknown in outcomes) and verdicts != {True}):
+        return None
+    return bool(verdicts.pop())
+
+
 def addressed_families(rules: Rules, host: Host) -> Iterator[tuple[Family, IPAddress]]:
     """The families in which there are rules, or may be, and neighbours reach the host, with its address."""
     for family in _FAMILIES:
@@ -133,6 +176,15 @@ def not_read(table: Table, question: str) -> Undecided:
     program = "iptables" if table.ruleset.family == 4 else "ip6tables"
     return Undecided(
         messages.TABLE_NOT_READ(question=question, table=table.name, program=program, pod=of_pod(table))
+    )
+
+
+def not_stated(rules: Rules, rule: Rule) -> Undecided:
+    """The error where an answer depends on what the pod has, which nobody said."""
+    return Undecided(
+        messages.HOST_NOT_STATED(
+            rule=rule.text, place=f" ({rule.location})" if rule.location else "", pod=of_pod(rules)
+        )
     )
 
 

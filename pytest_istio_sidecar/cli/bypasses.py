@@ -32,12 +32,9 @@ from pytest_istio_sidecar.cli.command import (
 )
 
 if TYPE_CHECKING:
-    from pytest_istio_sidecar.checks.bypass.bypass import Bypass
     from pytest_istio_sidecar.checks.bypass.bypasses import BypassReport
     from pytest_istio_sidecar.checks.bypass.reviewed import ReviewedBypass
-    from pytest_istio_sidecar.istio.options import IstioOptions
     from pytest_istio_sidecar.netfilter.model import Rules
-    from pytest_istio_sidecar.netfilter.packet import Host
 
 
 def add(commands: Commands) -> None:
@@ -87,15 +84,17 @@ def add(commands: Commands) -> None:
 def run(options: argparse.Namespace) -> Status:
     """Print them."""
     from pytest_istio_sidecar.checks.bypass.bypass import Bypass
-    from pytest_istio_sidecar.checks.bypass.bypasses import not_allowed
+    from pytest_istio_sidecar.checks.bypass.bypasses import check_only_bypasses, not_allowed
     from pytest_istio_sidecar.checks.bypass.found_bypass import Standing
     from pytest_istio_sidecar.checks.bypass.reviewed import (
         ReviewedBypass,
+        check_reviewed_bypasses,
         judged_bypasses,
         parse_reviewed_bypasses,
         reviewed_beside,
     )
     from pytest_istio_sidecar.checks.comparison.expectation import completed, expected_of
+    from pytest_istio_sidecar.errors import Undecided
     from pytest_istio_sidecar.istio.options import options_named
     from pytest_istio_sidecar.machine.given_file import text_of
     from pytest_istio_sidecar.netfilter.unread import left_aside
@@ -113,6 +112,13 @@ def run(options: argparse.Namespace) -> Status:
     reviewed = [*listed, *allowed]
     accepted = [name for names in options.accept_options for name in options_named(names)]
     pod, today = ", ".join(options.rules), datetime.now(tz=UTC).date()
+    of_pod: dict[str, Any] = {
+        "accepted": accepted,
+        "pod": pod,
+        "users": read.users,
+        "host": host,
+        "today": today,
+    }
     version, asked = release_of(options, read)
     expected = None
     if version is None:
@@ -120,32 +126,17 @@ def run(options: argparse.Namespace) -> Status:
     else:
         expected = expected_of(rules, version, asked)
         rules = completed(rules, expected)
-        report = judged_bypasses(
-            rules,
-            version,
-            asked,
-            reviewed=reviewed,
-            accepted=accepted,
-            pod=pod,
-            today=today,
-            host=host,
-            users=read.users,
-        )
+        report = judged_bypasses(rules, version, asked, reviewed=reviewed, **of_pod)
     against = [each for each in report.unexpected if each.standing is Standing.OPEN]
     may = [entry.packets for entry in reviewed if entry.holds(pod=pod, today=today)]
-    undecided = "" if against else _doubt(rules, report, may, expected, host)
-    if version and not against and not undecided:
-        undecided = _doubt_of_options(
-            version,
-            asked,
-            reviewed,
-            rules=rules,
-            accepted=accepted,
-            pod=pod,
-            users=read.users,
-            host=host,
-            today=today,
-        )
+    undecided = ""
+    if not against:
+        try:
+            if version is not None:
+                check_reviewed_bypasses(version, asked, reviewed, rules=rules, **of_pod)
+            check_only_bypasses(rules, may, expected=expected, host=host)
+        except Undecided as problem:
+            undecided = str(problem)
     if options.json:
         print(json.dumps(report.to_dict()))
         print_notes(read.rules.notes)
@@ -172,36 +163,6 @@ def run(options: argparse.Namespace) -> Status:
     elif against:
         say("nothing was said of what may get by; --istio-version, --allow and --reviewed do")
     return Status.AGAINST if against else Status.HOLDS
-
-
-def _doubt(
-    rules: Rules, report: BypassReport, may: Sequence[Bypass], expected: Rules | None, host: Host | None
-) -> str:
-    """Why it cannot be told whether more gets by than may; "" where it can."""
-    from pytest_istio_sidecar.checks.bypass.bypasses import check_only_bypasses
-    from pytest_istio_sidecar.checks.bypass.reviewed import refuse_untold
-    from pytest_istio_sidecar.errors import Undecided
-
-    try:
-        refuse_untold(report, rules)
-        check_only_bypasses(rules, may, expected=expected, host=host)
-    except Undecided as problem:
-        return str(problem)
-    return ""
-
-
-def _doubt_of_options(
-    version: str, asked: IstioOptions, reviewed: Sequence[ReviewedBypass], **of_pod: Any
-) -> str:
-    """Why it cannot be told what the options open; "" where it can."""
-    from pytest_istio_sidecar.checks.bypass.reviewed import check_reviewed_bypasses
-    from pytest_istio_sidecar.errors import Undecided
-
-    try:
-        check_reviewed_bypasses(version, asked, reviewed, **of_pod)
-    except Undecided as problem:
-        return str(problem)
-    return ""
 
 
 def _why_not(

@@ -265,3 +265,8 @@ NO_INTERFACE_ADDRESS = Message(
 NO_INTERFACE_FORM = Message(
     "IS259", "{text!r} is no interface with an address; write it as eth0=192.0.2.10/24", help=IN_THE_TEXT
 )
+NO_RULES_GIVEN = Message(
+    "IS444",
+    "rules are given as {kind}: expected a table, a ruleset or the rules of a pod",
+    help="parse_iptables makes a ruleset of a listing; the fixtures pod_rules and iptables_nat have a pod's",
+)

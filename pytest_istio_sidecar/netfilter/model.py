@@ -302,8 +302,14 @@ Rules = Table | Ruleset | PodRules
 
 
 def rulesets_of(rules: Rules, family: Family) -> tuple[Ruleset, ...]:
-    """The rulesets of one family that take part when packets meet `rules`."""
+    """The rulesets of one family that take part when packets meet `rules`.
+
+    Raises:
+        UsageProblem: these are no rules, such as a listing that was not parsed.
+    """
     if isinstance(rules, PodRules):
         return rules.of_family(family)
     ruleset = rules.ruleset if isinstance(rules, Table) else rules
+    if not isinstance(ruleset, Ruleset):
+        raise UsageProblem(messages.NO_RULES_GIVEN(kind=type(rules).__name__))
     return (ruleset,) if ruleset.family == family else ()

@@ -1,8 +1,6 @@
 """Every message that users can get: what the modules `messages` of the package have.
 
-The hundreds tell what a message is about: 1 verdicts and notices, 2 listings, rules and packets, 3 options
-and releases of Istio, 4 what prevents a verdict, 5 reading a pod, 6 and 7 environments, 8 this machine,
-9 options of pytest and of the command line.
+The hundreds tell what a message is about: `scripts/reference.py`, which makes their page, has the headings.
 """
 
 from importlib import import_module

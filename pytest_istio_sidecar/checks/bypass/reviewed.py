@@ -27,8 +27,7 @@ from pytest_istio_sidecar.checks.bypass.openings import (
     standing_beside,
 )
 from pytest_istio_sidecar.checks.finding import Finding, Kind, Severity, violations
-from pytest_istio_sidecar.checks.other_hosts import not_stated
-from pytest_istio_sidecar.checks.tracing import of_pod
+from pytest_istio_sidecar.checks.tracing import not_stated, of_pod
 from pytest_istio_sidecar.errors import Undecided, UsageProblem
 from pytest_istio_sidecar.failure import Failure
 from pytest_istio_sidecar.istio.messages import RANGE_PASSED_OVER

@@ -20,11 +20,7 @@ from pytest_istio_sidecar.netfilter.space.queries import FieldName, Values
 HEADS = ("Packets", "Let by", "By design")
 POLICY = "the chain's policy"
 ByDesign = Literal["yes", "no", "moved", "accepted", "reviewed", "cannot be told"]
-_ALLOWED: Mapping[str, ByDesign] = {
-    "moved": "moved",
-    "accepted": "accepted",
-    "reviewed": "reviewed",
-}
+_ALLOWED: Sequence[ByDesign] = ("moved", "accepted", "reviewed")
 _READABLE = 128
 """Rows that are compared with each other."""
 KINDS = ("inbound", "outbound", "conditional")
@@ -128,5 +124,7 @@ def _differing_in_one(
     )
 
 
-def _by_design(each: Mapping[str, Any], else_: ByDesign) -> ByDesign:
-    return "yes" if each["by_design"] and else_ == "no" else _ALLOWED.get(each.get("standing", ""), else_)
+def _by_design(each: Mapping[str, Any], otherwise: ByDesign) -> ByDesign:
+    if each["by_design"] and otherwise == "no":
+        return "yes"
+    return next((standing for standing in _ALLOWED if standing == each.get("standing")), otherwise)

@@ -18,8 +18,8 @@ from pytest_istio_sidecar.checks.comparison.effects import Effect, not_allowed
 from pytest_istio_sidecar.checks.comparison.foreign import REPEATED
 from pytest_istio_sidecar.checks.comparison.unread import each_ruleset, with_unread_taken
 from pytest_istio_sidecar.checks.finding import Finding, Kind, Severity
-from pytest_istio_sidecar.checks.other_hosts import not_stated, other_hosts
-from pytest_istio_sidecar.checks.tracing import of_pod, refuse_rules
+from pytest_istio_sidecar.checks.other_hosts import other_hosts
+from pytest_istio_sidecar.checks.tracing import not_stated, of_pod
 from pytest_istio_sidecar.checks.wording import PacketClass, of_family
 from pytest_istio_sidecar.errors import Undecided, UsageProblem
 from pytest_istio_sidecar.istio.messages import OPTIONS_TWICE
@@ -74,7 +74,6 @@ def check_matches_istio(
         Undecided: the rules do not tell what becomes of some packet, or are of another way of capturing.
         UsageProblem: as `expected_ruleset`, or these are no rules.
     """
-    refuse_rules(rules)
     if options is not None and given:
         raise UsageProblem(OPTIONS_TWICE())
     asked_for = IstioOptions.of(given) if options is None else options

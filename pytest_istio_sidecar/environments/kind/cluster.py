@@ -11,6 +11,7 @@ deadline and both streams kept, and nothing is put into the working directory.
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
@@ -60,9 +61,10 @@ def _driver() -> type[KindCluster]:
     class Driver(KindCluster):  # type: ignore[misc]
         """pytest-kind's cluster with deadlines, and without files in the working directory."""
 
-        def __init__(self, cluster: Cluster) -> None:
+        def __init__(self, cluster: Cluster, seconds: float) -> None:
             # Not the inherited one, which makes ./.pytest-kind.
             self.cluster = cluster
+            self.seconds = seconds
             self.name = cluster.name
             self.image = cluster.image
             self.kubeconfig_path = cluster.kubeconfig
@@ -72,12 +74,12 @@ def _driver() -> type[KindCluster]:
             argv = ["create", "cluster", f"--name={self.name}", f"--kubeconfig={self.kubeconfig_path}"]
             argv += [f"--image={self.image}"] if self.image else []
             argv += [f"--config={config_file}"] if config_file else []
-            argv.append(f"--wait={self.cluster.timeout:.0f}s")
-            self.cluster.ask(argv, timeout=self.cluster.timeout, doing="create")
+            argv.append(f"--wait={self.seconds:.0f}s")
+            self.cluster.ask(argv, timeout=self.seconds, doing="create")
 
         def delete(self) -> None:
             argv = ["delete", "cluster", f"--name={self.name}", f"--kubeconfig={self.kubeconfig_path}"]
-            self.cluster.ask(argv, timeout=_DELETE_SECONDS, doing="delete")
+            self.cluster.ask(argv, timeout=self.seconds, doing="delete")
 
     return Driver
 
@@ -126,11 +128,12 @@ class Cluster:
         Raises:
             KindFailed: kind refused, or did not get done in time.
         """
+        deadline = time.monotonic() + self.timeout
         for attempt in range(1, _ATTEMPTS + 1):
             try:
-                _driver()(self).create(config)
+                _driver()(self, deadline - time.monotonic()).create(config)
             except KindFailed as problem:
-                if not problem.port_taken or attempt == _ATTEMPTS:
+                if not problem.port_taken or attempt == _ATTEMPTS or time.monotonic() + 1 > deadline:
                     raise
                 self._progress.line("a port that kind had chosen was taken meanwhile: once more")
             else:
@@ -151,7 +154,7 @@ class Cluster:
 
     def delete(self) -> None:
         """Delete it; that it is gone already is fine."""
-        _driver()(self).delete()
+        _driver()(self, _DELETE_SECONDS).delete()
 
     def kubectl_run(self, argv: Sequence[str], *, text: str = "", timeout: float = 60.0) -> CommandResult:
         """Run kubectl on this cluster.
