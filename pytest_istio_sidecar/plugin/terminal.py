@@ -98,9 +98,9 @@ def _let_by(judged: Judged | Report) -> Iterator[tuple[str, str]]:
 
     if judged["capture"] is None:
         return
-    found = by_standing(judged["capture"])
-    marked = any(standing != BY_DESIGN for groups in found.values() for standing in groups)
-    for direction, groups in found.items():
+    by_direction = by_standing(judged["capture"])
+    marked = any(standing != BY_DESIGN for groups in by_direction.values() for standing in groups)
+    for direction, groups in by_direction.items():
         for standing, texts in groups.items():
             mark = f"{_STANDINGS.get(standing, standing)}: " if marked else ""
             yield f"  {direction}", mark + "; ".join(texts)

@@ -231,14 +231,14 @@ def exceptions_of(capture: Capture) -> dict[str, list[str]]:
 
 def by_standing(capture: Capture) -> dict[str, dict[str, list[str]]]:
     """The same apart by whether it may: by direction, by standing, what is open first."""
-    found: dict[str, dict[str, list[str]]] = {}
+    by_direction: dict[str, dict[str, list[str]]] = {}
     for direction in ("inbound", "outbound"):
         groups: dict[str, dict[str, None]] = {standing: {} for standing in ("open", *_OPENINGS, BY_DESIGN)}
         for each in (capture["bypasses"] or {}).get(direction, []):
             text = _with_options(each).replace(f"{direction} ", "", 1)
             groups[_standing_of(each)].setdefault(text)
-        found[direction] = {standing: list(texts) for standing, texts in groups.items() if texts}
-    return found
+        by_direction[direction] = {standing: list(texts) for standing, texts in groups.items() if texts}
+    return by_direction
 
 
 def _standing_of(each: Mapping[str, Any]) -> str:
