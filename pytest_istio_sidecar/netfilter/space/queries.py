@@ -74,10 +74,12 @@ class Fates:
 
         def follow(answer: Hashable) -> Node:
             assert isinstance(answer, Outcome)  # noqa: S101
-            there, elsewhere = (diagrams.leaf_of(frozenset(label(answer, at))) for at in (True, False))
-            if there is elsewhere:
-                return there
-            return diagrams.first(diagrams.when(arriving(answer), there), elsewhere)
+            elsewhere = diagrams.leaf_of(frozenset(label(answer, False)))
+            condition = arriving(answer)
+            if condition is diagrams.fall:
+                return elsewhere
+            there = diagrams.leaf_of(frozenset(label(answer, True)))
+            return diagrams.first(diagrams.when(condition, there), elsewhere)
 
         return Fates(self._space, diagrams.bind(self._node, follow))
 

@@ -82,7 +82,9 @@ class Space:
         to_itself = fields["destination"].intervals(diagrams, self.own_ranges)
 
         def condition(outcome: Outcome) -> Node:
-            port = to_ports if outcome.port == OWN else diagrams.constant(outcome.port in ports)
+            if outcome.port != OWN and outcome.port not in ports:
+                return diagrams.fall
+            port = to_ports if outcome.port == OWN else diagrams.holds
             if outcome.fate is Fate.TPROXIED:
                 return port
             if outcome.address == OWN:

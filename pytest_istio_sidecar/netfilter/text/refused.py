@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from functools import lru_cache
 from typing import TypeAlias
 
 _Check: TypeAlias = Callable[[str], None]
@@ -37,11 +36,11 @@ _ADDRESS_TYPES = (
     "THROW", "NAT", "XRESOLVE",
 )  # fmt: skip
 _NUMBER = re.compile(r"-?[0-9]+|0[xX][0-9a-fA-F]+")
-_OCTET = re.compile(r"[0-9]{1,2}|1[0-9]{2}|2[0-4][0-9]|25[0-5]")
+_OCTET = r"(?:[0-9]{1,2}|1[0-9]{2}|2[0-4][0-9]|25[0-5])"
+_ADDRESS = re.compile(rf"{_OCTET}(?:\.{_OCTET}){{3}}")
 _ENDPOINT = re.compile(r"(?P<addresses>[0-9.]+(?:-[0-9.]+)?)?(?::(?P<ports>[0-9]+(?:-[0-9]+)?))?")
 
 
-@lru_cache(4096)
 def refuse(option: str, values: tuple[str, ...]) -> None:
     """Refuse what the option cannot have.
 
@@ -60,15 +59,21 @@ def refuse(option: str, values: tuple[str, ...]) -> None:
 
 def _within(text: str, top: int) -> list[int]:
     """The number that it is, if it is one: the name of a service is not looked at."""
-    if _NUMBER.fullmatch(text) is None:
+    if text.isdigit() and text.isascii():
+        number = int(text)
+    elif _NUMBER.fullmatch(text) is None:
         return []
-    number = int(text, 16 if text[:2] in ("0x", "0X") else 10)
+    else:
+        number = int(text, 16 if text[:2] in ("0x", "0X") else 10)
     if not 0 <= number <= top:
         raise ValueError(f"iptables takes 0 to {top}")
     return [number]
 
 
 def _ascending(text: str, separator: str) -> None:
+    if separator not in text:
+        _within(text, _PORT)
+        return
     numbers = [number for part in text.split(separator) for number in _within(part, _PORT)]
     if numbers != sorted(numbers):
         raise ValueError("the range ends before it begins")
@@ -120,8 +125,7 @@ def _endpoint(text: str) -> None:
     if written is None:
         return
     for address in filter(None, (written["addresses"] or "").split("-")):
-        octets = address.split(".")
-        if len(octets) != 4 or not all(_OCTET.fullmatch(octet) for octet in octets):
+        if _ADDRESS.fullmatch(address) is None:
             raise ValueError(f"{address} is no address")
     _target_ports(written["ports"] or "")
 
