@@ -136,10 +136,11 @@ def compare(observed: Rules, expected: Rules, *, host: Host | None = None) -> Co
         if any(chain.differs for chain in aligned) or not _is_read(rulesets):
             try:
                 effects += effects_of(observed, expected, family=family, host=host)
-                aligned = list(_with_unreached(aligned, observed, wanted, host))
-                foreign += foreign_rules(observed, aligned, family=family, host=host)
             except Undecided as problem:
                 undecided = undecided or problem.failure
+            else:
+                aligned = list(_with_unreached(aligned, observed, wanted, host))
+                foreign += foreign_rules(observed, aligned, family=family, host=host)
         chains += aligned
     return Comparison(
         chains=tuple(chains),
@@ -206,8 +207,11 @@ def _with_unreached(
 def _unreached(line: Line, chain: AlignedChain, observed: Rules, wanted: Ruleset, host: Host) -> Line:
     if line.change is not Change.SAME or line.observed is None or line.expected is None:
         return line
-    packet = _matched_by(line.expected, chain, wanted, host)
-    if packet is None or _matched_by(line.observed, chain, observed, host) is not None:
+    try:
+        packet = _matched_by(line.expected, chain, wanted, host)
+        if packet is None or _matched_by(line.observed, chain, observed, host) is not None:
+            return line
+    except Undecided:
         return line
     taken = [
         step.rule.number
@@ -218,7 +222,11 @@ def _unreached(line: Line, chain: AlignedChain, observed: Rules, wanted: Ruleset
 
 
 def _matched_by(rule: Rule, chain: AlignedChain, rules: Rules, host: Host) -> Packet | None:
-    """A packet whose fate a rule takes part in: it would have another if the rule dropped or accepted it."""
+    """A packet whose fate a rule takes part in: it would have another if the rule dropped or accepted it.
+
+    Raises:
+        Undecided: with such a rule it could not be told, which says nothing of the rules as they are.
+    """
     for target in (Verdict("DROP"), Verdict("ACCEPT")):
         instead = _with_target(rule, target, chain, rules)
         for effect in effects_of(instead, rules, family=chain.family, host=host):

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from pytest_istio_sidecar.checks.comparison.alignment import AlignedChain, Change
 from pytest_istio_sidecar.checks.comparison.effects import effects_of
+from pytest_istio_sidecar.errors import Undecided
 from pytest_istio_sidecar.istio.tables import PREFIX
 from pytest_istio_sidecar.netfilter.matches import Protocol
 from pytest_istio_sidecar.netfilter.model import (
@@ -58,6 +59,12 @@ _PROBE = 255
 """Protocol of the rule with which istio-iptables tries a back end out, and which it removes again
 (1.25.4; left over in istio/istio#56587)."""
 
+_MATTERS = {
+    True: "packets are affected",
+    False: "no packet is affected",
+    None: "whether packets are affected cannot be told",
+}
+
 REPEATED = "Istio's that stand there already, as after istio-init ran again"
 LEFTOVER = "chains of Istio's that this release and these options do not make"
 PROBE = "istio-iptables' trial of the back end, left over"
@@ -72,29 +79,25 @@ class ForeignRules:
         owner: whose they are, or what they are.
         places: table and chain of them, each once; of IPv6, with that in front.
         count: how many.
-        matters: whether some packet would have another fate without them.
+        matters: whether some packet would have another fate without them; None: it cannot be told.
     """
 
     owner: str
     places: tuple[str, ...]
     count: int
-    matters: bool
+    matters: bool | None
 
     @property
     def text(self) -> str:
         where = ", ".join(self.places)
         what = f"{self.count} rule{'s' if self.count != 1 else ''} of {self.owner} ({where})"
-        return f"{what}: {'packets are affected' if self.matters else 'no packet is affected'}"
+        return f"{what}: {_MATTERS[self.matters]}"
 
 
 def foreign_rules(
     observed: Rules, chains: Sequence[AlignedChain], *, family: Family, host: Host
 ) -> tuple[ForeignRules, ...]:
-    """The rules that are on the observed side only, by owner.
-
-    Raises:
-        Undecided: whether they matter is not shown.
-    """
+    """The rules that are on the observed side only, by owner."""
     expected = {
         (chain.table, line.expected) for chain in chains for line in chain.lines if line.expected is not None
     }
@@ -141,12 +144,15 @@ def _owner(chain: AlignedChain, rule: Rule, expected: set[tuple[str, Rule]]) -> 
     return "" if own or target else UNKNOWN
 
 
-def _matters(observed: Rules, left_out: set[_Place], family: Family, host: Host) -> bool:
+def _matters(observed: Rules, left_out: set[_Place], family: Family, host: Host) -> bool | None:
     without = PodRules(
         rulesets=tuple(_without(ruleset, left_out) for ruleset in rulesets_of(observed, family)),
         order_known=isinstance(observed, PodRules) and observed.order_known,
     )
-    return bool(effects_of(observed, without, family=family, host=host))
+    try:
+        return bool(effects_of(observed, without, family=family, host=host))
+    except Undecided:
+        return None
 
 
 def _without(ruleset: Ruleset, left_out: set[_Place]) -> Ruleset:

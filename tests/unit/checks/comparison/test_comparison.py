@@ -25,10 +25,12 @@ from pytest_istio_sidecar import (
     expected_ruleset,
     parse_iptables,
     parse_iptables_save,
+    parse_rules,
     render_save,
     trace,
 )
 from pytest_istio_sidecar.checks.comparison.expectation import guess
+from pytest_istio_sidecar.checks.comparison.foreign import ForeignRules
 from pytest_istio_sidecar.netfilter.model import Backend
 from pytest_istio_sidecar.selftest.mutants import mutants
 
@@ -294,6 +296,28 @@ def test_rules_that_a_second_init_appended_are_named_and_no_option_is_blamed_for
     assert notice.cause.startswith("istio-init ran again in a namespace that had its rules already")
     (repeated,) = [held for held in notice.comparison.foreign if "stand there already" in held.owner]
     assert not repeated.matters
+
+
+@pytest.fixture
+def in_both_back_ends() -> PodRules:
+    """The same rules twice, where nothing tells which the kernel asks first."""
+    return parse_rules((DATA / "reports" / "32-both-backends.txt").read_text())
+
+
+def test_what_would_be_with_other_rules_leaves_nothing_undecided_of_these(in_both_back_ends) -> None:
+    """With a rule in place of another, whether it is reached would depend on the order of the back ends."""
+    assert compare(in_both_back_ends, EXPECTED).equivalent
+
+
+def test_releases_are_found_for_rules_that_stand_in_both_back_ends(in_both_back_ends) -> None:
+    assert guess(in_both_back_ends)[0].text == "Istio 1.7.0 to 1.12.9"
+
+
+def test_where_it_cannot_be_told_whether_foreign_rules_matter_that_is_said() -> None:
+    foreign = ForeignRules(owner="Calico", places=("nat cali-OUTPUT",), count=2, matters=None)
+    assert foreign.text == (
+        "2 rules of Calico (nat cali-OUTPUT): whether packets are affected cannot be told"
+    )
 
 
 def test_rules_that_a_second_init_put_first_are_judged_by_what_they_do() -> None:
