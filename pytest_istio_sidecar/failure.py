@@ -10,13 +10,16 @@ Named tuples, as every start of pytest makes these classes: a dataclass takes fi
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from string import Formatter
 from textwrap import wrap
 from typing import NamedTuple
 
 WIDTH = 96
 """Columns of a message at most, except for what may not be broken: a rule, a path, a program's output."""
+_columns = [WIDTH]
+"""What messages are laid out for, the innermost last."""
 LABEL = 9
 """Columns of a label, with what separates it from its value."""
 
@@ -126,6 +129,16 @@ class Message(NamedTuple):
         return frozenset(name for text in texts for _, name, _, _ in Formatter().parse(text) if name)
 
 
+@contextmanager
+def laid_out_for(columns: int | None) -> Iterator[None]:
+    """Within it messages are laid out for a terminal that is narrower than `WIDTH`."""
+    _columns.append(max(min(columns or WIDTH, WIDTH), 2 * LABEL))
+    try:
+        yield
+    finally:
+        _columns.pop()
+
+
 def lay_out(label: str, value: str, column: int = LABEL, *, whole: bool = False) -> list[str]:
     """Lines of `  label    value`, the value's further lines aligned under the first; none without a value.
 
@@ -137,7 +150,7 @@ def lay_out(label: str, value: str, column: int = LABEL, *, whole: bool = False)
         return []
     lines: list[str] = []
     for line in value.splitlines():
-        lines += [line] if whole else wrapped(line, WIDTH - column - 2) or [""]
+        lines += [line] if whole else wrapped(line, _columns[-1] - column - 2) or [""]
     labels: Sequence[str] = [label, *[""] * (len(lines) - 1)]
     return [f"  {name:<{column}}{line}".rstrip() for name, line in zip(labels, lines, strict=True)]
 

@@ -296,7 +296,7 @@ def _effect(alone: Trace) -> str:
     if alone.fate is Fate.UNCHANGED:
         return "the packet keeps its destination"
     if alone.fate is Fate.DROPPED:
-        return "the kernel drops the packet"
+        return f"the packet is {alone.outcome}"
     return f"the packet is sent to {f':{alone.destination.port}' if stays(alone) else alone.destination}"
 
 
@@ -342,7 +342,10 @@ def _excluded(rules: Rules, trace: Trace, low: int, high: int, wanted: set[int])
     packet, pod = f"inbound {span}", of_pod(rules)
     failure, got = messages.REACHED_PAST_ENVOY(packet=packet, pod=pod), f"also {span}: destination unchanged"
     if trace.fate is Fate.DROPPED:
-        failure, got = messages.DROPPED(packet=packet, pod=pod), "the kernel drops it"
+        failure, got = (
+            messages.DROPPED(packet=packet, outcome=trace.outcome, pod=pod),
+            f"it is {trace.outcome}",
+        )
     elif trace.fate is Fate.TRANSLATED:
         failure = messages.SENT_ELSEWHERE(packet=packet, destination=trace.destination, port="", pod=pod)
         got = f"also {span}: sent to {trace.destination}"

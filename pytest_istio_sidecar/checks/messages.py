@@ -17,7 +17,7 @@ _NOTICE = "a notice fails nothing: look whether it is meant"
 
 # Verdicts on packets.
 WRONG_PORT = Message("IS101", "{packet} is sent to :{port} instead of :{wanted}{pod}", help=_RULES_CHANGED)
-DROPPED = Message("IS102", "{packet} is dropped{pod}", help=_RULES_CHANGED)
+DROPPED = Message("IS102", "{packet} is {outcome}{pod}", help=_RULES_CHANGED)
 REACHED_PAST_ENVOY = Message("IS103", "{packet} reaches the application without Envoy{pod}", help=_OPTIONS)
 LEFT_PAST_ENVOY = Message("IS104", "{packet} leaves the application without Envoy{pod}", help=_OPTIONS)
 NOT_UNTOUCHED = Message("IS105", "{packet} {outcome}, but should pass untouched{pod}", help=_RULES_CHANGED)

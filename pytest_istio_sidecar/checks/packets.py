@@ -66,7 +66,7 @@ def check_not_redirected(nat: Rules, packet: Packet, *, host: Host | None = None
     if trace.fate is Fate.UNCHANGED:
         return []
     where = f":{trace.destination.port}" if stays(trace) else trace.destination
-    verb = "is dropped" if trace.fate is Fate.DROPPED else f"is sent to {where}"
+    verb = f"is {trace.outcome}" if trace.fate is Fate.DROPPED else f"is sent to {where}"
     return [
         Finding(
             kind=Kind.REDIRECT,
@@ -87,7 +87,7 @@ check_bypasses = check_not_redirected
 def _reaches(trace: Trace, pod: str) -> Failure:
     packet = describe(trace.packet)
     if trace.fate is Fate.DROPPED:
-        return messages.DROPPED(packet=packet, pod=pod)
+        return messages.DROPPED(packet=packet, outcome=trace.outcome, pod=pod)
     if trace.fate is Fate.TRANSLATED:
         return messages.SENT_ELSEWHERE(packet=packet, destination=trace.destination, port="", pod=pod)
     if trace.packet.hook == "PREROUTING":
@@ -99,7 +99,7 @@ def _got(trace: Trace) -> str:
     if trace.fate is Fate.UNCHANGED:
         return f"destination unchanged, {trace.destination}"
     if trace.fate is Fate.DROPPED:
-        return "the kernel drops it"
+        return f"it is {trace.outcome}"
     return f"{trace.fate} to {trace.destination}{_purpose(trace.destination.port)}"
 
 

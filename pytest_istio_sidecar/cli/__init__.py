@@ -29,8 +29,9 @@ from pytest_istio_sidecar.cli import (
     selftest,
     trace,
 )
-from pytest_istio_sidecar.cli.command import Status, for_terminal, say
+from pytest_istio_sidecar.cli.command import Status, columns_of, for_terminal, say
 from pytest_istio_sidecar.errors import IstioSidecarError, ParseError, UsageProblem, VerdictAgainst
+from pytest_istio_sidecar.failure import laid_out_for
 
 _COMMANDS = (trace, bypasses, compare, check, selftest, read, expected, doctor, matrix, clean, completion)
 
@@ -72,6 +73,13 @@ def _run(arguments: Sequence[str] | None) -> int:
         # A comment of a rule may hold what the stream cannot show; it is escaped, and ends nothing.
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
+    streams = [stream for stream in (sys.stdout, sys.stderr) if stream is not None]
+    columns = [width for stream in streams if (width := columns_of(stream)) is not None]
+    with laid_out_for(min(columns, default=None)):
+        return _obey(options)
+
+
+def _obey(options: argparse.Namespace) -> int:
     try:
         return int(options.command(options))
     except (UsageProblem, ParseError) as problem:

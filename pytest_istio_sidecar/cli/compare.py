@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, cast
 
 from pytest_istio_sidecar.cli import messages
@@ -98,7 +99,7 @@ def _compare(
         text = render_findings(findings) if findings else f"these are Istio {version}'s rules, rule for rule"
         print(*for_terminal(with_notes(text, rules), sys.stdout), sep="\n")
         filled = cast("PodRules", completed(rules, expected_of(rules, version, asked)))
-        _print_what_it_rests_on(filled, alone=not findings)
+        _print_what_it_rests_on(filled, [] if findings else _assumptions(filled), apart=not findings)
     if violations(findings):
         return Status.AGAINST
     if leaves_ipv6_untold(rules, asked, host):
@@ -107,19 +108,23 @@ def _compare(
     return Status.HOLDS
 
 
-def _print_what_it_rests_on(rules: PodRules, *, alone: bool) -> None:
-    """Say what was not read, and what was taken for it.
+def _assumptions(rules: PodRules) -> list[str]:
+    from pytest_istio_sidecar.checks.tracing import assumptions
+
+    return [text for family in (4, 6) for text in assumptions(rules, family)]
+
+
+def _print_what_it_rests_on(rules: PodRules, assumed: Sequence[str], *, apart: bool = True) -> None:
+    """Say what was taken for what is not shown, and what was not read.
 
     Args:
-        alone: whether what was printed is no finding, which says the latter itself.
+        apart: whether an empty line stands before it.
     """
-    from pytest_istio_sidecar.checks.tracing import assumptions
     from pytest_istio_sidecar.netfilter.unread import left_aside
 
-    assumed = [text for family in (4, 6) for text in assumptions(rules, family)] if alone else []
     lines = [*lay_out("assumed", "\n".join(assumed)), *lay_out("note", "\n".join(left_aside(rules)))]
     if lines:
-        print(*([""] if alone else []), *for_terminal("\n".join(lines), sys.stdout), sep="\n")
+        print(*([""] if apart else []), *for_terminal("\n".join(lines), sys.stdout), sep="\n")
 
 
 def _guess(options: argparse.Namespace, rules: PodRules, host: Host) -> Status:
@@ -157,5 +162,5 @@ def _guess(options: argparse.Namespace, rules: PodRules, host: Host) -> Status:
     if options.json:
         print_notes((*rules.notes, *left_aside(rules)))
     else:
-        _print_what_it_rests_on(rules, alone=True)
+        _print_what_it_rests_on(rules, guesses[0].comparison.assumptions)
     return Status.HOLDS if equivalent else Status.AGAINST

@@ -31,11 +31,15 @@ _LINES = 40
 
 
 def render_comparison(comparison: Comparison) -> list[str]:
-    """The lines of every chain that differs."""
+    """The lines of every chain that differs: expected rules on the left and where they are on the right.
+
+    Where some rule is too long for that, where they are stands first in every chain.
+    """
+    tables = [_Drawn(chain) for chain in comparison.chains if chain.differs]
+    beside = all(table.columns <= _COLUMNS for table in tables)
     lines: list[str] = []
-    for chain in comparison.chains:
-        if chain.differs:
-            lines += ["", *render_chain(chain)] if lines else render_chain(chain)
+    for table in tables:
+        lines += ["", *table.lines(beside=beside)] if lines else table.lines(beside=beside)
     return lines
 
 
@@ -68,24 +72,39 @@ def comparison_fields(comparison: Comparison) -> dict[str, Any]:
     }
 
 
-def render_chain(chain: AlignedChain) -> list[str]:
-    """One chain: expected rules on the left, where they are on the right."""
-    where = chain.place
-    if chain.backend is not None:
-        where += f" ({chain.backend})"
-    rows = list(_rows(chain.lines))
-    shown, left = rows[:_LINES], len(rows) - _LINES
-    width = max((len(text) for _, text, here in shown if here), default=0)
-    beside = max((len(here) for _, _, here in shown), default=0)
-    policy = [f"  * policy {chain.expected_policy}  {chain.observed_policy}"] if chain.policy_differs else []
-    if width + beside + 6 <= _COLUMNS:
-        lines = [f"    {where:<{width}}  here", *policy]
-        lines += [f"  {sign} {text:<{width}}  {here}".rstrip() for sign, text, here in shown]
-    else:
-        # Rules that fill a terminal's line stand last, so that nothing is torn from its number.
-        lines = [f"    {where}", f"         {'here':<{beside}}", *policy]
-        lines += [f"  {sign} {text[:5]}{here:<{beside}}  {text[5:]}".rstrip() for sign, text, here in shown]
-    return [*(line.rstrip() for line in lines), *([f"    and {left} more"] if left > 0 else [])]
+class _Drawn:
+    """One chain as a table.
+
+    Attributes:
+        columns: what it takes with rules and where they are beside each other.
+    """
+
+    def __init__(self, chain: AlignedChain) -> None:
+        self._chain = chain
+        rows = list(_rows(chain.lines))
+        self._shown, self._left = rows[:_LINES], len(rows) - _LINES
+        self._width = max((len(text) for _, text, here in self._shown if here), default=0)
+        self._here = max((len(here) for _, _, here in self._shown), default=0)
+        self.columns = self._width + self._here + 6
+
+    def lines(self, *, beside: bool) -> list[str]:
+        """Its lines; not `beside`: what fills a terminal's line stands last, torn from no number."""
+        chain, width = self._chain, self._width
+        where = chain.place if chain.backend is None else f"{chain.place} ({chain.backend})"
+        lines = (
+            [f"    {where:<{width}}  here"]
+            if beside
+            else [f"    {where}", f"         {'here':<{self._here}}"]
+        )
+        if chain.policy_differs:
+            lines.append(f"  * policy {chain.expected_policy}  {chain.observed_policy}")
+        for sign, text, here in self._shown:
+            row = f"{text:<{width}}  {here}" if beside else f"{text[:5]}{here:<{self._here}}  {text[5:]}"
+            lines.append(f"  {sign} {row}")
+        return [
+            *(line.rstrip() for line in lines),
+            *([f"    and {self._left} more"] if self._left > 0 else []),
+        ]
 
 
 def _rows(lines: Sequence[Line]) -> Iterator[tuple[str, str, str]]:

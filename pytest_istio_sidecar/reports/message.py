@@ -167,5 +167,5 @@ def render_trace(
 def outcome_of(trace: Trace) -> str:
     """What becomes of the packet, in a few words."""
     if trace.fate in (Fate.UNCHANGED, Fate.DROPPED, Fate.UNKNOWN):
-        return str(trace.fate)
+        return trace.outcome
     return f"{trace.fate} to {trace.destination}"

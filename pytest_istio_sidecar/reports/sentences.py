@@ -95,7 +95,7 @@ def _end(way: Way, trace: Trace) -> str:
         case "proxy":
             return f"{what} comes to {trace.destination}: {way['listener']}."
         case "nowhere":
-            return f"{what} goes nowhere: the kernel drops it."
+            return f"{what} goes nowhere: it is {trace.outcome}."
         case "application":
             return f"{what} comes to {trace.destination} itself, without Envoy."
         case _:

@@ -18,6 +18,7 @@ from pytest_istio_sidecar.netfilter.matches import Hidden
 from pytest_istio_sidecar.netfilter.model import Rule, Rules, Ruleset
 from pytest_istio_sidecar.netfilter.packet import Endpoint, Fate, Host, Packet
 from pytest_istio_sidecar.netfilter.routing import Routing
+from pytest_istio_sidecar.netfilter.targets import Extended
 from pytest_istio_sidecar.netfilter.trace.hooks import Traversal
 from pytest_istio_sidecar.netfilter.trace.match import why_unknown
 from pytest_istio_sidecar.netfilter.trace.nat import Unforeseeable
@@ -71,6 +72,13 @@ class Trace:
     def notes(self) -> tuple[str, ...]:
         """What was not read; a fate that is known holds whatever that is."""
         return notes_of(self.rules, self.packet.family)
+
+    @property
+    def outcome(self) -> str:
+        """The fate in words: REJECT tells the sender, DROP does not (iptables-extensions(8))."""
+        target = self.deciding_rule.target if self.deciding_rule else None
+        answers = isinstance(target, Extended) and target.name == "REJECT"
+        return "dropped by REJECT" if self.fate is Fate.DROPPED and answers else str(self.fate)
 
     def _repr_html_(self) -> str:
         """The traversal as a table, for notebooks."""

@@ -27,6 +27,7 @@ from pytest_istio_sidecar import (
     render_save,
 )
 from pytest_istio_sidecar.checks.finding import Kind
+from pytest_istio_sidecar.reports.sentences import explain
 
 EXCLUDED = {15008, 22, 15090, 15021, 15020}
 ISTIO = render_save(expected_ruleset("1.8.3"))
@@ -58,7 +59,15 @@ def test_a_port_that_the_kernel_drops_is_neither_captured_nor_let_by():
     text = f"{ISTIO}*mangle\n:PREROUTING ACCEPT [0:0]\n-A PREROUTING -p tcp --dport 8080 -j DROP\nCOMMIT\n"
     (finding,) = check_inbound_exclusions(parse_iptables_save(text), EXCLUDED)
     assert finding.summary == "inbound tcp 8080 is dropped"
-    assert (finding.got, finding.kind) == ("the kernel drops it", Kind.REDIRECT)
+    assert (finding.got, finding.kind) == ("it is dropped", Kind.REDIRECT)
+
+
+def test_a_packet_whose_sender_is_told_is_said_to_be_dropped_by_reject():
+    reject = "*filter\n:INPUT ACCEPT [0:0]\n-A INPUT -p tcp -j REJECT --reject-with tcp-reset\nCOMMIT\n"
+    (finding,) = check_redirected(parse_iptables_save(f"{ISTIO}{reject}"), inbound(8080))
+    assert finding.summary == "inbound tcp 8080 is dropped by REJECT"
+    assert finding.got == "it is dropped by REJECT"
+    assert explain(finding.trace)[-1] == "So inbound tcp 8080 goes nowhere: it is dropped by REJECT."
 
 
 def test_a_port_let_by_for_one_network_only_is_found():

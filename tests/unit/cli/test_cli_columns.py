@@ -9,6 +9,7 @@ import pytest
 from pytest_istio_sidecar import expected_ruleset, render_save
 from pytest_istio_sidecar.cli import main
 from pytest_istio_sidecar.cli.command import row
+from pytest_istio_sidecar.failure import laid_out_for, lay_out
 
 COPIED = re.compile(r"-A \S+ |--?\w[\w-]* .* -j |^  (in|out)bound ")
 RULES = render_save(expected_ruleset("1.8.3"))
@@ -104,6 +105,29 @@ def test_a_rule_stays_whole_and_its_outcome_stands_below_it(texts, terminal, cap
     lines = capsys.readouterr().out.splitlines()
     place = next(place for place, line in enumerate(lines) if line.endswith("REDIRECT --to-ports 15006"))
     assert lines[place].index("-p tcp") == lines[place + 1].index("match, redirect")
+
+
+def test_each_assumption_begins_on_a_line_of_its_own_however_narrow_the_terminal_is(texts, terminal, capsys):
+    terminal(80)
+    main(["compare", "lab", "--guess"])
+    lines = capsys.readouterr().out.splitlines()
+    begins = [line.strip() for line in lines if re.match(r"  (assumed|       )  (ISTIO_|PRER|tables )", line)]
+    assert [begin.split(":")[0] for begin in begins] == [
+        "assumed  PREROUTING 1, OUTPUT 1, ISTIO_INBOUND 1-6, ISTIO_IN_REDIRECT 1,",
+        "ISTIO_OUTPUT 4,7-9, ISTIO_REDIRECT 1",
+        "ISTIO_OUTPUT 1-3,5,6",
+        "ISTIO_OUTPUT 2,5,8",
+        "ISTIO_OUTPUT 2-4",
+        "ISTIO_OUTPUT 5-7",
+        "tables raw, mangle, filter and security",
+    ]
+
+
+def test_messages_are_laid_out_for_another_terminal_only_within(terminal):
+    value = "word " * 30
+    with laid_out_for(60):
+        assert max(map(len, lay_out("note", value))) <= 60
+    assert max(map(len, lay_out("note", value))) > 60
 
 
 def test_a_row_is_broken_under_its_last_column(terminal):

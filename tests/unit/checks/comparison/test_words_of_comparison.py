@@ -16,6 +16,7 @@ from pytest_istio_sidecar import (
     parse_iptables_save,
     render_save,
 )
+from pytest_istio_sidecar.reports.comparison import render_comparison
 
 EXPECTED = expected_ruleset("1.8.3")
 JUMP = "-A PREROUTING -p tcp -j ISTIO_INBOUND\n"
@@ -27,6 +28,18 @@ def changed(*changes: tuple[str, str]) -> Ruleset:
         assert old in text
         text = text.replace(old, new)
     return parse_iptables_save(text)
+
+
+def test_where_one_rule_is_too_long_where_rules_are_stands_first_in_every_chain() -> None:
+    long = "-A ISTIO_OUTPUT ! -d 127.0.0.0/8 -p tcp -m multiport --dports 1001,1002,1003,1004 -j RETURN\n"
+    comparison = compare(changed((JUMP, ""), ("-A ISTIO_OUTPUT -s", f"{long}-A ISTIO_OUTPUT -s")), EXPECTED)
+    lines = render_comparison(comparison)
+    assert [line.strip() for line in lines if line.strip().startswith(("nat", "here"))] == [
+        "nat PREROUTING (legacy)",
+        "here",
+        "nat ISTIO_OUTPUT (legacy)",
+        "here",
+    ]
 
 
 REPORTS = Path(__file__).parents[3] / "data" / "reports"
