@@ -211,6 +211,13 @@ NATIVE_NOT_READ = Message(
     fix="let `nft list ruleset` be read: --istio-reader=node or debug, where nft is installed",
     note="whether the pod has rules was not seen",
 )
+BACK_END_NOT_READ = Message(
+    "IS418",
+    "no rule of Istio's was found in what was read of {pod}, and not both back ends of iptables were read",
+    cause="a pod's rules are in one of the two, legacy or nf_tables, and a listing of the other shows none",
+    fix="give both: {reason}",
+    note="whether the pod has rules was not seen",
+)
 IS_GATEWAY = Message(
     "IS414",
     "{pod} is a gateway: its istio-proxy is a router, and captures no traffic",

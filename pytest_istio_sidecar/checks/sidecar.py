@@ -18,6 +18,7 @@ from pytest_istio_sidecar.istio.tables import has_istio_rules, other_mode, write
 from pytest_istio_sidecar.netfilter.model import PodRules
 from pytest_istio_sidecar.netfilter.packet import Host, inbound
 from pytest_istio_sidecar.netfilter.trace.trace import trace
+from pytest_istio_sidecar.netfilter.unread import is_unread, what_to_add
 
 
 def check_sidecars(pods: Sequence[Unproxied]) -> list[Finding]:
@@ -42,12 +43,15 @@ def check_istio_rules(
         gateway: whether the pod is a gateway's, which has none.
 
     Raises:
-        Undecided: none was seen, and nobody looked where that release can have written them; or a gateway.
+        Undecided: none was seen, and a back end was not read, or nobody looked where that release can have
+            written them; or a gateway.
     """
     if has_istio_rules(rules) or other_mode(rules):
         return []
     if gateway:
         raise Undecided(messages.IS_GATEWAY(pod=rules.pod))
+    if unread := [each for each in rules.rulesets if is_unread(each)]:
+        raise Undecided(messages.BACK_END_NOT_READ(pod=rules.pod or "the pod", reason=what_to_add(unread[0])))
     if not rules.native_read and writes_native_tables(version):
         raise Undecided(
             messages.NATIVE_NOT_READ(

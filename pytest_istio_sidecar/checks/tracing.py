@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Hashable, Iterable, Iterator
 from pytest_istio_sidecar.checks import messages
 from pytest_istio_sidecar.checks.wording import DIRECTIONS, PacketClass, describe, of_direction
 from pytest_istio_sidecar.errors import Undecided, UsageProblem
-from pytest_istio_sidecar.netfilter.hooks import unread_chains
+from pytest_istio_sidecar.netfilter.hooks import CAPTURES, unread_chains
 from pytest_istio_sidecar.netfilter.matches import PROTOCOLS
 from pytest_istio_sidecar.netfilter.model import Family, Rule, Rules, Table, rulesets_of
 from pytest_istio_sidecar.netfilter.packet import Fate, Hook, Host, IPAddress, Packet
@@ -154,9 +154,10 @@ def addressed_families(rules: Rules, host: Host) -> Iterator[tuple[Family, IPAdd
 
 
 def _may_capture(rules: Rules, family: Family) -> bool:
-    """Whether there are rules, or chains that were not read and could capture."""
+    """Whether there are rules that could, or chains that were not read: those of filter drop at most."""
     rulesets = with_unread_legacy(rulesets_of(rules, family))
-    return any(any(ruleset.rules()) for ruleset in rulesets) or bool(unread_chains(rulesets))
+    tables = [table for ruleset in rulesets for table in ruleset.tables if table.name in CAPTURES]
+    return any(any(table.rules()) for table in tables) or bool(unread_chains(rulesets))
 
 
 def of_pod(rules: Rules) -> str:

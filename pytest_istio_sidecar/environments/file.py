@@ -23,11 +23,13 @@ from pytest_istio_sidecar.istio.pod_options import PodUsers
 from pytest_istio_sidecar.machine.evidence import add_file
 from pytest_istio_sidecar.machine.given_file import NotText, decoded
 from pytest_istio_sidecar.machine.progress import Progress
+from pytest_istio_sidecar.netfilter.messages import TEXT_EMPTY
 from pytest_istio_sidecar.netfilter.model import Backend, Family, PodRules, Ruleset, joined
 from pytest_istio_sidecar.netfilter.packet import Host
 from pytest_istio_sidecar.netfilter.text.forms import read_text
 from pytest_istio_sidecar.netfilter.text.parse_save import OWN
 from pytest_istio_sidecar.netfilter.text.state import LOADED
+from pytest_istio_sidecar.netfilter.unread import with_unread_partners
 
 BACKENDS = {"legacy": Backend.LEGACY, "nft": Backend.NF_TABLES, "native": Backend.NF_TABLES}
 """What stands in front of a file's name; nft: and native: are two views of one back end."""
@@ -157,7 +159,12 @@ def read_given(specifications: Sequence[str], folder: Path | None = None) -> Giv
                 raise UsageProblem(messages.FOLDER_ALONE(folder=name))
             return _of_folder(Path(name))
     texts: dict[str, str] = {}
-    read = [_read(specification, texts, folder) for specification in specifications]
+    read = [
+        _read(specification, texts, folder, beside=len(specifications) > 1)
+        for specification in specifications
+    ]
+    if not any(rules.rulesets or rules.native_tables for rules in read):
+        raise ParseError(TEXT_EMPTY(), source=", ".join(specifications))
     notes = [
         f"{name}: {note}" if len(named) > 1 else note
         for (_, _, name), rules in zip(named, read, strict=True)
@@ -168,7 +175,7 @@ def read_given(specifications: Sequence[str], folder: Path | None = None) -> Giv
     alone = tuple(_alone(listings[0], *texts.values())) if single else ()
     return Given(
         rules=PodRules(
-            rulesets=tuple(map(joined, _by_back_end(listings))),
+            rulesets=with_unread_partners([*map(joined, _by_back_end(listings))]),
             notes=(*alone, *notes),
             native_tables=tuple(name for rules in read for name in rules.native_tables),
         ),
@@ -261,10 +268,17 @@ def _file_of(specification: str) -> tuple[Family | None, Backend | None, str]:
     return family, backend, name
 
 
-def _read(specification: str, texts: dict[str, str], folder: Path | None) -> PodRules:
+def _read(specification: str, texts: dict[str, str], folder: Path | None, *, beside: bool) -> PodRules:
+    """Read one file.
+
+    Args:
+        beside: whether there are others: then an empty one only leaves its back end unread.
+    """
     family, backend, name = _file_of(specification)
     source = "<standard input>" if name == "-" else name
     text, again, remark = _text(name, source)
+    if beside and not text.strip():
+        return PodRules(rulesets=(), notes=("empty, as where a back end has no table or the command failed: not read",))
     kept = add_file(texts, "standard-input.txt" if name == "-" else name, text)
     if again:
         place = name

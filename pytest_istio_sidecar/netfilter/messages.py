@@ -23,7 +23,7 @@ TEXT_EMPTY = Message(
     "IS202",
     "the text is empty",
     cause="the command printed nothing: this back end holds no table, or the command failed",
-    fix="give the output of the other back end too; the folder that `istio-sidecar read` writes has both,\n"
+    fix="give the output of the other back end too; the folder that `istio-sidecar read` writes has both, "
     "and what is empty there is known to be so",
 )
 LIST_EMPTY = Message(
@@ -207,7 +207,7 @@ TOO_MANY_LISTINGS = Message(
 NATIVE_FORM = Message(
     "IS282",
     "this is nf_tables' own form, as nft list ruleset prints it, which is not read yet",
-    fix="of tables that iptables made, give the output of iptables-nft-save; of Istio's native tables\n"
+    fix="of tables that iptables made, give the output of iptables-nft-save; of Istio's native tables "
     "(table inet istio-proxy-nat) it prints nothing",
 )
 NATIVE_CUT_OFF = Message(

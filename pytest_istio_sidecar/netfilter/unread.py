@@ -17,14 +17,17 @@ from pytest_istio_sidecar.netfilter.model import (
     PodRules,
     Rules,
     Ruleset,
+    Table,
     rulesets_of,
 )
 
 OLD_NAT = frozenset({"PREROUTING", "OUTPUT", "POSTROUTING"})
 """The built-in chains of nat before Linux 2.6.36."""
 
+_PARTNERS = {Backend.LEGACY: Backend.NF_TABLES, Backend.NF_TABLES: Backend.LEGACY, None: None}
 _UNREAD_LEGACY: dict[Family, Ruleset] = {
-    family: Ruleset(family=family, backend=Backend.LEGACY, unread=ALL_BUILT_IN) for family in (4, 6)
+    family: Ruleset(family=family, backend=Backend.LEGACY, unread=ALL_BUILT_IN, beside_legacy=True)
+    for family in (4, 6)
 }
 
 
@@ -48,6 +51,28 @@ def with_unread_legacy(rulesets: Sequence[Ruleset]) -> tuple[Ruleset, ...]:
         ruleset.backend is not Backend.LEGACY for ruleset in rulesets
     )
     return (*rulesets, unread_legacy(rulesets[0].family)) if missing else tuple(rulesets)
+
+
+def with_unread_partners(rulesets: Sequence[Ruleset]) -> tuple[Ruleset, ...]:
+    """Rulesets, and where none has any rule, beside each family's the back end that was not read.
+
+    A pod's rules are in one of two back ends, and the text of the other shows none.
+    """
+    backends: dict[Family, set[Backend | None]] = {}
+    for ruleset in rulesets:
+        if ruleset.unread or any(ruleset.rules()) or any(map(_drops, ruleset.tables)):
+            return tuple(rulesets)
+        backends.setdefault(ruleset.family, set()).add(ruleset.backend)
+    partners = [
+        Ruleset(family=family, backend=_PARTNERS[backend], unread=ALL_BUILT_IN)
+        for family, (backend, *others) in backends.items()
+        if not others
+    ]
+    return (*rulesets, *partners)
+
+
+def _drops(table: Table) -> bool:
+    return any(chain.policy == "DROP" for chain in table.chains)
 
 
 def unread_legacy(family: Family) -> Ruleset:
@@ -85,10 +110,7 @@ def reason(ruleset: Ruleset, could_capture: Iterable[BuiltIn]) -> str:
     """Why rules do not tell what becomes of a packet: these chains, unread, may capture it; what to add."""
     program = "iptables" if ruleset.family == 4 else "ip6tables"
     if is_unread(ruleset):
-        return (
-            f"{program}-legacy has tables, too, which were not read and could capture it: "
-            f"add {program}-legacy-save (legacy:FILE)"
-        )
+        return f"{_which(ruleset)} not read and could capture it: {what_to_add(ruleset)}"
     chains = _by_table(could_capture)
     whole = unread_tables(ruleset.unread)
     names = () if _is_guessed(ruleset) else [table.name for table in ruleset.tables if table.chains]
@@ -104,6 +126,24 @@ def reason(ruleset: Ruleset, could_capture: Iterable[BuiltIn]) -> str:
         advice = f"add {_and(commands)}, or give {program}-save instead"
     verb = "were" if several else "was"
     return f"{_shown(ruleset, chains)}; {listed} {verb} not read and could capture it: {advice}"
+
+
+def what_to_add(ruleset: Ruleset) -> str:
+    """What shows a back end of which nothing was read."""
+    program = "iptables" if ruleset.family == 4 else "ip6tables"
+    legacy, nft = f"{program}-legacy-save (legacy:FILE)", f"{program}-nft-save (nft:FILE)"
+    if ruleset.backend is None:
+        return f"give {legacy} and {nft} instead"
+    return f"add {legacy if ruleset.backend is Backend.LEGACY else nft}"
+
+
+def _which(ruleset: Ruleset) -> str:
+    program = "iptables" if ruleset.family == 4 else "ip6tables"
+    if ruleset.beside_legacy:
+        return f"{program}-legacy has tables, too, which were"
+    if ruleset.backend is None:
+        return f"the other back end of {program} was"
+    return f"{program}-{'legacy' if ruleset.backend is Backend.LEGACY else 'nft'} was"
 
 
 def _shown(ruleset: Ruleset, missed: Collection[str]) -> str:
@@ -139,7 +179,11 @@ def notes_of(rules: Rules, family: Family) -> tuple[str, ...]:
     for ruleset in with_unread_legacy(rulesets_of(rules, family)):
         if is_unread(ruleset):
             program = "iptables" if family == 4 else "ip6tables"
-            notes.append(f"not read: the tables of {program}-legacy, which the kernel asks, too")
+            name = "legacy" if ruleset.backend is Backend.LEGACY else "nft"
+            which = (
+                f"the tables of {program}-{name}" if ruleset.backend else f"the other back end of {program}"
+            )
+            notes.append(f"not read: {which}, which the kernel asks, too")
         elif ruleset.unread:
             notes.append(f"not read: {in_words(ruleset.unread, [table.name for table in ruleset.tables])}")
     return tuple(dict.fromkeys(notes))
@@ -154,7 +198,8 @@ def left_aside(rules: PodRules) -> tuple[str, ...]:
         for note in notes_of(rules, family)
     ]
     notes += [f"not read: the rules of IPv{family}" for family in (4, 6) if family not in families]
-    if not {ruleset.backend for ruleset in rules.rulesets} >= {Backend.LEGACY, Backend.NF_TABLES}:
+    backends = {ruleset.backend for ruleset in rules.rulesets}
+    if not backends >= {Backend.LEGACY, Backend.NF_TABLES} and not any(map(is_unread, rules.rulesets)):
         notes.append("not read: one of the two back ends (legacy, nf_tables), and the kernel asks both")
     return tuple(notes)
 

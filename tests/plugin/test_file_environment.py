@@ -88,6 +88,13 @@ def test_rules_without_istios_are_undecided_where_the_release_can_write_native_t
     result.stdout.fnmatch_lines(["*nf_tables' own tables were not read*"])
 
 
+def test_the_listing_of_a_back_end_without_a_rule_is_undecided_and_names_the_other(run_suite):
+    result = run_suite((DATA / "observed-1.27.3" / "iptables-legacy-save_-c.txt").read_text())
+    outcomes = result.parseoutcomes()
+    assert (outcomes["errors"], outcomes.get("failed", 0)) == (1, 0)
+    result.stdout.fnmatch_lines(["*give both: add iptables-nft-save (nft:FILE)*"])
+
+
 def test_of_a_folder_the_release_is_the_pods_unless_another_is_named(pytester):
     shutil.copytree(DATA / "observed-1.20.8", pytester.path / "read")
     pytester.makepyfile("def test_release(istio_version, pod_rules):\n    print(istio_version)")

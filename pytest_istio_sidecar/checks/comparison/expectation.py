@@ -79,6 +79,8 @@ def check_matches_istio(
     asked_for = IstioOptions.of(given) if options is None else options
     if isinstance(rules, PodRules) and (mode := other_mode(rules)):
         raise Undecided(messages.OTHER_MODE(mode=mode))
+    if ipv6_is_untold(rules, asked_for.enable_ipv6) and not rulesets_of(rules, 4):
+        raise Undecided(messages.IPV6_UNTOLD(pod=of_pod(rules)))
     expected = expected_of(rules, version, asked_for)
     observed = completed(rules, expected)
     comparison = compare(observed, expected, host=host)

@@ -119,7 +119,7 @@ def test_nft_and_native_are_one_back_end(tmp_path):
     nat, raw = tmp_path / "nat", tmp_path / "raw"
     nat.write_text("*nat\n:OUTPUT ACCEPT [0:0]\nCOMMIT\n")
     raw.write_text("*raw\n:OUTPUT ACCEPT [0:0]\nCOMMIT\n")
-    (ruleset,) = read_given([f"nft:{nat}", f"native:{raw}"]).rules.rulesets
+    (ruleset, _) = read_given([f"nft:{nat}", f"native:{raw}"]).rules.rulesets
     assert [table.name for table in ruleset.tables] == ["nat", "raw"]
 
 
