@@ -45,18 +45,26 @@ class FileEnvironment(Environment):
     seconds = 0.0
 
     def __init__(
-        self, *, given: Given, names: Sequence[str], keep: bool = False, host: Host | None = None
+        self,
+        *,
+        given: Given,
+        names: Sequence[str],
+        keep: bool = False,
+        host: Host | None = None,
+        assumed: str = "",
     ) -> None:
         """Take listings that were read.
 
         Args:
             host: the pod's interfaces, where they were stated.
             keep: whether they are evidence, too; most are files of the user's already.
+            assumed: the release that the pod is taken to be of where nothing tells it.
         """
         super().__init__(given.rules.pod or ", ".join(names))
         self._given = given
         self._names = names
         self._host = host or Host()
+        self._assumed = "" if given.version else assumed
         if keep:
             self._evidence |= given.texts
 
@@ -69,7 +77,9 @@ class FileEnvironment(Environment):
         """
         given = read_given(choices.tables, choices.evidence)
         keep = choices.evidence is not None
-        return cls(given=given, names=choices.tables, keep=keep, host=Host.of(choices.interfaces))
+        assumed = "" if choices.version_given else choices.version
+        host = Host.of(choices.interfaces)
+        return cls(given=given, names=choices.tables, keep=keep, host=host, assumed=assumed)
 
     @classmethod
     def attach(cls, state: Path) -> NoReturn:
@@ -85,7 +95,9 @@ class FileEnvironment(Environment):
         """What was read, for the summary."""
         pod = {"pod": self.pod_name} if self._given.rules.pod else {}
         listing = ", ".join(self._names)
-        return {"environment": "file (no traffic, no listeners)", "listing": listing, **pod}
+        release = f"taken to be Istio {self._assumed}, as nothing tells it; --istio-version names another"
+        told = {"release": release} if self._assumed else {}
+        return {"environment": "file (no traffic, no listeners)", "listing": listing, **pod, **told}
 
     @property
     def istio_version(self) -> str | None:
@@ -278,7 +290,9 @@ def _read(specification: str, texts: dict[str, str], folder: Path | None, *, bes
     source = "<standard input>" if name == "-" else name
     text, again, remark = _text(name, source)
     if beside and not text.strip():
-        return PodRules(rulesets=(), notes=("empty, as where a back end has no table or the command failed: not read",))
+        return PodRules(
+            rulesets=(), notes=("empty, as where a back end has no table or the command failed: not read",)
+        )
     kept = add_file(texts, "standard-input.txt" if name == "-" else name, text)
     if again:
         place = name

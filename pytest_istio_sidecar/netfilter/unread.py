@@ -199,7 +199,8 @@ def left_aside(rules: PodRules) -> tuple[str, ...]:
     ]
     notes += [f"not read: the rules of IPv{family}" for family in (4, 6) if family not in families]
     backends = {ruleset.backend for ruleset in rules.rulesets}
-    if not backends >= {Backend.LEGACY, Backend.NF_TABLES} and not any(map(is_unread, rules.rulesets)):
+    named = any(is_unread(each) for of in families for each in with_unread_legacy(rules.of_family(of)))
+    if not named and not backends >= {Backend.LEGACY, Backend.NF_TABLES}:
         notes.append("not read: one of the two back ends (legacy, nf_tables), and the kernel asks both")
     return tuple(notes)
 

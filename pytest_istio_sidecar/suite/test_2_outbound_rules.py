@@ -57,7 +57,9 @@ def test_rules_5_6_and_8_decide_nothing(
         pytest.skip(f"with this pod's options {rule} is not there, or packets match it")
     why = f"where the rules are Istio {istio_version}'s, {meant_dead[rule][0].cause}"
     if rule not in istio_output:
-        notice(f"ISTIO_OUTPUT rule {number} is not there ({rule}); nothing changes: {why}")
+        notice(
+            f"ISTIO_OUTPUT has no `{rule}`, rule {number} of Istio {istio_version}; nothing changes: {why}"
+        )
         return
     dead = rule in dead_rules
     assert dead, f"{rule} matches packets of this pod, but should match none: {why}"

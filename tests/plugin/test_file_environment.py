@@ -95,6 +95,12 @@ def test_the_listing_of_a_back_end_without_a_rule_is_undecided_and_names_the_oth
     result.stdout.fnmatch_lines(["*give both: add iptables-nft-save (nft:FILE)*"])
 
 
+def test_where_nothing_tells_the_release_the_one_that_was_taken_is_said(run_suite):
+    taken = "release *taken to be Istio 1.8.3, as nothing tells it*"
+    run_suite(LAB.read_text()).stdout.fnmatch_lines([taken])
+    run_suite(LAB.read_text(), "--istio-version=1.8.3").stdout.no_fnmatch_line(taken)
+
+
 def test_of_a_folder_the_release_is_the_pods_unless_another_is_named(pytester):
     shutil.copytree(DATA / "observed-1.20.8", pytester.path / "read")
     pytester.makepyfile("def test_release(istio_version, pod_rules):\n    print(istio_version)")
