@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from pytest_istio_sidecar.assertions import (
         assert_bypasses as assert_bypasses,
+        assert_capture_sockets as assert_capture_sockets,
         assert_inbound_exclusions as assert_inbound_exclusions,
         assert_intercepted as assert_intercepted,
         assert_jump as assert_jump,
@@ -41,6 +42,9 @@ if TYPE_CHECKING:
         check_reviewed_bypasses as check_reviewed_bypasses,
         parse_reviewed_bypasses as parse_reviewed_bypasses,
     )
+    from pytest_istio_sidecar.checks.sockets.capture_sockets import (
+        check_capture_sockets as check_capture_sockets,
+    )
     from pytest_istio_sidecar.checks.chains import (
         check_inbound_exclusions as check_inbound_exclusions,
         check_jump as check_jump,
@@ -50,8 +54,8 @@ if TYPE_CHECKING:
     from pytest_istio_sidecar.checks.comparison.comparison import Comparison as Comparison, compare as compare
     from pytest_istio_sidecar.checks.comparison.expectation import check_matches_istio as check_matches_istio
     from pytest_istio_sidecar.checks.finding import Finding as Finding, Severity as Severity
-    from pytest_istio_sidecar.checks.listeners import check_listener as check_listener
-    from pytest_istio_sidecar.checks.listeners import (
+    from pytest_istio_sidecar.checks.sockets.listeners import check_listener as check_listener
+    from pytest_istio_sidecar.checks.sockets.listeners import (
         check_rules_reach_listeners as check_rules_reach_listeners,
     )
     from pytest_istio_sidecar.checks.packets import (
@@ -92,9 +96,11 @@ if TYPE_CHECKING:
         inbound as inbound,
         outbound as outbound,
     )
-    from pytest_istio_sidecar.netfilter.sockets import Socket as Socket
+    from pytest_istio_sidecar.netfilter.namespace.sockets import Socket as Socket
     from pytest_istio_sidecar.netfilter.text.complete import complete as complete
     from pytest_istio_sidecar.netfilter.text.forms import parse_rules as parse_rules
+    from pytest_istio_sidecar.netfilter.text.nft_render import render_nft as render_nft
+    from pytest_istio_sidecar.netfilter.text.nft_text import parse_nftables as parse_nftables
     from pytest_istio_sidecar.netfilter.text.parse import parse_iptables as parse_iptables
     from pytest_istio_sidecar.netfilter.text.parse_list import parse_iptables_list as parse_iptables_list
     from pytest_istio_sidecar.netfilter.text.parse_save import parse_iptables_save as parse_iptables_save

@@ -17,10 +17,11 @@ from pytest_istio_sidecar.checks.bypass.reviewed import ReviewedBypass, check_re
 from pytest_istio_sidecar.checks.chains import check_inbound_exclusions, check_jump, check_redirect_target
 from pytest_istio_sidecar.checks.comparison.expectation import check_matches_istio
 from pytest_istio_sidecar.checks.finding import Finding
-from pytest_istio_sidecar.checks.listeners import check_listener, check_rules_reach_listeners
 from pytest_istio_sidecar.checks.packets import check_not_redirected, check_redirected
 from pytest_istio_sidecar.checks.policy_routes import check_policy_routes
 from pytest_istio_sidecar.checks.replicas import check_replicas
+from pytest_istio_sidecar.checks.sockets.capture_sockets import check_capture_sockets
+from pytest_istio_sidecar.checks.sockets.listeners import check_listener, check_rules_reach_listeners
 from pytest_istio_sidecar.checks.traffic import check_intercepted, check_not_intercepted
 from pytest_istio_sidecar.istio.options import IstioOptions
 from pytest_istio_sidecar.istio.pod_options import PodUsers
@@ -134,6 +135,21 @@ def assert_rules_reach_listeners() -> None:
     Raises:
         ListenerMismatch: some packet does not.
         Undecided: the rules do not show it.
+    """
+
+
+@asserting(check_capture_sockets)
+def assert_capture_sockets() -> None:
+    """Assert that every socket on the ports of Envoy's capturing listeners is Envoy's.
+
+    Args:
+        sockets: as the fixture `listening_sockets` has them.
+        listeners: as the fixture `envoy_listeners` has them.
+        options: what istio-init was told; None: what the template passes.
+        pod: how the message names it.
+
+    Raises:
+        ListenerMismatch: another process has one, or shares one of Envoy's addresses.
     """
 
 

@@ -57,7 +57,9 @@ def expecting(rules: PodRules, version: str, options: IstioOptions) -> PodRules:
 
 
 def cause_of(traced: Trace, rules: Rules) -> str:
-    """What of the rules has a packet fare otherwise than the expected ones would, or ""."""
+    """What of rules or routes has a packet fare otherwise than the expected ones would, or ""."""
+    if led := _led_away(traced, rules):
+        return led
     rulesets = rulesets_of(rules, traced.packet.family)
     if not rulesets:
         return ""
@@ -81,6 +83,17 @@ def cause_of(traced: Trace, rules: Rules) -> str:
 
 def _has_chains_of_istio(ruleset: Ruleset) -> bool:
     return any(chain.name.startswith(PREFIX) for table in ruleset.tables for chain in table.chains)
+
+
+def _led_away(traced: Trace, rules: Rules) -> str:
+    """Which rules and routes have a packet fare otherwise than the host's addresses tell, or ""."""
+    host, family = traced.host, traced.packet.family
+    if family not in host.policies or _end(trace(rules, traced.packet, host=host.meant)) == _end(traced):
+        return ""
+    routed = [step.outcome for step in traced.steps if step.table == "routing"]
+    led = next((outcome for outcome in routed if outcome.startswith("by ")), None)
+    added = "rules and routes that somebody added to the namespace"
+    return f"{added} lead it {led}" if led else f"by {added} it is {routed[0]}" if routed else ""
 
 
 def _expectation(main: Ruleset) -> _Expectation | None:

@@ -101,6 +101,12 @@ NO_POLICY_ROUTE = Message(
     help="the commands of the line fix, in the pod's network namespace; or restart the pod",
 )
 
+LED_ASTRAY = Message(
+    "IS130",
+    "rules and routes of the namespace lead packets elsewhere than Istio {version} means{pod}",
+    help="find out who added the lines of routing, and take them out: ip rule del, ip route del",
+)
+
 # Verdicts on listeners and the agent.
 NOT_LISTENING = Message(
     "IS141", "Envoy does not listen on :{port}", help="is the sidecar ready? `istioctl proxy-status` tells"
@@ -126,6 +132,17 @@ AGENT_SILENT = Message(
 )
 DNS_UNANSWERED = Message(
     "IS147", "DNS by {protocol} is sent to {destination}, where nothing listens{pod}", help=_NOTICE
+)
+
+NOT_ENVOYS = Message(
+    "IS148",
+    "a socket on Envoy's port {port} is not Envoy's: {socket}{pod}",
+    help="find the process that holds it (ss -ltnp in the pod): it takes connections meant for Envoy",
+)
+MAY_BE_SHARED = Message(
+    "IS149",
+    "{count} sockets share {address}: that all are of Envoy's workers was not seen{pod}",
+    help="a notice fails nothing: read as root where the processes can be seen (--istio-reader=node)",
 )
 
 # Verdicts on real requests.

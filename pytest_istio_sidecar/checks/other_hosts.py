@@ -17,6 +17,7 @@ from pytest_istio_sidecar.checks.tracing import not_stated
 from pytest_istio_sidecar.netfilter.matches import Address, Extension, Interface, Match
 from pytest_istio_sidecar.netfilter.model import Family, Rule, Rules, Ruleset, rulesets_of
 from pytest_istio_sidecar.netfilter.packet import DEFAULT_INTERFACES, Fate, Host, IPAddress, Packet
+from pytest_istio_sidecar.netfilter.relations import KEYS, Interfaces, Relation
 from pytest_istio_sidecar.netfilter.trace.trace import Trace, trace
 
 _EXTERNAL = "eth0"
@@ -177,9 +178,8 @@ def _interfaces_apart(rules: Iterable[Rule]) -> dict[str, Rule]:
     """Interfaces that conditions part from each other: every one named, one of each pattern, and another."""
     asked: dict[str, Rule] = {}
     for rule in rules:
-        for match in rule.matches:
-            if isinstance(match, Interface) and match.name not in ("lo", "+"):
-                asked.setdefault(match.name, rule)
+        for match in rule.conditions():
+            asked |= {name: asked.get(name, rule) for name in _names(match) if name not in ("lo", "+")}
     if not asked:
         return {}
     patterns = [name[:-1] for name in asked if name.endswith("+")]
@@ -194,6 +194,13 @@ def _interfaces_apart(rules: Iterable[Rule]) -> dict[str, Rule]:
         name for letter in ("other", *ascii_lowercase) for name in _free(letter, asked, tuple(patterns))
     )
     return parted | dict.fromkeys(islice(others, 1), parted[_EXTERNAL])
+
+
+def _names(match: Match) -> Iterable[str]:
+    """The interfaces that a condition names; a pattern ends with +."""
+    if isinstance(match, Interfaces):
+        return [f"{name[:-1]}+" if name.endswith("*") else name for name in match.names]
+    return [match.name] if isinstance(match, Interface) else []
 
 
 def _free(beginning: str, taken: Collection[str], patterns: tuple[str, ...]) -> Iterator[str]:
@@ -212,7 +219,7 @@ def _addresses_apart(rules: Iterable[Rule], family: Family, side: str | None) ->
     """
     cuts: dict[int, Rule] = {}
     for rule in rules:
-        for match in rule.matches:
+        for match in rule.conditions():
             for low, high in _spans(match, family, side):
                 cuts.setdefault(low, rule)
                 cuts.setdefault(high + 1, rule)
@@ -242,10 +249,16 @@ def _spans(match: Match, family: Family, side: str | None) -> Iterator[tuple[int
             yield match.network, match.network | free
         else:  # a mask with holes: one of its addresses
             yield match.network | (free & -free), match.network | (free & -free)
+    if isinstance(match, Relation) and KEYS[match.key].family == family and side in (None, _side(match.key)):
+        yield from match.intervals if match.key.endswith(("saddr", "daddr")) else ()
     for option in match.options if isinstance(match, Extension) else ():
         if option.name in _SIDES and side in (None, _SIDES[option.name]):
             for text in option.values:
                 yield from _interval(text, family)
+
+
+def _side(key: str) -> str:
+    return "source" if key.endswith("saddr") else "destination"
 
 
 def _interval(text: str, family: Family) -> Iterator[tuple[int, int]]:

@@ -15,10 +15,10 @@ from pytest_istio_sidecar.errors import Undecided
 from pytest_istio_sidecar.failure import Failure
 from pytest_istio_sidecar.istio.injection import Unproxied, injection_of, is_ambient, why_missing
 from pytest_istio_sidecar.istio.tables import has_istio_rules, other_mode, writes_native_tables
+from pytest_istio_sidecar.netfilter.kernel.unread import is_unread, what_to_add
 from pytest_istio_sidecar.netfilter.model import PodRules
 from pytest_istio_sidecar.netfilter.packet import Host, inbound
 from pytest_istio_sidecar.netfilter.trace.trace import trace
-from pytest_istio_sidecar.netfilter.unread import is_unread, what_to_add
 
 
 def check_sidecars(pods: Sequence[Unproxied]) -> list[Finding]:

@@ -11,13 +11,14 @@ from collections.abc import Callable, Collection, Hashable, Iterable, Iterator
 from pytest_istio_sidecar.checks import messages
 from pytest_istio_sidecar.checks.wording import DIRECTIONS, PacketClass, describe, of_direction
 from pytest_istio_sidecar.errors import Undecided, UsageProblem
-from pytest_istio_sidecar.netfilter.hooks import CAPTURES, unread_chains
+from pytest_istio_sidecar.failure import Fact
+from pytest_istio_sidecar.netfilter.kernel.hooks import CAPTURES, unread_chains
+from pytest_istio_sidecar.netfilter.kernel.unread import with_unread_legacy
 from pytest_istio_sidecar.netfilter.matches import PROTOCOLS
 from pytest_istio_sidecar.netfilter.model import Family, Rule, Rules, Table, rulesets_of
 from pytest_istio_sidecar.netfilter.packet import Fate, Hook, Host, IPAddress, Packet
 from pytest_istio_sidecar.netfilter.space.queries import Fates, FieldName, Outcome, Part, fates, regions
 from pytest_istio_sidecar.netfilter.trace.trace import Trace, trace
-from pytest_istio_sidecar.netfilter.unread import with_unread_legacy
 
 CAPTURED = (Fate.REDIRECTED, Fate.TPROXIED, Fate.TRANSLATED)
 _ALLOWED = "not meant, and allowed"
@@ -170,6 +171,13 @@ def assumptions(rules: Rules, family: int) -> tuple[str, ...]:
     """What the rulesets of a family took from an expectation."""
     taken = rulesets_of(rules, 4 if family == 4 else 6)
     return tuple(assumption for ruleset in taken for assumption in ruleset.assumptions)
+
+
+def routing_facts(host: Host | None) -> list[Fact]:
+    """What somebody added to the namespace's routing, where it leads packets elsewhere than meant."""
+    policies = [] if host is None else host.policies.values()
+    added = [line for policy in policies for line in policy.added]
+    return [("routing", "\n".join(added))] if added else []
 
 
 def not_read(table: Table, question: str) -> Undecided:

@@ -32,7 +32,7 @@ def run(options: argparse.Namespace) -> Status:
         with EndingSignals():
             # Before any cluster goes: what was changed in it has to be put back there.
             put_back, problems = take_back_of_ended_runs()
-            removed = clean_stale()
+            removed = clean_stale(kept=True)
             clusters, gone = clean_clusters()
             removed += clusters
     except KeyboardInterrupt as interrupt:

@@ -81,7 +81,7 @@ def _compare(
     from pytest_istio_sidecar.checks.finding import violations
     from pytest_istio_sidecar.checks.messages import IPV6_UNTOLD
     from pytest_istio_sidecar.checks.tracing import of_pod
-    from pytest_istio_sidecar.netfilter.unread import left_aside
+    from pytest_istio_sidecar.netfilter.kernel.unread import left_aside
     from pytest_istio_sidecar.reports.comparison import comparison_fields
     from pytest_istio_sidecar.reports.message import render_findings
 
@@ -120,7 +120,7 @@ def _print_what_it_rests_on(rules: PodRules, assumed: Sequence[str], *, apart: b
     Args:
         apart: whether an empty line stands before it.
     """
-    from pytest_istio_sidecar.netfilter.unread import left_aside
+    from pytest_istio_sidecar.netfilter.kernel.unread import left_aside
 
     lines = [*lay_out("assumed", "\n".join(assumed)), *lay_out("note", "\n".join(left_aside(rules)))]
     if lines:
@@ -129,7 +129,7 @@ def _print_what_it_rests_on(rules: PodRules, assumed: Sequence[str], *, apart: b
 
 def _guess(options: argparse.Namespace, rules: PodRules, host: Host) -> Status:
     from pytest_istio_sidecar.checks.comparison.expectation import guess as guesses_of
-    from pytest_istio_sidecar.netfilter.unread import left_aside
+    from pytest_istio_sidecar.netfilter.kernel.unread import left_aside
     from pytest_istio_sidecar.reports.comparison import comparison_fields
 
     guesses = guesses_of(rules, host=host)

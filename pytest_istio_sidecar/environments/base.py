@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import ClassVar, Self
 
@@ -24,10 +24,12 @@ from pytest_istio_sidecar.istio.policy_route import Routings
 from pytest_istio_sidecar.machine.command import kept
 from pytest_istio_sidecar.machine.progress import Progress
 from pytest_istio_sidecar.netfilter.model import Family, PodRules
+from pytest_istio_sidecar.netfilter.namespace.sockets import Socket
 from pytest_istio_sidecar.netfilter.packet import Host
-from pytest_istio_sidecar.netfilter.sockets import Socket
 from pytest_istio_sidecar.readers.host import read_host
 from pytest_istio_sidecar.readers.listeners import Ask, read_listeners
+from pytest_istio_sidecar.readers.namespace import read_namespace
+from pytest_istio_sidecar.readers.outside import look_outside
 from pytest_istio_sidecar.readers.policy_routes import read_policy_routes
 from pytest_istio_sidecar.readers.runner import Runner
 from pytest_istio_sidecar.readers.sockets import read_sockets
@@ -48,12 +50,14 @@ class SidecarPod:
         host: its interfaces and addresses.
         options: what its rules were installed with.
         users: as whom its containers run, as far as that is known.
+        notes: what of its namespace could not be read, and what of it matters; one sentence each.
     """
 
     name: str
     host: Host
     options: IstioOptions = field(default_factory=IstioOptions)
     users: PodUsers = field(default_factory=PodUsers)
+    notes: tuple[str, ...] = ()
 
 
 class PodAccess(ABC):
@@ -117,8 +121,14 @@ class PodAccess(ABC):
 
     def pod(self) -> SidecarPod:
         """The pod under test, with the addresses it has."""
-        host = read_host(self.runner("addresses"), timeout=self.seconds, pod=self.pod_name)
-        return SidecarPod(name=self.pod_name, host=host, options=self.options(), users=self.users())
+        runner = self.runner("addresses")
+        host = read_host(runner, timeout=self.seconds, pod=self.pod_name)
+        read = read_namespace(runner, timeout=self.seconds)
+        self._evidence |= kept(read.commands)
+        host = replace(host, routes=read.routes, localnet=read.localnet, forwards=read.forwards)
+        return SidecarPod(
+            name=self.pod_name, host=host, options=self.options(), users=self.users(), notes=read.notes
+        )
 
     def read_rules(self, folder: Path | None = None) -> PodRules:
         """Read every table of both families and back ends.
@@ -129,9 +139,12 @@ class PodAccess(ABC):
         Raises:
             EnvironmentProblem: one of them could not be read.
         """
-        reading = read_tables(self.runner("tables"), timeout=self.seconds, pod=self.pod_name, folder=folder)
-        self._evidence |= kept(reading.commands)
-        return reading.rules
+        runner = self.runner("tables")
+        reading = read_tables(runner, timeout=self.seconds, pod=self.pod_name, folder=folder)
+        beside = read_namespace(runner, timeout=self.seconds)
+        outside, commands = look_outside(runner, timeout=self.seconds)
+        self._evidence |= kept((*reading.commands, *beside.commands, *commands))
+        return replace(reading.rules, notes=(*reading.rules.notes, *beside.notes, *outside))
 
     def read_listeners(self) -> tuple[Listener, ...]:
         """Read what Envoy listens on, from its admin port.

@@ -55,7 +55,7 @@ class ReaderName(StrEnum):
 
 
 class Keep(StrEnum):
-    """Whether a cluster outlives its run."""
+    """Whether a cluster, or an embedded pod, outlives its run."""
 
     NEVER = "never"
     FAILED = "failed"
@@ -223,7 +223,7 @@ class KindChoices(RunChoices):
     )
     keep: Keep = option(
         "--istio-keep",
-        "Whether the cluster outlives the run (default: never).",
+        "Whether the cluster, or the embedded pod, outlives the run (default: never).",
         default=Keep.NEVER,
         check=one_of(Keep),
         metavar="never|failed|always",
@@ -280,5 +280,18 @@ class ExistingChoices(RunChoices):
     )
 
 
-class Choices(KindChoices, ExistingChoices):
+class EmbeddedChoices(RunChoices):
+    """A pod of this machine's namespaces."""
+
+    embedded_setup: Path | None = option(
+        "--istio-embedded-setup",
+        "A shell script to run as root in the embedded pod, once its rules are loaded and its programs "
+        "listen: to try rules, or to break it. One that fails ends the run before any test.",
+        default=None,
+        check=file,
+        metavar="FILE",
+    )
+
+
+class Choices(KindChoices, ExistingChoices, EmbeddedChoices):
     """Everything that a user can choose."""

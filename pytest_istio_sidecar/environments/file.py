@@ -23,13 +23,14 @@ from pytest_istio_sidecar.istio.pod_options import PodUsers
 from pytest_istio_sidecar.machine.evidence import add_file
 from pytest_istio_sidecar.machine.given_file import NotText, decoded
 from pytest_istio_sidecar.machine.progress import Progress
+from pytest_istio_sidecar.netfilter.kernel.unread import with_unread_partners
 from pytest_istio_sidecar.netfilter.messages import TEXT_EMPTY
 from pytest_istio_sidecar.netfilter.model import Backend, Family, PodRules, Ruleset, joined
 from pytest_istio_sidecar.netfilter.packet import Host
 from pytest_istio_sidecar.netfilter.text.forms import read_text
+from pytest_istio_sidecar.netfilter.text.nft_join import beside
 from pytest_istio_sidecar.netfilter.text.parse_save import OWN
 from pytest_istio_sidecar.netfilter.text.state import LOADED
-from pytest_istio_sidecar.netfilter.unread import with_unread_partners
 
 BACKENDS = {"legacy": Backend.LEGACY, "nft": Backend.NF_TABLES, "native": Backend.NF_TABLES}
 """What stands in front of a file's name; nft: and native: are two views of one back end."""
@@ -182,14 +183,23 @@ def read_given(specifications: Sequence[str], folder: Path | None = None) -> Giv
         for (_, _, name), rules in zip(named, read, strict=True)
         for note in rules.notes
     ]
-    listings = [listing for rules in read for listing in rules.rulesets]
-    single = len(named) == len(listings) == 1 and LOADED not in notes
+    listings: list[Ruleset] = []
+    natives: list[Ruleset] = []
+    for rules in read:
+        for listing in rules.rulesets:
+            by_nft = rules.native_read and listing.backend is Backend.NF_TABLES
+            (natives if by_nft else listings).append(listing)
+    single = len(named) == len(listings) == 1 and not natives and LOADED not in notes
     alone = tuple(_alone(listings[0], *texts.values())) if single else ()
+    whole = PodRules(rulesets=tuple(map(joined, _by_back_end(listings))))
+    if natives:
+        whole = beside(PodRules(rulesets=tuple(map(joined, _by_back_end(natives)))), whole.rulesets)
     return Given(
-        rules=PodRules(
-            rulesets=with_unread_partners([*map(joined, _by_back_end(listings))]),
-            notes=(*alone, *notes),
-            native_tables=tuple(name for rules in read for name in rules.native_tables),
+        rules=replace(
+            whole,
+            rulesets=with_unread_partners(whole.rulesets),
+            notes=(*alone, *notes, *whole.notes),
+            native_read=bool(natives),
         ),
         alone=alone,
         texts=texts,

@@ -53,11 +53,13 @@ class TrackedConnection:
         answers_from: source of the answers, which is who really has the connection.
         direction: of the capturing listener there; None where none is, and nothing was redirected.
         line: the entry itself.
+        shared_with: a socket there that is not Envoy's and may have taken it; "": none was seen.
     """
 
     answers_from: Endpoint
     direction: Direction | None
     line: str = ""
+    shared_with: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -187,5 +189,7 @@ class Observation:
 def _delivered(tracked: TrackedConnection, destination: Endpoint) -> str:
     if tracked.answers_from == destination:
         return f"delivered the connection to {destination} itself"
+    if tracked.shared_with:
+        return f"delivered the connection to {tracked.answers_from}, where it may be {tracked.shared_with}'s"
     who = f", Envoy's {tracked.direction} listener" if tracked.direction else ", where no listener captures"
     return f"delivered the connection to {tracked.answers_from}{who}"

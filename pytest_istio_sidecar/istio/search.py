@@ -25,6 +25,7 @@ from pytest_istio_sidecar.istio.options import IstioOptions
 from pytest_istio_sidecar.istio.release import in_effect
 from pytest_istio_sidecar.istio.rules import expected_ruleset
 from pytest_istio_sidecar.istio.versions import known_versions, number_of
+from pytest_istio_sidecar.netfilter.kernel.unread import unread_tables
 from pytest_istio_sidecar.netfilter.matches import (
     Address,
     Interface,
@@ -36,7 +37,6 @@ from pytest_istio_sidecar.netfilter.matches import (
 )
 from pytest_istio_sidecar.netfilter.model import Family, Rule, Ruleset
 from pytest_istio_sidecar.netfilter.targets import Redirect, SetMark, Tproxy
-from pytest_istio_sidecar.netfilter.unread import unread_tables
 
 _Rules = Counter[tuple[int, str, Rule]]
 _DNS = Range(low=53, high=53)

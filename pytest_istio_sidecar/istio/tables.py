@@ -8,7 +8,7 @@ from __future__ import annotations
 from pytest_istio_sidecar.errors import Undecided
 from pytest_istio_sidecar.istio import messages
 from pytest_istio_sidecar.istio.versions import number_of
-from pytest_istio_sidecar.netfilter.model import Family, PodRules, Rules, Ruleset, Table, rulesets_of
+from pytest_istio_sidecar.netfilter.model import TABLES, Family, PodRules, Rules, Ruleset, Table, rulesets_of
 
 PREFIX = "ISTIO_"
 _NATIVE_SINCE = (1, 27, 0)
@@ -56,7 +56,7 @@ def other_mode(rules: PodRules) -> str:
     cni/pkg/iptables (ISTIO_PRERT).
     """
     chains = {chain.name for ruleset in rules.rulesets for table in ruleset.tables for chain in table.chains}
-    native = [name for name in rules.native_tables if name.split()[-1].startswith(_NATIVE)]
+    native = [name for name in _native_tables(rules) if name.split()[-1].startswith(_NATIVE)]
     if "ISTIO_INBOUND" in chains:
         return ""
     ambient = [name for name in native if name.split()[-1].startswith(_NATIVE_AMBIENT)]
@@ -69,6 +69,17 @@ def other_mode(rules: PodRules) -> str:
             "values.global.nativeNftables=true: iptables shows none of them"
         )
     return ""
+
+
+def _native_tables(rules: PodRules) -> tuple[str, ...]:
+    """The tables of nf_tables that no iptables made: those that were read, and those that were only seen."""
+    read = [
+        table.name
+        for ruleset in rules.rulesets
+        for table in ruleset.tables
+        if table.nft_family and table.name not in TABLES
+    ]
+    return tuple(dict.fromkeys((*rules.native_tables, *read)))
 
 
 def has_istio_rules(rules: PodRules) -> bool:

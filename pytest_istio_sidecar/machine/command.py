@@ -56,8 +56,14 @@ class CommandResult:
 
     @property
     def file(self) -> str:
-        """Name of the file that keeps what it said; who became root for it makes no difference."""
-        return "_".join(word.strip("-") for word in self.argv if word != "sudo") + ".txt"
+        """Name of the file that keeps what it said; who became root for it makes no difference.
+
+        A line for the shell is called what it is told to call itself (sh(1), -c).
+        """
+        words = [word for word in self.argv if word != "sudo"]
+        if words[:2] == ["sh", "-c"]:
+            words = words[3:]
+        return "_".join(word.strip("-").replace("/", "-") for word in words) + ".txt"
 
     def facts(self) -> list[Fact]:
         """For a message: what ran, how it ended, what it said."""

@@ -36,6 +36,9 @@ CLUSTER, EDIT = "kind", "edit"
 """Kinds of leases for what is not on this machine alone: a cluster, an edit in a cluster of the user's.
 Removing those takes time and is never done by the way: `istio-sidecar clean` does."""
 
+KEPT = "kept"
+"""What its run left on purpose; not removed by the way either."""
+
 
 def leases_directory() -> Path:
     """The place of this user's leases, made when it is not there.
@@ -171,8 +174,12 @@ def leases() -> Iterator[Lease]:
             )
 
 
-def clean_stale() -> list[str]:
-    """Remove what crashed runs left behind; returns what it removed, in words."""
+def clean_stale(*, kept: bool = False) -> list[str]:
+    """Remove what crashed runs left behind; returns what it removed, in words.
+
+    Args:
+        kept: also what runs left on purpose.
+    """
     removed = []
     for unfinished in leases_directory().glob(f"*{UNFINISHED}"):
         # Writing one takes no time; who was at it so long ago was killed then.
@@ -181,7 +188,7 @@ def clean_stale() -> list[str]:
                 unfinished.unlink()
                 removed.append(f"{unfinished} (a lease that was never finished)")
     for lease in leases():
-        if not lease.stale or lease.kind in (CLUSTER, EDIT):
+        if not lease.stale or lease.kind in (CLUSTER, EDIT) or (lease.kind == KEPT and not kept):
             continue
         supervisor = read_supervisor(lease.directory)
         if supervisor is not None:

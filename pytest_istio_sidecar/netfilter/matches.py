@@ -12,8 +12,11 @@ for what a lossy listing does not show.
 from __future__ import annotations
 
 import ipaddress
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
 from typing import Literal
+
+from pytest_istio_sidecar.netfilter.relations import Interfaces, Relation, Unmodelled
 
 Side = Literal["source", "destination"]
 
@@ -269,4 +272,46 @@ class Hidden:
         return f"{_not(self.negated)}{self.field} <{self.shown or 'not shown'}>"
 
 
-Match = Address | Interface | Protocol | Fragment | Transport | Multiport | Owner | Mark | Extension | Hidden
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AnyOf:
+    """All conditions of one of these hold; inverted, of none."""
+
+    alternatives: tuple[tuple[Match, ...], ...]
+    negated: bool = False
+    text: str = field(default="", compare=False)
+
+    def __str__(self) -> str:
+        return self.text or " or ".join(" ".join(map(str, each)) for each in self.alternatives)
+
+
+Match = (
+    Address
+    | Interface
+    | Protocol
+    | Fragment
+    | Transport
+    | Multiport
+    | Owner
+    | Mark
+    | Extension
+    | Hidden
+    | Relation
+    | Interfaces
+    | AnyOf
+    | Unmodelled
+)
+"""Of iptables; from `Relation` on, of nf_tables."""
+
+
+def parts_of(matches: Iterable[Match]) -> Iterator[Match]:
+    """The conditions, and those that one of several of is made of."""
+    for match in matches:
+        yield match
+        if isinstance(match, AnyOf):
+            for alternative in match.alternatives:
+                yield from parts_of(alternative)
+
+
+def asks_for_marks(match: Match) -> bool:
+    """Whether a condition is about the mark of a packet or a connection."""
+    return isinstance(match, Mark) or (isinstance(match, Relation) and match.key in ("meta mark", "ct mark"))

@@ -135,6 +135,47 @@ NO_SOCKET = Message(
     "IS238", "/proc/net/{protocol} printed what is no socket: {line!r}", help="read it with cat"
 )
 
+# A listing of nft.
+NFT_EMPTY = Message(
+    "IS291",
+    "there is no table in it, and no version of nft",
+    cause="nft prints nothing where it has no right to look, and where nf_tables holds nothing",
+    fix="take the JSON: nft -j list ruleset prints its own version even then",
+)
+NFT_NO_JSON = Message(
+    "IS292",
+    "this is no JSON: {problem}",
+    cause="the output was not wholly stored; or a table has flags, at which nft 1.0.6 may break off",
+    fix="take the text, where that does not happen: nft list ruleset",
+)
+NFT_NO_LISTING = Message(
+    "IS293",
+    "this is no listing of nft: {problem}",
+    help="give what nft -j list ruleset prints, or nft list ruleset",
+)
+NFT_WORD = Message(
+    "IS294",
+    "nft prints no such text: {problem}",
+    help="give what nft list ruleset prints, whole and as it was",
+)
+NFT_NO_CHAIN = Message(
+    "IS295",
+    "chain {chain} of table {table} is not in the text: part of the listing is missing",
+    help="list the whole ruleset: nft -j list ruleset",
+)
+NFT_TWICE = Message(
+    "IS296",
+    "{what} stands twice",
+    cause=_SEVERAL,
+    fix="give each listing on its own",
+)
+NFT_CIRCLE = Message(
+    "IS297",
+    "chains of table {table} jump in a circle: {chains}",
+    cause="packets reach it from {start}; the kernel refuses such rules, "
+    "so this is no listing of what it holds",
+    help=_EDITED,
+)
 # A text of any form: a log, a paste, several listings.
 NOTHING_BEGINS = Message(
     "IS271",
@@ -204,17 +245,17 @@ TOO_MANY_LISTINGS = Message(
     "the text holds more than {limit} listings, and so is none of one pod",
     help="give the part that is of one pod",
 )
-NATIVE_FORM = Message(
-    "IS282",
-    "this is nf_tables' own form, as nft list ruleset prints it, which is not read yet",
-    fix="of tables that iptables made, give the output of iptables-nft-save; of Istio's native tables "
-    "(table inet istio-proxy-nat) it prints nothing",
-)
 NATIVE_CUT_OFF = Message(
     "IS283",
     "the listing of nft that begins here has no end: a brace is not closed",
     cause="the command was stopped, or its output not wholly stored",
     fix="list the ruleset again",
+)
+NFT_LACKS = Message(
+    "IS298",
+    "iptables shows rules of IPv{family} in table {table}, and nft's listing beside it has no such table",
+    cause="nft's listing is of some tables only, of another pod or of another moment",
+    fix="give what nft list ruleset prints, of the same pod and whole",
 )
 LOADED_AFTER = Message(
     "IS284",
@@ -269,4 +310,14 @@ NO_RULES_GIVEN = Message(
     "IS444",
     "rules are given as {kind}: expected a table, a ruleset or the rules of a pod",
     help="parse_iptables makes a ruleset of a listing; the fixtures pod_rules and iptables_nat have a pod's",
+)
+NO_POLICY_RULE = Message(
+    "IS269",
+    "{line!r} is no policy rule in the form of ip-rule(8)",
+    help="the pod's `ip` prints another form: report it",
+)
+NO_ROUTE = Message(
+    "IS270",
+    "{line!r} is no route in the form of ip-route(8)",
+    help="the pod's `ip` prints another form: report it",
 )

@@ -10,12 +10,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from pytest_istio_sidecar.errors import Undecided, UsageProblem
 from pytest_istio_sidecar.netfilter import messages
 from pytest_istio_sidecar.netfilter.matches import Hidden, Match
-from pytest_istio_sidecar.netfilter.targets import Target
+from pytest_istio_sidecar.netfilter.targets import Target, conditions_of, targets_in
 
 Family = Literal[4, 6]
 
@@ -62,10 +62,16 @@ class Rule:
     bytes: int | None = field(default=None, compare=False)
     location: str = field(default="", compare=False)
     """`file:line` it was read from, or ""."""
+    nft: str | None = None
+    """As nft writes it, without the numbers of its counters; None: a rule of iptables."""
+    handle: int | None = field(default=None, compare=False)
+    """nft's number of it."""
 
     @property
     def text(self) -> str:
-        """The rule as iptables-save writes it, without counters."""
+        """The rule as iptables-save writes it, or nft, without counters."""
+        if self.nft is not None:
+            return self.nft
         parts = [f"-A {self.chain}", *map(str, self.matches)]
         if self.target is not None:
             parts.append(str(self.target))
@@ -76,16 +82,44 @@ class Rule:
         """The fields of this rule that its listing does not show."""
         return tuple(match for match in self.matches if isinstance(match, Hidden))
 
+    def conditions(self) -> Iterator[Match]:
+        """Every condition of the rule, those of rules within it too."""
+        return conditions_of(self.matches, self.target)
+
+    def targets(self) -> Iterator[Target | None]:
+        """Every target of the rule, those of rules within it in place of what holds them."""
+        return targets_in(self.target)
+
+
+class Registration(NamedTuple):
+    """How a base chain of nf_tables hangs at a hook of the kernel.
+
+    Attributes:
+        hook: as `HOOKS` has it, or INGRESS or EGRESS.
+        priority: the lower, the earlier.
+        type: filter, route or nat.
+        devices: of a chain at INGRESS or EGRESS, the interfaces; none: not known.
+    """
+
+    hook: str
+    priority: int
+    type: Literal["filter", "route", "nat"]
+    devices: tuple[str, ...] = ()
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Chain:
-    """A chain and its rules in order; only built-in chains have a policy."""
+    """A chain and its rules in order; only built-in chains, and nft's base chains, have a policy."""
 
     name: str
     rules: tuple[Rule, ...] = ()
     policy: str | None = None
     packets: int | None = field(default=None, compare=False)
     bytes: int | None = field(default=None, compare=False)
+    registered: Registration | None = None
+    """Of a base chain read from nft."""
+    handle: int | None = field(default=None, compare=False)
+    """nft's number of it."""
 
     def __iter__(self) -> Iterator[Rule]:
         return iter(self.rules)
@@ -101,10 +135,20 @@ class Chain:
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class Table:
-    """One table of one family and back end."""
+    """One table of one family and back end.
+
+    Read from nft, `ip nat` and `ip6 nat` are both "nat"; others have their family in the name too:
+    "inet istio-proxy-nat".
+    """
 
     name: str
     chains: tuple[Chain, ...] = ()
+    nft_family: str = ""
+    """ip, ip6, inet or netdev where it was read from nft: its chains say themselves where they hang."""
+    dormant: bool | None = False
+    """Its chains hang nowhere (nft's `flags dormant`); None: the listing does not tell."""
+    declarations: tuple[str, ...] = ()
+    """Its sets, maps and other objects, as nft writes them."""
     _ruleset: Ruleset | None = field(default=None, init=False, repr=False, compare=False)
 
     def __repr__(self) -> str:
@@ -118,15 +162,15 @@ class Table:
         return self._ruleset  # type: ignore[return-value]
 
     def chain(self, name: str) -> Chain:
-        """Look a chain up.
+        """Look a chain up; a table of nft has `istio-inbound` for ISTIO_INBOUND, and its hooks' names.
 
         Raises:
             UsageProblem: there is none of that name; the message lists the names there are.
             Undecided: there is none, and not all of the table was read.
         """
-        for chain in self.chains:
-            if chain.name == name:
-                return chain
+        known = self._own(name)
+        if known is not None:
+            return known
         if self.unread:
             program = "iptables" if self.ruleset.family == 4 else "ip6tables"
             raise Undecided(messages.CHAIN_NOT_READ(table=self.name, chain=name, program=program))
@@ -134,7 +178,19 @@ class Table:
         raise UsageProblem(messages.NO_SUCH_CHAIN(table=self.name, chain=name, chains=names))
 
     def __contains__(self, name: object) -> bool:
-        return any(chain.name == name for chain in self.chains)
+        return isinstance(name, str) and self._own(name) is not None
+
+    def _own(self, name: str) -> Chain | None:
+        """The chain of that name; of a table of nft also the one that iptables would name so."""
+        for chain in self.chains:
+            if chain.name == name:
+                return chain
+        if not self.nft_family:
+            return None
+        at_hook = [chain for chain in self.chains if chain.registered and chain.registered.hook == name]
+        twin = name.lower().replace("_", "-")
+        named = [chain for chain in self.chains if chain.name == twin]
+        return next(iter([*at_hook, *named]), None)
 
     @property
     def unread(self) -> tuple[str, ...]:

@@ -18,7 +18,9 @@ from typing import Literal, Self
 
 from pytest_istio_sidecar.errors import UsageProblem
 from pytest_istio_sidecar.netfilter import messages
+from pytest_istio_sidecar.netfilter.diagram.intervals import Interval
 from pytest_istio_sidecar.netfilter.matches import FULL_MASK, PROTOCOLS
+from pytest_istio_sidecar.netfilter.routes import RoutingPolicy
 
 IPAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
 Hook = Literal["PREROUTING", "OUTPUT"]
@@ -63,12 +65,19 @@ class Host:
     Args:
         interfaces: name to addresses in CIDR form, e.g. `{"eth0": ["192.0.2.10/24"]}`.
             `lo` with 127.0.0.1/8 and ::1/128 is always there.
+        routes: the policy rules and routes of each family that was read; of another, and where nobody added
+            any, packets go where the addresses tell.
+        localnet: interfaces that take 127.0.0.0/8 for a destination as any other (sysctl route_localnet).
+        forwards: interfaces that forward what comes in (sysctl forwarding); None: not known, and taken to.
 
     Raises:
         UsageProblem: an address that is none.
     """
 
     interfaces: Mapping[str, Sequence[str]] = field(default_factory=lambda: DEFAULT_INTERFACES)
+    routes: tuple[RoutingPolicy, ...] = ()
+    localnet: frozenset[str] = frozenset()
+    forwards: frozenset[str] | None = None
 
     def __post_init__(self) -> None:
         given = {"lo": DEFAULT_INTERFACES["lo"], **self.interfaces}
@@ -91,7 +100,28 @@ class Host:
         return cls(interfaces=addresses) if addresses else cls()
 
     def __hash__(self) -> int:
-        return hash(tuple(self.interfaces.items()))
+        return hash((tuple(self.interfaces.items()), self.routes, self.localnet, self.forwards))
+
+    @cached_property
+    def policies(self) -> Mapping[int, RoutingPolicy]:
+        """Of each family the rules and routes that lead packets elsewhere than addresses tell; else none."""
+        return {each.family: each for each in self.routes if not each.is_plain(self.own_ranges(each.family))}
+
+    @cached_property
+    def meant(self) -> Host:
+        """The same host as its addresses alone describe it."""
+        return Host(interfaces=self.interfaces)
+
+    def own_ranges(self, family: int) -> list[Interval]:
+        """The addresses that are the host's own, as numbers."""
+        return [
+            (int(interface.network.network_address), int(interface.network.broadcast_address))
+            if name == "lo"
+            else (int(interface.ip), int(interface.ip))
+            for name, interfaces in self.addresses.items()
+            for interface in interfaces
+            if interface.version == family
+        ]
 
     @cached_property
     def addresses(self) -> Mapping[str, tuple[ipaddress.IPv4Interface | ipaddress.IPv6Interface, ...]]:

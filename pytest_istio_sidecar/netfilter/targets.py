@@ -8,10 +8,11 @@ it does in a word.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from pytest_istio_sidecar.netfilter.matches import FULL_MASK, Option
+from pytest_istio_sidecar.netfilter.matches import FULL_MASK, Match, Option, parts_of
 from pytest_istio_sidecar.netfilter.packet import IPAddress
 
 VERDICTS = ("ACCEPT", "DROP", "RETURN", "QUEUE")
@@ -111,13 +112,17 @@ class Translate:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tproxy:
-    """`-j TPROXY`: hand the packet to a local socket and mark it; address and port of the packet stay."""
+    """`-j TPROXY`: hand the packet to a local socket and mark it; address and port of the packet stay.
+
+    nft's `tproxy` marks nothing, and the rule goes on behind it (net/netfilter/nft_tproxy.c).
+    """
 
     verb: ClassVar = "TPROXY"
     port: int
     address: IPAddress
     mark: int = 0
     mask: int = 0
+    goes_on: bool = False
 
     def __str__(self) -> str:
         return (
@@ -153,7 +158,104 @@ class Extended:
         return " ".join((f"-j {self.name}", *map(str, self.options)))
 
 
-Target = Verdict | Jump | Goto | Redirect | Translate | Tproxy | SetMark | Extended
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Assign:
+    """nft's `meta mark set` and `ct mark set`: `mark = (of & keep) ^ flip`.
+
+    `of` names the mark that is taken; "nothing": a constant, "unknown": what is not modelled.
+    """
+
+    to: Literal["mark", "connmark"]
+    of: Literal["mark", "connmark", "nothing", "unknown"]
+    keep: int = 0
+    flip: int = 0
+
+    @property
+    def verb(self) -> str:
+        return "mark" if self.to == "mark" else "ct mark"
+
+
+@dataclass(frozen=True, slots=True)
+class Zone:
+    """nft's `ct zone set`, before conntrack; None: what is not modelled."""
+
+    verb: ClassVar = "ct zone"
+    number: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Statement:
+    """A statement of nft that is not modelled, in nft's words."""
+
+    text: str
+
+    @property
+    def verb(self) -> str:
+        return self.text.partition(" ")[0]
+
+    def __str__(self) -> str:
+        return self.text
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Inner:
+    """A rule within a rule of nft."""
+
+    matches: tuple[Match, ...] = ()
+    target: Target | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Block:
+    """Rules within a rule of nft: what follows a statement, or the elements of a map.
+
+    RETURN in them is that of the chain. `exclusive`: the first that matches is the last.
+    """
+
+    verb: ClassVar = "match"
+    rules: tuple[Inner, ...]
+    exclusive: bool = False
+
+
+Target = (
+    Verdict
+    | Jump
+    | Goto
+    | Redirect
+    | Translate
+    | Tproxy
+    | SetMark
+    | Extended
+    | Assign
+    | Zone
+    | Statement
+    | Block
+)
+"""Of iptables and nf_tables; from `Assign` on, of the latter alone."""
+
+
+def targets_in(target: Target | None) -> Iterator[Target | None]:
+    """The target, or those of the rules within it."""
+    if isinstance(target, Block):
+        for rule in target.rules:
+            yield from targets_in(rule.target)
+    else:
+        yield target
+
+
+def conditions_of(matches: tuple[Match, ...], target: Target | None) -> Iterator[Match]:
+    """Every condition of a rule, those of rules within it too."""
+    yield from parts_of(matches)
+    if isinstance(target, Block):
+        for rule in target.rules:
+            yield from conditions_of(rule.matches, rule.target)
+
+
+def called_by(target: Target | None) -> Iterator[str]:
+    """The chains that a target jumps or goes to."""
+    for each in targets_in(target):
+        if isinstance(each, Jump | Goto):
+            yield each.chain
 
 
 def _ports(ports: tuple[int, int]) -> str:

@@ -30,8 +30,8 @@ if TYPE_CHECKING:
     from pytest_istio_sidecar.istio.options import IstioOptions
     from pytest_istio_sidecar.istio.policy_route import Routings
     from pytest_istio_sidecar.netfilter.model import Family, PodRules, Table
+    from pytest_istio_sidecar.netfilter.namespace.sockets import Socket
     from pytest_istio_sidecar.netfilter.packet import Packet
-    from pytest_istio_sidecar.netfilter.sockets import Socket
     from pytest_istio_sidecar.netfilter.trace.trace import Trace
 
 

@@ -33,6 +33,11 @@ KEEP_DIFFERS = Message(
     "--istio-keep={keep} and pytest-kind's --keep-cluster say something different",
     help="give one of them",
 )
+SETUP_ELSEWHERE = Message(
+    "IS916",
+    "--istio-embedded-setup is for --istio-environment=embedded; the environment is {environment}",
+    help="leave it out: nothing of the kind is run in a pod of a cluster",
+)
 NO_SPECIFIER = Message(
     "IS913",
     "{test}: @pytest.mark.{marker}({arguments}): expected one specifier such as '>=1.8,<1.13'",

@@ -8,7 +8,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
-from pytest_istio_sidecar.environments.choices import ExistingChoices, KindChoices, RunChoices
+from pytest_istio_sidecar.environments.choices import (
+    EmbeddedChoices,
+    ExistingChoices,
+    KindChoices,
+    RunChoices,
+)
 from pytest_istio_sidecar.environments.option import Option, options_of
 
 if TYPE_CHECKING:
@@ -18,6 +23,7 @@ _HEADINGS = {
     "Istio sidecar interception": RunChoices,
     "Istio sidecar interception: the kind cluster": KindChoices,
     "Istio sidecar interception: a cluster of yours": ExistingChoices,
+    "Istio sidecar interception: the embedded pod": EmbeddedChoices,
 }
 
 FIELDS: dict[str, Option] = {

@@ -167,5 +167,7 @@ def _refuse_what_excludes(chosen: Settings) -> None:
         raise pytest.UsageError(str(messages.TABLE_MISSING()))
     if chosen.tables and environment is not EnvironmentName.FILE:
         raise pytest.UsageError(str(messages.TABLE_WITHOUT_FILE(environment=environment)))
+    if chosen.embedded_setup is not None and environment is not EnvironmentName.EMBEDDED:
+        raise pytest.UsageError(str(messages.SETUP_ELSEWHERE(environment=environment)))
     if chosen.options and environment not in (EnvironmentName.EMBEDDED, EnvironmentName.FILE):
         raise pytest.UsageError(str(messages.OPTION_OF_POD(environment=environment)))

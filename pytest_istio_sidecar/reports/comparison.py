@@ -90,7 +90,9 @@ class _Drawn:
     def lines(self, *, beside: bool) -> list[str]:
         """Its lines; not `beside`: what fills a terminal's line stands last, torn from no number."""
         chain, width = self._chain, self._width
-        where = chain.place if chain.backend is None else f"{chain.place} ({chain.backend})"
+        hangs = [str(chain.backend)] if chain.backend is not None else []
+        hangs += [chain.hangs] if chain.hangs else []
+        where = f"{chain.place} ({', '.join(hangs)})" if hangs else chain.place
         lines = (
             [f"    {where:<{width}}  here"]
             if beside

@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal, TypedDict
 
+from pytest_istio_sidecar.netfilter.kernel.unread import NFT_UNREAD
 from pytest_istio_sidecar.reports.summary import Capture
 from pytest_istio_sidecar.reports.way import Way
 
@@ -279,6 +280,7 @@ def _overall(workloads: Sequence[Judged], others: Sequence[Test]) -> tuple[Answe
         parts = ["their releases let by"] if lists["inbound"] or lists["outbound"] else []
         parts += ["their options open"] if lists["opened"] else []
         ending = f", except what {' or '.join(parts)}" if parts else ""
+        ending += f"; {NFT_UNREAD}" if any(NFT_UNREAD in each["answer"]["text"] for each in workloads) else ""
         text = f"traffic of all {len(workloads)} workloads goes through Envoy{ending}"
         return _say("", verdict, text, **lists), first
     one = counted[verdict] == 1
@@ -346,6 +348,7 @@ def _answer(pod: str, capture: Capture | None, tests: Sequence[Test]) -> Answer:
             pod, "holds", f"traffic of {{pod}} does not go through Envoy, as it need not: {why}", **lists
         )
     ending = f", except {', and '.join([*parts, *openings])}" if parts or openings else ""
+    ending += f"; {NFT_UNREAD}" if ["note", NFT_UNREAD] in capture["lines"] else ""
     return _say(pod, "holds", f"traffic of {{pod}} goes through Envoy{ending}", **lists)
 
 

@@ -13,11 +13,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from pytest_istio_sidecar.checks.other_hosts import singles_pods_out
-from pytest_istio_sidecar.netfilter.hooks import has_a_say
+from pytest_istio_sidecar.netfilter.kernel.hooks import has_a_say
 from pytest_istio_sidecar.netfilter.matches import PROTOCOL_NAMES
 from pytest_istio_sidecar.netfilter.model import Backend, Ruleset, rulesets_of
+from pytest_istio_sidecar.netfilter.namespace.routing import Routing
 from pytest_istio_sidecar.netfilter.packet import Endpoint, Host, Packet, inbound, outbound
-from pytest_istio_sidecar.netfilter.routing import Routing
 from pytest_istio_sidecar.netfilter.trace.trace import Trace
 
 _PREFIX = {Backend.LEGACY: "legacy:", Backend.NF_TABLES: "nft:", None: ""}
@@ -36,8 +36,10 @@ def replay_command(trace: Trace) -> str:
 def files_of_rules(trace: Trace) -> list[str]:
     """The files that hold all rules which took part; none where some are in no file, or are not as there."""
     listings = _listings(trace)
-    addresses = trace.host.interfaces[trace.host.external()]  # by their addresses
-    if not addresses or len(_completions(listings)) > 1 or not all(map(_is_repeatable, listings)):
+    host = trace.host
+    addresses = host.interfaces[host.external()]  # by their addresses
+    told = not host.localnet and trace.packet.family not in host.policies
+    if not told or not addresses or len(_completions(listings)) > 1 or not all(map(_is_repeatable, listings)):
         return []
     return [file for listing in listings for file in _files(listing)]
 

@@ -19,10 +19,10 @@ from pytest_istio_sidecar.errors import IstioSidecarError
 from pytest_istio_sidecar.istio.options import IstioOptions
 from pytest_istio_sidecar.istio.pod_options import PodUsers
 from pytest_istio_sidecar.istio.ports import PURPOSE
+from pytest_istio_sidecar.netfilter.kernel.unread import is_unread, left_aside
 from pytest_istio_sidecar.netfilter.model import PodRules, Rules
 from pytest_istio_sidecar.netfilter.packet import Host, inbound, outbound
 from pytest_istio_sidecar.netfilter.trace.trace import Trace, trace
-from pytest_istio_sidecar.netfilter.unread import is_unread, left_aside
 from pytest_istio_sidecar.reports.comparison import comparison_fields, render_comparison
 from pytest_istio_sidecar.reports.redirected import redirected
 from pytest_istio_sidecar.reports.way import Way, way_of

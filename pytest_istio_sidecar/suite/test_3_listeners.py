@@ -4,9 +4,11 @@ import pytest
 
 from pytest_istio_sidecar import (
     Severity,
+    assert_capture_sockets,
     assert_listener,
     assert_policy_routes,
     assert_rules_reach_listeners,
+    check_capture_sockets,
     check_rules_reach_listeners,
 )
 
@@ -37,6 +39,16 @@ def test_every_captured_packet_comes_to_a_listener_that_takes_it(
         if finding.severity is Severity.NOTICE:
             notice(finding.summary)
     assert_rules_reach_listeners(pod_rules, envoy_listeners, **pod)
+
+
+def test_the_sockets_on_envoys_ports_are_envoys(
+    listening_sockets, envoy_listeners, istio_options, sidecar_pod, notice
+):
+    pod = {"options": istio_options, "pod": sidecar_pod.name}
+    for finding in check_capture_sockets(listening_sockets, envoy_listeners, **pod):
+        if finding.severity is Severity.NOTICE:
+            notice(finding.summary)
+    assert_capture_sockets(listening_sockets, envoy_listeners, **pod)
 
 
 def test_what_tproxy_marks_stays_in_the_pod_by_a_policy_route(pod_rules, policy_routes):

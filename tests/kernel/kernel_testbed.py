@@ -156,6 +156,37 @@ class Kernel:
         sender.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, packet.mark)
         send_from_process(sender, content, str(packet.destination))
 
+    def ip(self, words: str) -> str:
+        """What `ip` of this family prints in the pod."""
+        answer = self._tool("ip", "", f"-{self.family}", *words.split())
+        assert answer.returncode == 0, answer.stderr
+        return answer.stdout
+
+    def route(self, lines: list[str]) -> None:
+        """Add rules and routes; the kernel may refuse some."""
+        self._tool("ip", "\n".join(lines), f"-{self.family}", "-force", "-batch", "-")
+
+    def restore_routes(self) -> None:
+        """As they were at first."""
+        for line in self.ip("rule show").splitlines():
+            priority = line.partition(":")[0]
+            if priority not in ("0", "32766", "32767"):
+                self._tool("ip", "", f"-{self.family}", "rule", "del", "pref", priority)
+        if not self.ip("rule show").startswith("0:"):
+            self.ip("rule add pref 0 lookup local")
+        for table in ("100", "101", "102"):
+            self._tool("ip", "", f"-{self.family}", "route", "flush", "table", table)
+        for name, addresses in HOST.interfaces.items():
+            for address in addresses:
+                own = address.partition("/")[0]
+                if name != "lo" and (":" in own) is (self.family == 6):
+                    self._tool(
+                        "ip",
+                        "",
+                        f"-{self.family}",
+                        *f"route replace local {own} dev {name} table local".split(),
+                    )
+
     def observe(self) -> Observed:
         """What conntrack and the counters say now."""
         return Observed(connections(), self.saved())

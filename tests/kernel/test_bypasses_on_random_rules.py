@@ -12,7 +12,7 @@ from test_space_against_trace import point_of
 
 from pytest_istio_sidecar import Bypass, Fate, bypasses, check_only_bypasses, parse_iptables_save, trace
 from pytest_istio_sidecar.errors import Undecided
-from pytest_istio_sidecar.netfilter.routing import Routing
+from pytest_istio_sidecar.netfilter.namespace.routing import Routing
 from pytest_istio_sidecar.netfilter.space.part import having
 from pytest_istio_sidecar.netfilter.space.space import IMPOSSIBLE, Space
 

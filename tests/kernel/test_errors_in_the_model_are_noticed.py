@@ -9,7 +9,7 @@ from kernel_comparison import Differences, disagreements
 from kernel_generator import Generator
 from kernel_testbed import Kernel, why_impossible
 
-from pytest_istio_sidecar.netfilter.hooks import Leg, Moment, legs
+from pytest_istio_sidecar.netfilter.kernel.hooks import Leg, Moment, legs
 from pytest_istio_sidecar.netfilter.matches import Interface, Match, Multiport, Owner, Range
 from pytest_istio_sidecar.netfilter.targets import Goto, Jump, Redirect, SetMark, Target, Verdict
 from pytest_istio_sidecar.netfilter.trace import table
@@ -67,10 +67,10 @@ ERRORS = (
 
 @pytest.mark.parametrize("error", ERRORS)
 def test_an_error_in_the_model_is_noticed(error: str, monkeypatch, tmp_path, request) -> None:
-    match, target = table.compile_match, table._compile_target
+    match, target = table.compile_match, table._Compiler.target
     monkeypatch.setattr(table, "compile_match", lambda given: match(_wrong_match(given, error)))
     monkeypatch.setattr(
-        table, "_compile_target", lambda given, *rest: target(_wrong_target(given, error), *rest)
+        table._Compiler, "target", lambda own, given, *rest: target(own, _wrong_target(given, error), *rest)
     )
     if error.startswith("lo's"):
         monkeypatch.setattr(tracer, "legs", _with_nat_behind_lo)

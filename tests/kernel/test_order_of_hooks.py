@@ -1,4 +1,4 @@
-"""The kernel asks iptables' chains in the order of `netfilter/hooks`, and a wrong order is noticed."""
+"""The kernel asks iptables' chains in the order of `netfilter/kernel/hooks`, and a wrong order is noticed."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import pytest
 from kernel_testbed import HOST, Kernel, key_of, why_impossible
 
 from pytest_istio_sidecar import parse_iptables_save, trace
-from pytest_istio_sidecar.netfilter import hooks
-from pytest_istio_sidecar.netfilter.hooks import Leg, Moment, base_chains, legs
+from pytest_istio_sidecar.netfilter.kernel import hooks
+from pytest_istio_sidecar.netfilter.kernel.hooks import Leg, Moment, base_chains, legs
 from pytest_istio_sidecar.netfilter.model import TABLES, Backend, Ruleset
 from pytest_istio_sidecar.netfilter.packet import Fate, Packet
 from pytest_istio_sidecar.netfilter.space.space import regions

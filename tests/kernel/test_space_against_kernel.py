@@ -14,8 +14,8 @@ from test_trace_against_kernel import seed_of_this_run
 
 from pytest_istio_sidecar import expected_ruleset, parse_iptables_save, trace
 from pytest_istio_sidecar.netfilter.model import Ruleset
+from pytest_istio_sidecar.netfilter.namespace.routing import Routing
 from pytest_istio_sidecar.netfilter.packet import Fate, Packet
-from pytest_istio_sidecar.netfilter.routing import Routing
 from pytest_istio_sidecar.netfilter.space.cubes import Cube
 from pytest_istio_sidecar.netfilter.space.space import Region, regions
 

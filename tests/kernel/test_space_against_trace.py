@@ -13,9 +13,9 @@ from test_trace_against_kernel import seed_of_this_run
 
 from pytest_istio_sidecar import Fate, parse_iptables_save, trace
 from pytest_istio_sidecar.netfilter.diagram.paths import paths
-from pytest_istio_sidecar.netfilter.hooks import STANDS
+from pytest_istio_sidecar.netfilter.kernel.hooks import STANDS
 from pytest_istio_sidecar.netfilter.model import ALL_BUILT_IN, TABLES
-from pytest_istio_sidecar.netfilter.routing import Routing
+from pytest_istio_sidecar.netfilter.namespace.routing import Routing
 from pytest_istio_sidecar.netfilter.space.cubes import Cube
 from pytest_istio_sidecar.netfilter.space.nat import OWN
 from pytest_istio_sidecar.netfilter.space.space import IMPOSSIBLE, Space, agreed, differing

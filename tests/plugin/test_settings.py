@@ -91,6 +91,10 @@ LISTING = ("--istio-environment=file", "--istio-table=pod.rules")
         (["--istio-reviewed-bypasses=broken.toml"], "*broken.toml*"),
         (["--istio-environment=file"], "--istio-environment=file needs a listing: --istio-table FILE"),
         (["--istio-environment=embedded", "--istio-table=x"], "--istio-table is for *"),
+        (
+            ["--istio-environment=kind", "--istio-embedded-setup=broken.toml"],
+            "--istio-embedded-setup is for --istio-environment=embedded; *",
+        ),
         (["--istio-environment=embedded", "--istio-version=0.9.1"], "the rules of Istio 0.9.1 are not *"),
         ([*LISTING, "--istio-option=foo=1"], "Istio has no option foo*"),
         ([*LISTING, "--istio-option=proxy_port=port"], "proxy_port: 'port' is no port"),
@@ -133,10 +137,11 @@ def test_options_stand_under_the_environment_that_they_are_for(pytester):
     headings = ["Istio sidecar interception:", *(f"{name}:" for name in list(GROUPS)[1:])]
     places = [text.index(f"\n{heading}\n") for heading in headings]
     assert places == sorted(places)
-    general, kind, existing = (text[a:b] for a, b in pairwise([*places, text.index("[pytest]")]))
+    general, kind, existing, embedded = (text[a:b] for a, b in pairwise([*places, text.index("[pytest]")]))
     assert "--istio-environment=" in general
     assert "--istio-keep=" in kind
     assert "--istio-traffic" in existing
+    assert "--istio-embedded-setup=" in embedded
 
 
 def test_listing_the_tests_needs_no_environment(pytester):

@@ -21,8 +21,8 @@ from pytest_istio_sidecar.errors import UsageProblem
 from pytest_istio_sidecar.netfilter.diagram.intervals import Interval, joined, outside
 from pytest_istio_sidecar.netfilter.matches import PROTOCOLS
 from pytest_istio_sidecar.netfilter.model import Family
+from pytest_istio_sidecar.netfilter.namespace.routing import Routing
 from pytest_istio_sidecar.netfilter.packet import Host, Packet
-from pytest_istio_sidecar.netfilter.routing import Routing
 from pytest_istio_sidecar.netfilter.space.queries import (
     NO_SOCKET,
     FieldName,

@@ -23,13 +23,13 @@ from pytest_istio_sidecar.checks.wording import HOOKS, Direction, of_direction
 from pytest_istio_sidecar.errors import Undecided
 from pytest_istio_sidecar.istio.ports import INBOUND, OUTBOUND
 from pytest_istio_sidecar.markup import html_table
-from pytest_istio_sidecar.netfilter.hooks import unread_chains
+from pytest_istio_sidecar.netfilter.kernel.hooks import unread_chains
+from pytest_istio_sidecar.netfilter.kernel.unread import left_aside, notes_of, with_unread_legacy
 from pytest_istio_sidecar.netfilter.matches import Owner
 from pytest_istio_sidecar.netfilter.model import Family, PodRules, Rules, rulesets_of
 from pytest_istio_sidecar.netfilter.packet import Fate, Hook, Host
 from pytest_istio_sidecar.netfilter.space.queries import Fates, Outcome, Partition, fates, no_collection
 from pytest_istio_sidecar.netfilter.targets import Jump
-from pytest_istio_sidecar.netfilter.unread import left_aside, notes_of, with_unread_legacy
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -23,11 +23,10 @@ from pytest_istio_sidecar.checks.wording import (
     top_of,
 )
 from pytest_istio_sidecar.netfilter.diagram.intervals import Interval, common, joined, outside
-from pytest_istio_sidecar.netfilter.hooks import orders
-from pytest_istio_sidecar.netfilter.model import Family, PodRules, Rule, Rules, rulesets_of
+from pytest_istio_sidecar.netfilter.model import Family, Rule, Rules, rulesets_of
 from pytest_istio_sidecar.netfilter.packet import Endpoint, Fate, Packet
 from pytest_istio_sidecar.netfilter.space.queries import NO_SOCKET, Part, Values, Where
-from pytest_istio_sidecar.netfilter.trace.trace import Trace, trace
+from pytest_istio_sidecar.netfilter.trace.trace import Trace, in_each_order, trace
 
 _NONE = (NO_SOCKET, NO_SOCKET)
 _SOME = outside((_NONE,), top_of("uid", None))
@@ -181,15 +180,14 @@ class FoundBypass:
 
     @cached_property
     def sent_to(self) -> str:
-        """Where packets of the class are sent, if not where they were going; by any order of back ends."""
+        """Where packets of the class are sent, if not where they were going; by any order of base chains."""
         if not self._passing.moved:
             return ""
         ends: dict[Endpoint, None] = {}
         keep_their_ports = False
-        for order in orders(self._rules, self.family):
-            rules = PodRules(rulesets=tuple(order), order_known=True)
-            packets = (self.witness, *islice(self._part.samples(), _TRACED))
-            traces = [trace(rules, packet, host=self._part.host) for packet in packets]
+        packets = (self.witness, *islice(self._part.samples(), _TRACED))
+        traced = [in_each_order(self._rules, packet, host=self._part.host) for packet in packets]
+        for traces in zip(*traced, strict=True):
             moved = [each for each in traces if each.fate in _MOVED]
             ports = {each.packet.destination_port for each in moved}
             if len(ports) > 1 and all(

@@ -9,12 +9,13 @@ what is there besides where it was observed.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import SequenceMatcher
 from enum import StrEnum
 
 from pytest_istio_sidecar.checks.wording import of_family
-from pytest_istio_sidecar.netfilter.model import TABLES, Backend, Chain, Family, Rule, Ruleset
+from pytest_istio_sidecar.netfilter.kernel.hooks import base_chains
+from pytest_istio_sidecar.netfilter.model import TABLES, Backend, Chain, Family, Rule, Ruleset, Table
 
 _ALIKE = 0.75
 """Share of their words that two rules have in common where one is taken for the other, changed."""
@@ -62,7 +63,9 @@ class AlignedChain:
     Attributes:
         backend: where it was observed.
         expected_policy, observed_policy: of a built-in chain; None of any other, or where a side has no
-            such chain.
+            such chain. Without rules and policy of its own a chain lets packets by.
+        hangs: how a base chain that nft wrote hangs at its hook, or that it hangs nowhere; "": as iptables'
+            chain of that name does.
     """
 
     table: str
@@ -72,6 +75,7 @@ class AlignedChain:
     lines: tuple[Line, ...]
     expected_policy: str | None = None
     observed_policy: str | None = None
+    hangs: str = ""
 
     @property
     def place(self) -> str:
@@ -80,7 +84,8 @@ class AlignedChain:
 
     @property
     def differs(self) -> bool:
-        return self.policy_differs or any(line.change is not Change.SAME for line in self.lines)
+        changed = any(line.change is not Change.SAME for line in self.lines)
+        return bool(self.hangs) or self.policy_differs or changed
 
     @property
     def policy_differs(self) -> bool:
@@ -91,7 +96,7 @@ class AlignedChain:
 def align(observed: Ruleset, expected: Ruleset) -> tuple[AlignedChain, ...]:
     """Every chain of either side that holds a rule or has another policy, in the kernel's order of tables."""
     chains = []
-    for table in TABLES:
+    for table in dict.fromkeys((*TABLES, *(table.name for table in observed.tables))):
         names = dict.fromkeys(
             chain.name for side in (expected, observed) for chain in side.table(table).chains
         )
@@ -103,12 +108,28 @@ def align(observed: Ruleset, expected: Ruleset) -> tuple[AlignedChain, ...]:
                 family=observed.family,
                 backend=observed.backend,
                 lines=tuple(align_rules(here.rules, there.rules)),
-                expected_policy=there.policy,
+                expected_policy=there.policy or ("ACCEPT" if here.policy else None),
                 observed_policy=here.policy,
+                hangs=_hangs(observed.table(table), here, observed),
             )
             if aligned.lines or aligned.policy_differs:
                 chains.append(aligned)
     return tuple(chains)
+
+
+def _hangs(table: Table, chain: Chain, ruleset: Ruleset) -> str:
+    """How a base chain hangs, where it does not hang as iptables' chain of that table and name."""
+    if not table.nft_family or chain.registered is None:
+        return ""
+    if table.dormant is not False:
+        return "in a dormant table" if table.dormant else "in a table that may be dormant"
+    own = replace(ruleset, tables=(replace(table, nft_family=""),))
+    usual = [base[:3] for base in base_chains(own) if (base.table, base.name) == (table.name, chain.name)]
+    hook, priority, kind, devices = chain.registered
+    if usual == [chain.registered[:3]]:
+        return ""
+    at = f" of {', '.join(devices)}" if devices else ""
+    return f"{kind} hook {hook.lower()}{at} priority {priority}"
 
 
 def align_rules(observed: Sequence[Rule], expected: Sequence[Rule]) -> list[Line]:

@@ -19,11 +19,11 @@ from pytest_istio_sidecar.checks.wording import of_family
 from pytest_istio_sidecar.errors import Undecided, UsageProblem
 from pytest_istio_sidecar.failure import Failure
 from pytest_istio_sidecar.istio.tables import PREFIX
+from pytest_istio_sidecar.netfilter.kernel.unread import unread_tables, with_unread_legacy
 from pytest_istio_sidecar.netfilter.model import Family, PodRules, Rule, Rules, Ruleset, rulesets_of
 from pytest_istio_sidecar.netfilter.packet import Host, Packet
 from pytest_istio_sidecar.netfilter.targets import Verdict
 from pytest_istio_sidecar.netfilter.trace.trace import trace
-from pytest_istio_sidecar.netfilter.unread import unread_tables, with_unread_legacy
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,6 +113,8 @@ def compare(observed: Rules, expected: Rules, *, host: Host | None = None) -> Co
         observed: what was read; of a pod, every back end takes part.
         expected: of one family or of both; the observed rules of another family are left aside. What was
             not read of the observed ones is taken to be as these have it, where that captures nothing.
+        host: the namespace's interfaces and addresses. Its rules and routes lead the packets that the
+            observed rules meet; those that the expected ones meet go where the addresses tell.
 
     Raises:
         UsageProblem: nothing is expected.
@@ -133,9 +135,10 @@ def compare(observed: Rules, expected: Rules, *, host: Host | None = None) -> Co
             raise Undecided(messages.NOTHING_READ(family=family))
         wanted = _one(rulesets_of(expected, family))
         aligned = list(_aligned(rulesets, wanted))
-        if any(chain.differs for chain in aligned) or not _is_read(rulesets):
+        apart = any(chain.differs for chain in aligned) or not _is_read(rulesets) or _is_by_nft(rulesets)
+        if apart or family in host.policies:
             try:
-                effects += effects_of(observed, expected, family=family, host=host)
+                effects += effects_of(observed, expected, family=family, host=host, meant=True)
             except Undecided as problem:
                 undecided = undecided or problem.failure
             else:
@@ -159,6 +162,11 @@ def compare(observed: Rules, expected: Rules, *, host: Host | None = None) -> Co
 def _is_read(rulesets: Sequence[Ruleset]) -> bool:
     """Whether nothing that was not read could make a difference."""
     return not any(ruleset.unread for ruleset in with_unread_legacy(rulesets))
+
+
+def _is_by_nft(rulesets: Sequence[Ruleset]) -> bool:
+    """Whether a table may hang otherwise than iptables' own, whatever its rules say."""
+    return any(table.nft_family for ruleset in rulesets for table in ruleset.tables)
 
 
 def _one(rulesets: Sequence[Ruleset]) -> Ruleset:

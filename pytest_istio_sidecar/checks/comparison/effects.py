@@ -24,6 +24,7 @@ from pytest_istio_sidecar.errors import Undecided
 from pytest_istio_sidecar.netfilter.matches import Extension
 from pytest_istio_sidecar.netfilter.model import Family, Rules, rulesets_of
 from pytest_istio_sidecar.netfilter.packet import STATES, Fate, Hook, Host, Packet
+from pytest_istio_sidecar.netfilter.relations import Relation
 from pytest_istio_sidecar.netfilter.space.queries import (
     Cube,
     Difference,
@@ -92,8 +93,13 @@ class Effect:
         return outcome_in_words(outcome, low if len(ports) == 1 and low == high else None)
 
 
-def effects_of(observed: Rules, expected: Rules, *, family: Family, host: Host) -> tuple[Effect, ...]:
+def effects_of(
+    observed: Rules, expected: Rules, *, family: Family, host: Host, meant: bool = False
+) -> tuple[Effect, ...]:
     """Every class of packets whose fate differs; disjoint.
+
+    Args:
+        meant: whether the expected rules are met by packets that go where the host's addresses tell.
 
     Raises:
         Undecided: one side does not tell what becomes of some packet.
@@ -101,8 +107,11 @@ def effects_of(observed: Rules, expected: Rules, *, family: Family, host: Host) 
     effects: list[Effect] = []
     for state in _states(observed, expected, family):
         for hook in _HOOKS:
-            differences = differing(observed, expected, hook, host=host, family=family, state=state)
-            _refuse_doubt(observed, expected, hook, host, family, state, differences)
+            differences = differing(
+                observed, expected, hook, host=host, family=family, state=state, meant=meant
+            )
+            theirs = host.meant if meant else host
+            _refuse_doubt(observed, expected, hook, (host, theirs), family, state, differences)
             effects += _together(
                 Effect(
                     observed=difference.observed,
@@ -163,11 +172,11 @@ def outcome_in_words(outcome: Outcome, port: int | None = None) -> str:
 def _states(observed: Rules, expected: Rules, family: Family) -> tuple[str, ...]:
     """NEW, and where some rule may ask for conntrack's state every other."""
     asked = any(
-        isinstance(match, Extension)
+        isinstance(match, Extension) or (isinstance(match, Relation) and match.key.startswith("ct "))
         for rules in (observed, expected)
         for ruleset in rulesets_of(rules, family)
         for rule in ruleset.rules()
-        for match in rule.matches
+        for match in rule.conditions()
     )
     return STATES if asked else ("NEW",)
 
@@ -176,18 +185,19 @@ def _refuse_doubt(
     observed: Rules,
     expected: Rules,
     hook: Hook,
-    host: Host,
+    hosts: tuple[Host, Host],
     family: Family,
     state: str,
     differences: tuple[Difference, ...],
 ) -> None:
     for difference in differences:
-        for rules, outcome in ((observed, difference.observed), (expected, difference.expected)):
+        sides = zip((observed, expected), hosts, (difference.observed, difference.expected), strict=True)
+        for rules, host, outcome in sides:
             if outcome.fate is Fate.UNKNOWN:
                 decided(rules, difference.witness, host)
                 raise Undecided(messages.NOT_TOLD(packet=describe(difference.witness), pod=of_pod(rules)))
-    for packet in _in_doubt(expected, hook, host, family, state):
-        decided(expected, packet, host)
+    for packet in _in_doubt(expected, hook, hosts[1], family, state):
+        decided(expected, packet, hosts[1])
         raise Undecided(messages.NEITHER_TELLS(packet=describe(packet)))
 
 

@@ -19,7 +19,7 @@ from pytest_istio_sidecar.checks.comparison.foreign import REPEATED
 from pytest_istio_sidecar.checks.comparison.unread import each_ruleset, with_unread_taken
 from pytest_istio_sidecar.checks.finding import Finding, Kind, Severity
 from pytest_istio_sidecar.checks.other_hosts import other_hosts
-from pytest_istio_sidecar.checks.tracing import not_stated, of_pod
+from pytest_istio_sidecar.checks.tracing import not_stated, of_pod, routing_facts
 from pytest_istio_sidecar.checks.wording import PacketClass, of_family
 from pytest_istio_sidecar.errors import Undecided, UsageProblem
 from pytest_istio_sidecar.istio.messages import OPTIONS_TWICE
@@ -84,18 +84,21 @@ def check_matches_istio(
     expected = expected_of(rules, version, asked_for)
     observed = completed(rules, expected)
     comparison = compare(observed, expected, host=host)
-    if comparison.equal_text:
+    if comparison.equal_text and not comparison.effects:
         return []
     effects = not_allowed(comparison.effects, allowed)
     for rule, other in () if effects else other_hosts(observed, expected, host):
         if not_allowed(compare(observed, expected, host=other).effects, allowed):
             raise not_stated(rules, rule)
+    wrong_text = exact and not comparison.equal_text
     unharmed = "only what is allowed gets by" if comparison.effects else "no packet is affected"
     return [
         ComparisonFinding(
-            severity=Severity.VIOLATION if effects or exact else Severity.NOTICE,
+            severity=Severity.VIOLATION if effects or wrong_text else Severity.NOTICE,
             kind=Kind.RULES,
-            failure=messages.NOT_ISTIOS(
+            failure=messages.LED_ASTRAY(version=version, pod=of_pod(rules))
+            if comparison.equal_text
+            else messages.NOT_ISTIOS(
                 chains=_chains(comparison),
                 pod=of_pod(rules),
                 verb=_verb(comparison),
@@ -104,7 +107,10 @@ def check_matches_istio(
                 effect="" if effects else f"; {unharmed}",
             ),
             comparison=comparison,
-            facts=tuple(_facts(comparison, effects or comparison.effects, observed, expected, version)),
+            facts=(
+                *_facts(comparison, effects or comparison.effects, observed, expected, version),
+                *routing_facts(host),
+            ),
             cause=_second_run(comparison, expected) or drift(observed, version, asked_for, host=host),
             assumptions=comparison.assumptions,
         )
@@ -235,7 +241,8 @@ def counted(comparison: Comparison) -> str:
     kinds = [difference.kind for difference in comparison.differences]
     parts = [f"{kinds.count(kind)} {kind}" for kind in Change if kind in kinds]
     if not parts:
-        return "another policy"
+        hanging = next((chain for chain in comparison.chains if chain.hangs), None)
+        return "another policy" if hanging is None else f"{hanging.place} is {hanging.hangs}"
     number, _, kind = parts[0].partition(" ")
     return ", ".join([f"{number} rule{'s' if number != '1' else ''} {kind}", *parts[1:]])
 

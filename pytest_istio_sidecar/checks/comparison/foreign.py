@@ -131,7 +131,7 @@ def _owner(chain: AlignedChain, rule: Rule, expected: set[tuple[str, Rule]]) -> 
         return PROBE
     if (chain.table, rule) in expected:
         return REPEATED
-    own = chain.name if chain.name not in TABLES[chain.table] else ""
+    own = chain.name if chain.name not in TABLES.get(chain.table, ()) else ""
     target = rule.target.chain if isinstance(rule.target, Jump | Goto) else ""
     for name in filter(None, (own, target)):
         for prefix, tool in _TOOLS.items():

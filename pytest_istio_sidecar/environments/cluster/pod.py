@@ -41,7 +41,7 @@ from pytest_istio_sidecar.readers.exec import CannotBecomeRoot, Exec, become_roo
 from pytest_istio_sidecar.readers.listeners import Ask, ask_in_sidecar
 from pytest_istio_sidecar.readers.name_servers import read_name_servers
 from pytest_istio_sidecar.readers.node import enter_pod
-from pytest_istio_sidecar.readers.runner import Runner
+from pytest_istio_sidecar.readers.runner import Completed, Runner
 
 COMMAND_SECONDS = 30.0
 START_SECONDS = 120.0
@@ -212,6 +212,10 @@ class ClusterPod(PodAccess):
                 return runner_on_node, f"{how}, as exec {problem.failure.summary}"
             raise
         how = "sudo" if runner.prefix else "root"
+        if self._wanted is ReaderName.AUTO and self._node_containers:
+            # Images before Istio 1.27 have no nft.
+            completed = Completed(runner, "nft", lambda: self._from_node()[0])
+            return completed, f"exec ({how} in {SIDECAR}), and nft on the node where the pod has none"
         return runner, f"exec ({how} in {SIDECAR})"
 
     def _from_node(self) -> tuple[Runner, str]:

@@ -16,14 +16,16 @@ from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from pytest_istio_sidecar.environments.cluster import messages
-from pytest_istio_sidecar.errors import EnvironmentProblem
+from pytest_istio_sidecar.errors import EnvironmentProblem, ParseError
 from pytest_istio_sidecar.istio import ports
 from pytest_istio_sidecar.istio.listeners import Direction
 from pytest_istio_sidecar.istio.observation import RequestKind, TrackedConnection
 from pytest_istio_sidecar.machine.command import CommandResult
 from pytest_istio_sidecar.netfilter.model import Family
+from pytest_istio_sidecar.netfilter.namespace.sockets import foreign_taker
 from pytest_istio_sidecar.netfilter.packet import Endpoint, IPAddress
 from pytest_istio_sidecar.readers.exec import Exec
+from pytest_istio_sidecar.readers.sockets import read_sockets
 from pytest_istio_sidecar.readers.traffic import (
     HTTPBIN_PORT,
     TOKEN_HEADER,
@@ -140,8 +142,20 @@ class ClusterTraffic(Traffic):
                 raise EnvironmentProblem(messages.CONNECTIONS_NOT_READ(pod=self.pod, facts=result.facts()))
             tracked = _find(result.stdout, local, destination, self.listeners)
             if tracked is not None or time.monotonic() > deadline:
-                return tracked
+                return tracked if tracked is None or tracked.direction is None else self._unshared(tracked)
             time.sleep(0.1)
+
+    def _unshared(self, tracked: TrackedConnection) -> TrackedConnection:
+        """The same, as Envoy's only where no other socket may have taken it (what cannot be read is none)."""
+        try:
+            sockets = read_sockets(self.runner, timeout=_COMMAND_SECONDS, pod=self.pod)
+        except (EnvironmentProblem, ParseError):
+            return tracked
+        other = foreign_taker(sockets, tracked.answers_from, self.listeners)
+        if other is None:
+            return tracked
+        held = ", ".join(map(str, other.processes or ())) or f"another process of user {other.uid}"
+        return replace(tracked, direction=None, shared_with=held)
 
     def _answerer(
         self, response: Response, exchange: Exchange, destination: Endpoint

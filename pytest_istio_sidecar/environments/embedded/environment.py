@@ -7,6 +7,7 @@ or until `stop`; whatever interrupts `start`, nothing stays behind.
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 import shutil
@@ -17,9 +18,10 @@ from importlib import metadata
 from pathlib import Path
 
 from pytest_istio_sidecar.environments.base import Environment
-from pytest_istio_sidecar.environments.choices import RunChoices
-from pytest_istio_sidecar.environments.embedded import envoy, messages
+from pytest_istio_sidecar.environments.choices import EmbeddedChoices
+from pytest_istio_sidecar.environments.embedded import envoy, messages, setup_program
 from pytest_istio_sidecar.environments.embedded.envoy_configuration import Sidecar, bootstrap
+from pytest_istio_sidecar.environments.embedded.init import KEPT as KEPT_FILE
 from pytest_istio_sidecar.environments.embedded.namespaces import (
     POD_ADDRESSES,
     has_ipv6,
@@ -33,6 +35,7 @@ from pytest_istio_sidecar.environments.embedded.pod_process import (
     bring_up_pod,
     end_pod,
 )
+from pytest_istio_sidecar.environments.embedded.script import read_script
 from pytest_istio_sidecar.environments.embedded.specification import Specification
 from pytest_istio_sidecar.environments.embedded.traffic import ECHO_PORT, EmbeddedTraffic
 from pytest_istio_sidecar.errors import EnvironmentProblem
@@ -43,7 +46,7 @@ from pytest_istio_sidecar.istio.options import IstioOptions
 from pytest_istio_sidecar.istio.pod_options import PodUsers
 from pytest_istio_sidecar.istio.policy_route import expected_policy_routes
 from pytest_istio_sidecar.machine.evidence import write_evidence
-from pytest_istio_sidecar.machine.lease import Lease, clean_stale
+from pytest_istio_sidecar.machine.lease import KEPT, Lease, clean_stale, leases
 from pytest_istio_sidecar.machine.process import PROCESS, SYSTEM_PATH, ProcessIdentity
 from pytest_istio_sidecar.machine.progress import Progress
 from pytest_istio_sidecar.machine.state_file import Shape, StateUnreadable, read_state, write_state
@@ -54,6 +57,10 @@ from pytest_istio_sidecar.readers.traffic import APPLICATION_ID, HTTPBIN_PORT
 POD_NAME = "embedded/httpbin"
 _STATE: Shape = {"directory": str, "supervisor": PROCESS, "facts": dict, "options": list}
 """How a pod is described for other processes."""
+SETUP_SECONDS = 60.0
+"""For a script of the user's, at most."""
+_SHOWN = 10
+"""Last lines of what a script wrote that a message has."""
 RESTORE = {
     (Backend.LEGACY, 4): "iptables-legacy-restore",
     (Backend.LEGACY, 6): "ip6tables-legacy-restore",
@@ -123,6 +130,7 @@ class EmbeddedEnvironment(Environment):
         owner: int | None = None,
         state: Path | None = None,
         timeout: float = 30.0,
+        setup: Path | None = None,
     ) -> EmbeddedEnvironment:
         """Bring a pod up.
 
@@ -133,12 +141,14 @@ class EmbeddedEnvironment(Environment):
             owner: the process with whose end the pod ends; this one when None.
             state: a file to describe the pod in, for `attach`.
             timeout: seconds until it must be ready.
+            setup: a shell script that is run as root in the pod when it is ready.
 
         Raises:
             EnvironmentProblem: this machine cannot, or something of the pod does not come up.
             UsageProblem: the release is not known.
         """
         options = options or IstioOptions()
+        script = "" if setup is None else read_script(setup)
         rules = rules or rules_for(version, options)
         owner = os.getpid() if owner is None else owner
         command = unshare_command()
@@ -158,6 +168,8 @@ class EmbeddedEnvironment(Environment):
             environment = cls(lease.directory, facts, supervisor, options)
             environment.parts = parts
             environment._facts |= environment._versions(rules)
+            if setup is not None:
+                environment.run_script(setup, script, seconds=min(timeout, SETUP_SECONDS))
             if state is not None:
                 environment._write_state(state)
         except BaseException:
@@ -170,7 +182,7 @@ class EmbeddedEnvironment(Environment):
     @classmethod
     def bring_up(
         cls,
-        choices: RunChoices,
+        choices: EmbeddedChoices,
         *,
         state: Path,
         owner: int,
@@ -183,21 +195,30 @@ class EmbeddedEnvironment(Environment):
         """
         options = IstioOptions.from_pairs(choices.options)
         return cls.start(
-            state=state, owner=owner, version=choices.version, options=options, timeout=choices.timeout
+            state=state,
+            owner=owner,
+            version=choices.version,
+            options=options,
+            timeout=choices.timeout,
+            setup=choices.embedded_setup,
         )
 
     @classmethod
-    def take_down(cls, state: Path, evidence: Path, *, keep_it: bool, progress: Progress) -> None:  # noqa: ARG003
-        """End the pod; what its programs wrote goes to `evidence`, where that is there."""
+    def take_down(cls, state: Path, evidence: Path, *, keep_it: bool, progress: Progress) -> str | None:  # noqa: ARG003
+        """End the pod, or keep it; what its programs wrote goes to `evidence`, where that is there."""
         try:
             environment = cls.attach(state)
         except EnvironmentProblem:
-            return  # it has ended by itself; the tests that needed it have said so
+            return None  # it has ended by itself; the tests that needed it have said so
         try:
             if evidence.exists():
                 write_evidence(evidence, environment.evidence())
+            if keep_it:
+                return environment.keep()
         finally:
-            environment.stop()
+            if not environment.is_kept:
+                environment.stop()
+        return None
 
     @classmethod
     def attach(cls, state: Path) -> EmbeddedEnvironment:
@@ -250,6 +271,41 @@ class EmbeddedEnvironment(Environment):
         if not result.succeeded:
             raise EnvironmentProblem(messages.PROGRAM_FAILED(pod=POD_NAME, facts=result.facts()))
         return result.stdout
+
+    def run_script(self, file: Path, script: str, *, seconds: float) -> None:
+        """Run a shell script in the pod as its root; programs that it leaves running go on.
+
+        Args:
+            file: how messages name it.
+            seconds: that it may take.
+
+        Raises:
+            EnvironmentProblem: it failed, took longer, or wrote too much.
+        """
+        shell = "bash" if "bash" in script.partition("\n")[0] else "sh"
+        files = [str(self._directory / name) for name in ("setup.out", "setup.err")]
+        python = [sys.executable, "-I", "-S", setup_program.__file__]
+        argv = [*python, *files, str(seconds), shell, "-c", script, str(file)]
+        done = json.loads(self.run_program(argv, text="", timeout=seconds + COMMAND_SECONDS))
+        if done["outcome"]:
+            said = "\n".join(done["stderr"].splitlines()[-_SHOWN:])
+            failure = messages.SETUP_FAILED(file=file, outcome=done["outcome"])
+            raise EnvironmentProblem(failure.and_facts([("stderr", said)] if said else []))
+
+    @property
+    def is_kept(self) -> bool:
+        """Whether it goes on when its owner has ended."""
+        return (self._directory / KEPT_FILE).exists()
+
+    def keep(self) -> str:
+        """Let it go on when its owner has ended, until `istio-sidecar clean`; returns how to get into it."""
+        lease = next(lease for lease in leases() if lease.directory == self._directory)
+        replace(lease, kind=KEPT).write()
+        (self._directory / KEPT_FILE).touch()
+        enter = ["nsenter", f"--target={self._supervisor.pid}", "--mount", "--net", "--pid"]
+        if os.geteuid() != 0:
+            enter += ["--user", "--preserve-credentials"]
+        return f"the embedded pod is kept; a shell in it: {' '.join(enter)} sh\nend it: istio-sidecar clean"
 
     def evidence(self) -> Mapping[str, str]:
         """Everything read so far, and what the programs of the pod have written."""

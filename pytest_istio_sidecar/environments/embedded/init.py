@@ -32,6 +32,9 @@ if TYPE_CHECKING:
 CLIENT_NETWORK = "/run/netns/client"
 """Where iproute2 keeps the client's network namespace; /run is a private tmpfs here."""
 
+KEPT = "kept"
+"""A file in the pod's directory: the pod is to go on when its owner has ended."""
+
 _CLONE_NEWNET = 0x40000000
 _IPV6 = "/proc/net/if_inet6"
 """There where the kernel has IPv6."""
@@ -302,12 +305,15 @@ def ending_the_process() -> Iterator[None]:
         os._exit(0 if problem is None else 1)
 
 
-def serve_requests(control: socket.socket, owner: int, services: Services) -> None:
-    """Serve requests, one process each, until the owner has ended."""
+def serve_requests(control: socket.socket, owner: int, services: Services, directory: int) -> None:
+    """Serve requests, one process each, until the owner has ended; where it left a sign to go on, beyond."""
+    waiting = [control.fileno(), owner]
     while True:
-        readable = select.select([control.fileno(), owner], [], [], 1.0)[0]
+        readable = select.select(waiting, [], [], 1.0)[0]
         if owner in readable:
-            return
+            if not os.path.exists(f"/proc/self/fd/{directory}/{KEPT}"):
+                return
+            waiting.remove(owner)
         ended = services.ended()
         reap_others(services)
         if control.fileno() in readable:
@@ -366,7 +372,7 @@ def main(specification: str, starter_descriptor: str, owner_descriptor: str) -> 
         control.bind(f"/proc/self/fd/{directory}/control")
         control.listen(64)
         starter.let_go()
-        serve_requests(control, owner, services)
+        serve_requests(control, owner, services, directory)
     except PodProblemError as problem:
         starter.tell(problem=str(problem), facts=problem.facts)
     except BrokenPipeError:

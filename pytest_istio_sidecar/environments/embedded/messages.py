@@ -85,4 +85,14 @@ NO_ANSWER = Message(
 BROKEN = Message("IS647", "the embedded pod is broken: {programs} ended", help=_AGAIN)
 STATE_UNREADABLE = Message("IS648", "{state} describes no embedded pod: {problem}", help=_AGAIN)
 HAS_ENDED = Message("IS649", "the embedded pod that {state} describes has ended", help=_AGAIN)
+SETUP_FAILED = Message(
+    "IS652",
+    "{file} failed in the embedded pod ({outcome}), so that no test was run",
+    help="correct the script (--istio-embedded-setup); --istio-keep=always gives a pod to try it in",
+)
+SETUP_UNREADABLE = Message(
+    "IS653",
+    "{file} cannot be run in the embedded pod: {problem}",
+    help="name a shell script of at most 100 kB in UTF-8",
+)
 PROGRAM_FAILED = Message("IS651", "a program in {pod} failed", help="its words stand below")

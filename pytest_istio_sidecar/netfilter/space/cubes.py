@@ -74,7 +74,7 @@ class Cube:
             source_port=values["source_port"],
             destination_port=values["destination_port"],
             in_interface=interface if inbound else None,
-            out_interface=None if inbound else interface,
+            out_interface=None if inbound or self.fields.is_routed else interface,
             uid=values["uid"] - 1 if sent and not inbound else None,
             gid=values["gid"] - 1 if sent and not inbound else None,
             mark=values["mark"],

@@ -15,10 +15,12 @@ from typing import Final, Literal
 
 from pytest_istio_sidecar.netfilter.diagram.diagram import Box, Diagrams, Node
 from pytest_istio_sidecar.netfilter.diagram.intervals import Interval, outside
-from pytest_istio_sidecar.netfilter.matches import Address, Interface, Mark, Match
+from pytest_istio_sidecar.netfilter.kernel.hooks import base_chains
+from pytest_istio_sidecar.netfilter.matches import Address, Interface, Mark, Match, asks_for_marks
 from pytest_istio_sidecar.netfilter.model import Family, Ruleset
 from pytest_istio_sidecar.netfilter.packet import Hook, Host
-from pytest_istio_sidecar.netfilter.targets import Extended, SetMark, Tproxy
+from pytest_istio_sidecar.netfilter.relations import KEYS, Interfaces, Relation
+from pytest_istio_sidecar.netfilter.targets import Assign, Extended, SetMark, Tproxy
 
 FieldName = Literal[
     "protocol", "interface", "uid", "gid", "mark", "source", "destination", "destination_port", "source_port"
@@ -71,9 +73,12 @@ class Field:
         """The values whose bits under the mask are these."""
         if not self.parts:
             return {self.level: ((value, value | (mask ^ self.top)),)}
-        return {
-            part.level: ((part.press(value),) * 2,) for part in self.parts if part.mask & mask == part.mask
-        }
+        box: Box = {}
+        for part in self.parts:
+            if part.mask & mask:
+                low = part.press(value & mask)
+                box[part.level] = ((low, low | part.press(part.mask & ~mask)),)
+        return box
 
     def intervals(self, diagrams: Diagrams, intervals: Sequence[Interval]) -> Node:
         """The values in these closed intervals, ascending and apart."""
@@ -104,10 +109,15 @@ class Field:
                 continue
             rest = outside(pressed_in, (1 << len(part.shifts)) - 1)
             excluded = _width(rest) < _width(pressed_in)
-            pressed = (
-                value for low, high in (rest if excluded else pressed_in) for value in range(low, high + 1)
+            top = (1 << len(part.shifts)) - 1
+            yield (
+                excluded,
+                [
+                    (part.spread(value), part.spread(mask))
+                    for low, high in (rest if excluded else pressed_in)
+                    for value, mask in _prefixes(low, high, top)
+                ],
             )
-            yield excluded, [(part.spread(value), part.mask) for value in pressed]
 
     def is_free(self, box: Box) -> bool:
         """Whether a box leaves every value of the field."""
@@ -122,10 +132,15 @@ class Fields:
         self.hook = hook
         self.host = host
         self.family = family
+        rulesets = tuple(rulesets)
         rules = [rule for ruleset in rulesets for rule in ruleset.rules()]
-        matches = self.matches = tuple(dict.fromkeys(match for rule in rules for match in rule.matches))
-        targets = self.targets = tuple(dict.fromkeys(rule.target for rule in rules))
-        self.interfaces = _interfaces(matches, host, hook)
+        asked = [match for rule in rules for match in rule.conditions()]
+        policy = host.policies.get(family)
+        asked += policy.masks if policy is not None else ()
+        matches = self.matches = tuple(dict.fromkeys(asked))
+        targets = self.targets = tuple(dict.fromkeys(target for rule in rules for target in rule.targets()))
+        devices = {name for ruleset in rulesets for base in base_chains(ruleset) for name in base.devices}
+        self.interfaces = _interfaces(matches, sorted(devices), host, hook)
         tops: list[int] = []
         self._fields: dict[FieldName, Field] = {}
         bits = {**_BITS, "source": 32 if family == 4 else 128, "destination": 32 if family == 4 else 128}
@@ -150,6 +165,11 @@ class Fields:
         self.tops = tuple(tops)
         """The greatest value of each level."""
 
+    @property
+    def is_routed(self) -> bool:
+        """Whether rules and routes tell the interface by which packets leave, and addresses do not."""
+        return self.family in self.host.policies
+
     def __getitem__(self, name: FieldName) -> Field:
         return self._fields[name]
 
@@ -161,11 +181,28 @@ def _width(intervals: Iterable[Interval]) -> int:
     return sum(high - low + 1 for low, high in intervals)
 
 
-def _interfaces(matches: Iterable[Match], host: Host, hook: Hook) -> tuple[str, ...]:
+def _interfaces(matches: Iterable[Match], devices: Iterable[str], host: Host, hook: Hook) -> tuple[str, ...]:
     """The host's, those that rules name, one for each prefix they name, and one that none means."""
-    asked = [match.name for match in matches if isinstance(match, Interface)]
-    names = list(dict.fromkeys([*host.interfaces, *(name for name in asked if not name.endswith("+"))]))
-    prefixes = sorted({name[:-1] for name in asked if name.endswith("+")}, key=len)
+    names = dict.fromkeys((*host.interfaces, *devices))
+    begins: set[str] = set()
+    asked: tuple[str, ...]
+    for match in matches:
+        if isinstance(match, Interface):
+            asked, wild = (match.name,), "+"
+        elif isinstance(match, Interfaces):
+            asked, wild = match.names, "*"
+        else:
+            continue
+        for name in asked:
+            if name.endswith(wild):
+                begins.add(name[:-1])
+            else:
+                names[name] = None
+    return _with_others(list(names), sorted(begins, key=len), hook)
+
+
+def _with_others(names: list[str], prefixes: list[str], hook: Hook) -> tuple[str, ...]:
+    """These names, one that has each prefix and no longer one, and one that has none."""
     for prefix in [*prefixes, "other"]:
         longer = tuple(other for other in prefixes if len(other) > len(prefix))
         endings = (str(number) for number in range(1000))
@@ -180,18 +217,39 @@ def _interfaces(matches: Iterable[Match], host: Host, hook: Hook) -> tuple[str, 
 
 
 def _masks(name: str, matches: Iterable[Match], family: Family) -> list[int]:
-    if name == "mark":
-        return [match.mask for match in matches if isinstance(match, Mark)]
-    if name not in ("source", "destination"):
-        return []
-    asked = (match for match in matches if isinstance(match, Address))
-    return [match.mask for match in asked if match.side == name and match.family == family]
+    masks = []
+    asked_by = _ASKED_BY.get(name, "").format("ip" if family == 4 else "ip6")
+    for match in matches:
+        if isinstance(match, Mark):
+            masks += [match.mask] if name == "mark" else []
+        elif isinstance(match, Address):
+            masks += [match.mask] if match.side == name and match.family == family else []
+        elif isinstance(match, Relation) and not match.is_of_loading:
+            marks = name == "mark" and asks_for_marks(match)
+            if marks or (match.key == asked_by and match.mask is not None):
+                masks += [mask for _, mask in masked_values(match)]
+    return masks
+
+
+_ASKED_BY = {"source": "{} saddr", "destination": "{} daddr"}
+
+
+def masked_values(match: Relation) -> Iterator[tuple[int, int]]:
+    """The values of a relation as values under masks: that it is one of these, if it is not inverted."""
+    top = KEYS[match.key].top
+    own = top if match.mask is None else match.mask
+    for low, high in match.intervals:
+        for value, mask in _prefixes(low, high, top):
+            if not value & ~own:
+                yield value, mask & own
 
 
 def _masks_set(target: object) -> list[int]:
     """The masks by which a target changes the mark: its bits are changed all alike only within them."""
     if isinstance(target, SetMark | Tproxy):
         return [target.mask]
+    if isinstance(target, Assign):
+        return [target.keep]
     if isinstance(target, Extended) and target.name == "CONNMARK":
         words = [word for option in target.options for value in option.values for word in value.split("/")]
         return [int(word, 0) for word in words if word.startswith("0x") or word.isdecimal()]
@@ -204,15 +262,19 @@ def _is_prefix(mask: int, top: int) -> bool:
 
 
 def _parts(name: str, masks: Iterable[int], top: int, level: int) -> tuple[Part, ...]:
-    """The bits of a mark in groups that each mask holds whole or not at all; those of an address one by one.
+    """The bits of a field in groups that each mask holds whole or not at all.
 
-    Addresses are also asked for by ranges (the host's networks, iprange), in which every bit can matter.
+    Those of an address stay side by side, as it is asked for by ranges too (the host's networks, iprange): of
+    such a group a range holds the first bits, if not all.
     """
-    kept = sorted(set(masks))
+    kept = sorted({mask for mask in masks if name == "mark" or not _is_prefix(mask, top)})
     groups: dict[object, list[int]] = {}
+    run, last = 0, None
     for shift in reversed(range(top.bit_length())):
-        key = tuple(mask >> shift & 1 for mask in kept) if name == "mark" else shift
-        groups.setdefault(key, []).append(shift)
+        key = tuple(mask >> shift & 1 for mask in kept)
+        run += name != "mark" and key != last
+        last = key
+        groups.setdefault((run, key), []).append(shift)
     return tuple(
         Part(level=level + place, mask=sum(1 << shift for shift in shifts), shifts=tuple(sorted(shifts)))
         for place, shifts in enumerate(groups.values())

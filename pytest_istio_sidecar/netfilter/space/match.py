@@ -12,6 +12,7 @@ from pytest_istio_sidecar.netfilter.diagram.intervals import Interval, common, j
 from pytest_istio_sidecar.netfilter.matches import (
     FULL_MASK,
     Address,
+    AnyOf,
     Extension,
     Fragment,
     Interface,
@@ -24,10 +25,14 @@ from pytest_istio_sidecar.netfilter.matches import (
     Transport,
 )
 from pytest_istio_sidecar.netfilter.model import Rule
-from pytest_istio_sidecar.netfilter.routing import Routing
+from pytest_istio_sidecar.netfilter.namespace.routing import Routing
+from pytest_istio_sidecar.netfilter.packet import Host
+from pytest_istio_sidecar.netfilter.relations import Interfaces, Relation
 from pytest_istio_sidecar.netfilter.space.fields import NO_SOCKET, FieldName, Fields
 from pytest_istio_sidecar.netfilter.space.match_by_sampling import Sampling
 from pytest_istio_sidecar.netfilter.space.packet_state import ENTERED, Skb
+from pytest_istio_sidecar.netfilter.space.relation import Relations
+from pytest_istio_sidecar.netfilter.targets import Inner
 from pytest_istio_sidecar.netfilter.trace.match import (
     NUMBERS,
     compile_faulty,
@@ -39,14 +44,15 @@ from pytest_istio_sidecar.netfilter.trace.match import (
 class Conditions:
     """Turns conditions into boxes and diagrams over the fields of one hook."""
 
-    def __init__(self, fields: Fields, diagrams: Diagrams) -> None:
+    def __init__(self, fields: Fields, diagrams: Diagrams, host: Host | None = None) -> None:
         self.fields = fields
         self.diagrams = diagrams
-        self.routing = Routing(fields.host)
+        self.routing = Routing(host or fields.host)
         self._sampling = Sampling(fields, diagrams, self.routing)
+        self._relations = Relations(fields, diagrams, self._sampling)
         self._made: dict[tuple[Match, Skb, bool], Node] = {}
 
-    def guard(self, rule: Rule, skb: Skb, inside: Node, writer: str | None = None) -> Node:
+    def guard(self, rule: Rule | Inner, skb: Skb, inside: Node, writer: str | None = None) -> Node:
         """`inside` for the packets that meet every condition of the rule, undecided for others."""
         box: Box = {}
         rest: list[Node] = []
@@ -70,6 +76,12 @@ class Conditions:
     def _part(self, match: Match, skb: Skb, writer: str | None) -> Box | Node:
         """A condition as a box where it is one, else as a diagram."""
         kind = type(match)
+        if kind is Relation:
+            return self._relations.relation(match, skb)  # type: ignore[arg-type]
+        if kind is Interfaces:
+            return self._relations.interfaces(match, skb)  # type: ignore[arg-type]
+        if kind is AnyOf:
+            return self._any_of(match, skb)  # type: ignore[arg-type]
         if kind is Protocol:
             return self._ranged("protocol", match.number, match.number, match.negated)  # type: ignore[union-attr]
         if kind is Address:
@@ -81,7 +93,7 @@ class Conditions:
         if kind is Owner:
             return self._owner(match, skb)  # type: ignore[arg-type]
         if kind is Mark:
-            return self._mark(match, skb)  # type: ignore[arg-type]
+            return self.mark(match, skb)  # type: ignore[arg-type]
         if kind is Fragment:
             return self.diagrams.constant(match.negated)  # type: ignore[union-attr]
         if kind is Multiport:
@@ -96,6 +108,13 @@ class Conditions:
                 self._made[key] = self._sampling.condition(test, match, skb)
             return self._made[key]
         return self.diagrams.maybe
+
+    def _any_of(self, match: AnyOf, skb: Skb) -> Node:
+        key = (match, skb, False)
+        if key not in self._made:
+            parts = ((self._part(each, skb, None) for each in each_of) for each_of in match.alternatives)
+            self._made[key] = self._relations.any_of(parts, negated=match.negated)
+        return self._made[key]
 
     def _ranged(self, name: FieldName, low: int, high: int, negated: bool = False) -> Box | Node:
         field = self.fields[name]
@@ -197,6 +216,8 @@ class Conditions:
         without = match.socket_exists is not True and all(option.negated for option in asked)
         if not skb.has_socket:
             return self.diagrams.constant(without)
+        if not skb.owner_known:
+            return self.diagrams.maybe
         none: Box = {self.fields["uid"].level: ((NO_SOCKET, NO_SOCKET),)}
         some: Box = {self.fields["uid"].level: ((1, self.fields["uid"].top),)}
         if not match.supplementary_groups and match.socket_exists is None and asked:
@@ -226,7 +247,8 @@ class Conditions:
             return with_socket
         return self._or(self.diagrams.box(none, self.diagrams.holds), with_socket)
 
-    def _mark(self, match: Mark, skb: Skb) -> Box | Node:
+    def mark(self, match: Mark, skb: Skb) -> Box | Node:
+        """A condition that asks for the packet's mark, or its connection's."""
         mark = skb.mark if match.module == "mark" else skb.connmark
         if match.module == "connmark" and not skb.tracked:
             return self.diagrams.fall

@@ -8,13 +8,14 @@ another by the condition.
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from pytest_istio_sidecar.netfilter.diagram.diagram import Diagrams, Node
 from pytest_istio_sidecar.netfilter.diagram.intervals import Interval, joined
 from pytest_istio_sidecar.netfilter.matches import Extension, Match, Transport
+from pytest_istio_sidecar.netfilter.namespace.routing import Routing
 from pytest_istio_sidecar.netfilter.packet import Packet
-from pytest_istio_sidecar.netfilter.routing import Routing
+from pytest_istio_sidecar.netfilter.relations import KEYS, Relation
 from pytest_istio_sidecar.netfilter.space.fields import FieldName, Fields
 from pytest_istio_sidecar.netfilter.space.packet_state import ENTERED, Skb
 from pytest_istio_sidecar.netfilter.trace import packet_state as one_packet
@@ -71,6 +72,7 @@ class Sampling:
         one = one_packet.Skb(packet, self.routing)
         one.state, one.tracked, one.first = skb.state, skb.tracked, skb.first
         one.translations = skb.translations
+        one.template, one.zone = skb.template, skb.zone
         one.incoming = interface if skb.incoming == ENTERED else skb.incoming
         one.outgoing = interface if skb.outgoing == ENTERED else skb.outgoing
         if not isinstance(skb.source, str):
@@ -94,9 +96,12 @@ class Sampling:
 
 
 def _asks_for(match: Match) -> tuple[FieldName, ...]:
-    """The fields on which an extension's condition can depend (`trace/match_extensions`)."""
+    """The fields on which a condition can depend (`trace/match_extensions`, `trace/relation`)."""
     if isinstance(match, Transport):
         return ("protocol", "destination_port", "source_port")
+    if isinstance(match, Relation):
+        asked_by = _ASKED_BY.get(match.key)
+        return () if asked_by is None else (asked_by,)
     if not isinstance(match, Extension):
         return ()
     names: dict[FieldName, None] = {}
@@ -119,6 +124,19 @@ def _asks_for(match: Match) -> tuple[FieldName, ...]:
                 names[asked[option.name]] = None
     return tuple(names)
 
+
+_ASKED_BY: Mapping[str, FieldName] = {
+    "tcp flags": "protocol",
+    "ct original ip saddr": "source",
+    "ct original ip6 saddr": "source",
+    "ct original ip daddr": "destination",
+    "ct original ip6 daddr": "destination",
+    "ct original proto-src": "source_port",
+    "ct original proto-dst": "destination_port",
+    "fib saddr type": "source",
+    "fib daddr type": "destination",
+}
+"""On which field a relation of nf_tables depends that `space/relation` does not know itself."""
 
 _SPECIAL = (
     "0.0.0.0/8",
@@ -146,7 +164,10 @@ def _edges(name: FieldName, match: Match, fields: Fields) -> Iterator[int]:
 
 
 def _edges_of_ports(match: Match) -> Iterator[int]:
-    if isinstance(match, Transport):
+    if isinstance(match, Relation):
+        for first, last in match.intervals:
+            yield from (first, last + 1)
+    elif isinstance(match, Transport):
         for ports in (match.source, match.destination):
             if ports is not None:
                 yield from (ports.low, ports.high + 1)
@@ -163,11 +184,17 @@ def _address_ranges(match: Match, fields: Fields) -> Iterator[Interval]:
     for addresses in fields.host.addresses.values():
         for address in addresses:
             networks += [address.network, ipaddress.ip_network(address.ip)]
+    policy = fields.host.policies.get(family)
+    for route in () if policy is None else policy.tables.get("local", ()):
+        yield route.interval
+        yield route.interval[1], route.interval[1]
     for network in networks:
         if network.version == family:
             first, last = int(network.network_address), int(network.broadcast_address)
             yield first, last
             yield last, last
+    if isinstance(match, Relation) and KEYS[match.key].bits == fields["source"].top.bit_length():
+        yield from match.intervals
     if isinstance(match, Extension):
         for word in _words(match):
             yield from _as_range(word, family)

@@ -13,10 +13,11 @@ from typing import Final, NamedTuple
 
 from pytest_istio_sidecar.netfilter.diagram.diagram import Diagrams, Node
 from pytest_istio_sidecar.netfilter.diagram.intervals import Interval
-from pytest_istio_sidecar.netfilter.hooks import STANDS
+from pytest_istio_sidecar.netfilter.kernel.hooks import STANDS
 from pytest_istio_sidecar.netfilter.matches import FULL_MASK, Extension
+from pytest_istio_sidecar.netfilter.namespace.routing import LOOPBACK, Routing
 from pytest_istio_sidecar.netfilter.packet import Fate, IPAddress
-from pytest_istio_sidecar.netfilter.routing import LOOPBACK, Routing
+from pytest_istio_sidecar.netfilter.relations import Relation
 from pytest_istio_sidecar.netfilter.space.fields import FieldName, Fields
 from pytest_istio_sidecar.netfilter.space.packet_state import ENTERED, Skb
 from pytest_istio_sidecar.netfilter.targets import Extended, Redirect, Tproxy, Translate
@@ -76,7 +77,7 @@ class Nat:
         def handed(address: IPAddress | str) -> Node:
             return then(
                 transit._replace(
-                    skb=transit.skb._replace(mark=mark),
+                    skb=transit.skb._replace(mark=mark, has_socket=True, owner_known=False),
                     outcome=Outcome(Fate.TPROXIED, address, port),
                     handed_over=True,
                 )
@@ -84,7 +85,7 @@ class Nat:
 
         if int(target.address):
             return handed(target.address)
-        return self._per_interface(
+        return self.per_interface(
             transit.skb,
             lambda name: handed(
                 self._routing.primary(name, self._fields.family) or self._own_address(transit.skb)
@@ -148,7 +149,7 @@ class Nat:
             asked = self.among("destination", transit.skb.destination, [(low, low | (1 << 118) - 1)])
             return self.split(asked, near, sent(other))
 
-        return self._per_interface(transit.skb, by)
+        return self.per_interface(transit.skb, by)
 
     def _send_to(
         self,
@@ -222,7 +223,7 @@ class Nat:
             result = self.split(at, then(own_address), result)
         return result
 
-    def _per_interface(self, skb: Skb, then: Callable[[str], Node]) -> Node:
+    def per_interface(self, skb: Skb, then: Callable[[str], Node]) -> Node:
         """What becomes of packets by the interface they came in by."""
         if skb.incoming != ENTERED:
             return then(skb.incoming)
@@ -235,6 +236,10 @@ class Nat:
             return kids[0]
         level = self._fields["interface"].level
         return self._diagrams.branch(level, range(len(kids)), kids)
+
+    def with_mark(self, value: int, mask: int) -> Node:
+        """Where packets entered with these bits of the mark."""
+        return self._diagrams.box(self._fields["mark"].masked(value, mask), self._diagrams.holds)
 
     def among(self, name: FieldName, value: int | str | None, intervals: list[Interval]) -> Node:
         """Whether a field, with the value it has by now, is in these intervals."""
@@ -258,6 +263,8 @@ def _own(port: int | str | None) -> int | str | None:
 
 
 def _asks_for_translations(match: object) -> bool:
+    if isinstance(match, Relation):
+        return match.key == "ct status"
     if not isinstance(match, Extension) or match.module == "comment":
         return False
     return any("NAT" in value for option in match.options for value in option.values)

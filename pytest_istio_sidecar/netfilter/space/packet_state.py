@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from pytest_istio_sidecar.netfilter.matches import FULL_MASK
+from pytest_istio_sidecar.netfilter.targets import Tproxy
 
 ENTERED = "as it entered"
 """The value of an skb's field that nothing has changed."""
@@ -45,6 +46,12 @@ class Skb(NamedTuple):
     mark: Bits | None = Bits()
     connmark: Bits | None = Bits(0, 0)
     translations: tuple[str, ...] = ()
+    template: bool = False
+    zone: int | None = 0
+    owner_known: bool = True
+    """Not of a packet that was handed to a socket: its user is another."""
+    socket: Tproxy | None = None
+    """By which of nft's statements it was handed to a socket, in the chain that it is in."""
 
 
 class Changed:
@@ -55,11 +62,19 @@ class Changed:
         self.mark: Bits | int | None = skb.mark
         self.connmark: Bits | int | None = skb.connmark
         self.tracked = skb.tracked
+        self.template = skb.template
+        self.zone = skb.zone
         self.state = skb.state
 
     def skb(self) -> Skb:
         """The packet as it is by now."""
-        return self._skb._replace(mark=_bits(self.mark), connmark=_bits(self.connmark), state=self.state)
+        return self._skb._replace(
+            mark=_bits(self.mark),
+            connmark=_bits(self.connmark),
+            state=self.state,
+            template=self.template,
+            zone=self.zone,
+        )
 
 
 def _bits(mark: Bits | int | None) -> Bits | None:

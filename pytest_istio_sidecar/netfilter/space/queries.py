@@ -11,6 +11,7 @@ from collections.abc import Callable, Collection, Hashable, Iterable, Sequence
 from dataclasses import dataclass
 
 from pytest_istio_sidecar.netfilter.diagram.diagram import HOLDS, Node
+from pytest_istio_sidecar.netfilter.diagram.memory import no_collection
 from pytest_istio_sidecar.netfilter.diagram.simplify import simplify
 from pytest_istio_sidecar.netfilter.model import Family, Rules, Table
 from pytest_istio_sidecar.netfilter.packet import Hook, Host
@@ -24,7 +25,6 @@ from pytest_istio_sidecar.netfilter.space.space import (
     Difference,
     Space,
     differing,
-    no_collection,
     regions,
 )
 
@@ -157,10 +157,12 @@ def fates(
 ) -> tuple[Fates, ...]:
     """What becomes of the first packets of connections, an `Outcome` each, under each set of rules.
 
+    The first are those of the host; the others packets meet as if they went where its addresses tell.
+
     Raises:
         UsageProblem: chains jump in a circle.
     """
-    space = Space(rules, hook, host=host, family=family)
+    space = Space(rules, hook, host=host, family=family, meant=range(1, len(rules)))
     return tuple(Fates(space, space.outcomes(which)) for which in range(len(rules)))
 
 

@@ -10,16 +10,16 @@ from collections.abc import Hashable
 from dataclasses import dataclass
 from typing import TypeVar
 
-from pytest_istio_sidecar.netfilter.actions import Action
 from pytest_istio_sidecar.netfilter.diagram.diagram import FALL, HOLDS, Node, answers_within
-from pytest_istio_sidecar.netfilter.hooks import FIRST, BaseChain, Moment, legs
-from pytest_istio_sidecar.netfilter.matches import Mark
+from pytest_istio_sidecar.netfilter.kernel.actions import Action
+from pytest_istio_sidecar.netfilter.kernel.hooks import FIRST, BaseChain, Moment, legs
+from pytest_istio_sidecar.netfilter.matches import asks_for_marks
 from pytest_istio_sidecar.netfilter.model import Rule, Ruleset
 from pytest_istio_sidecar.netfilter.space.match import Conditions
 from pytest_istio_sidecar.netfilter.space.packet_state import ENTERED, Bits, Skb
 from pytest_istio_sidecar.netfilter.space.space import Space
 from pytest_istio_sidecar.netfilter.space.table import CompiledRuleset, End
-from pytest_istio_sidecar.netfilter.targets import Goto, Jump
+from pytest_istio_sidecar.netfilter.targets import Block, Goto, Inner, Jump, called_by
 
 Key = TypeVar("Key")
 
@@ -53,7 +53,7 @@ class _Flow:
         self.space = space
         self.diagrams = space.diagrams
         self.conditions = Conditions(space.fields, space.diagrams)
-        marks = any(isinstance(match, Mark) for match in space.fields.matches)
+        marks = any(map(asks_for_marks, space.fields.matches))
         self.rules = CompiledRuleset(ruleset, self.conditions, marks_matter=marks)
         self.steps = legs((base, self.rules) for base in self.rules.base_chains)[FIRST[space.hook]]
 
@@ -83,7 +83,9 @@ class _Flow:
     def _tracked(self, arrived: dict[Skb, Node]) -> dict[Skb, Node]:
         tracked: dict[Skb, Node] = {}
         for skb, packets in arrived.items():
-            after = skb._replace(state="NEW", tracked=True) if skb.state == "INVALID" else skb
+            after = skb
+            if skb.state != "UNTRACKED":
+                after = skb._replace(state="NEW", tracked=True, template=False)
             self._add(tracked, after, packets)
         return tracked
 
@@ -126,8 +128,7 @@ class _Flow:
         if matching is self.diagrams.fall:
             return packets
         self._add(result.matching, (rule.chain, rule.number), matching)
-        if isinstance(rule.target, Jump | Goto) and self.rules.has(table, rule.target.chain):
-            self._add(waiting, (rule.target.chain, 0, skb), matching)
+        self._into(table, rule, skb, matching, waiting)
         answers = self.diagrams.when(
             packets, self.diagrams.first(self.rules.rule(table, rule, skb), self._on)
         )
@@ -135,6 +136,48 @@ class _Flow:
             if isinstance(end, End) and end.action is Action.CONTINUE:
                 self._add(waiting, (rule.chain, rule.number, end.skb), self._where(answers, end))
         return self._where(answers, _ON)
+
+    def _into(
+        self,
+        table: str,
+        rule: Rule | Inner,
+        skb: Skb,
+        packets: Node,
+        waiting: dict[tuple[str, int, Skb], Node],
+    ) -> None:
+        """Put the packets that match a rule where its target calls them to."""
+        target = rule.target
+        if isinstance(target, Jump | Goto) and self.rules.has(table, target.chain):
+            self._add(waiting, (target.chain, 0, skb), packets)
+        elif isinstance(target, Block) and any(called_by(target)):
+            self._inside(table, target, 0, skb, packets, waiting)
+
+    def _inside(
+        self,
+        table: str,
+        block: Block,
+        start: int,
+        skb: Skb,
+        packets: Node,
+        waiting: dict[tuple[str, int, Skb], Node],
+    ) -> None:
+        """Take packets through the rules within a rule, from one of them on."""
+        for position, rule in enumerate(block.rules[start:], start + 1):
+            guard = self.conditions.guard(rule, skb, self.diagrams.holds)
+            matching = self._possible(self.diagrams.when(packets, guard))
+            if matching is self.diagrams.fall:
+                continue
+            self._into(table, rule, skb, matching, waiting)
+            if block.exclusive:
+                packets = self._possible(self.diagrams.when(packets, self.diagrams.negate(guard)))
+                continue
+            answers = self.diagrams.when(
+                packets, self.diagrams.first(self.rules.rule(table, rule, skb), self._on)
+            )
+            for end in answers_within(answers, {}):
+                if isinstance(end, End) and end.action is Action.CONTINUE:
+                    self._inside(table, block, position, end.skb, self._where(answers, end), waiting)
+            packets = self._where(answers, _ON)
 
     @property
     def _on(self) -> Node:

@@ -9,22 +9,25 @@ Clauses: docs/semantics.md. Which packets a host can see: RFC 1122 3.2.1.3 and n
 
 from __future__ import annotations
 
-import gc
 import ipaddress
-from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 from pytest_istio_sidecar.netfilter.diagram.diagram import Diagrams, Node
-from pytest_istio_sidecar.netfilter.diagram.intervals import Interval, joined, outside
-from pytest_istio_sidecar.netfilter.hooks import orders
+from pytest_istio_sidecar.netfilter.diagram.intervals import Interval, common, joined, outside
+from pytest_istio_sidecar.netfilter.diagram.memory import no_collection
+from pytest_istio_sidecar.netfilter.kernel.hooks import may_route_by_unread, orders
 from pytest_istio_sidecar.netfilter.model import Family, Rules, rulesets_of
 from pytest_istio_sidecar.netfilter.packet import Fate, Hook, Host, IPAddress, Packet
+from pytest_istio_sidecar.netfilter.routes import Hop
 from pytest_istio_sidecar.netfilter.space.cubes import Cube, cubes_of
 from pytest_istio_sidecar.netfilter.space.fields import NO_SOCKET, FieldName, Fields
 from pytest_istio_sidecar.netfilter.space.hooks import outcomes
+from pytest_istio_sidecar.netfilter.space.match import Conditions
 from pytest_istio_sidecar.netfilter.space.nat import OWN, Outcome
+from pytest_istio_sidecar.netfilter.space.packet_state import ENTERED, Skb
+from pytest_istio_sidecar.netfilter.space.route import Lookup
 
 IMPOSSIBLE = "impossible"
 """The answer for packets that the host cannot see."""
@@ -37,6 +40,7 @@ class Space:
         rules: what packets meet; all of them share the fields, so that their outcomes can be compared.
         state: conntrack's state of the packets.
         fields: those of cubes at hand; None: as the rules ask for.
+        meant: which of `rules` packets meet as if they went where the host's addresses tell.
     """
 
     def __init__(
@@ -48,11 +52,13 @@ class Space:
         family: Family,
         state: str = "NEW",
         fields: Fields | None = None,
+        meant: Collection[int] = (),
     ) -> None:
         self.rules = tuple(rules)
         self.hook = hook
         self.host = host or Host()
         self.family: Family = family
+        self._meant = frozenset(meant)
         self._state = state
         rulesets = [ruleset for each in rules for ruleset in rulesets_of(each, family)]
         self.fields = fields or Fields(rulesets, hook, self.host, family)
@@ -60,10 +66,13 @@ class Space:
 
     def outcomes(self, which: int = 0) -> Node:
         """What becomes of every packet under one of the sets of rules: answers are `Outcome`s."""
-        if not rulesets_of(self.rules[which], self.family):
+        host = self.host.meant if which in self._meant else self.host
+        possible = orders(self.rules[which], self.family, self.hook)
+        read = possible[0].rulesets if possible else ()
+        if not read or may_route_by_unread(read, host.policies.get(self.family)):
             return self.diagrams.leaf(Outcome(Fate.UNKNOWN))
         with no_collection():
-            return outcomes(orders(self.rules[which], self.family), self.fields, self.diagrams, self._state)
+            return outcomes(possible, self.fields, self.diagrams, self._state, host)
 
     @cached_property
     def possible(self) -> Node:
@@ -101,21 +110,6 @@ class Space:
     def cubes(self, node: Node) -> dict[frozenset[Hashable], list[Cube]]:
         """The packets of each set of answers, as disjoint cubes."""
         return cubes_of(node, self.fields, self._state)
-
-
-@contextmanager
-def no_collection() -> Iterator[None]:
-    """Without Python's collector of cycles: what diagrams are made of lives as long as they do.
-
-    It would go through all of them again and again, which takes as long as making them.
-    """
-    collecting = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if collecting:
-            gc.enable()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -193,15 +187,21 @@ def differing(
     host: Host | None = None,
     family: Family = 4,
     state: str = "NEW",
+    meant: bool = False,
 ) -> tuple[Difference, ...]:
     """Every packet whose fate differs between two sets of rules, in disjoint classes.
 
     A fate that is in doubt on one side differs from one that is not.
 
+    Args:
+        meant: whether the expected ones are met by packets that go where the host's addresses tell, whatever
+            rules and routes somebody added.
+
     Raises:
         UsageProblem: chains jump in a circle.
     """
-    space = Space([observed, expected], hook, host=host, family=family, state=state)
+    which = (1,) if meant else ()
+    space = Space([observed, expected], hook, host=host, family=family, state=state, meant=which)
     here, there = space.outcomes(0), space.outcomes(1)
     if here is there:
         return ()
@@ -236,18 +236,27 @@ def _outcomes(answers: Iterable[Hashable]) -> frozenset[Outcome]:
 def _inbound(space: Space) -> Node:
     """From elsewhere, by an interface that is not lo, to an address of this host."""
     fields = space.fields
-    local = joined(_own_ranges(fields, loopback=False))
+    policy = fields.host.policies.get(fields.family)
+    added = () if policy is None else policy.local
+    local = joined([*_own_ranges(fields, loopback=False), *_without(added, _LOOPBACK[fields.family], fields)])
     not_from = joined([*_own_ranges(fields, loopback=True), *_NO_PEER[fields.family]])
-    return _all_of(
+    to_loopback = _all_of(
+        space,
+        ("interface", _places(fields, fields.host.localnet)),
+        ("destination", joined(_LOOPBACK[fields.family])),
+    )
+    to_itself = _all_of(space, ("interface", _external(fields)), ("destination", local))
+    if fields.family == 4 and fields.host.localnet:
+        to_itself = space.diagrams.first(to_itself, to_loopback)
+    rest = _all_of(
         space,
         _real_protocol(fields),
-        ("interface", _external(fields)),
         ("uid", [(NO_SOCKET, NO_SOCKET)]),
         ("gid", [(NO_SOCKET, NO_SOCKET)]),
         ("mark", [(0, 0)]),
         ("source", outside(not_from, fields["source"].top)),
-        ("destination", local),
     )
+    return space.diagrams.when(rest, to_itself)
 
 
 def _outbound(space: Space) -> Node:
@@ -265,6 +274,7 @@ def _outbound(space: Space) -> Node:
         ("source", joined(_own_ranges(fields, loopback=False))),
         ("destination", elsewhere),
     )
+    away = diagrams.when(_by_its_route(space), away)
     ids = (1, fields["uid"].top)
     with_socket = _all_of(space, ("uid", [ids]), ("gid", [ids]))
     without = _all_of(space, ("uid", [(NO_SOCKET, NO_SOCKET)]), ("gid", [(NO_SOCKET, NO_SOCKET)]))
@@ -278,13 +288,37 @@ def _outbound(space: Space) -> Node:
     return diagrams.when(real, diagrams.when(sender, diagrams.when(no_tcp_to_many, route)))
 
 
+def _by_its_route(space: Space) -> Node:
+    """Where packets have the interface that rules and routes tell, as far as these tell one of the host's."""
+    fields, diagrams = space.fields, space.diagrams
+    policy = fields.host.policies.get(fields.family)
+    if policy is None:
+        return diagrams.holds
+
+    def leaving(hop: Hashable) -> Node:
+        assert isinstance(hop, Hop)  # noqa: S101
+        if hop.kind != "sent" or hop.device == "lo" or hop.device not in fields.interfaces:
+            return diagrams.holds
+        return fields["interface"].intervals(diagrams, _places(fields, {hop.device}))
+
+    hops = Lookup(policy, Conditions(fields, diagrams)).hops(Skb(outgoing=ENTERED), of_socket=True)
+    return diagrams.bind(hops, leaving)
+
+
+def _places(fields: Fields, names: Collection[str]) -> list[Interval]:
+    return list(joined((place, place) for place, name in enumerate(fields.interfaces) if name in names))
+
+
+def _without(some: Iterable[Interval], others: Sequence[Interval], fields: Fields) -> tuple[Interval, ...]:
+    return common(joined(some), outside(joined(others), fields["destination"].top))
+
+
 def _real_protocol(fields: Fields) -> tuple[FieldName, list[Interval]]:
     return "protocol", [(1, fields["protocol"].top)]
 
 
 def _external(fields: Fields) -> list[Interval]:
-    external = [name for name in fields.host.interfaces if name != "lo"]
-    return list(joined((place, place) for place, name in enumerate(fields.interfaces) if name in external))
+    return _places(fields, [name for name in fields.host.interfaces if name != "lo"])
 
 
 def _all_of(space: Space, *asked: tuple[FieldName, Sequence[Interval]]) -> Node:

@@ -9,25 +9,42 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from pytest_istio_sidecar.errors import UsageProblem
 from pytest_istio_sidecar.netfilter import messages
-from pytest_istio_sidecar.netfilter.actions import (
+from pytest_istio_sidecar.netfilter.diagram.diagram import FALL, Node
+from pytest_istio_sidecar.netfilter.kernel.actions import (
     Action,
     action_of,
     effect_of,
     is_about_tracking,
     takes_every_packet,
 )
-from pytest_istio_sidecar.netfilter.diagram.diagram import FALL, Node
-from pytest_istio_sidecar.netfilter.hooks import base_chains
+from pytest_istio_sidecar.netfilter.kernel.hooks import BaseChain, base_chains
 from pytest_istio_sidecar.netfilter.matches import Protocol
 from pytest_istio_sidecar.netfilter.model import Backend, Chain, Rule, Ruleset
 from pytest_istio_sidecar.netfilter.space.match import Conditions
 from pytest_istio_sidecar.netfilter.space.packet_state import Changed, Skb
-from pytest_istio_sidecar.netfilter.targets import Extended, Goto, Jump, Redirect, SetMark, Target, Translate
+from pytest_istio_sidecar.netfilter.targets import (
+    Assign,
+    Block,
+    Extended,
+    Goto,
+    Inner,
+    Jump,
+    Redirect,
+    SetMark,
+    Target,
+    Translate,
+    Zone,
+    called_by,
+    targets_in,
+)
 from pytest_istio_sidecar.netfilter.trace.nat import WITH_PORTS
+
+_WITHIN = "\0"
+"""Begins a name that no chain has."""
 
 Place = tuple[str, str]
 """A table and a chain of it."""
@@ -52,18 +69,26 @@ class CompiledRuleset:
         self._diagrams = conditions.diagrams
         self._writer = ruleset.writer if ruleset.backend is Backend.NF_TABLES else None
         self._marks_matter = marks_matter
-        self._rules = {
+        own = {
             (table.name, chain.name): _reached(chain) for table in ruleset.tables for chain in table.chains
         }
+        self._rules: dict[Place, tuple[Rule | Inner, ...]] = {**own}
+        self._own = own
         self._policies = {
             (table.name, chain.name): chain.policy for table in ruleset.tables for chain in table.chains
         }
+        self._within: dict[int, str] = {}
+        """By identity of a block, the name under which its rules are kept."""
+        for (table, _), rules in own.items():
+            for rule in rules:
+                self._keep_within(table, rule)
         self.base_chains = [
             base
             for base in base_chains(ruleset)
             if self._rules[base.table, base.name] or self._policies[base.table, base.name] == "DROP"
         ]
         """Those that do anything."""
+        self._acting = {(base.table, base.name) for base in self.base_chains}
         callers = self._callers()
         self._changing = self._leading_to(self._is_change, callers)
         self._returning = self._changing | self._leading_to(_is_return, callers)
@@ -71,13 +96,24 @@ class CompiledRuleset:
         self._called: dict[tuple[str, str, Skb, bool], Node] = {}
         self._inside: list[tuple[str, str, Skb]] = []
 
+    def _keep_within(self, table: str, rule: Rule | Inner) -> None:
+        if isinstance(rule.target, Block):
+            name = self._within[id(rule.target)] = f"{_WITHIN}{len(self._within)}"
+            self._rules[table, name] = rule.target.rules
+            for inner in rule.target.rules:
+                self._keep_within(table, inner)
+
+    def acts(self, base: BaseChain) -> bool:
+        """Whether a base chain does anything."""
+        return (base.table, base.name) in self._acting
+
     def has(self, table: str, name: str) -> bool:
         """Whether there is such a chain."""
         return (table, name) in self._rules
 
     def rules_from(self, table: str, name: str, start: int) -> tuple[Rule, ...]:
         """A chain's rules from number `start + 1` on, up to the last that a packet can come to."""
-        return self._rules[table, name][start:]
+        return self._own[table, name][start:]
 
     def callers_first(self, table: str, start: str) -> list[str]:
         """The chains that packets can come to from one chain, each behind all that lead to it.
@@ -101,8 +137,9 @@ class CompiledRuleset:
 
     def _callees(self, table: str, name: str) -> Iterator[str]:
         for rule in self._rules[table, name]:
-            if isinstance(rule.target, Jump | Goto) and self.has(table, rule.target.chain):
-                yield rule.target.chain
+            for called in called_by(rule.target):
+                if self.has(table, called):
+                    yield called
 
     def traverse(self, table: str, name: str, skb: Skb, follow: Callable[[End], Node]) -> Node:
         """A base chain with its policy, each end of it followed: none falls, goes on or returns.
@@ -159,23 +196,29 @@ class CompiledRuleset:
 
         return self._diagrams.bind(made, follow)
 
-    def rule(self, table: str, rule: Rule, skb: Skb) -> Node:
+    def rule(self, table: str, rule: Rule | Inner, skb: Skb) -> Node:
         """What one rule answers; it falls where its conditions do not hold, or it changes nothing."""
         inside = self._act(table, rule, skb)
         if inside is self._diagrams.fall:
             return inside
         return self._conditions.guard(rule, skb, inside, self._writer)
 
-    def _act(self, table: str, rule: Rule, skb: Skb) -> Node:
+    def _act(self, table: str, rule: Rule | Inner, skb: Skb) -> Node:
         leaf = self._diagrams.leaf
         target = rule.target
         if isinstance(target, Jump | Goto):
             if not self.has(table, target.chain):
                 return leaf(End(Action.UNKNOWN, None, skb))
             return self._call(table, target.chain, skb, goto=isinstance(target, Goto))
+        if isinstance(target, Block):
+            return self._inside_of(table, target, skb)
         action = action_of(target)
         if action is Action.CONTINUE:
             return self._diagrams.fall
+        if action is Action.HAND_OVER:
+            socket: Any = target
+            handed = skb._replace(socket=socket, has_socket=True, owner_known=False)
+            return leaf(End(Action.CONTINUE, None, handed))
         if action is Action.EFFECT:
             changed = self._changed(target, skb)  # type: ignore[arg-type]
             return self._diagrams.fall if changed == skb else leaf(End(Action.CONTINUE, None, changed))
@@ -183,7 +226,22 @@ class CompiledRuleset:
             return self._translation(rule, target, skb)  # type: ignore[arg-type]
         return leaf(End(action, target if action is Action.TPROXY else None, skb))
 
-    def _translation(self, rule: Rule, target: Redirect | Translate | Extended, skb: Skb) -> Node:
+    def _inside_of(self, table: str, block: Block, skb: Skb) -> Node:
+        """The rules within a rule: what they do not answer goes on behind the rule."""
+        if not block.exclusive:
+            return self._from(table, self._within[id(block)], 0, skb)
+        behind = End(Action.CONTINUE, None, skb)
+        parts = []
+        for rule in block.rules:
+            inside = self._act(table, rule, skb)
+            if inside.falls:
+                # What comes back from here must not meet the other rules.
+                inside = self._diagrams.relabel(inside, lambda answer: behind if answer == FALL else answer)
+            parts.append(self._conditions.guard(rule, skb, inside, self._writer))
+        node = self._diagrams.chain(parts)
+        return self._diagrams.relabel(node, lambda answer: FALL if answer == behind else answer)
+
+    def _translation(self, rule: Rule | Inner, target: Redirect | Translate | Extended, skb: Skb) -> Node:
         """Ports are given only to protocols that have them."""
         done = self._diagrams.leaf(End(Action.NAT, target, skb))
         if isinstance(target, Extended) or target.ports is None:
@@ -221,7 +279,7 @@ class CompiledRuleset:
             known = self._called[key] = self._diagrams.relabel(node, back)
         return known
 
-    def _changed(self, target: SetMark | Extended, skb: Skb) -> Skb:
+    def _changed(self, target: SetMark | Extended | Assign | Zone, skb: Skb) -> Skb:
         """The packet after an effect, as far as a rule can ask for what that changes."""
         effect = effect_of(target)
         if effect is None or not (self._marks_matter or is_about_tracking(target)):
@@ -230,26 +288,30 @@ class CompiledRuleset:
         effect(changed)
         return changed.skb()
 
-    def _changes(self, table: str, rule: Rule) -> bool:
-        if isinstance(rule.target, Jump | Goto):
-            return (table, rule.target.chain) in self._changing
-        return self._is_change(rule)
+    def _changes(self, table: str, rule: Rule | Inner) -> bool:
+        return self._is_change(rule) or any(
+            (table, called) in self._changing for called in called_by(rule.target)
+        )
 
-    def _is_change(self, rule: Rule) -> bool:
-        matters = self._marks_matter or is_about_tracking(rule.target)
-        return matters and action_of(rule.target) is Action.EFFECT
+    def _is_change(self, rule: Rule | Inner) -> bool:
+        return any(map(self._is_changing, targets_in(rule.target)))
+
+    def _is_changing(self, target: Target | None) -> bool:
+        action = action_of(target)
+        matters = self._marks_matter or is_about_tracking(target)
+        return action is Action.HAND_OVER or (matters and action is Action.EFFECT)
 
     def _callers(self) -> dict[Place, list[Place]]:
         """The chains that jump or go to each chain."""
         callers: dict[Place, list[Place]] = {}
         for (table, name), rules in self._rules.items():
             for rule in rules:
-                if isinstance(rule.target, Jump | Goto):
-                    callers.setdefault((table, rule.target.chain), []).append((table, name))
+                for called in called_by(rule.target):
+                    callers.setdefault((table, called), []).append((table, name))
         return callers
 
     def _leading_to(
-        self, meant: Callable[[Rule], bool], callers: Mapping[Place, Sequence[Place]]
+        self, meant: Callable[[Rule | Inner], bool], callers: Mapping[Place, Sequence[Place]]
     ) -> frozenset[Place]:
         """The chains that hold such a rule, also by what they jump to."""
         waiting = [place for place, rules in self._rules.items() if any(map(meant, rules))]
@@ -262,9 +324,9 @@ class CompiledRuleset:
         return frozenset(leading)
 
 
-def _is_return(rule: Rule) -> bool:
+def _is_return(rule: Rule | Inner) -> bool:
     """Whether packets may come back to the caller from here other than from the chain's end."""
-    return action_of(rule.target) in (Action.GOTO, Action.RETURN)
+    return any(action_of(target) in (Action.GOTO, Action.RETURN) for target in targets_in(rule.target))
 
 
 def _reached(chain: Chain) -> tuple[Rule, ...]:

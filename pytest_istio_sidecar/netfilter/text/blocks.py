@@ -40,6 +40,7 @@ class Block:
     Attributes:
         family, backend: which the text around it says it is of; None: it says nothing.
         after: whether a program's log says that it is of a later moment than the ones above.
+        of_part: whether the command above it asks nft for some of its tables only.
     """
 
     form: Form
@@ -47,6 +48,7 @@ class Block:
     family: Family | None = None
     backend: Backend | None = None
     after: bool = False
+    of_part: bool = False
     failures: list[int] = field(default_factory=list)
     """Lines at which iptables says that the command above failed."""
 
@@ -104,6 +106,7 @@ class _Finder:
         self.backend: Backend | None = None
         self.loads = False
         self.after = False
+        self.of_part = False
         self.comments: list[Line] = []
         self.tables: set[str] = set()
         self.holes: list[Line] = []
@@ -279,6 +282,7 @@ class _Finder:
         if told := kinds.PROGRAM.search(command):
             self.family = 6 if "IPv6" in command or told["six"] else 4
             self.backend = {"legacy": Backend.LEGACY, "nft": Backend.NF_TABLES}.get(told["variant"] or "")
+        self.of_part = kinds.NFT_OF_PART.search(command) is not None
         if not command.lower().startswith("command output"):
             self.loads = loads
         self.after = after
@@ -306,6 +310,7 @@ class _Finder:
         block = self.open
         if block is None or block.form is not Form.NATIVE:
             block = self._begin(Form.NATIVE)
+            block.of_part = self.of_part
         begin = self.lines[index]
         depth = 0
         while index < len(self.lines):

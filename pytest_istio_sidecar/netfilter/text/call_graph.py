@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from pytest_istio_sidecar.netfilter.actions import takes_every_packet
+from pytest_istio_sidecar.netfilter.kernel.actions import takes_every_packet
 from pytest_istio_sidecar.netfilter.model import Chain, Rule
-from pytest_istio_sidecar.netfilter.targets import Goto, Jump
+from pytest_istio_sidecar.netfilter.targets import called_by
 
 
 def first_circle(chains: Mapping[str, Chain]) -> tuple[tuple[str, ...], Rule] | None:
@@ -36,7 +36,7 @@ def first_circle(chains: Mapping[str, Chain]) -> tuple[tuple[str, ...], Rule] | 
 
 def _jumps(chain: Chain) -> Iterator[tuple[Rule, str]]:
     for rule in chain:
-        if isinstance(rule.target, Jump | Goto):
-            yield rule, rule.target.chain
+        for called in called_by(rule.target):
+            yield rule, called
         if takes_every_packet(rule):
             return

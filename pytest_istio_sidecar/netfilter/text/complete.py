@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 
 from pytest_istio_sidecar.errors import UsageProblem
 from pytest_istio_sidecar.netfilter import messages
+from pytest_istio_sidecar.netfilter.kernel.unread import in_words, is_unread, unread_tables
 from pytest_istio_sidecar.netfilter.matches import (
     Address,
     Hidden,
@@ -27,7 +28,6 @@ from pytest_istio_sidecar.netfilter.matches import (
 )
 from pytest_istio_sidecar.netfilter.model import TABLES, BuiltIn, Chain, Rule, Ruleset, Table
 from pytest_istio_sidecar.netfilter.targets import Redirect, Tproxy, Translate
-from pytest_istio_sidecar.netfilter.unread import in_words, is_unread, unread_tables
 
 HOSTS = {
     "localhost": ("127.0.0.1/32", "::1/128"),

@@ -13,7 +13,7 @@ _ROOT = "run it as root in a privileged container, or read the pod's network nam
 _READ = 4000
 """Characters looked at, of either end: a message is short, and a text may be long."""
 _OTHER = "give the output of iptables-save, or of iptables -t nat -S"
-_NFT = "give what iptables-nft-save prints in the same place; if that has no rules, nft itself made these"
+_NFT = "read it with parse_rules or parse_nftables, which take what nft prints"
 _RULE = "correct the rule; nothing was loaded"
 
 BROKEN_OFF = Advice(
@@ -76,9 +76,9 @@ KNOWN: tuple[Advice, ...] = (
         "read the other back end too (iptables-legacy-save), and look with nft list ruleset",
     ),
     Advice(
-        r"is incompatible, use 'nft' tool",
-        "the table holds rules that iptables cannot show: nft wrote them, or a newer iptables",
-        "read with a newer iptables-nft-save, for example from the node, or look with nft list ruleset",
+        r"incompatible\b.*use 'nft' tool",
+        "the table holds chains or rules that iptables cannot show: nft wrote them, or a newer iptables",
+        "give what nft list ruleset prints as well, or alone",
     ),
     Advice(
         r"No chain/target/match by that name",
@@ -166,14 +166,14 @@ KNOWN: tuple[Advice, ...] = (
         "a distroless image has no iptables: read the pod's network namespace from its node",
     ),
     Advice(
-        r"^\s*table (?!(ip|ip6) (raw|mangle|nat|filter|security) )(ip|ip6|inet|arp|bridge|netdev) \S+ \{",
-        "this is what nft prints of a table of its own, and no iptables shows such a table",
-        "iptables-nft-save of the same pod has only what iptables wrote; this table cannot be judged",
-    ),
-    Advice(
-        r"\A\s*(table (ip|ip6) |add (table|chain|rule) )",
+        r"^\s*table (ip|ip6|inet|arp|bridge|netdev) \S+ \{",
         "this is what nft prints",
         _NFT,
+    ),
+    Advice(
+        r"\A\s*add (table|chain|rule) ",
+        "these are commands for nft",
+        "give what nft list ruleset prints after them",
     ),
     Advice(
         r"\A\s*\S{0,60}[$#>%] (?!Generated|Completed|Warning|Table).*\b(ip6?tables|kubectl|nsenter)\b",
@@ -211,7 +211,7 @@ KNOWN: tuple[Advice, ...] = (
     Advice(
         r"is managed by iptables-nft",
         "nft lists a table that iptables-nft wrote",
-        "read it with iptables-nft-save",
+        _NFT,
     ),
     Advice(
         r"tables-legacy tables present",

@@ -13,7 +13,7 @@ from pytest_istio_sidecar.errors import ParseError
 from pytest_istio_sidecar.failure import Fact
 from pytest_istio_sidecar.netfilter import messages
 from pytest_istio_sidecar.netfilter.model import Backend, Family, PodRules
-from pytest_istio_sidecar.netfilter.text.blocks import Found, find_blocks
+from pytest_istio_sidecar.netfilter.text.blocks import Form, Found, find_blocks
 from pytest_istio_sidecar.netfilter.text.debris import without_colours, without_margins
 from pytest_istio_sidecar.netfilter.text.diagnosis import diagnose
 from pytest_istio_sidecar.netfilter.text.logs import unwrap
@@ -32,7 +32,8 @@ def parse_rules(text: str, *, source: str | None = None) -> PodRules:
     """Read a text of any form that people have of a pod's rules.
 
     What iptables-save, `iptables -S` and `iptables -L` print, of any release and either family, also several
-    in one text; the input of `iptables-restore --noflush`; commands of iptables, as a shell traces them;
+    in one text; what nft prints, as text and as JSON, with iptables-nft's listing of the same rules joined to
+    it; the input of `iptables-restore --noflush`; commands of iptables, as a shell traces them;
     whole logs of istio-init and of other meshes' programs, also as JSON and with what a container runtime,
     kubectl, stern or journald puts in front; and what was copied from a terminal, a page or a mail.
 
@@ -93,12 +94,13 @@ def _read(
     numbers = (number for block in found.blocks for number, _ in block.lines)
     _refuse_several(names[number] for number in numbers if number in names)
     state = State(family, source, log=found.log, one_pod=_CNI not in unwrapped.scopes)
+    state.beside_nft = any(block.form is Form.NATIVE and not block.of_part for block in found.blocks)
     for block in found.blocks:
         state.take(block)
     rulesets = state.rulesets(backend)
     off = [*taken, *bare.taken, *(again.taken if again else ()), *unwrapped.of]
     notes = [*state.notes, *_told(found, off)]
-    return PodRules(rulesets=rulesets, notes=tuple(notes), native_tables=state.native_tables)
+    return PodRules(rulesets=rulesets, notes=tuple(notes), native_read=state.native_read)
 
 
 def _refuse_what_is_no_text(text: str) -> None:

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from pytest_istio_sidecar.netfilter.kernel.unread import OLD_NAT
 from pytest_istio_sidecar.netfilter.model import HOOKS, TABLES, Chain
 from pytest_istio_sidecar.netfilter.targets import Extended, Redirect, Target, Tproxy, Translate
-from pytest_istio_sidecar.netfilter.unread import OLD_NAT
 
 _TABLE_OF_TARGET = {
     **dict.fromkeys(("REDIRECT", "DNAT", "SNAT", "MASQUERADE", "NETMAP"), "nat"),

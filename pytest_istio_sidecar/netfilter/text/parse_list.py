@@ -18,13 +18,13 @@ from dataclasses import dataclass, field, replace
 from pytest_istio_sidecar.errors import ParseError
 from pytest_istio_sidecar.failure import Failure
 from pytest_istio_sidecar.netfilter import messages
+from pytest_istio_sidecar.netfilter.kernel.unread import not_shown
 from pytest_istio_sidecar.netfilter.model import HOOKS, TABLES, Backend, Chain, Family, Rule, Ruleset, Table
 from pytest_istio_sidecar.netfilter.targets import Goto, Jump
 from pytest_istio_sidecar.netfilter.text.call_graph import first_circle
 from pytest_istio_sidecar.netfilter.text.diagnosis import diagnose
 from pytest_istio_sidecar.netfilter.text.infer_table import USUAL, infer_table
 from pytest_istio_sidecar.netfilter.text.listing_rows import Columns, parse_columns, parse_count, parse_row
-from pytest_istio_sidecar.netfilter.unread import not_shown
 
 _MAX_TEXT = 32 * 2**20
 """Longest text read, in characters; some 300,000 rules."""

@@ -14,6 +14,7 @@ from typing import NoReturn
 from pytest_istio_sidecar.errors import ParseError
 from pytest_istio_sidecar.failure import Failure
 from pytest_istio_sidecar.netfilter import messages
+from pytest_istio_sidecar.netfilter.kernel.unread import not_shown, read_back
 from pytest_istio_sidecar.netfilter.model import HOOKS, Backend, Chain, Family, Rule, Ruleset, Table
 from pytest_istio_sidecar.netfilter.targets import Extended, Goto, Jump, Target
 from pytest_istio_sidecar.netfilter.text.call_graph import first_circle
@@ -22,10 +23,12 @@ from pytest_istio_sidecar.netfilter.text.infer_table import infer_table
 from pytest_istio_sidecar.netfilter.text.parse_match import strict_number
 from pytest_istio_sidecar.netfilter.text.parse_rule import Counters, parse_rule
 from pytest_istio_sidecar.netfilter.text.tokens import LINE, OpenQuote, scan, words
-from pytest_istio_sidecar.netfilter.unread import not_shown, read_back
 
 LIMIT = 32 * 2**20
 """Characters beyond which a text is refused; some 300,000 rules."""
+
+INCOMPATIBLE = r"\bincompatible\b.*use 'nft' tool"
+"""What iptables-nft remarks of a table with chains or rules that it cannot show, in each version's words."""
 
 OWN = "# Rules of pytest-istio-sidecar: "
 HEADER = f"{OWN}family {{family}}, back end {{backend}}"
@@ -194,7 +197,7 @@ class _Text:
             self.beside_legacy = True
         elif line.startswith(CHAIN_NOT_HERE):
             self.elsewhere.add(line.removeprefix(CHAIN_NOT_HERE).strip())
-        elif "is incompatible, use 'nft' tool" in line:
+        elif re.search(INCOMPATIBLE, line):
             self.refuse(messages.NOT_WHOLE())
 
     def _of_family(self, family: Family) -> None:

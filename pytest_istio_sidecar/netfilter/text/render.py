@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from pytest_istio_sidecar.netfilter.kernel.unread import written
 from pytest_istio_sidecar.netfilter.matches import Hidden, Match, quote
 from pytest_istio_sidecar.netfilter.model import Chain, Rule, Ruleset
 from pytest_istio_sidecar.netfilter.targets import Jump
 from pytest_istio_sidecar.netfilter.text.parse_save import CHAIN_NOT_HERE, HEADER, NOT_READ
-from pytest_istio_sidecar.netfilter.unread import written
 
 
 def render_save(ruleset: Ruleset) -> str:

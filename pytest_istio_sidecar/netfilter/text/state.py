@@ -14,14 +14,31 @@ from operator import lt
 
 from pytest_istio_sidecar.errors import ParseError
 from pytest_istio_sidecar.netfilter import messages
-from pytest_istio_sidecar.netfilter.model import Backend, Family, PodRules, Rule, Ruleset, Table, joined
+from pytest_istio_sidecar.netfilter.model import (
+    ALL_BUILT_IN,
+    Backend,
+    BuiltIn,
+    Family,
+    PodRules,
+    Rule,
+    Ruleset,
+    Table,
+    joined,
+)
 from pytest_istio_sidecar.netfilter.targets import Goto, Jump
 from pytest_istio_sidecar.netfilter.text.blocks import Block, Form
 from pytest_istio_sidecar.netfilter.text.commands import COMMAND, Loaded
-from pytest_istio_sidecar.netfilter.text.line_kinds import has_banner, tells_family
+from pytest_istio_sidecar.netfilter.text.line_kinds import (
+    has_banner,
+    is_warning,
+    tells_family,
+    tells_of_legacy,
+)
 from pytest_istio_sidecar.netfilter.text.logs import Line
+from pytest_istio_sidecar.netfilter.text.nft_join import beside
+from pytest_istio_sidecar.netfilter.text.nft_text import parse_nftables
 from pytest_istio_sidecar.netfilter.text.parse_list import parse_iptables_list
-from pytest_istio_sidecar.netfilter.text.parse_save import parse_iptables_save
+from pytest_istio_sidecar.netfilter.text.parse_save import INCOMPATIBLE, parse_iptables_save
 
 LOADED = "as loaded at start, not as now: what others loaded before or since is not in the text"
 """A note on a log, and on commands."""
@@ -52,10 +69,13 @@ class State:
     log: bool
     one_pod: bool
     notes: list[str] = field(default_factory=list)
-    native_tables: tuple[str, ...] = ()
+    beside_nft: bool = False
+    """Whether the text has what nft lists of all that nf_tables has."""
+    native_read: bool = False
+    """Whether nft listed all that nf_tables has."""
     _failed: bool = False
     _taken: int = 0
-    _natives: list[Ruleset] = field(default_factory=list)
+    _natives: dict[Family, list[_Listed]] = field(default_factory=dict)
     _listed: dict[tuple[Family, Backend | None], list[_Listed]] = field(default_factory=dict)
     _loaded: dict[Family, Loaded] = field(default_factory=dict)
     _first: dict[Family, int] = field(default_factory=dict)
@@ -66,10 +86,7 @@ class State:
             block.form = Form.RESTORE
         match block.form:
             case Form.NATIVE:
-                native = _native("\n".join(line for _, line in block.lines), self.source)
-                self._natives += native.rulesets
-                self.notes += native.notes
-                self.native_tables += native.native_tables
+                self._list_natively(block)
             case Form.COMMANDS:
                 self._follow(block)
             case Form.RESTORE:
@@ -99,7 +116,12 @@ class State:
             whole.append(replace(ruleset, backend=said or backend))
         if not whole and not self._natives:
             raise ParseError(messages.RESTORE_FAILED() if self._failed else messages.NOTHING_BEGINS())
-        return (*whole, *self._natives)
+        if not self._natives:
+            return tuple(whole)
+        natives = tuple(joined([each.ruleset for each in listed]) for listed in self._natives.values())
+        pod = beside(PodRules(rulesets=natives), whole)
+        self.notes = list(dict.fromkeys((*self.notes, *pod.notes)))
+        return pod.rulesets
 
     def _family_of(self, block: Block) -> Family:
         return self.family or block.family or _family_told(block.lines) or 4
@@ -107,6 +129,9 @@ class State:
     def _list(self, block: Block) -> None:
         # What a banner says is the parser's to read.
         family = 4 if self.family is None and tells_family(block.lines) else self._family_of(block)
+        if self.beside_nft:
+            # What iptables-nft cannot show is in nft's listing.
+            block.lines = [each for each in block.lines if not re.search(INCOMPATIBLE, each[1])]
         if block.form is Form.S:
             _refuse_picked(block)
         if block.form is Form.L:
@@ -123,10 +148,19 @@ class State:
             )
         self._hold(_Listed(ruleset, block.begin, block))
 
-    def _hold(self, new: _Listed) -> None:
+    def _list_natively(self, block: Block) -> None:
+        pod = _parsed_natively(block, self.source)
+        self.native_read = self.native_read or not block.of_part
+        self.notes += pod.notes
+        for ruleset in pod.rulesets:
+            listed = self._natives.setdefault(ruleset.family, [])
+            self._hold(_Listed(ruleset, block.begin, block), listed)
+
+    def _hold(self, new: _Listed, listed: list[_Listed] | None = None) -> None:
         self._taken += 1
         new.order = new.order or self._taken
-        listed = self._listed.setdefault((new.ruleset.family, new.ruleset.backend), [])
+        if listed is None:
+            listed = self._listed.setdefault((new.ruleset.family, new.ruleset.backend), [])
         kept: list[_Listed] = []
         for old in listed:
             shared = [table for table in new.ruleset.tables if table.name in old.ruleset]
@@ -207,9 +241,33 @@ class State:
         self._hold(_Listed(replace(ruleset, backend=loaded.backend), self._first[family]))
 
 
-def _native(text: str, source: str | None) -> PodRules:  # noqa: ARG001 - what will read it needs both
-    """Read nf_tables' own form."""
-    raise ParseError(messages.NATIVE_FORM(), source=source)
+def _parsed_natively(block: Block, source: str | None) -> PodRules:
+    """What nft's parser makes of a listing; where it is of a part, what it does not show is unread."""
+    shown = [each for each in block.lines if not is_warning(each[1])]
+    numbers, lines = _padded(shown, begin=1)
+    try:
+        pod = parse_nftables("\n".join(lines), source=source)
+    except ParseError as problem:
+        problem.line = numbers[problem.line - 1] if problem.line else block.begin
+        raise
+    beside_legacy = tells_of_legacy(block.lines)
+    rulesets = tuple(
+        replace(
+            ruleset, beside_legacy=beside_legacy, unread=_unshown(ruleset) if block.of_part else frozenset()
+        )
+        for ruleset in pod.rulesets
+    )
+    return replace(pod, rulesets=rulesets)
+
+
+def _unshown(ruleset: Ruleset) -> frozenset[BuiltIn]:
+    """The built-in chains of iptables that a listing of some of nf_tables' tables does not show."""
+    return ALL_BUILT_IN - {
+        (table.name, chain.name)
+        for table in ruleset.tables
+        for chain in table.chains
+        if chain.registered is not None
+    }
 
 
 def _refuse_picked(block: Block) -> None:
@@ -275,25 +333,14 @@ def _family_told(lines: list[Line]) -> Family | None:
 
 def _parsed(lines: list[Line], family: Family, source: str | None, *, of_list: bool = False) -> Ruleset:
     """What one form's own parser makes of lines, placed where they stand in the text."""
-    numbers = [number for number, _ in lines]
-    if all(map(lt, numbers, numbers[1:])):
-        # Blank lines for what is between them keep every line at its place.
-        begin = numbers[0]
-        padded: list[str] = []
-        for number, line in lines:
-            padded += [""] * (number - begin - len(padded))
-            padded.append(line)
-        numbers = list(range(begin, begin + len(padded)))
-    else:
-        begin = 0
-        padded = [line for _, line in lines]
+    numbers, padded = _padded(lines, begin=lines[0][0])
     parse = parse_iptables_list if of_list else parse_iptables_save
     try:
         ruleset = parse("\n".join(padded), family=family, source=source)
     except ParseError as problem:
         problem.line = numbers[problem.line - 1] if problem.line else 0
         raise
-    if begin == 1:
+    if numbers == list(range(1, len(numbers) + 1)):
         return ruleset
     where = source or "<text>"
 
@@ -301,3 +348,15 @@ def _parsed(lines: list[Line], family: Family, source: str | None, *, of_list: b
         return replace(rule, location=f"{where}:{numbers[int(rule.location.rpartition(':')[2]) - 1]}")
 
     return ruleset.map_rules(placed)
+
+
+def _padded(lines: list[Line], *, begin: int) -> tuple[list[int], list[str]]:
+    """The number of each line, and the lines: where numbers rise, with blank ones for what is missing."""
+    numbers = [number for number, _ in lines]
+    if not all(map(lt, numbers, numbers[1:])):
+        return numbers, [line for _, line in lines]
+    padded: list[str] = []
+    for number, line in lines:
+        padded += [""] * (number - begin - len(padded))
+        padded.append(line)
+    return list(range(begin, begin + len(padded))), padded

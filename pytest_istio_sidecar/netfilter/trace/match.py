@@ -13,6 +13,7 @@ from typing import assert_never
 from pytest_istio_sidecar.netfilter.matches import (
     PROTOCOLS,
     Address,
+    AnyOf,
     Extension,
     Fragment,
     Hidden,
@@ -26,8 +27,10 @@ from pytest_istio_sidecar.netfilter.matches import (
     TcpFlags,
     Transport,
 )
+from pytest_istio_sidecar.netfilter.relations import Interfaces, Relation, Unmodelled
 from pytest_istio_sidecar.netfilter.trace.match_extensions import compile_extension
 from pytest_istio_sidecar.netfilter.trace.packet_state import Skb, Test, Truth, both
+from pytest_istio_sidecar.netfilter.trace.relation import compile_interfaces, compile_relation
 
 NUMBERS = {**PROTOCOLS, "dccp": 33}
 
@@ -57,8 +60,14 @@ def compile_match(match: Match) -> Test:
             return _mark(match)
         case Extension():
             return compile_extension(match)
-        case Hidden():
+        case Hidden() | Unmodelled():
             return lambda _: None
+        case Relation():
+            return compile_relation(match)
+        case Interfaces():
+            return compile_interfaces(match)
+        case AnyOf():
+            return _any_of(match)
         case _:
             assert_never(match)
 
@@ -108,7 +117,7 @@ def why_unknown(match: Match, skb: Skb, *, faulty: bool = False) -> str:
             return f"`{match}` asks for a port that is not known"
         case Owner(supplementary_groups=True):
             return f"`{match}` asks for supplementary groups, which are not known"
-        case Extension():
+        case Extension() | Unmodelled() | AnyOf():
             return f"whether `{match}` holds cannot be told from the packet and the rules"
         case _:
             return f"`{match}` asks for what is not known of the packet"
@@ -197,6 +206,27 @@ def _multiport(match: Multiport) -> Test:
             either = (one_of(skb.source_port), one_of(skb.destination_port))
             truth = True if True in either else None if None in either else False
         return None if truth is None else truth is not negated
+
+    return holds
+
+
+def _any_of(match: AnyOf) -> Test:
+    alternatives = [[compile_match(each) for each in alternative] for alternative in match.alternatives]
+    negated = match.negated
+
+    def holds(skb: Skb) -> Truth:
+        any_holds: Truth = False
+        for tests in alternatives:
+            truth: Truth = True
+            for test in tests:
+                truth = both(truth, test(skb))
+                if truth is False:
+                    break
+            if truth is True:
+                return not negated
+            if truth is None:
+                any_holds = None
+        return None if any_holds is None else negated
 
     return holds
 

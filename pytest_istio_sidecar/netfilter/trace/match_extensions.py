@@ -149,6 +149,8 @@ def _is_type6(skb: Skb, address: IPAddress, limit: str | None, types: frozenset[
         return False
     if "UNSPEC" in types and not address.is_unspecified:
         return False
+    if "LOCAL" in types and skb.routing.policy(6) is not None:
+        return None  # all rules and routes take part (nf_ip6_route)
     if "LOCAL" in types and _is_local(skb, address, limit):
         return True
     # The rest depends on the whole routing table.
@@ -161,6 +163,9 @@ def _is_type4(skb: Skb, address: IPAddress, limit: str | None, types: frozenset[
         return "BROADCAST" in types
     if address.is_multicast:
         return "MULTICAST" in types
+    policy = skb.routing.policy(4)
+    if policy is not None:
+        return policy.type_of(int(address), limit) in types
     return ("LOCAL" if _is_local(skb, address, limit) else "UNICAST") in types
 
 

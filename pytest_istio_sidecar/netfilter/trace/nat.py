@@ -10,8 +10,8 @@ Semantics: docs/semantics.md, 5.
 from __future__ import annotations
 
 from pytest_istio_sidecar.netfilter.matches import FULL_MASK, PROTOCOLS
+from pytest_istio_sidecar.netfilter.namespace.routing import LOOPBACK
 from pytest_istio_sidecar.netfilter.packet import Endpoint, IPAddress
-from pytest_istio_sidecar.netfilter.routing import LOOPBACK
 from pytest_istio_sidecar.netfilter.targets import Extended, Redirect, Tproxy, Translate
 from pytest_istio_sidecar.netfilter.trace.packet_state import Skb
 
@@ -43,6 +43,8 @@ def hand_over(target: Tproxy, skb: Skb) -> Endpoint:
     """To the socket that listens there (net/netfilter/xt_TPROXY.c), which is taken to exist."""
     if skb.mark is not None:
         skb.mark = (skb.mark & ~target.mask & FULL_MASK) ^ target.mark
+    # Of what belongs to a socket, that is the user, who is not known here.
+    skb.has_socket, skb.uid, skb.gid = True, None, None
     address = target.address
     if int(address) == 0:
         address = skb.routing.primary(skb.incoming, skb.family) or skb.destination_address
@@ -77,7 +79,7 @@ def _destination(target: Translate, skb: Skb) -> None:
     if target.addresses is not None:
         address, last = target.addresses
         if address != last:
-            raise Unforeseeable(f"the kernel picks one of {target.to} by a hash (`{target}`)")
+            raise Unforeseeable(f"the kernel picks one of {target.to} by a hash")
     _send_to(skb, address, _destination_port(skb, target))
 
 
@@ -124,7 +126,7 @@ def _destination_port(skb: Skb, target: Redirect | Translate) -> int | None:
         return port
     low, high = target.ports
     if low < high and at_random(target):
-        raise Unforeseeable(f"the kernel picks one of the ports {low}-{high} at random (`{target}`)")
+        raise Unforeseeable(f"the kernel picks one of the ports {low}-{high} at random")
     return port if port is None or low <= port <= high else low
 
 

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from pytest_istio_sidecar.netfilter.packet import IPAddress, Packet
-from pytest_istio_sidecar.netfilter.routing import Routing
+from pytest_istio_sidecar.netfilter.model import Rule
+from pytest_istio_sidecar.netfilter.namespace.routing import Routing
+from pytest_istio_sidecar.netfilter.packet import Endpoint, IPAddress, Packet
 
 Truth = bool | None
 """Whether a condition holds; None: it cannot be told."""
@@ -33,13 +34,18 @@ class Skb:
         "outgoing",
         "packet",
         "protocol",
+        "redirected",
         "routing",
+        "socket",
+        "socket_rule",
         "source",
         "source_port",
         "state",
+        "template",
         "tracked",
         "translations",
         "uid",
+        "zone",
     )
 
     def __init__(self, packet: Packet, routing: Routing) -> None:
@@ -63,6 +69,14 @@ class Skb:
         self.state = "INVALID"
         """What conntrack says of it; before conntrack has seen it the kernel takes it for INVALID."""
         self.tracked = False
+        self.template = False
+        """Whether raw gave it a zone, which is kept in what looks like a connection until conntrack comes."""
+        self.zone: int | None = 0
+        self.redirected = False
+        """Whether what last sent it elsewhere was a REDIRECT."""
+        self.socket: Endpoint | None = None
+        """Where nft's tproxy has handed it to, in the chain that it is in."""
+        self.socket_rule: Rule | None = None
         self.translations: tuple[str, ...] = ()
         """SNAT, DNAT: what was done to the connection so far."""
 

@@ -13,11 +13,20 @@ from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 from pytest_istio_sidecar.markup import html_table
-from pytest_istio_sidecar.netfilter.hooks import Legs, UnreadChain, has_a_say, legs, orders, unread_chains
+from pytest_istio_sidecar.netfilter.kernel.hooks import (
+    Legs,
+    Order,
+    UnreadChain,
+    legs,
+    may_route_by_unread,
+    orders,
+    unread_chains,
+)
+from pytest_istio_sidecar.netfilter.kernel.unread import notes_of, reason
 from pytest_istio_sidecar.netfilter.matches import Hidden
 from pytest_istio_sidecar.netfilter.model import Rule, Rules, Ruleset
+from pytest_istio_sidecar.netfilter.namespace.routing import Routing
 from pytest_istio_sidecar.netfilter.packet import Endpoint, Fate, Host, Packet
-from pytest_istio_sidecar.netfilter.routing import Routing
 from pytest_istio_sidecar.netfilter.targets import Extended
 from pytest_istio_sidecar.netfilter.trace.hooks import Traversal
 from pytest_istio_sidecar.netfilter.trace.match import why_unknown
@@ -30,14 +39,19 @@ from pytest_istio_sidecar.netfilter.trace.table import (
     Step,
     compile_ruleset,
 )
-from pytest_istio_sidecar.netfilter.unread import notes_of, reason
 
 V = TypeVar("V")
+
+TOO_MANY_ORDERS = "too many base chains have one place: in which order the kernel asks them cannot be read"
 
 _Legs = Legs[CompiledChain | UnreadChain]
 
 COMBINATIONS = 4096
 """Combinations of matches that cannot be told, beyond which the answer is UNKNOWN."""
+
+_ROUTED_BY_MARK = (
+    "rules of the namespace (ip rule) ask for a mark, which tables that were not read could give it"
+)
 
 REMEMBERED = 64
 """Rulesets and hosts whose compiled form is kept."""
@@ -117,18 +131,26 @@ def trace(rules: Rules, packet: Packet, *, host: Host | None = None) -> Trace:
         UsageProblem: chains jump in a circle.
     """
     host = host or _DEFAULT_HOST
-    possible = orders(rules, packet.family)
-    if not possible[0]:
+    possible = _orders(rules, packet)
+    if possible and not possible[0][0].rulesets:
         return _unknown(rules, packet, host, (_no_rules(packet),))
-    routing = _routing(host)
-    if len(possible) == 1:
-        return _agreed(rules, packet, host, routing, _legs(possible[0]))
-    traces = [_agreed(rules, packet, host, routing, _legs(order)) for order in possible]
+    if not possible:
+        return _unknown(rules, packet, host, (TOO_MANY_ORDERS,))
+    if may_route_by_unread(possible[0][0].rulesets, host.policies.get(packet.family)):
+        return _unknown(rules, packet, host, (_ROUTED_BY_MARK,))
+    traces = in_each_order(rules, packet, host=host)
     first = traces[0]
     if all((other.fate, other.destination) == (first.fate, first.destination) for other in traces):
         return first if len({other.mark for other in traces}) == 1 else replace(first, mark=None)
-    reasons = _reasons_of_order(possible, traces)
+    reasons = _reasons_of_order([order for order, _ in possible], traces)
     return replace(first, fate=Fate.UNKNOWN, destination=_own(packet), mark=None, reasons=reasons)
+
+
+def in_each_order(rules: Rules, packet: Packet, *, host: Host | None = None) -> list[Trace]:
+    """As `trace`, once for each order in which base chains may be asked; for one hook always as many."""
+    host = host or _DEFAULT_HOST
+    routing = _routing(host)
+    return [_agreed(rules, packet, host, routing, legs) for _, legs in _orders(rules, packet)]
 
 
 def _no_rules(packet: Packet) -> str:
@@ -223,7 +245,7 @@ def _reason(compiled: CompiledRule, skb: Skb) -> str:
     """One sentence for a rule, however many of its conditions cannot be told."""
     rule = compiled.rule
     where = f"rule {rule.number} of {rule.chain}" + (f" ({rule.location})" if rule.location else "")
-    unknown = [m for m, test in zip(rule.matches, compiled.tests, strict=True) if test(skb) is None]
+    unknown = [m for m, test in zip(compiled.matches, compiled.tests, strict=True) if test(skb) is None]
     hidden = [_hidden(match) for match in unknown if isinstance(match, Hidden)]
     causes = [f"its listing does not show {', '.join(hidden)}"] if hidden else []
     causes += [why_unknown(m, skb, faulty=compiled.faulty) for m in unknown if not isinstance(m, Hidden)]
@@ -234,18 +256,15 @@ def _hidden(match: Hidden) -> str:
     return f"{match.field} (only {match.shown!r})" if match.shown else match.field
 
 
-def _reasons_of_order(possible: Sequence[Sequence[Ruleset]], traces: Sequence[Trace]) -> tuple[str, ...]:
+def _reasons_of_order(possible: Sequence[Order], traces: Sequence[Trace]) -> tuple[str, ...]:
     unknown = [reason for trace in traces for reason in trace.reasons]
     outcomes = "; ".join(
-        f"with {' before '.join(map(_name, filter(has_a_say, order)))} {trace.fate} to {trace.destination}"
-        for order, trace in zip(possible, traces, strict=True)
+        dict.fromkeys(
+            f"with {order.said} {trace.fate} to {trace.destination}"
+            for order, trace in zip(possible, traces, strict=True)
+        )
     )
-    undecided = "which back end the kernel asks first cannot be read from a listing, and decides here"
-    return tuple(dict.fromkeys([f"{undecided}: {outcomes}", *unknown]))
-
-
-def _name(ruleset: Ruleset) -> str:
-    return str(ruleset.backend or ruleset.source or "one ruleset")
+    return tuple(dict.fromkeys([f"{possible[0].unknown}, and decides here: {outcomes}", *unknown]))
 
 
 def _unknown(
@@ -276,7 +295,7 @@ def _own(packet: Packet) -> Endpoint:
 _DEFAULT_HOST = Host()
 _ROUTINGS: dict[tuple[int, ...], tuple[object, Routing]] = {}
 _COMPILED: dict[tuple[int, ...], tuple[object, CompiledRuleset]] = {}
-_LEGS: dict[tuple[int, ...], tuple[object, _Legs]] = {}
+_ORDERS: dict[tuple[int, int, str], tuple[object, list[tuple[Order, _Legs]]]] = {}
 
 
 def _routing(host: Host) -> Routing:
@@ -284,14 +303,29 @@ def _routing(host: Host) -> Routing:
     return known[1] if known is not None else _remember(_ROUTINGS, (host,), Routing(host))
 
 
-def _legs(order: tuple[Ruleset, ...]) -> _Legs:
-    """By identity: hashing ten thousand rules for each packet would take longer than tracing it."""
-    known = _LEGS.get(tuple(map(id, order)))
+def _orders(rules: Rules, packet: Packet) -> list[tuple[Order, _Legs]]:
+    """Each order in which base chains may be asked, and the course past them.
+
+    By identity: hashing ten thousand rules for each packet would take longer than tracing it.
+    """
+    known = _ORDERS.get((id(rules), packet.family, packet.hook))
     if known is not None:
         return known[1]
-    unread = [(chain.base, chain) for chain in unread_chains(order)]
-    compiled = [chain for ruleset in order for chain in _compiled(ruleset)]
-    return _remember(_LEGS, order, legs([*unread, *compiled]))
+    made = [(order, _legs(order)) for order in orders(rules, packet.family, packet.hook)]
+    if len(_ORDERS) >= REMEMBERED:
+        _ORDERS.pop(next(iter(_ORDERS)), None)
+    _ORDERS[id(rules), packet.family, packet.hook] = (rules, made)
+    return made
+
+
+def _legs(order: Order) -> _Legs:
+    unread = [(chain.base, chain) for chain in unread_chains(order.rulesets)]
+    compiled = [
+        (base, chain)
+        for ruleset, base in order.chains
+        if (chain := _compiled(ruleset).get((base.table, base.name))) is not None
+    ]
+    return legs([*unread, *compiled])
 
 
 def _compiled(ruleset: Ruleset) -> CompiledRuleset:

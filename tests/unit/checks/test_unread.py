@@ -31,8 +31,8 @@ from pytest_istio_sidecar import (
 )
 from pytest_istio_sidecar.checks.comparison.expectation import completed, expected_of, guess
 from pytest_istio_sidecar.istio.options import IstioOptions
+from pytest_istio_sidecar.netfilter.kernel.unread import not_shown
 from pytest_istio_sidecar.netfilter.model import TABLES, Backend, Ruleset
-from pytest_istio_sidecar.netfilter.unread import not_shown
 
 REPORTS = Path(__file__).parents[2] / "data" / "reports"
 ISTIO = expected_ruleset("1.8.3")

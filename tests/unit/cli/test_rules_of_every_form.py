@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 from netfilter_data import DATA
 
-from pytest_istio_sidecar import inbound, trace
+from pytest_istio_sidecar import Fate, inbound, trace
 from pytest_istio_sidecar.cli import main
 from pytest_istio_sidecar.environments.excerpts import pod_as_evidence
 from pytest_istio_sidecar.environments.file import read_given
@@ -121,6 +121,17 @@ def test_nft_and_native_are_one_back_end(tmp_path):
     raw.write_text("*raw\n:OUTPUT ACCEPT [0:0]\nCOMMIT\n")
     (ruleset, _) = read_given([f"nft:{nat}", f"native:{raw}"]).rules.rulesets
     assert [table.name for table in ruleset.tables] == ["nat", "raw"]
+
+
+NFT_JSON, OF_IPTABLES = (str(DATA / "nft" / name) for name in ("iptables-nft.json", "iptables-nft-save.txt"))
+
+
+@pytest.mark.parametrize("files", [[f"native:{NFT_JSON}", f"nft:{OF_IPTABLES}"], [OF_IPTABLES, NFT_JSON]])
+def test_two_files_of_the_same_rules_by_nft_and_by_iptables_are_one_ruleset(files):
+    rules = read_given(files).rules
+    assert len(rules.of_family(4)) == 1
+    assert rules.native_read
+    assert trace(rules, inbound(80)).fate is Fate.TPROXIED
 
 
 def test_notes_of_several_files_name_theirs(tmp_path):

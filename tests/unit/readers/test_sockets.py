@@ -19,7 +19,7 @@ from pytest_istio_sidecar import (
     expected_ruleset,
 )
 from pytest_istio_sidecar.checks.finding import Severity
-from pytest_istio_sidecar.netfilter.sockets import parse_sockets
+from pytest_istio_sidecar.netfilter.namespace.sockets import parse_sockets
 
 ANY = ip_address("0.0.0.0")
 ENVOY = tuple(

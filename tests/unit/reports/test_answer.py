@@ -5,6 +5,7 @@ from xml.etree import ElementTree as ET
 import pytest
 from _pytest.main import Session
 
+from pytest_istio_sidecar.netfilter.kernel.unread import NFT_UNREAD
 from pytest_istio_sidecar.plugin.collector import interruption
 from pytest_istio_sidecar.reports.document import assemble
 from pytest_istio_sidecar.reports.form import ReportForm
@@ -13,10 +14,10 @@ from pytest_istio_sidecar.reports.formats.render import render
 NOTHING = {"inbound": [], "outbound": [], "conditional": []}
 
 
-def made(*tests, end="proxy", bypasses=None, interrupted=""):
+def made(*tests, end="proxy", bypasses=None, interrupted="", notes=()):
     capture = {
         "release": "Istio 1.8.3",
-        "lines": [],
+        "lines": [["note", note] for note in notes],
         "bypasses": NOTHING if bypasses is None else bypasses,
         "unseen": [],
         "comparison": None,
@@ -61,6 +62,12 @@ def test_a_run_whose_tests_were_only_undecided_is_not_against(end):
         "undecided",
         "traffic of shop/cart is judged in part only: the listing hides the interface",
     )
+
+
+def test_an_answer_that_holds_says_in_its_line_that_nobody_looked_for_what_nft_wrote():
+    answer = made(ended("passed"), notes=[NFT_UNREAD, "another"])["answer"]
+    assert answer["verdict"] == "holds"
+    assert answer["text"] == f"traffic of shop/cart goes through Envoy; {NFT_UNREAD}"
 
 
 def test_a_way_that_cannot_be_told_is_not_one_past_envoy():

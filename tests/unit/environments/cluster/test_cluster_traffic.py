@@ -30,6 +30,18 @@ def result(stdout: str = "", *, status: int | None = 0, stderr: str = "") -> Com
     return CommandResult(argv=("x",), exit_status=status, stdout=stdout, stderr=stderr, seconds=0.1)
 
 
+SOCKETS = "  sl  local_address rem_address st tx_queue rx_queue tr tm->when retrnsmt uid timeout inode\n"
+
+
+def listening(address: str, inode: int) -> str:
+    """A line of /proc/net/tcp, of a socket of user 1337 on port 15006."""
+    end = ipaddress.ip_address(address).packed[::-1].hex().upper()
+    queues = "00000000:00000000 00:00000000 00000000"
+    return (
+        f"   0: {end}:3A9E 00000000:0000 0A {queues}  1337        0 {inode} 1 0000000000000000 100 0 0 10 0\n"
+    )
+
+
 class Pod:
     """A double of a pod's root: what curl, the connection table and iptables-save answer."""
 
@@ -37,10 +49,17 @@ class Pod:
         self.table = table
         self.curl = curl
         self.asked: list[list[str]] = []
+        self.sockets = self.holders = ""
 
     def run(self, argv, *, timeout: float) -> CommandResult:
         assert timeout > 0
         self.asked.append(list(argv))
+        if argv[-1] == "/proc/net/tcp" and self.sockets:
+            return result(SOCKETS + self.sockets)
+        if argv[-1].startswith("/proc/net/") and argv[-1] != "/proc/net/nf_conntrack" and self.sockets:
+            return result(SOCKETS)
+        if argv[0] == "sh":
+            return result(self.holders)
         if argv[0] == "cat":
             return result(self.table) if self.table is not None else result(status=1, stderr="No such file")
         return self.curl if argv[0] == "setpriv" and self.curl else result()
@@ -70,6 +89,39 @@ def test_a_request_whose_answers_come_from_15006_was_captured_inbound() -> None:
     assert observation.captured_by == "inbound"
     assert observation.answered_by == "httpbin"
     assert_intercepted(observation, direction="inbound")
+
+
+ENVOYS = listening("0.0.0.0", 1)
+HELD = "/proc/7 envoy\nsocket:[1\n"
+
+
+@pytest.mark.parametrize(
+    ("sockets", "holders", "captured"),
+    [
+        (ENVOYS, HELD, "inbound"),
+        (ENVOYS + listening("0.0.0.0", 2), f"{HELD}socket:[2\n", "inbound"),
+        (ENVOYS + listening("0.0.0.0", 2), "", "inbound"),
+        (ENVOYS + listening("0.0.0.0", 2), f"{HELD}/proc/9 nc\nsocket:[2\n", None),
+        (ENVOYS + listening("10.244.0.7", 2), f"{HELD}/proc/9 nc\nsocket:[2\n", None),
+        (ENVOYS + listening("10.244.0.7", 2), "", None),
+        (ENVOYS + listening("10.244.0.9", 2), "", "inbound"),
+    ],
+    ids=[
+        "alone",
+        "workers",
+        "twins of nobody seen",
+        "a twin",
+        "nearer",
+        "nearer, of nobody seen",
+        "elsewhere",
+    ],
+)
+def test_what_15006_answers_was_captured_where_no_other_socket_may_have_taken_it(
+    sockets, holders, captured
+) -> None:
+    pod = Pod(entry(str(CLIENT), 40000, str(POD), 80, (str(POD), 15006)))
+    pod.sockets, pod.holders = sockets, holders
+    assert traffic(pod).send("inbound", None, 1000, 1000).captured_by == captured
 
 
 def test_a_request_whose_answers_come_from_the_application_was_not() -> None:

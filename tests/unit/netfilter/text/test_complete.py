@@ -11,6 +11,7 @@ import pytest
 
 from pytest_istio_sidecar.errors import UsageProblem
 from pytest_istio_sidecar.istio.rules import expected_ruleset
+from pytest_istio_sidecar.netfilter.kernel.unread import not_shown, unread_legacy, unread_tables
 from pytest_istio_sidecar.netfilter.matches import (
     Address,
     Hidden,
@@ -26,7 +27,6 @@ from pytest_istio_sidecar.netfilter.model import TABLES, Chain, Rule, Ruleset, T
 from pytest_istio_sidecar.netfilter.targets import Verdict
 from pytest_istio_sidecar.netfilter.text.complete import complete
 from pytest_istio_sidecar.netfilter.text.parse_list import parse_iptables_list
-from pytest_istio_sidecar.netfilter.unread import not_shown, unread_legacy, unread_tables
 
 DATA = Path(__file__).parents[3] / "data"
 LAB = (DATA / "lab-listing-1.8.3.txt").read_text()

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from pytest_istio_sidecar.netfilter.matches import Hidden
+from pytest_istio_sidecar.netfilter.namespace.routing import Routing
 from pytest_istio_sidecar.netfilter.packet import Host, Packet, inbound, outbound
-from pytest_istio_sidecar.netfilter.routing import Routing
 from pytest_istio_sidecar.netfilter.text.parse_save import parse_iptables_save
 from pytest_istio_sidecar.netfilter.trace.match import compile_match
 from pytest_istio_sidecar.netfilter.trace.packet_state import Skb

@@ -1,8 +1,8 @@
-"""Where a host sends packets, as far as its addresses tell.
+"""Where a host sends packets.
 
-Knows which addresses are local and by which interface others are reached.
-Does not know routing tables or policy routes: what is on no interface's network
-goes to the first interface that is not lo. Invariant: answers never change.
+Knows which addresses are local and by which interface others are reached: what is on no interface's network
+goes to the first interface that is not lo. Where somebody added rules or routes that lead elsewhere, `policy`
+has them. Invariant: answers never change.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import ipaddress
 
 from pytest_istio_sidecar.netfilter.packet import Host, IPAddress
+from pytest_istio_sidecar.netfilter.routes import RoutingPolicy
 
 LOOPBACK = {4: ipaddress.ip_address("127.0.0.1"), 6: ipaddress.ip_address("::1")}
 
@@ -19,6 +20,9 @@ class Routing:
 
     def __init__(self, host: Host) -> None:
         self._external = host.external()
+        self._policies = host.policies
+        self.localnet = host.localnet
+        self.forwards = host.forwards
         self._own: dict[IPAddress, str] = {}
         self._networks: list[tuple[int, int, int, str]] = []
         self._loopback: list[tuple[int, int, int]] = []
@@ -34,6 +38,18 @@ class Routing:
                 self._own.setdefault(interface.ip, name)
                 self._addresses.setdefault((name, network.version), []).append(interface.ip)
         self._networks.sort(key=lambda network: -network[2])
+
+    def policy(self, family: int) -> RoutingPolicy | None:
+        """The rules and routes that lead packets elsewhere than addresses tell; None: there are none."""
+        return self._policies.get(family)
+
+    def takes_loopback(self, interface: str) -> bool:
+        """Whether 127.0.0.0/8 is a destination of what comes in there (net/ipv4/route.c, route_localnet)."""
+        return interface == "lo" or interface in self.localnet
+
+    def forwards_from(self, interface: str) -> bool:
+        """Whether what comes in there and is for others goes on."""
+        return self.forwards is None or interface in self.forwards
 
     def interface_of(self, address: IPAddress) -> str | None:
         """The interface that holds a local address, or None; lo holds its whole networks."""

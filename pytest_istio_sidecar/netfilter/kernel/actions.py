@@ -14,6 +14,8 @@ from typing import Any, Protocol
 from pytest_istio_sidecar.netfilter.matches import FULL_MASK
 from pytest_istio_sidecar.netfilter.model import Rule
 from pytest_istio_sidecar.netfilter.targets import (
+    Assign,
+    Block,
     Extended,
     Goto,
     Jump,
@@ -23,6 +25,7 @@ from pytest_istio_sidecar.netfilter.targets import (
     Tproxy,
     Translate,
     Verdict,
+    Zone,
 )
 
 
@@ -41,6 +44,10 @@ class Action(IntEnum):
     NAT = 7
     TPROXY = 8
     UNKNOWN = 9
+    HAND_OVER = 10
+    """As TPROXY, and to the next rule."""
+    BLOCK = 11
+    """Into the rules within the rule."""
 
 
 class Changing(Protocol):
@@ -49,6 +56,8 @@ class Changing(Protocol):
     mark: Any
     connmark: Any
     tracked: bool
+    template: bool
+    zone: int | None
     state: str
 
 
@@ -71,8 +80,10 @@ _OF_TYPE: dict[type[Target | None], Action] = {
     Goto: Action.GOTO,
     Redirect: Action.NAT,
     Translate: Action.NAT,
-    Tproxy: Action.TPROXY,
     SetMark: Action.EFFECT,
+    Assign: Action.EFFECT,
+    Zone: Action.EFFECT,
+    Block: Action.BLOCK,
 }
 
 
@@ -81,6 +92,8 @@ def action_of(target: Target | None) -> Action:
     action = _OF_TYPE.get(type(target))
     if action is not None:
         return action
+    if isinstance(target, Tproxy):
+        return Action.HAND_OVER if target.goes_on else Action.TPROXY
     if isinstance(target, Extended):
         if target.name in _OF_EXTENDED:
             return _OF_EXTENDED[target.name]
@@ -94,12 +107,16 @@ def takes_every_packet(rule: Rule) -> bool:
 
 
 def is_about_tracking(target: Target | None) -> bool:
-    """Whether a target can tell conntrack to leave a packet alone."""
-    return isinstance(target, Extended) and target.name in ("CT", "NOTRACK")
+    """Whether a target changes what conntrack will make of a packet."""
+    return isinstance(target, Zone) or (isinstance(target, Extended) and target.name in ("CT", "NOTRACK"))
 
 
-def effect_of(target: SetMark | Extended) -> Effect | None:
+def effect_of(target: SetMark | Extended | Assign | Zone) -> Effect | None:
     """What the target does to the packet; None where it is not modelled."""
+    if isinstance(target, Assign):
+        return _assign(target)
+    if isinstance(target, Zone):
+        return _zone(target.number)
     if isinstance(target, SetMark):
         value, mask = target.value, target.mask
 
@@ -113,20 +130,52 @@ def effect_of(target: SetMark | Extended) -> Effect | None:
     if target.name == "NOTRACK":
         return _do_not_track
     if target.name == "CT" and target.options:
-        return _do_not_track if any(option.name == "--notrack" for option in target.options) else _nothing
+        return _do_not_track if any(option.name == "--notrack" for option in target.options) else _zone_of_ct
     if target.name == "CONNMARK":
         return _connmark(target)
     return None
 
 
-def _nothing(skb: Changing) -> None:
-    pass
-
-
 def _do_not_track(skb: Changing) -> None:
-    """net/netfilter/xt_CT.c leaves a packet alone that already has a connection."""
-    if not skb.tracked:
+    """net/netfilter/xt_CT.c and nft_ct.c let be what has a connection already, or a template."""
+    if not (skb.tracked or skb.template):
         skb.state = "UNTRACKED"
+
+
+def _zone_of_ct(skb: Changing) -> None:
+    """net/netfilter/xt_CT.c: a template is a new connection to what asks before conntrack has come."""
+    if not skb.tracked and skb.state != "UNTRACKED":
+        skb.state, skb.template, skb.zone = "NEW", True, None
+
+
+def _zone(number: int | None) -> Effect:
+    """net/netfilter/nft_ct.c: even what is not to be tracked gets a template, and is tracked then."""
+
+    def zone(skb: Changing) -> None:
+        if not (skb.tracked or skb.template):
+            skb.state, skb.template, skb.zone = "NEW", True, number
+
+    return zone
+
+
+def _assign(target: Assign) -> Effect:
+    """Nft's `meta mark set`, `ct mark set` (net/netfilter/nft_meta.c, nft_ct.c)."""
+    keep, flip = target.keep, target.flip
+
+    def assign(skb: Changing) -> None:
+        value: Any = None
+        if target.of == "nothing":
+            value = flip
+        elif target.of != "unknown":
+            value = skb.mark if target.of == "mark" else skb.connmark
+            if value is not None:
+                value = (value & keep) ^ flip
+        if target.to == "mark":
+            skb.mark = value
+        elif skb.tracked:
+            skb.connmark = value
+
+    return assign
 
 
 def _connmark(target: Extended) -> Effect | None:

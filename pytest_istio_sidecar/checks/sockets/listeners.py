@@ -26,8 +26,8 @@ from pytest_istio_sidecar.failure import Failure
 from pytest_istio_sidecar.istio import ports
 from pytest_istio_sidecar.istio.listeners import Direction, Listener
 from pytest_istio_sidecar.netfilter.model import Rules
+from pytest_istio_sidecar.netfilter.namespace.sockets import Socket, TransportName, takes
 from pytest_istio_sidecar.netfilter.packet import Endpoint, Fate, Host, inbound
-from pytest_istio_sidecar.netfilter.sockets import Socket, TransportName, takes
 from pytest_istio_sidecar.netfilter.trace.trace import Trace
 
 _MEANT = (ports.READINESS, ports.TELEMETRY, ports.TUNNEL)

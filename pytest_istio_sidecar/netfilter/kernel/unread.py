@@ -25,6 +25,9 @@ OLD_NAT = frozenset({"PREROUTING", "OUTPUT", "POSTROUTING"})
 """The built-in chains of nat before Linux 2.6.36."""
 
 _PARTNERS = {Backend.LEGACY: Backend.NF_TABLES, Backend.NF_TABLES: Backend.LEGACY, None: None}
+NFT_UNREAD = "nft could not be asked: what others made with nf_tables itself was not looked for"
+"""A note where iptables-nft alone showed nf_tables, which leaves out what iptables did not make."""
+
 _UNREAD_LEGACY: dict[Family, Ruleset] = {
     family: Ruleset(family=family, backend=Backend.LEGACY, unread=ALL_BUILT_IN, beside_legacy=True)
     for family in (4, 6)

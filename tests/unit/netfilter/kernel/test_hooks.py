@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from pytest_istio_sidecar import inbound, parse_iptables_save, trace
-from pytest_istio_sidecar.netfilter import hooks
-from pytest_istio_sidecar.netfilter.hooks import BaseChain, Leg, Moment, base_chains, legs
+from pytest_istio_sidecar.netfilter.kernel import hooks
+from pytest_istio_sidecar.netfilter.kernel.hooks import BaseChain, Leg, Moment, base_chains, legs
 from pytest_istio_sidecar.netfilter.model import TABLES, Chain, Ruleset, Table
 from pytest_istio_sidecar.netfilter.packet import Fate
 from pytest_istio_sidecar.netfilter.space.space import regions
