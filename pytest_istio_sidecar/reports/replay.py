@@ -85,7 +85,7 @@ def _interfaces(host: Host) -> Iterator[str]:
 
 
 def _listings(trace: Trace) -> Sequence[Ruleset]:
-    """The rulesets that had a say, or might have one that was not read; of none, one that lists so."""
+    """The rulesets that had a say, or might have one that was not read; of none, all that list so."""
     rulesets = rulesets_of(trace.rules, trace.packet.family)
     beside_legacy = any(ruleset.beside_legacy for ruleset in rulesets)
     taking_part = [
@@ -93,7 +93,7 @@ def _listings(trace: Trace) -> Sequence[Ruleset]:
         for ruleset in rulesets
         if has_a_say(ruleset) or ruleset.unread or (beside_legacy and ruleset.backend is Backend.LEGACY)
     ]
-    return taking_part or [ruleset for ruleset in rulesets if ruleset.tables][:1]
+    return taking_part or [ruleset for ruleset in rulesets if ruleset.tables]
 
 
 def _rulesets(trace: Trace) -> Sequence[Ruleset]:

@@ -122,7 +122,8 @@ def with_unread_as_expected(ruleset: Ruleset, expected: Ruleset) -> Ruleset:
 
     What is to capture has to be seen: a test of it would else hold without evidence. So a table that was
     not read stays so where rules of the expected one send packets elsewhere, and a chain of a table that was
-    read in part where it should hold a rule. Of a back end of which nothing was read nothing is taken.
+    read in part where it should hold a rule. A back end of which nothing was read is taken to hold no rule
+    where none is expected of the family, and nobody said that it has tables.
 
     Returns:
         The ruleset with what was taken in its `assumptions`; the same object where nothing is.
@@ -130,7 +131,7 @@ def with_unread_as_expected(ruleset: Ruleset, expected: Ruleset) -> Ruleset:
     Raises:
         UsageProblem: the two are of different families.
     """
-    if not ruleset.unread or is_unread(ruleset):
+    if not ruleset.unread or (is_unread(ruleset) and (ruleset.beside_legacy or any(expected.rules()))):
         return ruleset
     _require_family(ruleset, expected)
     tables = [
@@ -148,13 +149,16 @@ def with_unread_as_expected(ruleset: Ruleset, expected: Ruleset) -> Ruleset:
     taken = {(table, chain) for table, chain in ruleset.unread if table in tables} | set(chains)
     if not taken:
         return ruleset
-    shown = [table for table in ruleset.tables if table.name not in tables]
     more = [expected.table(name) for name in tables if name in expected]
+    origin = _origin(expected)
+    of_it = f"{ruleset.backend or 'the other back end'}: not read, taken to have no rule, as in {origin}"
+    texts = [of_it] if is_unread(ruleset) else _taken_unread(tables, chains, more, origin)
+    shown = [table for table in ruleset.tables if table.name not in tables]
     return replace(
         ruleset,
         tables=(*shown, *more),
         unread=ruleset.unread - taken,
-        assumptions=(*ruleset.assumptions, *_taken_unread(tables, chains, more, _origin(expected))),
+        assumptions=(*ruleset.assumptions, *texts),
         completed_from=expected.origin,
     )
 

@@ -416,8 +416,10 @@ def test_range(pod_rules): assert_redirected(pod_rules, outbound("10.96.0.1", 44
 
 
 def test_a_listing_without_any_rule_is_replayed(tmp_path: Path) -> None:
-    (tmp_path / "pod.rules").write_text("*nat\n:PREROUTING ACCEPT [0:0]\n:OUTPUT ACCEPT [0:0]\nCOMMIT\n")
-    replays = run_in(tmp_path, "--istio-table=pod.rules", "--istio-evidence=kept")
+    for name in ("legacy", "nft"):
+        (tmp_path / name).write_text("*nat\n:PREROUTING ACCEPT [0:0]\n:OUTPUT ACCEPT [0:0]\nCOMMIT\n")
+    tables = ("--istio-table=legacy:legacy", "--istio-table=nft:nft")
+    replays = run_in(tmp_path, *tables, "--istio-evidence=kept")
     assert all(replays.printed.values())
     assert replays.kept.keys() == {"left_out"}
 

@@ -69,6 +69,14 @@ def test_the_rules_of_one_family_tell_which_back_end_is_used(tmp_path) -> None:
     assert main(["bypasses", *files, *RELEASE, "--option", "enable_ipv6=false"]) == 0
 
 
+def test_where_no_rule_is_expected_the_other_back_end_is_taken_to_hold_none_and_that_is_said(capsys) -> None:
+    told = ("--option", "inbound_interception_mode=NONE")
+    assert main(["compare", LEGACY, *RELEASE, *told]) == 0
+    assert "nf_tables: not read, taken to have no rule, as in Istio 1.27.3's rules" in " ".join(
+        capsys.readouterr().out.split()
+    )
+
+
 def test_a_policy_that_drops_all_decides_without_a_rule(tmp_path, capsys) -> None:
     (tmp_path / "listing").write_text("*filter\n:INPUT DROP [0:0]\nCOMMIT\n")
     assert main(["trace", str(tmp_path / "listing"), "--inbound", "80"]) == 0
