@@ -86,7 +86,8 @@ def add_option_argument(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="NAME=VALUE",
-        help="what istio-iptables is told (repeat): inbound_ports_exclude=15090,15021,9000,15020",
+        help="what a pod asks istio-init for (repeat), by the name of an annotation, a flag or a variable of "
+        "Istio's or of this package: excludeInboundPorts=9000, inbound_ports_exclude=15090,15021,9000,15020",
     )
 
 

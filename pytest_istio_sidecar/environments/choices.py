@@ -86,9 +86,11 @@ class RunChoices(Frozen):
     options: tuple[str, ...] = option(
         "--istio-option",
         "What istio-init was told, where no pod tells it: the embedded environment loads such rules, the "
-        "file environment expects them: inbound_ports_exclude=15090,15021,8443,15020. May be repeated.",
+        "file environment expects them, by the name of an annotation, a flag or a variable of Istio's or "
+        "of this package: excludeInboundPorts=8443, inbound_ports_exclude=15090,15021,8443,15020. May be "
+        "repeated.",
         default=(),
-        check=formed(r"\w+=.*", "NAME=VALUE"),
+        check=formed(r"[^=:\s]+\s*(=|:\s).*", "NAME=VALUE"),
         metavar="NAME=VALUE",
         repeat=True,
     )

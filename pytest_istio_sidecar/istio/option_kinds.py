@@ -25,6 +25,8 @@ _Check = Callable[[str, str], None]
 """The same of a text, or of a member of a list."""
 
 ALL = "*"
+BESIDE = "+"
+"""What stands before members that are added to those of the release's template."""
 
 
 class Argument(str):
@@ -302,6 +304,15 @@ envoy_port = _text(_one_port)
 port = _text(_port, written=_span)
 """A port, or a range of them: 80:90."""
 ports = _text(_port, several=True, written=_span)
+
+
+def ports_beside(name: str, value: object) -> str | bool | None:
+    """Ports, or behind `BESIDE` those that are added to the template's."""
+    if isinstance(value, str) and value.startswith(BESIDE):
+        return f"{BESIDE}{ports(name, value.removeprefix(BESIDE))}"
+    return ports(name, value)
+
+
 ports_or_all = _text(_port, several=True, or_all=True, written=_span)
 ranges = _ranges(or_all=False)
 ranges_or_all = _ranges(or_all=True)

@@ -124,10 +124,10 @@ class OptionValues:
         annotations="traffic.sidecar.istio.io/includeInboundPorts", program_default="")
     """Captured inbound ports, all, or none."""
     inbound_ports_exclude: str | None = _option(
-        None, kinds.ports, "-d --istio-local-exclude-ports",
+        None, kinds.ports_beside, "-d --istio-local-exclude-ports",
         annotations="traffic.sidecar.istio.io/excludeInboundPorts", program_default="")
     """Inbound ports left out when all are captured. None: the template's for the release, as Istio's own
-    must stay reachable."""
+    must stay reachable; "+8443": these and that one, as where a pod's annotation asks for it."""
     outbound_ip_ranges_include: str = _option(
         kinds.ALL, kinds.ranges_or_all, "-i --istio-service-cidr",
         annotations="traffic.sidecar.istio.io/includeOutboundIPRanges", program_default="")

@@ -6,7 +6,7 @@ Knows which annotation or variable stands for which option. Does not know how th
 
 from __future__ import annotations
 
-from pytest_istio_sidecar.istio.option_kinds import ALL, split
+from pytest_istio_sidecar.istio.option_kinds import ALL, BESIDE, split
 from pytest_istio_sidecar.istio.option_table import OPTIONS, Option, OptionValues
 
 
@@ -25,6 +25,8 @@ def in_words(option: Option, before: OptionValues, after: OptionValues) -> str:
     """How a pod asks for the value that one option has after, where it had another."""
     old, new = getattr(before, option.name), getattr(after, option.name)
     word = option.asked_by or option.name
+    if isinstance(new, str) and new.startswith(BESIDE):
+        return f"{word}: {new.removeprefix(BESIDE)}"
     if isinstance(new, bool):
         return f"{word}: {str(new).lower()}"
     added = [member for member in split(new or "") if member not in split(old or "")]

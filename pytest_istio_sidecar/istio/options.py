@@ -7,6 +7,7 @@ may hold (`option_table`), nor where a pod keeps them (`pod_options`).
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Self
@@ -15,11 +16,12 @@ from pytest_istio_sidecar.errors import UsageProblem
 from pytest_istio_sidecar.failure import Failure
 from pytest_istio_sidecar.istio import messages
 from pytest_istio_sidecar.istio.command_line import read_command_line
-from pytest_istio_sidecar.istio.option_kinds import Argument, is_malformed
+from pytest_istio_sidecar.istio.option_kinds import BESIDE, Argument, is_malformed
 from pytest_istio_sidecar.istio.option_table import OPTIONS, OptionValues
 from pytest_istio_sidecar.istio.pod_options import fields_of_pod
 from pytest_istio_sidecar.istio.versions import number_of
 
+_PAIR = re.compile(r"\s*(?P<name>[^=:\s]+)\s*(?:=(?P<value>.*)|:\s+(?P<said>.*?)\s*)", re.DOTALL)
 _DEFAULTS = {option.name: option.default for option in OPTIONS}
 
 
@@ -53,15 +55,22 @@ class IstioOptions(OptionValues):
     def from_pairs(cls, pairs: Iterable[str]) -> Self:
         """Options as they are written on a command line: "inbound_ports_exclude=15090,8443".
 
+        A name may be any that `option_named` knows, and NAME=VALUE also be `NAME: VALUE`, as messages say
+        what a pod asks for. By an annotation's name the value is the annotation's: the inbound ports that it
+        leaves alone are left beside those of the template.
+
         Raises:
             UsageProblem: no NAME=VALUE, no option of that name or value, or one with two values.
         """
         given: dict[str, str] = {}
         for text in pairs:
-            name, equals, value = text.partition("=")
-            if not equals:
+            written = _PAIR.fullmatch(text)
+            if written is None:
                 raise UsageProblem(messages.NOT_NAME_VALUE(text=text))
-            name = name.strip()
+            name = option_named(written["name"])
+            value = written["value"] if written["said"] is None else written["said"].replace('""', "")
+            if written["name"].rpartition("/")[2] == "excludeInboundPorts":
+                value = f"{BESIDE}{value.removeprefix(BESIDE)}"
             if given.setdefault(name, value) != value:
                 raise UsageProblem(messages.GIVEN_TWICE(option=name, first=given[name], second=value))
         return cls.of(given)
@@ -150,7 +159,7 @@ def option_named(text: str) -> str:
     names = {
         name: option.name
         for option in OPTIONS
-        for full in (*option.annotations, *option.flags, *option.variables, option.name)
+        for full in (*option.annotations, *option.flags, *option.variables, option.words or "", option.name)
         for name in (full, full.rpartition("/")[2])
     }
     if text not in names:
@@ -171,8 +180,9 @@ def options_named(text: str) -> tuple[str, ...]:
 
 
 def _no_such_option(name: str, names: Iterable[str]) -> Failure:
-    near = difflib.get_close_matches(name, list(names), n=1)
-    hint = f"; {near[0]}?" if near else "."
+    by_letters = {each.lower(): each for each in names}
+    near = difflib.get_close_matches(name.lower(), list(by_letters), n=1)
+    hint = f"; {by_letters[near[0]]}?" if near else "."
     return messages.NO_SUCH_OPTION(option=name, hint=hint, known=", ".join(_DEFAULTS))
 
 

@@ -6,13 +6,14 @@ for. Does not know a single rule.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from pytest_istio_sidecar.errors import UsageProblem
 from pytest_istio_sidecar.istio import messages, ports
 from pytest_istio_sidecar.istio.builder import RuleBuilder
-from pytest_istio_sidecar.istio.option_kinds import ALL, group_ids, split
+from pytest_istio_sidecar.istio.option_kinds import ALL, BESIDE, group_ids, split
 from pytest_istio_sidecar.istio.option_table import OPTIONS, OptionValues
 from pytest_istio_sidecar.istio.versions import Number
 from pytest_istio_sidecar.netfilter.model import Family
@@ -47,17 +48,30 @@ def in_effect(number: Number, options: _Options) -> _Options:
         chosen["dns_by_envoy"] = False
         chosen["redirect_dns"] = options.redirect_dns and number >= CNI_DNS_SINCE
     left_open = {
-        "inbound_ports_exclude": ports.LEFT_BY_CNI if by_cni else _left_by_template(number),
+        "inbound_ports_exclude": _left_inbound(number, by_cni=by_cni),
         "outbound_ports_exclude": (ports.AGENT,) if by_cni else (),
         "capture_all_dns": by_cni,
     }
+    asked = chosen["inbound_ports_exclude"] or ""
+    if asked.startswith(BESIDE):
+        members = split(asked.removeprefix(BESIDE))
+        chosen["inbound_ports_exclude"] = _left_inbound(number, members, by_cni=by_cni)
     chosen |= {name: value for name, value in left_open.items() if chosen[name] is None}
     return replace(options, **chosen)
 
 
-def _left_by_template(number: Number) -> tuple[int, ...]:
-    readiness = (ports.READINESS,) if number >= READINESS_SINCE else ()
-    return (ports.TELEMETRY, *readiness, ports.AGENT)
+def _left_inbound(number: Number, asked: Sequence[str] = (), *, by_cni: bool) -> tuple[str, ...]:
+    """The inbound ports that are left alone where a pod's annotation asks for these ones.
+
+    Source: `excludeInboundPort` of the injection templates (pkg/kube/inject/template.go), which puts the
+    agent's port behind those asked for; cni/pkg/plugin/sidecar_redirect.go.
+    """
+    if by_cni:
+        left = (*asked, *map(str, ports.LEFT_BY_CNI))
+    else:
+        own = (ports.TELEMETRY, ports.READINESS) if number >= READINESS_SINCE else (ports.TELEMETRY,)
+        left = (*map(str, own), *asked, str(ports.AGENT))
+    return tuple(dict.fromkeys(left))
 
 
 @dataclass(frozen=True, slots=True)

@@ -243,7 +243,7 @@ def _changes(options: IstioOptions, given: _Rules, made: _Rules) -> Iterator[Ist
 def _fields(options: IstioOptions, wanted: _Values, lost: _Values) -> Iterator[Mapping[str, object]]:
     """Single changes, lists first: of those that leave equally few rules apart the first counts."""
     lists: tuple[tuple[tuple[Kind, ...], Sequence[str], Sequence[str]], ...] = (
-        ((kinds.ports_or_all, kinds.ports), wanted.ports, lost.ports),
+        ((kinds.ports_or_all, kinds.ports, kinds.ports_beside), wanted.ports, lost.ports),
         ((kinds.ranges_or_all, kinds.ranges), wanted.ranges, lost.ranges),
         ((kinds.interfaces,), wanted.interfaces, lost.interfaces),
         ((kinds.users,), wanted.uids, lost.uids),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from pytest_istio_sidecar import UsageProblem, expected_ruleset
+from pytest_istio_sidecar.checks.comparison.expectation import guess
 from pytest_istio_sidecar.istio.option_table import OPTIONS, Option, OptionFields
 from pytest_istio_sidecar.istio.options import IstioOptions, option_named, options_named
 from pytest_istio_sidecar.istio.rules import passed_over
@@ -300,6 +301,62 @@ def test_what_istios_programs_would_not_take_so_is_refused_on_a_command_line(pai
 )
 def test_what_is_written_otherwise_and_means_the_same_is_kept_as_iptables_prints_it(pair, taken) -> None:
     assert getattr(IstioOptions.from_pairs([pair]), pair.partition("=")[0]) == taken
+
+
+@pytest.mark.parametrize(
+    "pair",
+    [
+        "excludeInboundPorts=8443",
+        "traffic.sidecar.istio.io/excludeInboundPorts=8443",
+        "excludeInboundPorts: 8443",
+        "inbound_ports_exclude=+8443",
+    ],
+)
+@pytest.mark.parametrize("version", ["1.5.0", "1.8.3", "1.20.8"])
+def test_by_an_annotations_name_ports_are_left_alone_beside_those_of_the_template(pair, version) -> None:
+    left = {"1.5.0": "15090,8443,15020"}.get(version, "15090,15021,8443,15020")
+    options = IstioOptions.from_pairs([pair])
+    assert expected_ruleset(version, options=options) == expected_ruleset(version, inbound_ports_exclude=left)
+    assert IstioOptions.from_pairs(options.pairs()) == options
+
+
+def test_with_istio_cni_ports_are_left_alone_beside_its_own() -> None:
+    options = IstioOptions.from_pairs(["excludeInboundPorts=9000,15020", "mode=cni"])
+    assert "-p tcp -m tcp --dport 15021 -j RETURN" in rules("1.20.8", chain="ISTIO_INBOUND", options=options)
+
+
+@pytest.mark.parametrize(
+    ("pair", "field", "value"),
+    [
+        ("ISTIO_LOCAL_EXCLUDE_PORTS=9000", "inbound_ports_exclude", "9000"),
+        ("--istio-local-exclude-ports=9000", "inbound_ports_exclude", "9000"),
+        ('includeInboundPorts: ""', "inbound_ports_include", ""),
+        ("ISTIO_META_DNS_CAPTURE: true", "redirect_dns", True),
+        ("excludeOutboundIPRanges: ::/0", "outbound_ip_ranges_exclude", "::/0"),
+        ("outbound_ip_ranges_exclude=::/0", "outbound_ip_ranges_exclude", "::/0"),
+        (" proxy_uid = 2000 ", "proxy_uid", "2000"),
+    ],
+)
+def test_an_option_is_taken_by_any_name_and_as_messages_write_it(pair, field, value) -> None:
+    assert getattr(IstioOptions.from_pairs([pair]), field) == value
+
+
+def test_what_sets_rules_apart_can_be_given_as_it_is_told() -> None:
+    rules_of_pod = expected_ruleset("1.20.8", inbound_ports_exclude="15090,15021,9000,15020")
+    told = guess(rules_of_pod)[0].changes
+    assert told == ("excludeInboundPorts: 9000",)
+    assert expected_ruleset("1.20.8", options=IstioOptions.from_pairs(told)) == rules_of_pod
+
+
+@pytest.mark.parametrize("pair", ["excludeInboundPorts=8443,no", "inbound_ports_exclude=+x", "+8443"])
+def test_ports_beside_the_templates_are_ports(pair) -> None:
+    with pytest.raises(UsageProblem):
+        IstioOptions.from_pairs([pair])
+
+
+def test_the_nearest_name_is_found_whatever_its_letters_case() -> None:
+    with pytest.raises(UsageProblem, match="; inbound_ports_exclude"):
+        IstioOptions.from_pairs(["INBOUND_PORTS_EXCLUDE=1"])
 
 
 def test_an_option_with_two_values_is_refused_and_not_the_last_one_taken() -> None:
