@@ -18,6 +18,7 @@ from pytest_istio_sidecar.netfilter.matches import Address, Extension, Interface
 from pytest_istio_sidecar.netfilter.model import Family, Rule, Rules, Ruleset, rulesets_of
 from pytest_istio_sidecar.netfilter.packet import DEFAULT_INTERFACES, Fate, Host, IPAddress, Packet
 from pytest_istio_sidecar.netfilter.relations import KEYS, Interfaces, Relation
+from pytest_istio_sidecar.netfilter.targets import Translate
 from pytest_istio_sidecar.netfilter.trace.trace import Trace, trace
 
 _EXTERNAL = "eth0"
@@ -219,10 +220,11 @@ def _addresses_apart(rules: Iterable[Rule], family: Family, side: str | None) ->
     """
     cuts: dict[int, Rule] = {}
     for rule in rules:
-        for match in rule.conditions():
-            for low, high in _spans(match, family, side):
-                cuts.setdefault(low, rule)
-                cuts.setdefault(high + 1, rule)
+        spans = [span for match in rule.conditions() for span in _spans(match, family, side)]
+        spans += [] if side else _sent_to(rule, family)
+        for low, high in spans:
+            cuts.setdefault(low, rule)
+            cuts.setdefault(high + 1, rule)
     ends = sorted({0, *cuts, 1 << _BITS[family]})
     pieces = {
         _usual(low, following - 1): cuts.get(low) or cuts.get(following) for low, following in pairwise(ends)
@@ -255,6 +257,16 @@ def _spans(match: Match, family: Family, side: str | None) -> Iterator[tuple[int
         if option.name in _SIDES and side in (None, _SIDES[option.name]):
             for text in option.values:
                 yield from _interval(text, family)
+
+
+def _sent_to(rule: Rule, family: Family) -> Iterator[tuple[int, int]]:
+    """What a rule sends to addresses that stand for the pod's: of another pod that goes elsewhere."""
+    for target in rule.targets():
+        if isinstance(target, Translate) and target.addresses and target.addresses[0].version == family:
+            low, high = map(int, target.addresses)
+            own = (address.ip for each in Host().addresses.values() for address in each)
+            if any(address.version == family and low <= int(address) <= high for address in own):
+                yield low, high
 
 
 def _side(key: str) -> str:

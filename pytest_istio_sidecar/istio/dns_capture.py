@@ -10,7 +10,9 @@ from collections.abc import Iterator
 
 from pytest_istio_sidecar.istio import ports
 from pytest_istio_sidecar.istio.option_kinds import split
+from pytest_istio_sidecar.istio.option_table import OptionValues
 from pytest_istio_sidecar.istio.release import ONE_LAYOUT_SINCE, Installation
+from pytest_istio_sidecar.istio.versions import Number
 
 AGENT_SINCE = (1, 7, 0)
 """udp goes to the agent on 15053, addresses rewritten both ways; or still to Envoy on 15013, as in 1.6, by
@@ -30,6 +32,13 @@ OWN_CHAIN_SINCE = (1, 25, 0)
 _ENVOY, _AGENT = map(str, ports.DNS)
 _QUESTION = "-p udp -m udp --dport 53 "
 _TO_AGENT = f"-j REDIRECT --to-ports {_AGENT}"
+
+
+def proxy(number: Number, options: OptionValues) -> int | None:
+    """The port of the proxy that a release sends DNS to; None: it captures none."""
+    if options.redirect_dns:
+        return ports.DNS[number >= AGENT_SINCE]
+    return ports.DNS[0] if options.dns_by_envoy and number < TCP_SINCE else None
 
 
 def splits_loopback(installation: Installation) -> bool:

@@ -101,6 +101,15 @@ def inbound_ports(version: str, options: IstioOptions) -> tuple[int, int]:
     return int(_redirect_port(number, options)), int(tproxy.port(number, options))
 
 
+def dns_port(version: str, options: IstioOptions) -> int | None:
+    """The port that a release sends captured DNS to; None: it captures none.
+
+    Raises:
+        UsageProblem: no release.
+    """
+    return dns_capture.proxy(_number(version), options)
+
+
 def passed_over(version: str, options: IstioOptions) -> tuple[tuple[str, str], ...]:
     """Ranges that are none, of which this release says so in its log only: the option of each, and its text.
 

@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
-from pytest_istio_sidecar.istio import ports, rules
+from pytest_istio_sidecar.istio import rules
 from pytest_istio_sidecar.istio.option_kinds import split
 from pytest_istio_sidecar.istio.options import IstioOptions
 from pytest_istio_sidecar.netfilter.packet import Fate, Hook, Host
@@ -53,10 +53,11 @@ class EnvoyPorts:
     def of_release(cls, version: str, options: IstioOptions) -> EnvoyPorts:
         """Those of a release that was told these options."""
         redirected, handed_over = rules.inbound_ports(version, options)
+        dns = rules.dns_port(version, options)
         return cls(
             inbound=frozenset({redirected}),
             handed_over=frozenset({handed_over}),
-            outbound=frozenset({int(options.proxy_port), *ports.DNS}),
+            outbound=frozenset({int(options.proxy_port), *([] if dns is None else [dns])}),
             machines=split(options.kube_virt_interfaces),
         )
 

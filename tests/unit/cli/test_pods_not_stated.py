@@ -137,3 +137,13 @@ def test_a_release_s_own_rules_need_no_word_of_the_pod(
     )
     rules = listing(render_save(expected_ruleset("1.20.8", **options)))
     assert main([command, rules, "--istio-version", "1.20.8", *words, *accepted]) == 0
+
+
+def test_what_is_sent_to_the_address_that_stands_for_the_pods_comes_to_envoy_in_no_pod_for_sure(
+    listing, capsys
+) -> None:
+    text = before(JUMP, "-A PREROUTING -p tcp -m tcp --dport 80 -j DNAT --to-destination 192.0.2.10:15006")
+    assert main(["bypasses", listing(text), "--istio-version", "1.8.3"]) == 3
+    assert "depends on the pod's own addresses" in " ".join(capsys.readouterr().err.split())
+    stated = ("--interface", "eth0=192.0.2.10/24")
+    assert main(["bypasses", listing(text), "--istio-version", "1.8.3", *stated]) == 0

@@ -6,6 +6,7 @@ import pytest
 
 from pytest_istio_sidecar import Host, IstioOptions, bypasses, check_only_bypasses, expected_ruleset
 from pytest_istio_sidecar.checks.bypass.envoy_ports import EnvoyPorts
+from pytest_istio_sidecar.cli import main
 from pytest_istio_sidecar.netfilter.text.forms import read_text
 from pytest_istio_sidecar.netfilter.text.render import render_save
 
@@ -73,6 +74,30 @@ def test_before_1_6_a_list_of_inbound_ports_goes_to_the_outbound_port() -> None:
 def test_the_interface_that_the_pod_is_reached_by_is_no_virtual_machines() -> None:
     ports = EnvoyPorts.of_release("1.8.3", IstioOptions(kube_virt_interfaces="eth0,k6t-+"))
     host = Host(interfaces={"eth0": ["10.0.0.5/24"], "k6t-eth0": ["10.0.2.1/24"], "net1": ["10.9.0.1/24"]})
-    assert list(ports.exceptions("PREROUTING", host)) == [
-        ({"interface": ("k6t-eth0",)}, {15001, 15006, 15013, 15053})
-    ]
+    assert list(ports.exceptions("PREROUTING", host)) == [({"interface": ("k6t-eth0",)}, {15001, 15006})]
+
+
+@pytest.mark.parametrize(
+    ("version", "given", "port"),
+    [
+        ("1.6.14", {"redirect_dns": True}, 15013),
+        ("1.7.8", {"redirect_dns": True}, 15053),
+        ("1.7.8", {"dns_by_envoy": True}, 15013),
+        ("1.8.3", {"dns_by_envoy": True}, None),
+        ("1.20.8", {"redirect_dns": True}, 15053),
+        ("1.20.8", {}, None),
+    ],
+)
+def test_the_proxy_of_dns_is_among_them_only_where_the_release_sends_dns_there(version, given, port) -> None:
+    outbound = EnvoyPorts.of_release(version, IstioOptions(**given)).outbound
+    assert outbound - {15001} == ({port} if port else set())
+
+
+def test_what_is_sent_to_a_proxy_of_dns_that_is_not_there_gets_by(tmp_path, capsys) -> None:
+    jump = "-A ISTIO_OUTPUT -j ISTIO_REDIRECT"
+    text = render_save(expected_ruleset("1.20.8")).replace(
+        jump, f"-A ISTIO_OUTPUT -p tcp -m tcp --dport 9999 -j REDIRECT --to-ports 15053\n{jump}"
+    )
+    (tmp_path / "rules").write_text(text)
+    assert main(["bypasses", str(tmp_path / "rules"), "--istio-version", "1.20.8"]) == 1
+    assert "outbound tcp 9999" in capsys.readouterr().err
