@@ -171,8 +171,8 @@ HOST_NOT_STATED = Message(
     "IS416",
     "whether `{rule}`{place} lets packets by depends on the pod's own addresses and interfaces, which nobody "
     "stated{pod}",
-    fix="state them as `ip address` prints them in the pod: --interface eth0=10.244.0.7/24; of pytest "
-    "--istio-interface; in Python host=Host(interfaces=…)",
+    fix="state them as `ip address` prints them in the pod: --interface eth0=10.244.0.7/24 (with "
+    "pytest --istio-interface; in Python host=Host(interfaces=…))",
 )
 NEITHER_TELLS = Message(
     "IS403",

@@ -34,6 +34,7 @@ from pytest_istio_sidecar.cli.command import (
 if TYPE_CHECKING:
     from pytest_istio_sidecar.checks.bypass.bypasses import BypassReport
     from pytest_istio_sidecar.checks.bypass.reviewed import ReviewedBypass
+    from pytest_istio_sidecar.istio.options import IstioOptions
     from pytest_istio_sidecar.netfilter.model import Rules
 
 
@@ -44,7 +45,9 @@ def add(commands: Commands) -> None:
         "bypasses",
         run,
         help="list all that gets by without Envoy",
-        description="List every class of packets that reach or leave the application without Envoy.",
+        description="List every class of packets that reach or leave the application without Envoy. Exit "
+        "status: 1 where something gets by that may not, whatever else cannot be told; 3 where nothing is "
+        "known to, and of some packets it cannot be told.",
     )
     add_rules_argument(parser)
     parser.add_argument(
@@ -144,10 +147,24 @@ def run(options: argparse.Namespace) -> Status:
         width = shutil.get_terminal_size().columns
         paint = painter(sys.stdout)
         unread = left_aside(read.rules)
-        titles = titles_of(expected=expected is not None, allowed=bool(allowed), listed=path is not None)
+        holding = [n for each in report.unexpected if each.standing == "reviewed" for n in each.reviews]
+        titles = titles_of(
+            expected=expected is not None,
+            allowed=bool(allowed),
+            listed=path is not None,
+            by=[
+                word
+                for word, some in (
+                    ("allowed", any(number >= len(listed) for number in holding)),
+                    ("reviewed", any(number < len(listed) for number in holding)),
+                )
+                if some
+            ],
+        )
         text = render_bypasses(report, titles=titles, unread=unread, width=width, paint=paint)
         print(*read.rules.notes, text, sep="\n")
     print_assumptions(rules)
+    _print_what_is_idle(accepted, version, asked)
     if undecided:
         say(undecided)
         return Status.UNDECIDED
@@ -162,7 +179,21 @@ def run(options: argparse.Namespace) -> Status:
             say(why)
     elif against:
         say("nothing was said of what may get by; --istio-version, --allow and --reviewed do")
+    if against and report.conditional:
+        say("of the packets under CANNOT BE TOLD it is not known whether they get by, too")
     return Status.AGAINST if against else Status.HOLDS
+
+
+def _print_what_is_idle(accepted: Sequence[str], version: str | None, asked: IstioOptions) -> None:
+    """Say which options are accepted and open nothing."""
+    from pytest_istio_sidecar.checks.bypass.openings import Pod
+
+    if version is None:
+        idle = dict.fromkeys(accepted, "takes effect with --istio-version")
+    else:
+        own = {option.name for option in Pod(version, asked).own}
+        idle = {name: "is as the release's template has it" for name in accepted if name not in own}
+    print_notes(f"--accept-options: {name} {why}" for name, why in idle.items())
 
 
 def _why_not(

@@ -18,13 +18,16 @@ Titles = Mapping[ByDesign, tuple[str, Style]]
 """What stands above the classes of each standing, in this order."""
 
 
-def titles_of(*, expected: bool, allowed: bool = False, listed: bool = False) -> Titles:
+def titles_of(
+    *, expected: bool, allowed: bool = False, listed: bool = False, by: Sequence[str] = ()
+) -> Titles:
     """What classes are called.
 
     Args:
         expected: whether there was an expectation; without one nothing is by design.
         allowed: whether some were allowed for this once.
         listed: whether the project's list was given.
+        by: which of the two have something that gets by: "allowed", "reviewed".
     """
     said = {(True, False): "NOT ALLOWED", (False, True): "NOT REVIEWED", (False, False): "WITHOUT ENVOY"}
     open_ = said.get((allowed, listed), "NEITHER ALLOWED NOR REVIEWED")
@@ -33,7 +36,7 @@ def titles_of(*, expected: bool, allowed: bool = False, listed: bool = False) ->
         "cannot be told": ("CANNOT BE TOLD", "yellow"),
         "accepted": ("accepted", "yellow"),
         "moved": ("taken for Envoy's", "yellow"),
-        "reviewed": (" or ".join(["allowed"] * allowed + ["reviewed"] * (listed or not allowed)), "yellow"),
+        "reviewed": (" or ".join(by) or "reviewed", "yellow"),
         "yes": ("by design", "green"),
     }
 

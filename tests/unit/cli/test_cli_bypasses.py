@@ -278,3 +278,37 @@ def test_what_leaves_several_classes_open_is_said_once(tmp_path, capsys):
     file.write_text("-P PREROUTING ACCEPT\n-P INPUT ACCEPT\n-P OUTPUT ACCEPT\n-P POSTROUTING ACCEPT\n")
     main(["bypasses", str(file)])
     assert capsys.readouterr().out.count("mangle was not read and could capture it") <= 2
+
+
+def test_what_is_only_allowed_is_not_called_reviewed(listing, reviews, capsys):
+    other = ENTRY.replace("8443", "9443")
+    told = ["--istio-version", "1.8.3", "--reviewed", reviews(other), "--allow", "inbound tcp 8443"]
+    assert main(["bypasses", listing(OPENED), *told]) == 0
+    assert capsys.readouterr().out.splitlines()[0] == "allowed"
+
+
+@pytest.mark.parametrize(
+    ("told", "why"),
+    [
+        (["--istio-version", "1.8.3"], "inbound_ports_exclude is as the release's template has it"),
+        ([], "inbound_ports_exclude takes effect with --istio-version"),
+    ],
+)
+def test_an_accepted_option_that_opens_nothing_is_said(listing, capsys, told, why):
+    main(["bypasses", listing(ISTIO), *told, "--accept-options", "excludeInboundPorts"])
+    assert f"note: --accept-options: {why}\n" in capsys.readouterr().err
+
+
+def test_an_accepted_option_that_opens_something_is_not_remarked(listing, capsys):
+    opened = render_save(expected_ruleset("1.8.3", inbound_ports_exclude="+8443"))
+    told = ["--istio-version", "1.8.3", "--option", "excludeInboundPorts=8443"]
+    assert main(["bypasses", listing(opened), *told, "--accept-options", "excludeInboundPorts"]) == 0
+    assert "--accept-options" not in capsys.readouterr().err
+
+
+def test_beside_what_gets_by_it_is_said_that_of_other_packets_it_cannot_be_told(listing, capsys):
+    unknown = "-A PREROUTING -p udp -m set --match-set a dst -j REDIRECT --to-ports 15006\n"
+    text = OPENED.replace("-A PREROUTING", f"{unknown}-A PREROUTING", 1)
+    assert main(["bypasses", listing(text), "--istio-version", "1.8.3"]) == 1
+    said = capsys.readouterr()
+    assert ("CANNOT BE TOLD" in said.out) == ("under CANNOT BE TOLD" in said.err) == True  # noqa: E712
