@@ -93,8 +93,8 @@ def by_other_hosts(
     meant = {rule for ruleset in _of(expected, family) for rule in ruleset.rules()}
     seen, ways, met = {traced.host}, [traced], dict[Rule, None]()
     otherwise: list[tuple[Rule, Trace]] = []
-    for way in ways:
-        met |= dict.fromkeys(_met(way, meant))
+    for followed in ways:
+        met |= dict.fromkeys(_met(followed, meant))
         for host, rule in _pods([*met], family).items():
             if host in seen:
                 continue

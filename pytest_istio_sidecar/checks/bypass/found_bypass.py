@@ -280,10 +280,9 @@ def _without_half_sockets(brief: Bypass) -> Bypass:
         elif uid[-1] == (uid[-1][0], top_of("uid", None)):
             uid = joined([_NONE, *uid])
     ids: Mapping[str, Values] = {"uid": uid, "gid": gid}
-    told = ((name, ids.get(name, values)) for name, values in brief.where)
-    return replace(
-        brief, where=tuple(each for each in told if each[1] != ((NO_SOCKET, top_of("uid", None)),))
-    )
+    everybody: Values = ((NO_SOCKET, top_of("uid", None)),)
+    conditions = [(name, ids.get(name, values)) for name, values in brief.where]
+    return replace(brief, where=tuple(each for each in conditions if each[1] != everybody))
 
 
 def _ordinary(packet: Packet) -> tuple[bool, ...]:

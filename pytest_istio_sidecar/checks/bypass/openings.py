@@ -78,7 +78,7 @@ class Pod:
     @property
     def envoy_ports(self) -> EnvoyPorts:
         """Where captured packets go."""
-        return EnvoyPorts.of_release(self.version, self.told)
+        return EnvoyPorts.of_release(self.version, self.resolved)
 
     @cached_property
     def template(self) -> IstioOptions:
@@ -102,7 +102,7 @@ class Pod:
         return {name: first for name in _IDENTITY for first in split(getattr(self.options, name))[:1]}
 
     @cached_property
-    def told(self) -> IstioOptions:
+    def resolved(self) -> IstioOptions:
         """What this pod was told, nothing left open."""
         return in_effect(number_of(self.version), self.options)
 
@@ -112,13 +112,13 @@ class Pod:
         return tuple(
             option
             for option in OPTIONS
-            if getattr(self.told, option.name) != getattr(self.template, option.name)
+            if getattr(self.resolved, option.name) != getattr(self.template, option.name)
         )
 
     def asks(self, name: str) -> str:
         """How the pod asks for an option: "excludeInboundPorts: 8443"."""
         (option,) = (option for option in OPTIONS if option.name == name)
-        return in_words(option, self.template, self.told)
+        return in_words(option, self.template, self.resolved)
 
     def rules(self, family: Family, options: IstioOptions) -> Ruleset | None:
         """What the release makes with these options; None where it refuses them."""
@@ -129,7 +129,7 @@ class Pod:
 
     def with_only(self, names: Collection[str]) -> IstioOptions:
         """The template's options, but for these of the pod's."""
-        return replace(self.template, **{name: getattr(self.told, name) for name in names})
+        return replace(self.template, **{name: getattr(self.resolved, name) for name in names})
 
     def families(self, rules: Rules | None) -> tuple[Family, ...]:
         """The families of which the release makes rules for this pod.
@@ -276,7 +276,7 @@ def _sides(pod: Pod, family: Family, *, has_rules: bool) -> list[Side]:
     sides: list[Side] = [(template, by_design)]
     if not pod.own:
         return sides
-    sides.append((expected_ruleset(pod.version, family=family, options=pod.told), _as_told))
+    sides.append((expected_ruleset(pod.version, family=family, options=pod.resolved), _as_asked))
     names = [option.name for option in pod.own]
     for name in names:
         alone = pod.rules(family, pod.with_only([name]))
@@ -294,7 +294,7 @@ def _sides(pod: Pod, family: Family, *, has_rules: bool) -> list[Side]:
     return sides
 
 
-def _as_told(here: Hashable, there: Hashable) -> Hashable:
+def _as_asked(here: Hashable, there: Hashable) -> Hashable:
     if not isinstance(here, Passing) or here.by_design:
         return here
     return replace(here, by_options=passes_alike(here, there))

@@ -58,7 +58,7 @@ class Block:
 
 
 @dataclass(slots=True)
-class Found:
+class Contents:
     """What a text holds.
 
     Attributes:
@@ -78,27 +78,27 @@ _LISTINGS = 200
 """Listings in one text at most; of two families, back ends and five tables, before and after."""
 
 
-def find_blocks(lines: list[Line], logged: frozenset[int], found: Found) -> None:
+def find_blocks(lines: list[Line], logged: frozenset[int], contents: Contents) -> None:
     """Find every listing.
 
     Args:
         logged: numbers of the lines at which a program's message begins, where a logger says so.
-        found: is filled, also where the text is refused in the end.
+        contents: is filled, also where the text is refused in the end.
 
     Raises:
         ParseError: lines were left out of a listing, or one may be part of a listing and belongs to none.
     """
-    _Finder(lines, logged, found).find()
+    _Finder(lines, logged, contents).find()
 
 
 class _Finder:
     """One text being looked through."""
 
-    def __init__(self, lines: list[Line], logged: frozenset[int], found: Found) -> None:
+    def __init__(self, lines: list[Line], logged: frozenset[int], contents: Contents) -> None:
         self.lines = lines
         self.logged = logged
-        self.found = found
-        found.log = bool(logged)
+        self.contents = contents
+        contents.log = bool(logged)
         self.open: Block | None = None
         self.in_table = False
         self.blank = False
@@ -117,12 +117,12 @@ class _Finder:
         index = 0
         while index < len(self.lines):
             index = self._take(index)
-        if not self.found.blocks and any(line.startswith(OWN) for _, line in self.comments):
+        if not self.contents.blocks and any(line.startswith(OWN) for _, line in self.comments):
             # What was written of a back end without a table.
             self._begin(Form.SAVE).lines += self.comments
             self.comments = []
-        if self.comments and self.found.blocks:
-            self.found.blocks[-1].lines += [each for each in self.comments if kinds.is_warning(each[1])]
+        if self.comments and self.contents.blocks:
+            self.contents.blocks[-1].lines += [each for each in self.comments if kinds.is_warning(each[1])]
         self._refuse_what_was_cut()
 
     def _take(self, index: int) -> int:
@@ -188,8 +188,8 @@ class _Finder:
     def _begin(self, form: Form) -> Block:
         self._close()
         block = Block(form=form, family=self.family, backend=self.backend, after=self.after)
-        self.found.blocks.append(block)
-        if len(self.found.blocks) > _LISTINGS:
+        self.contents.blocks.append(block)
+        if len(self.contents.blocks) > _LISTINGS:
             raise ParseError(messages.TOO_MANY_LISTINGS(limit=_LISTINGS))
         self.open, self.after, self.tables = block, False, set()
         return block
@@ -235,7 +235,7 @@ class _Finder:
             if not (hole or prompt or text == "--" or kinds.FENCE.fullmatch(text) or number in self.logged):
                 raise self._error(messages.NO_LINE_OF_TABLE(), number, line)
             self._close()
-        last = self.found.blocks[-1] if self.found.blocks else None
+        last = self.contents.blocks[-1] if self.contents.blocks else None
         if hole or (text == "--" and self.open is not None):
             self.holes.append((number, line))
         elif (
@@ -255,9 +255,9 @@ class _Finder:
             self._close()
         elif kinds.LOGGED.match(text):
             self._heed(text, after=True, loads=bool(kinds.LOADS.search(text)))
-            self.found.log |= kinds.TYPED.fullmatch(text) is None
+            self.contents.log |= kinds.TYPED.fullmatch(text) is None
         elif prompt:
-            self.found.prompts.append((number, line))
+            self.contents.prompts.append((number, line))
             self._heed(prompt["command"] or "", after=False, loads=False)
             if kinds.FILTERED.search(text) and re.search(r"tables|nft", text):
                 self.filtered = number, line
@@ -279,9 +279,9 @@ class _Finder:
         """A line that says what the next listing is of."""
         if not self._open_is(Form.COMMANDS):
             self._close()
-        if told := kinds.PROGRAM.search(command):
-            self.family = 6 if "IPv6" in command or told["six"] else 4
-            self.backend = {"legacy": Backend.LEGACY, "nft": Backend.NF_TABLES}.get(told["variant"] or "")
+        if program := kinds.PROGRAM.search(command):
+            self.family = 6 if "IPv6" in command or program["six"] else 4
+            self.backend = {"legacy": Backend.LEGACY, "nft": Backend.NF_TABLES}.get(program["variant"] or "")
         self.of_part = kinds.NFT_OF_PART.search(command) is not None
         if not command.lower().startswith("command output"):
             self.loads = loads
@@ -290,7 +290,7 @@ class _Finder:
     def _leave(self, number: int, line: str) -> None:
         if self._open_is(Form.S):
             self._close()
-        self.found.left_out.append((number, line))
+        self.contents.left_out.append((number, line))
 
     def _close(self) -> None:
         self.open = None
@@ -324,9 +324,9 @@ class _Finder:
         raise self._error(messages.NATIVE_CUT_OFF(), *begin)
 
     def _refuse_what_was_cut(self) -> None:
-        if self.filtered is not None and self.found.blocks:
+        if self.filtered is not None and self.contents.blocks:
             raise self._error(messages.FILTERED(), *self.filtered)
-        if self.holes and self.found.blocks:
+        if self.holes and self.contents.blocks:
             raise self._error(messages.SOMEBODY_CUT(), *self.holes[0])
 
     def _error(self, failure: Failure, number: int, line: str) -> ParseError:

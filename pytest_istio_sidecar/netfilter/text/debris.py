@@ -91,7 +91,7 @@ def without_margins(lines: list[Line]) -> Cleaned:
         head = line[:_LOOKED_AT]
         alike.update(shape for shape, pattern in patterns.items() if pattern.match(head))
     above, below = _nearest(begins, len(lines))
-    found: list[Line] = []
+    kept: list[Line] = []
     taken: Counter[str] = Counter()
     names: dict[int, str] = {}
     for index, (number, line) in enumerate(lines):
@@ -109,9 +109,9 @@ def without_margins(lines: list[Line]) -> Cleaned:
                     names[number] = name
                 line = line[shown.end() :]  # noqa: PLW2901
                 break
-        found.append((number, line))
+        kept.append((number, line))
     words = tuple(f"{name} in front of {count} lines" for name, count in taken.items())
-    return Cleaned(found, words, names)
+    return Cleaned(kept, words, names)
 
 
 def _margin(line: str) -> str | None:

@@ -13,7 +13,7 @@ from pytest_istio_sidecar.errors import ParseError
 from pytest_istio_sidecar.failure import Fact
 from pytest_istio_sidecar.netfilter import messages
 from pytest_istio_sidecar.netfilter.model import Backend, Family, PodRules
-from pytest_istio_sidecar.netfilter.text.blocks import Form, Found, find_blocks
+from pytest_istio_sidecar.netfilter.text.blocks import Contents, Form, find_blocks
 from pytest_istio_sidecar.netfilter.text.debris import without_colours, without_margins
 from pytest_istio_sidecar.netfilter.text.diagnosis import diagnose
 from pytest_istio_sidecar.netfilter.text.logs import unwrap
@@ -61,11 +61,11 @@ def read_text(
         family: of listings that do not tell theirs.
         backend: the same.
     """
-    found = Found()
+    contents = Contents()
     try:
-        return _read(text, family, backend, source, found)
+        return _read(text, family, backend, source, contents)
     except ParseError as problem:
-        facts = _readable(found, problem.line)
+        facts = _readable(contents, problem.line)
         placed = ParseError(
             problem.failure.and_facts(facts), source=source, line=problem.line, text=problem.text
         )
@@ -73,7 +73,7 @@ def read_text(
 
 
 def _read(
-    text: str, family: Family | None, backend: Backend | None, source: str | None, found: Found
+    text: str, family: Family | None, backend: Backend | None, source: str | None, contents: Contents
 ) -> PodRules:
     text = text.removeprefix("\ufeff")
     _refuse_what_is_no_text(text)
@@ -84,22 +84,22 @@ def _read(
     lines = unwrapped.lines if again is None else again.lines
     names = {**bare.names, **(again.names if again else {})}
     try:
-        find_blocks(lines, unwrapped.logged, found)
+        find_blocks(lines, unwrapped.logged, contents)
     except ParseError:
         _refuse_several(names.values())
         raise
-    if not found.blocks:
+    if not contents.blocks:
         first = next(((number, line) for number, line in lines if line.strip()), (0, ""))
         raise ParseError(messages.NOTHING_BEGINS().advised(diagnose(text)), line=first[0], text=first[1])
-    numbers = (number for block in found.blocks for number, _ in block.lines)
+    numbers = (number for block in contents.blocks for number, _ in block.lines)
     _refuse_several(names[number] for number in numbers if number in names)
-    state = State(family, source, log=found.log, one_pod=_CNI not in unwrapped.scopes)
-    state.beside_nft = any(block.form is Form.NATIVE and not block.of_part for block in found.blocks)
-    for block in found.blocks:
+    state = State(family, source, log=contents.log, one_pod=_CNI not in unwrapped.scopes)
+    state.beside_nft = any(block.form is Form.NATIVE and not block.of_part for block in contents.blocks)
+    for block in contents.blocks:
         state.take(block)
     rulesets = state.rulesets(backend)
     off = [*taken, *bare.taken, *(again.taken if again else ()), *unwrapped.of]
-    notes = [*state.notes, *_told(found, off)]
+    notes = [*state.notes, *_remarks(contents, off)]
     return PodRules(rulesets=rulesets, notes=tuple(notes), native_read=state.native_read)
 
 
@@ -121,11 +121,11 @@ def _refuse_several(names: Iterable[str]) -> None:
         raise ParseError(messages.SEVERAL_PODS(names=shown))
 
 
-def _told(found: Found, off: Sequence[str]) -> Iterator[str]:
+def _remarks(contents: Contents, off: Sequence[str]) -> Iterator[str]:
     """Notes on what was taken off and left out."""
     if off:
         yield f"taken off: {', '.join(off)}"
-    left = [(number, line.strip()) for number, line in found.left_out]
+    left = [(number, line.strip()) for number, line in contents.left_out]
     if left:
         shown = [
             f"line {number} (`{line if len(line) <= _WIDE else line[:_WIDE] + '...'}`)"
@@ -135,9 +135,9 @@ def _told(found: Found, off: Sequence[str]) -> Iterator[str]:
         yield f"left out, as no part of a listing: {', '.join(shown[:_SHOWN])}{more}"
 
 
-def _readable(found: Found, line: int) -> Iterator[Fact]:
+def _readable(contents: Contents, line: int) -> Iterator[Fact]:
     """Where in the text listings begin, and of which kind."""
-    begins = [f"line {block.begin}: {block.form}" for block in found.blocks]
-    if len(begins) > 1 or (begins and found.blocks[0].begin not in (1, line)):
+    begins = [f"line {block.begin}: {block.form}" for block in contents.blocks]
+    if len(begins) > 1 or (begins and contents.blocks[0].begin not in (1, line)):
         more = [f"and {len(begins) - _SHOWN} more"] if len(begins) > _SHOWN else []
         yield "begins", "\n".join((*begins[:_SHOWN], *more))

@@ -127,8 +127,8 @@ def is_hole(text: str) -> bool:
 
 def writer(lines: Iterable[Line]) -> str:
     """Family and back end that the last banner of iptables-save among lines tells of; "" without one."""
-    told = [shown[1] for _, line in lines if (shown := BANNER.match(line))]
-    return re.sub(r" on .*", "", told[-1]) if told else ""
+    banners = [shown[1] for _, line in lines if (shown := BANNER.match(line))]
+    return re.sub(r" on .*", "", banners[-1]) if banners else ""
 
 
 def tells_family(lines: Iterable[Line]) -> bool:

@@ -73,14 +73,14 @@ def _from_json(lines: list[Line], logged: set[int], scopes: set[str]) -> Iterato
     rest = ""
     at = 0
     for number, line in lines:
-        found = _text_of(line) if _JSON.match(line) else None
-        if found is None:
+        inner = _text_of(line) if _JSON.match(line) else None
+        if inner is None:
             if rest:
                 yield at, rest
                 rest = ""
             yield number, line
             continue
-        key, text, scope = found
+        key, text, scope = inner
         scopes |= {scope} if scope else set()
         if key == "log":
             # Docker's: a line that it cut has no line end, and goes on in the next.

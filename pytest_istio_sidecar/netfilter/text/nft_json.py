@@ -280,8 +280,8 @@ def _is_dormant(flags: str | Sequence[str]) -> bool | None:
 
 def _version_of(metainfo: Json) -> tuple[int, ...]:
     """The version of the nft that wrote JSON; an old one where it does not tell."""
-    told = str(metainfo.get("version", "")) if isinstance(metainfo, dict) else ""
-    return tuple(int(part) for part in re.findall(r"\d{1,9}", told)[:3])
+    version = str(metainfo.get("version", "")) if isinstance(metainfo, dict) else ""
+    return tuple(int(part) for part in re.findall(r"\d{1,9}", version)[:3])
 
 
 def _chain(value: Mapping[str, Json]) -> _Chain:

@@ -61,21 +61,21 @@ def tokens_of(text: str) -> list[Token]:
     line, place = 1, 0
     match = _TOKEN.match
     while place < len(text):
-        found = match(text, place)
-        if found is None:
+        token = match(text, place)
+        if token is None:
             raise NoToken(line)
-        place = found.end()
-        kind = found.lastgroup
+        place = token.end()
+        kind = token.lastgroup
         if kind == "word":
-            tokens.append(Token("word", found[0], line))
+            tokens.append(Token("word", token[0], line))
         elif kind == "quoted":
-            tokens.append(Token("quoted", found["quoted"], line))
+            tokens.append(Token("quoted", token["quoted"], line))
         elif kind == "end":
             tokens.append(Token(LINE_END, "", line))
             line += 1
         elif kind == "handle":
-            tokens.append(Token(HANDLE, found["handle"], line))
-        elif kind == "blank" and "\n" in found[0]:
+            tokens.append(Token(HANDLE, token["handle"], line))
+        elif kind == "blank" and "\n" in token[0]:
             line += 1
     return tokens
 

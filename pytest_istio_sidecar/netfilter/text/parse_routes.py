@@ -150,49 +150,49 @@ def _route(line: str, hops: list[list[str]], family: Family) -> Route | None:
         raise ParseError(messages.NO_ROUTE(line=line))
     if kind == "unicast" and network.network_address.is_multicast:
         kind = "multicast"  # kernels before 5.0 do not say so
-    told = _told(words)
-    devices = {told["dev"]} if told["dev"] else set()
+    route = _read_hop(words)
+    devices = {route["dev"]} if route["dev"] else set()
     for hop in hops:
-        of_hop = _told(hop[1:])
-        told["unknown"] += of_hop["unknown"]
+        of_hop = _read_hop(hop[1:])
+        route["unknown"] += of_hop["unknown"]
         if not of_hop["dead"]:
             devices.add(of_hop["dev"])
-    if told["dead"] or (hops and not devices):
+    if route["dead"] or (hops and not devices):
         return None  # no lookup takes it (net/ipv4/fib_trie.c, RTNH_F_DEAD)
     if len(devices) > 1:
-        told["unknown"] += " several devices"
+        route["unknown"] += " several devices"
     elif kind == "unicast" and not devices:
-        told["unknown"] += " no device"
+        route["unknown"] += " no device"
     return Route(
         type=kind,
         network=int(network.network_address),
         prefix=network.prefixlen,
         family=family,
         device=LO if LO in devices else min(devices, default=""),
-        table=told["table"] or "main",
-        metric=int(told["metric"] or 0),
+        table=route["table"] or "main",
+        metric=int(route["metric"] or 0),
         text=" ".join([*line.split(), *(word for hop in hops for word in hop)]),
-        unknown=told["unknown"].strip(),
+        unknown=route["unknown"].strip(),
     )
 
 
-def _told(words: list[str]) -> dict[str, str]:
+def _read_hop(words: list[str]) -> dict[str, str]:
     """The device, table and metric of a route or one of its hops; what is not known; if it is dead."""
-    told = dict.fromkeys(("dev", "table", "metric", "dead", "unknown"), "")
+    hop = dict.fromkeys(("dev", "table", "metric", "dead", "unknown"), "")
     rest = list(words)
     while rest:
         word = rest.pop(0)
         if word in ("dev", "table", "metric") and rest:
-            told[word] = rest.pop(0)
+            hop[word] = rest.pop(0)
         elif word == "via" and rest:
             rest[:] = rest[2:] if rest[0] in ("inet", "inet6") else rest[1:]
         elif word == "dead":
-            told["dead"] = word
+            hop["dead"] = word
         elif word in _TELLS_NOTHING:
             del rest[: _TELLS_NOTHING[word]]
         else:
-            told["unknown"] += f" {word}"
-    if told["metric"] and not told["metric"].isdecimal():
-        told["unknown"] += f" metric {told['metric']}"
-        told["metric"] = ""
-    return told
+            hop["unknown"] += f" {word}"
+    if hop["metric"] and not hop["metric"].isdecimal():
+        hop["unknown"] += f" metric {hop['metric']}"
+        hop["metric"] = ""
+    return hop

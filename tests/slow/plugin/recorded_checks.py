@@ -49,7 +49,7 @@ for _name in (
     "chains",
     "comparison.expectation",
     "bypass.bypasses",
-    "listeners",
+    "sockets.listeners",
     "replicas",
     "bypass.reviewed",
 ):

@@ -67,14 +67,47 @@ def test_a_seed_gives_the_same_sample_again_of_one_mutant_a_line(script):
     assert len({mutant.line for mutant in sample}) == 4
 
 
-def test_the_folder_that_mirrors_a_module_is_tried_first_and_every_folder_in_the_end(script, tmp_path):
+def mutant_of(script, path):
+    return script.Mutant(path=f"{script.PACKAGE}/{path}", line=1, begin=0, end=1, operator="", old="", new="")
+
+
+@pytest.fixture
+def folders(tmp_path):
     for folder in ("tests/unit/istio", "tests/unit/netfilter", "tests/plugin"):
         (tmp_path / folder).mkdir(parents=True)
-    assert list(script.stages(f"{script.PACKAGE}/netfilter/trace/match.py")) == [
+
+
+def test_the_folder_that_mirrors_a_module_is_tried_first_and_every_folder_in_the_end(script, folders):
+    assert list(script.stages(mutant_of(script, "netfilter/trace/match.py"), {""})) == [
         ("tests/unit/netfilter",),
         ("tests/unit", "tests/plugin", "--ignore=tests/unit/netfilter"),
         *((folder,) for folder in script.LATER),
         ("tests", *(f"--ignore={folder}" for folder in ("tests/unit", "tests/plugin", *script.LATER))),
     ]
-    assert next(script.stages(f"{script.PACKAGE}/plugin/hooks.py")) == ("tests/plugin",)
-    assert next(script.stages(f"{script.PACKAGE}/errors.py")) == ("tests/unit", "tests/plugin")
+    assert next(script.stages(mutant_of(script, "plugin/hooks.py"), {""})) == ("tests/plugin",)
+    assert next(script.stages(mutant_of(script, "errors.py"), {""})) == ("tests/unit", "tests/plugin")
+
+
+def test_of_lines_that_tests_alone_run_only_these_are_tried_the_quick_ones_first(script, folders):
+    running = {"tests/slow/a.py::x", "tests/plugin/b.py::y", "tests/unit/netfilter/c.py::z"}
+    assert list(script.stages(mutant_of(script, "netfilter/trace/match.py"), running)) == [
+        ("tests/unit/netfilter",),
+        ("tests/plugin/b.py::y",),
+        ("tests/slow/a.py::x",),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("context", "test"),
+    [
+        ("", ""),
+        ("test_one.test_first", "tests/unit/test_one.py::test_first"),
+        ("tests/unit/test_one.py::test_first[a (b)-1] (call)", "tests/unit/test_one.py::test_first"),
+        ("tests/unit/test_one.py::test_first (setup)|test_two.test_x", "tests/unit/test_one.py::test_first"),
+        ("elsewhere.test_first", ""),
+    ],
+)
+def test_what_ran_a_line_is_a_test_or_something_else(script, context, test):
+    suite = object.__new__(script.Suite)
+    suite._files = {"test_one": "tests/unit/test_one.py"}
+    assert suite._test(context) == test
