@@ -225,7 +225,8 @@ NATIVE_NOT_READ = Message(
     "IS413",
     "no rule of Istio's was found in iptables of {pod}, and nf_tables' own tables were not read",
     cause="{release} can write its rules there (nativeNftables), where iptables does not show them",
-    fix="let `nft list ruleset` be read: --istio-reader=node or debug, where nft is installed",
+    fix="let `nft list ruleset` be read: give what it prints as well (native:FILE), or read the pod with "
+    "--istio-reader=node or debug, where nft is installed",
     note="whether the pod has rules was not seen",
 )
 BACK_END_NOT_READ = Message(
