@@ -265,6 +265,15 @@ LOADED_AFTER = Message(
 )
 
 # What is asked of rules.
+TOO_MANY_APART = Message(
+    "IS286",
+    "these rules tell more packets apart than can be followed: it ends at {at}",
+    cause="each condition on a part of a mark or of an address may double what is told apart: masks that "
+    "have nothing to do with each other, many rules that each set one bit",
+    fix="ask for single packets, which are followed however many rules there are: istio-sidecar trace, "
+    "assert_redirected",
+    note="whether anything gets by without Envoy was not seen",
+)
 NO_SUCH_CHAIN = Message("IS251", "table {table} has no chain {chain}; it has {chains}", help=IN_THE_TEXT)
 CIRCLE = Message(
     "IS252",

@@ -68,11 +68,23 @@ _NUMBERS: Final = 40
 _NOTHING: Final[frozenset[Hashable]] = frozenset()
 
 
-class Diagrams:
-    """Makes diagrams over levels 0, 1, 2 …, whose values run from 0 to `tops[level]`."""
+MOST: Final = 2_500_000
+"""Branches of all diagrams over the same fields: some 400 MB, and 10 s of one core."""
 
-    def __init__(self, tops: Sequence[int]) -> None:
+
+class Diagrams:
+    """Makes diagrams over levels 0, 1, 2 …, whose values run from 0 to `tops[level]`.
+
+    Args:
+        beyond: the error where they would become too many to go on; None: there is no end.
+    """
+
+    def __init__(self, tops: Sequence[int], beyond: Callable[[], Exception] | None = None) -> None:
         self.tops = tuple(tops)
+        self._beyond = beyond
+        self._left = MOST
+        self.at: object = None
+        """What they are made of at the moment, for who asks when they become too many."""
         self._nodes: dict[tuple[int, tuple[int, ...], tuple[Node, ...]], Node] = {}
         self._leaves: dict[frozenset[Hashable], Node] = {}
         # By pairs of numbers in one: unlike tuples of nodes, those cost the garbage collector nothing.
@@ -113,6 +125,9 @@ class Diagrams:
         known = self._nodes.get(key)
         if known is None:
             number = len(self._nodes) << 1 | 1
+            self._left -= len(kids)
+            if self._left < 0 and self._beyond is not None:
+                raise self._beyond()
             falls = any(map(_FALLS, kids))
             known = self._nodes[key] = Node(number, level, highs, kids, _NOTHING, falls=falls)
         return known

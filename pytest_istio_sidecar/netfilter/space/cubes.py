@@ -7,7 +7,7 @@ ordinary. Does not know fates. Invariant: `where` says exactly which packets a c
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from operator import or_
@@ -129,12 +129,10 @@ class Cube:
         return intervals[0][0]
 
 
-def cubes_of(node: Node, fields: Fields, state: str = "NEW") -> dict[frozenset[Hashable], list[Cube]]:
-    """The points of each set of answers, as disjoint cubes."""
-    cubes: dict[frozenset[Hashable], list[Cube]] = {}
+def cubes_of(node: Node, fields: Fields, state: str) -> Iterator[tuple[frozenset[Hashable], Cube]]:
+    """All points as disjoint cubes, each with its answers."""
     for box, answers in paths(node):
-        cubes.setdefault(answers, []).append(Cube(fields, box, state))
-    return cubes
+        yield answers, Cube(fields, box, state)
 
 
 def _has(intervals: Sequence[Interval], value: int) -> bool:

@@ -14,11 +14,13 @@ from collections.abc import Callable, Collection, Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+from pytest_istio_sidecar.errors import Undecided
+from pytest_istio_sidecar.netfilter import messages
 from pytest_istio_sidecar.netfilter.diagram.diagram import Diagrams, Node
 from pytest_istio_sidecar.netfilter.diagram.intervals import Interval, common, joined, outside
-from pytest_istio_sidecar.netfilter.diagram.memory import no_collection
+from pytest_istio_sidecar.netfilter.diagram.memory import deep_calls, no_collection
 from pytest_istio_sidecar.netfilter.kernel.hooks import may_route_by_unread, orders
-from pytest_istio_sidecar.netfilter.model import Family, Rules, rulesets_of
+from pytest_istio_sidecar.netfilter.model import Family, Rule, Rules, rulesets_of
 from pytest_istio_sidecar.netfilter.packet import Fate, Hook, Host, IPAddress, Packet
 from pytest_istio_sidecar.netfilter.routes import Hop
 from pytest_istio_sidecar.netfilter.space.cubes import Cube, cubes_of
@@ -29,6 +31,8 @@ from pytest_istio_sidecar.netfilter.space.nat import OWN, Outcome
 from pytest_istio_sidecar.netfilter.space.packet_state import ENTERED, Skb
 from pytest_istio_sidecar.netfilter.space.route import Lookup
 
+CLASSES = 20_000
+"""Classes of packets that are told apart; more are of use to nobody."""
 IMPOSSIBLE = "impossible"
 """The answer for packets that the host cannot see."""
 
@@ -62,7 +66,7 @@ class Space:
         self._state = state
         rulesets = [ruleset for each in rules for ruleset in rulesets_of(each, family)]
         self.fields = fields or Fields(rulesets, hook, self.host, family)
-        self.diagrams = Diagrams(self.fields.tops)
+        self.diagrams = Diagrams(self.fields.tops, self._beyond)
 
     def outcomes(self, which: int = 0) -> Node:
         """What becomes of every packet under one of the sets of rules: answers are `Outcome`s."""
@@ -71,8 +75,13 @@ class Space:
         read = possible[0].rulesets if possible else ()
         if not read or may_route_by_unread(read, host.policies.get(self.family)):
             return self.diagrams.leaf(Outcome(Fate.UNKNOWN))
-        with no_collection():
-            return outcomes(possible, self.fields, self.diagrams, self._state, host)
+        try:
+            with no_collection(), deep_calls():
+                node = outcomes(possible, self.fields, self.diagrams, self._state, host)
+        except RecursionError:
+            raise self._beyond() from None
+        self.diagrams.at = None
+        return node
 
     @cached_property
     def possible(self) -> Node:
@@ -109,7 +118,20 @@ class Space:
 
     def cubes(self, node: Node) -> dict[frozenset[Hashable], list[Cube]]:
         """The packets of each set of answers, as disjoint cubes."""
-        return cubes_of(node, self.fields, self._state)
+        cubes: dict[frozenset[Hashable], list[Cube]] = {}
+        for number, (answers, cube) in enumerate(cubes_of(node, self.fields, self._state)):
+            if number == CLASSES:
+                raise self._beyond()
+            cubes.setdefault(answers, []).append(cube)
+        return cubes
+
+    def _beyond(self) -> Undecided:
+        """The error where rules tell more packets apart than can be followed."""
+        rule = self.diagrams.at
+        if not isinstance(rule, Rule):
+            return Undecided(messages.TOO_MANY_APART(at="all of them together"))
+        at = f"rule {rule.number} of {rule.chain}" + (f" ({rule.location})" if rule.location else "")
+        return Undecided(messages.TOO_MANY_APART(at=at, facts=[("rule", rule.text)]))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

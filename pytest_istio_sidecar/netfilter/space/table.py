@@ -198,6 +198,8 @@ class CompiledRuleset:
 
     def rule(self, table: str, rule: Rule | Inner, skb: Skb) -> Node:
         """What one rule answers; it falls where its conditions do not hold, or it changes nothing."""
+        if isinstance(rule, Rule):
+            self._diagrams.at = rule
         inside = self._act(table, rule, skb)
         if inside is self._diagrams.fall:
             return inside
