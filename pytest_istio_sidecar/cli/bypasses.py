@@ -98,7 +98,7 @@ def run(options: argparse.Namespace) -> Status:
     )
     from pytest_istio_sidecar.checks.comparison.expectation import completed, expected_of
     from pytest_istio_sidecar.errors import Undecided
-    from pytest_istio_sidecar.istio.options import options_named
+    from pytest_istio_sidecar.istio.option_names import options_named
     from pytest_istio_sidecar.machine.given_file import text_of
     from pytest_istio_sidecar.netfilter.kernel.unread import left_aside
     from pytest_istio_sidecar.reports.bypasses import render_bypasses, titles_of

@@ -83,6 +83,7 @@ def add_option_argument(parser: argparse.ArgumentParser) -> None:
     """Register `--option`, which `release_of` reads."""
     parser.add_argument(
         "--option",
+        "--istio-option",
         action="append",
         default=[],
         metavar="NAME=VALUE",

@@ -73,7 +73,7 @@ class Explanation:
 
     def changes_from(self, before: IstioOptions) -> tuple[str, ...]:
         """What sets the options apart from others, as a pod asks for it."""
-        return as_a_pod_asks(before, self.options)
+        return as_a_pod_asks(number_of(self.versions[-1]), before, self.options)
 
 
 def nearest(rulesets: Sequence[Ruleset]) -> tuple[Explanation, ...]:
@@ -133,8 +133,9 @@ def same_in(rulesets: Sequence[Ruleset], options: IstioOptions) -> tuple[str, ..
 
 def _asked(options: IstioOptions, versions: Sequence[str]) -> tuple[str, ...]:
     """How the newest of these releases is asked for the options, beyond what its template passes."""
-    default = in_effect(number_of(versions[-1]), IstioOptions(mode=options.mode))
-    return (*(["istio-cni"] if options.mode == "cni" else []), *as_a_pod_asks(default, options))
+    number = number_of(versions[-1])
+    default = in_effect(number, IstioOptions(mode=options.mode))
+    return (*(["istio-cni"] if options.mode == "cni" else []), *as_a_pod_asks(number, default, options))
 
 
 def _in_order(
