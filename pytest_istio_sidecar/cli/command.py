@@ -30,7 +30,7 @@ class Status(IntEnum):
     HOLDS = 0
     """What was asked holds; of a command that only shows, it was shown."""
     AGAINST = 1
-    """A verdict against."""
+    """A verdict against, whatever is undecided beside it: both are said."""
     UNUSABLE = 2
     """Wrong use, or input that cannot be read."""
     UNDECIDED = 3

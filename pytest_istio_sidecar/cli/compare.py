@@ -100,12 +100,12 @@ def _compare(
         print(*for_terminal(with_notes(text, rules), sys.stdout), sep="\n")
         filled = cast("PodRules", completed(rules, expected_of(rules, version, asked)))
         _print_what_it_rests_on(filled, [] if findings else _assumptions(filled), apart=not findings)
+    untold = leaves_ipv6_untold(rules, asked, host)
+    if untold:
+        say(IPV6_UNTOLD(pod=of_pod(rules)))
     if violations(findings):
         return Status.AGAINST
-    if leaves_ipv6_untold(rules, asked, host):
-        say(IPV6_UNTOLD(pod=of_pod(rules)))
-        return Status.UNDECIDED
-    return Status.HOLDS
+    return Status.UNDECIDED if untold else Status.HOLDS
 
 
 def _assumptions(rules: PodRules) -> list[str]:
