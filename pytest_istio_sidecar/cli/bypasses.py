@@ -27,6 +27,7 @@ from pytest_istio_sidecar.cli.command import (
     host_of,
     print_assumptions,
     print_notes,
+    refuse_unseen,
     release_of,
     say,
 )
@@ -127,6 +128,7 @@ def run(options: argparse.Namespace) -> Status:
     if version is None:
         report = reviewed_beside(rules, None, reviewed, pod=pod, today=today, host=host)
     else:
+        refuse_unseen(read.rules, version, asked, host)
         expected = expected_of(rules, version, asked)
         rules = completed(rules, expected)
         report = judged_bypasses(rules, version, asked, reviewed=reviewed, **of_pod)

@@ -131,6 +131,20 @@ def release_of(options: argparse.Namespace, read: Given | None = None) -> tuple[
     return version, chosen if pods is None else chosen.beside(pods)
 
 
+def refuse_unseen(rules: PodRules, version: str, asked: IstioOptions, host: Host) -> None:
+    """Give no answer where iptables shows no rule of Istio's, and the release can write them elsewhere.
+
+    Raises:
+        Undecided: it is so.
+    """
+    from pytest_istio_sidecar.checks.sidecar import check_istio_rules
+    from pytest_istio_sidecar.netfilter.kernel.unread import is_unread
+
+    meant = bool(rules.of_family(4)) and asked.inbound_interception_mode != "NONE"
+    if meant and not any(map(is_unread, rules.rulesets)):
+        check_istio_rules(rules, version, host=host)
+
+
 def options_of(pairs: Sequence[str], version: str | None) -> IstioOptions:
     """What a release is told; what it passes over is told on standard error.
 

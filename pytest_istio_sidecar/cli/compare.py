@@ -20,6 +20,7 @@ from pytest_istio_sidecar.cli.command import (
     given,
     host_of,
     print_notes,
+    refuse_unseen,
     release_of,
     say,
     with_notes,
@@ -85,6 +86,7 @@ def _compare(
     from pytest_istio_sidecar.reports.comparison import comparison_fields
     from pytest_istio_sidecar.reports.message import render_findings
 
+    refuse_unseen(rules, version, asked, host)
     findings = check_matches_istio(rules, version, options.exact, options=asked, host=host)
     if options.json:
         expected = expected_of(rules, version, asked)

@@ -60,7 +60,21 @@ def test_where_both_are_without_a_rule_nothing_captures(tmp_path, capsys) -> Non
     (tmp_path / "nft").write_text(EMPTY["nft-save"])
     assert main(["trace", LEGACY, str(tmp_path / "nft"), "--inbound", "80"]) == 0
     assert capsys.readouterr().out.startswith("inbound tcp 80: unchanged")
-    assert main(["bypasses", LEGACY, str(tmp_path / "nft"), *RELEASE]) == 1
+    assert main(["bypasses", LEGACY, str(tmp_path / "nft"), "--istio-version", "1.26.8"]) == 1
+
+
+@pytest.mark.parametrize("command", ["bypasses", "compare"])
+@pytest.mark.parametrize(("release", "status"), [("1.26.8", 1), ("1.27.3", 3)])
+@pytest.mark.parametrize("more", ["", "-A OUTPUT -s 172.17.0.0/16 ! -o docker0 -j LOG\n"])
+def test_no_rule_of_istios_is_against_unless_the_release_can_write_native_tables_that_nobody_read(
+    tmp_path, capsys, command, release, status, more
+) -> None:
+    (tmp_path / "nft").write_text(EMPTY["nft-save"].replace("COMMIT", f"{more}COMMIT"))
+    files = (LEGACY, str(tmp_path / "nft"))
+    assert main([command, *files, "--istio-version", release]) == status
+    assert ("nf_tables' own tables were not read" in " ".join(capsys.readouterr().err.split())) is (
+        status == 3
+    )
 
 
 def test_beside_the_one_with_the_rules_it_is_judged_with_them() -> None:
