@@ -6,6 +6,8 @@ Knows which annotation or variable stands for which option. Does not know how th
 
 from __future__ import annotations
 
+from pytest_istio_sidecar.istio.command_line import DNS_CAPTURE_SINCE
+from pytest_istio_sidecar.istio.dns_capture import AGENT_SINCE
 from pytest_istio_sidecar.istio.option_kinds import BESIDE, split
 from pytest_istio_sidecar.istio.option_table import OPTIONS, Option, OptionValues
 from pytest_istio_sidecar.istio.release import left_inbound
@@ -31,6 +33,8 @@ def in_words(option: Option, number: Number, values: OptionValues) -> str:
     """
     value = getattr(values, option.name)
     word = option.asked_by or option.name
+    if option.name == "redirect_dns" and number < DNS_CAPTURE_SINCE:
+        word = ("DNS_AGENT" if number >= AGENT_SINCE else "DNS_CAPTURE") if value else option.name
     if isinstance(value, bool):
         return f"{word}: {str(value).lower()}"
     if isinstance(value, str) and value.startswith(BESIDE):

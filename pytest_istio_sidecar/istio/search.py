@@ -85,8 +85,11 @@ def nearest(rulesets: Sequence[Ruleset]) -> tuple[Explanation, ...]:
     families = [ruleset.family for ruleset in rulesets]
     for mode in ("init", "cni"):
         begin = IstioOptions(mode=mode)
+        # A release is tried of those that make the same of the template, and of DNS capture, too.
+        capturing = replace(begin, redirect_dns=True, capture_all_dns=True)
         for version in known_versions():
-            begins[_tables(version, begin, families), mode] = (version, begin)
+            made = _tables(version, begin, families), _tables(version, capturing, families)
+            begins[made, mode] = (version, begin)
     given, unread = _counted(rulesets), _unread(rulesets)
     reached = [explain(rulesets, version, begin) for version, begin in begins.values()]
     tried: dict[tuple[Ruleset, ...], dict[IstioOptions, list[str]]] = {}
@@ -135,7 +138,10 @@ def _asked(options: IstioOptions, versions: Sequence[str]) -> tuple[str, ...]:
     """How the newest of these releases is asked for the options, beyond what its template passes."""
     number = number_of(versions[-1])
     default = in_effect(number, IstioOptions(mode=options.mode))
-    return (*(["istio-cni"] if options.mode == "cni" else []), *as_a_pod_asks(number, default, options))
+    return (
+        *(["istio-cni"] if options.mode == "cni" else []),
+        *as_a_pod_asks(number, default, in_effect(number, options)),
+    )
 
 
 def _in_order(

@@ -193,7 +193,8 @@ def guess(rules: Rules, *, host: Host | None = None) -> tuple[Guess, ...]:
     """The releases and options whose rules are equivalent to these, nearest first; else the nearest.
 
     Raises:
-        Undecided: no chain of Istio's is there, or the rules do not tell what becomes of some packet.
+        Undecided: no chain of Istio's is there; or the rules do not tell what becomes of some packet, and are
+            no release's rule for rule.
     """
     rules = each_ruleset(rules, _most_complete)
     rulesets = istio_rulesets(rules)
@@ -213,7 +214,16 @@ def guess(rules: Rules, *, host: Host | None = None) -> tuple[Guess, ...]:
         guesses.append(
             Guess(versions=explanation.versions, changes=explanation.changes, comparison=comparison)
         )
-    return tuple(each for each in guesses if each.comparison.equivalent) or tuple(guesses[:1])
+    equivalent: list[Guess] = []
+    untold: Undecided | None = None
+    for each in guesses:
+        try:
+            equivalent += [each] if each.comparison.equivalent else []
+        except Undecided as problem:
+            untold = untold or problem
+    if untold is not None and not equivalent:
+        raise untold
+    return tuple(equivalent or guesses[:1])
 
 
 def _most_complete(ruleset: Ruleset) -> Ruleset:

@@ -101,6 +101,17 @@ def test_wrong_use_is_told(arguments: list[str], capsys: pytest.CaptureFixture[s
     assert capsys.readouterr().err.startswith("istio-sidecar: ")
 
 
+def test_rules_of_a_release_are_guessed_though_they_leave_packets_untold(tmp_path, capsys):
+    rules = tmp_path / "pod.rules"
+    rules.write_text(render_save(expected_ruleset("1.5.0", inbound_interception_mode="TPROXY")))
+    assert main(["compare", str(rules), "--guess"]) == 0
+    assert capsys.readouterr().out.startswith(
+        "Istio 1.5.0 to 1.5.1 with interceptionMode: TPROXY: rule for rule"
+    )
+    rules.write_text(rules.read_text().replace("--dport 22 -j RETURN", "--dport 23 -j RETURN"))
+    assert main(["compare", str(rules), "--guess"]) == 3
+
+
 def test_what_is_undecided_of_ipv6_is_told_beside_what_is_against(tmp_path, capsys):
     rules, empty = tmp_path / "pod.rules", tmp_path / "empty.rules"
     text = render_save(expected_ruleset("1.8.3"))
