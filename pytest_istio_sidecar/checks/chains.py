@@ -27,7 +27,7 @@ from pytest_istio_sidecar.checks.tracing import (
 from pytest_istio_sidecar.checks.wording import PacketClass, describe, of_family
 from pytest_istio_sidecar.errors import Undecided, UsageProblem
 from pytest_istio_sidecar.istio import ports
-from pytest_istio_sidecar.istio.tables import PREFIX, has_istio
+from pytest_istio_sidecar.istio.tables import PREFIX, is_captured
 from pytest_istio_sidecar.netfilter.diagram.intervals import Interval, joined, outside
 from pytest_istio_sidecar.netfilter.model import Chain, Family, Rule, Rules, Ruleset, Table, rulesets_of
 from pytest_istio_sidecar.netfilter.packet import Fate, Hook, Host, Packet
@@ -138,7 +138,7 @@ def check_inbound_exclusions(
 
 def _captured_families(rules: Rules) -> tuple[Family, ...]:
     """The families of which all inbound packets are to be captured."""
-    with_ipv6 = any(map(has_istio, rulesets_of(rules, 6)))
+    with_ipv6 = any(map(is_captured, rulesets_of(rules, 6)))
     if not rulesets_of(rules, 4) and rulesets_of(rules, 6):
         return (6,)
     return (4, 6) if with_ipv6 else (4,)

@@ -15,6 +15,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from ipaddress import ip_address
+from itertools import islice
 
 from pytest_istio_sidecar.errors import UsageProblem
 from pytest_istio_sidecar.istio import option_kinds as kinds
@@ -41,6 +42,8 @@ from pytest_istio_sidecar.netfilter.targets import Redirect, SetMark, Tproxy
 _Rules = Counter[tuple[int, str, Rule]]
 _DNS = Range(low=53, high=53)
 _ROUNDS = 40
+_VALUES = 64
+"""Values of a kind that are tried for options: rules that name more are none of one option's."""
 _WORTH_A_TRY = 4
 """How many rules further from the given ones than the nearest an explanation may be, to be tried on every
 release: options whose rules changed with a release are found on one and fit another."""
@@ -232,7 +235,9 @@ def _read(made: _Rules, unread: frozenset[tuple[Family, str]]) -> _Rules:
 
 
 def _apart(one: _Rules, other: _Rules) -> int:
-    return (one - other).total() + (other - one).total()
+    """How many rules only one of them has; one of them may have thousands, which nothing is asked of."""
+    few, many = (one, other) if len(one) < len(other) else (other, one)
+    return one.total() + other.total() - 2 * sum(min(count, many[rule]) for rule, count in few.items())
 
 
 def _changes(options: IstioOptions, given: _Rules, made: _Rules) -> Iterator[IstioOptions]:
@@ -323,9 +328,10 @@ class _Values:
             for kind, value in _named(rule):
                 named.setdefault(kind, {})[value] = None
         self.ports, self.ranges, self.interfaces, self.uids, self.gids, self.marks = (
-            tuple(named.get(kind, ())) for kind in ("port", "range", "interface", "uid", "gid", "mark")
+            tuple(islice(named.get(kind, ()), _VALUES))
+            for kind in ("port", "range", "interface", "uid", "gid", "mark")
         )
-        self.servers = tuple(named.get("server", ()))
+        self.servers = tuple(islice(named.get("server", ()), _VALUES))
         self.order = list(dict.fromkeys(value for _, _, rule in all_rules for _, value in _named(rule)))
 
 

@@ -39,14 +39,28 @@ def has_istio(ruleset: Ruleset) -> bool:
     return any(chain.name.startswith(PREFIX) for table in ruleset.tables for chain in table.chains)
 
 
+def is_captured(ruleset: Ruleset) -> bool:
+    """Whether Istio's rules of a sidecar are in it, by iptables or in tables of nf_tables' own.
+
+    Those are of both families, be IPv6 enabled or not: then only rules have addresses of IPv6.
+    """
+    native = (rule for table in ruleset.tables if _is_native(table) for rule in table.rules())
+    return has_istio(ruleset) or any(ruleset.family == 4 or "ip6 " in rule.text for rule in native)
+
+
+def _is_native(table: Table) -> bool:
+    name = table.name.split()[-1]
+    return bool(table.nft_family) and name.startswith(_NATIVE) and not name.startswith(_NATIVE_AMBIENT)
+
+
 def ipv6_is_untold(rules: Rules, enabled: bool | None) -> bool:
-    """Whether IPv6 was read and has no chain of Istio's, and nobody said whether it should have.
+    """Whether IPv6 was read and has no rule of Istio's, and nobody said whether it should have.
 
     Args:
         enabled: what was said of it (`enable_ipv6`); None: nothing.
     """
     read = rulesets_of(rules, 6)
-    return enabled is None and bool(read) and not any(map(has_istio, read))
+    return enabled is None and bool(read) and not any(map(is_captured, read))
 
 
 def other_mode(rules: PodRules) -> str:

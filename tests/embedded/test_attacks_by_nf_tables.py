@@ -53,6 +53,11 @@ PAST_ENVOY = {
         + chain("ip raw", "type filter hook output priority -300", "tcp sport 80 notrack", name="evil2"),
         ["tcp dport 80 notrack"],
     ),
+    "a nat chain of another priority name in iptables' nat": (
+        IN_NFT
+        + chain("ip nat", "type nat hook prerouting priority dstnat - 1", "tcp dport 80 redirect to :80"),
+        ["tcp dport 80 redirect to :80"],
+    ),
     # A2: rules that iptables-nft misprints.
     "a verdict map": (first("tcp dport vmap { 80 : accept }"), ["tcp dport vmap { 80 : accept }"]),
     "a map of two fields": (
@@ -77,6 +82,10 @@ PAST_ENVOY = {
         IN_NFT
         + "nft add table ip nat '{ flags dormant; }'\nnft add table inet owner\n"
         + "nft add table inet owner2 '{ flags dormant; }'\n",
+        ["in a dormant table"],
+    ),
+    "a dormant table loaded as a file": (
+        f"{IN_NFT}nft -f - <<'EOF'\ntable ip nat {{ flags dormant; }}\nEOF\n",
         ["in a dormant table"],
     ),
     # A4: tables of nf_tables' own.
@@ -136,6 +145,26 @@ OUTBOUND = {
     "a mark that iptables-nft misprints": (
         IN_NFT + "nft insert rule ip nat OUTPUT tcp dport vmap { 8080 : accept }\n",
         ["tcp dport vmap { 8080 : accept }"],
+    ),
+    "a nat chain in iptables' nat": (
+        IN_NFT
+        + chain("ip nat", "type nat hook output priority -150", "tcp dport 8080 dnat to 192.0.2.20:8080"),
+        ["nat evil (nf_tables, nat hook output priority -150)"],
+    ),
+    "a dormant table": (f"{IN_NFT}nft add table ip nat '{{ flags dormant; }}'\n", ["in a dormant table"]),
+    "a named verdict map": (
+        IN_NFT
+        + "nft add map ip nat way '{ type inet_service : verdict; elements = { 8080 : accept }; }'\n"
+        + "nft insert rule ip nat OUTPUT tcp dport vmap @way\n",
+        ["tcp dport vmap @way"],
+    ),
+    "a chain by a table of both families": (
+        chain(
+            "inet other",
+            "type nat hook output priority -101",
+            "meta nfproto ipv4 tcp dport 8080 dnat ip to 192.0.2.20:8080",
+        ),
+        ["dnat ip to 192.0.2.20:8080"],
     ),
     "notrack": (
         chain("inet other", "type filter hook output priority raw", "tcp dport 8080 notrack")
@@ -200,6 +229,25 @@ HARMLESS = {
     "a set that nobody asks": "nft add table ip nat\nnft add set ip nat ports '{ type inet_service; }'\n",
     "Istio's rules in nf_tables": IN_NFT,
     "and a base chain among them": IN_NFT + chain("ip nat", "type filter hook input priority 10", "counter"),
+    "a rate that is only counted": chain(
+        "inet other", "type filter hook input priority 0", "limit rate over 1000/second counter"
+    ),
+    "a map that nobody asks": (
+        "nft add table ip nat\n"
+        "nft add map ip nat way '{ type inet_service : verdict; elements = { 80 : drop }; }'\n"
+    ),
+    "a counter with a name": (
+        "nft add table inet other\nnft add counter inet other seen\n"
+        + chain("inet other", "type filter hook output priority 5", "counter name seen")
+    ),
+    "udp alone": chain("inet other", NAT_EARLY, "udp dport 80 counter accept"),
+    "another interface": chain("inet other", NAT_EARLY, 'iifname "eth9" tcp dport 80 redirect to :81'),
+    "a quota that is only noted": chain(
+        "inet other", "type filter hook input priority 1", "quota over 100 mbytes counter"
+    ),
+    "a verdict map that accepts": chain(
+        "inet other", "type filter hook input priority 2", "tcp dport vmap { 15006 : accept }"
+    ),
     "a log": chain("inet other", "type filter hook output priority -10", 'tcp dport 8080 log prefix "out"'),
 }
 

@@ -95,6 +95,14 @@ def test_the_listing_of_a_back_end_without_a_rule_is_undecided_and_names_the_oth
     result.stdout.fnmatch_lines(["*give both: add iptables-nft-save (nft:FILE)*"])
 
 
+def test_packets_of_the_application_are_those_of_an_ordinary_user(run_suite, pytester):
+    (pytester.path / "nft").write_text("*nat\n:OUTPUT ACCEPT [0:0]\nCOMMIT\n")
+    nothing = "*nat\n:PREROUTING ACCEPT [0:0]\n:OUTPUT ACCEPT [0:0]\nCOMMIT\n"
+    (pytester.path / "legacy").write_text(nothing)
+    result = run_suite(nothing, "--istio-table=nft:nft", "-k", "rule_9")
+    result.stdout.fnmatch_lines(["*outbound tcp 80 to 198.51.100.7 from uid 1000 leaves *"])
+
+
 def test_where_nothing_tells_the_release_the_one_that_was_taken_is_said(run_suite):
     taken = "release *taken to be Istio 1.8.3, as nothing tells it*"
     run_suite(LAB.read_text()).stdout.fnmatch_lines([taken])

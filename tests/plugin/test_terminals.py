@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from pytest_istio_sidecar import expected_ruleset, render_save
+from pytest_istio_sidecar.plugin import terminal
 
 TRACE = ("trace", "pod.rules", "--inbound", "tcp/8443", "--explain")
 BYPASSES = ("bypasses", "pod.rules", "--istio-version", "1.8.3")
@@ -160,3 +161,16 @@ def test_skips_are_told_with_their_reasons_and_what_is_not_by_design_is_marked(f
     said = in_a_pipe(folder, SHIPPED).decode()
     assert "skipped      11: sends requests; the file environment has listings only" in said
     assert "  inbound    NOT BY DESIGN: tcp 8443\n             by design: not tcp; tcp 22," in said
+
+
+@pytest.mark.parametrize(
+    ("version", "words"),
+    [
+        ("1.8.11 (legacy)", "the reader's iptables 1.8.11 (plain `iptables` is legacy)"),
+        ("1.8.9 (nf_tables)", "the reader's iptables 1.8.9 (plain `iptables` is nf_tables)"),
+        ("1.6.1", "the reader's iptables 1.6.1"),
+    ],
+)
+def test_whose_iptables_has_a_version_is_said_and_which_back_end_its_plain_name_is(version, words):
+    assert terminal._version("iptables", version) == words
+    assert terminal._version("envoy", "1.36") == "envoy 1.36"

@@ -33,7 +33,7 @@ from pytest_istio_sidecar.istio.options import IstioOptions
 from pytest_istio_sidecar.istio.pod_options import PodUsers
 from pytest_istio_sidecar.istio.release import in_effect
 from pytest_istio_sidecar.istio.rules import expected_ruleset
-from pytest_istio_sidecar.istio.tables import has_istio, ipv6_is_untold
+from pytest_istio_sidecar.istio.tables import ipv6_is_untold, is_captured
 from pytest_istio_sidecar.istio.versions import number_of
 from pytest_istio_sidecar.netfilter.model import Family, PodRules, Rule, Rules, Ruleset, rulesets_of
 from pytest_istio_sidecar.netfilter.packet import DEFAULT_INTERFACES, Host
@@ -139,7 +139,7 @@ class Pod:
         """
         ipv6 = self.options.enable_ipv6
         if ipv6 is None:
-            ipv6 = rules is None or any(map(has_istio, rulesets_of(rules, 6)))
+            ipv6 = rules is None or any(map(is_captured, rulesets_of(rules, 6)))
         return (4, 6) if ipv6 else (4,)
 
     def leaves_ipv6_alone(self, rules: Rules, host: Host | None) -> bool:

@@ -211,6 +211,7 @@ def guess(rules: Rules, *, host: Host | None = None) -> tuple[Guess, ...]:
             order_known=True,
         )
         comparison = compare(rules, expected, host=host)
+        comparison.effects  # noqa: B018 - where it cannot be told beside one release, none is worth a try
         guesses.append(
             Guess(versions=explanation.versions, changes=explanation.changes, comparison=comparison)
         )

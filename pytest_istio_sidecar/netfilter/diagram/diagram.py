@@ -76,10 +76,10 @@ class Diagrams:
     """Makes diagrams over levels 0, 1, 2 …, whose values run from 0 to `tops[level]`.
 
     Args:
-        beyond: the error where they would become too many to go on; None: there is no end.
+        beyond: makes the error where they become too many to go on, of what is `at` work; None: no end.
     """
 
-    def __init__(self, tops: Sequence[int], beyond: Callable[[], Exception] | None = None) -> None:
+    def __init__(self, tops: Sequence[int], beyond: Callable[[object], Exception] | None = None) -> None:
         self.tops = tuple(tops)
         self._beyond = beyond
         self._left = MOST
@@ -127,7 +127,7 @@ class Diagrams:
             number = len(self._nodes) << 1 | 1
             self._left -= len(kids)
             if self._left < 0 and self._beyond is not None:
-                raise self._beyond()
+                raise self._beyond(self.at)
             falls = any(map(_FALLS, kids))
             known = self._nodes[key] = Node(number, level, highs, kids, _NOTHING, falls=falls)
         return known

@@ -66,7 +66,7 @@ class Space:
         self._state = state
         rulesets = [ruleset for each in rules for ruleset in rulesets_of(each, family)]
         self.fields = fields or Fields(rulesets, hook, self.host, family)
-        self.diagrams = Diagrams(self.fields.tops, self._beyond)
+        self.diagrams = Diagrams(self.fields.tops, _beyond)
 
     def outcomes(self, which: int = 0) -> Node:
         """What becomes of every packet under one of the sets of rules: answers are `Outcome`s."""
@@ -79,7 +79,7 @@ class Space:
             with no_collection(), deep_calls():
                 node = outcomes(possible, self.fields, self.diagrams, self._state, host)
         except RecursionError:
-            raise self._beyond() from None
+            raise _beyond(self.diagrams.at) from None
         self.diagrams.at = None
         return node
 
@@ -121,17 +121,21 @@ class Space:
         cubes: dict[frozenset[Hashable], list[Cube]] = {}
         for number, (answers, cube) in enumerate(cubes_of(node, self.fields, self._state)):
             if number == CLASSES:
-                raise self._beyond()
+                raise _beyond(None)
             cubes.setdefault(answers, []).append(cube)
         return cubes
 
-    def _beyond(self) -> Undecided:
-        """The error where rules tell more packets apart than can be followed."""
-        rule = self.diagrams.at
-        if not isinstance(rule, Rule):
-            return Undecided(messages.TOO_MANY_APART(at="all of them together"))
-        at = f"rule {rule.number} of {rule.chain}" + (f" ({rule.location})" if rule.location else "")
-        return Undecided(messages.TOO_MANY_APART(at=at, facts=[("rule", rule.text)]))
+
+def _beyond(rule: object) -> Undecided:
+    """The error where rules tell more packets apart than can be followed.
+
+    Args:
+        rule: the one at which it ends; else it is all of them.
+    """
+    if not isinstance(rule, Rule):
+        return Undecided(messages.TOO_MANY_APART(at="all of them together"))
+    at = f"rule {rule.number} of {rule.chain}" + (f" ({rule.location})" if rule.location else "")
+    return Undecided(messages.TOO_MANY_APART(at=at, facts=[("rule", rule.text)]))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

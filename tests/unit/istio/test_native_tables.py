@@ -10,6 +10,7 @@ import pytest
 from netfilter_data import load
 
 from pytest_istio_sidecar import Fate, Host, PodRules, parse_iptables_save, parse_nftables
+from pytest_istio_sidecar.cli import main
 from pytest_istio_sidecar.netfilter.space.space import differing, regions
 
 HOOKS = ("PREROUTING", "OUTPUT")
@@ -96,3 +97,24 @@ def test_ipv6_beside_an_ipv4_first_pod_is_redirected_by_native_tables_only() -> 
     assert other is not None
     told = differing(native(made), other, "PREROUTING", host=host_of(made), family=6)
     assert {(each.observed.fate, each.expected.fate) for each in told} == {(Fate.REDIRECTED, Fate.UNCHANGED)}
+
+
+STATED = ("--interface", "eth0=10.244.0.5/24")
+
+
+@pytest.mark.parametrize(
+    ("scenario", "told", "status"),
+    [
+        ("default", (), 3),
+        ("default", STATED, 0),
+        ("default", ("--option", "enable_ipv6=false", "--accept-options", "enable_ipv6"), 0),
+        ("dual-stack", (), 0),
+    ],
+)
+@pytest.mark.parametrize("version", ["1.27.3", "1.28.10"])
+def test_a_sound_pod_with_native_tables_lets_by_what_is_by_design(
+    tmp_path, version: str, scenario: str, told: tuple[str, ...], status: int
+) -> None:
+    """The tables are of both families: whether IPv6 is enabled, rules with its addresses tell."""
+    (tmp_path / "nft.json").write_text(json.dumps(MODES[version]["nft"][scenario]["nft"]))
+    assert main(["bypasses", str(tmp_path / "nft.json"), "--istio-version", version, *told]) == status

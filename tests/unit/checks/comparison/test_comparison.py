@@ -432,6 +432,7 @@ def test_another_back_end_than_istio_inits_is_told_with_what_the_images_iptables
             {"redirect_dns": True, "dns_servers_v4": "10.96.0.10"},
             "as with ISTIO_META_DNS_CAPTURE: true and dns_servers_v4: 10.96.0.10",
         ),
+        ("1.7.8", {"dns_by_envoy": True}, "as with ISTIO_META_DNS_CAPTURE without DNS_AGENT: true"),
     ],
 )
 def test_a_drift_is_explained_by_the_options_that_would_have_made_it(
