@@ -202,6 +202,7 @@ def guess(rules: Rules, *, host: Host | None = None) -> tuple[Guess, ...]:
         mode = other_mode(rules) if isinstance(rules, PodRules) else ""
         raise Undecided(messages.OTHER_MODE(mode=mode) if mode else messages.NO_ISTIO_CHAIN())
     guesses: list[Guess] = []
+    untold: Undecided | None = None
     for explanation in nearest(rulesets)[:_GUESSES]:
         expected = PodRules(
             rulesets=tuple(
@@ -211,20 +212,18 @@ def guess(rules: Rules, *, host: Host | None = None) -> tuple[Guess, ...]:
             order_known=True,
         )
         comparison = compare(rules, expected, host=host)
-        comparison.effects  # noqa: B018 - where it cannot be told beside one release, none is worth a try
+        try:
+            comparison.effects  # noqa: B018 - where it cannot be told beside one release, none is worth a try
+        except Undecided as problem:
+            untold = problem
+            break
         guesses.append(
             Guess(versions=explanation.versions, changes=explanation.changes, comparison=comparison)
         )
-    equivalent: list[Guess] = []
-    untold: Undecided | None = None
-    for each in guesses:
-        try:
-            equivalent += [each] if each.comparison.equivalent else []
-        except Undecided as problem:
-            untold = untold or problem
+    equivalent = tuple(each for each in guesses if each.comparison.equivalent)
     if untold is not None and not equivalent:
         raise untold
-    return tuple(equivalent or guesses[:1])
+    return equivalent or tuple(guesses[:1])
 
 
 def _most_complete(ruleset: Ruleset) -> Ruleset:
