@@ -97,6 +97,39 @@ def _options() -> Iterator[str]:
         "`--keep-cluster` and `--kubeconfig` are honoured in the kind environment. Where one of them and one "
         "of these say something different, the run stops and names both."
     )
+    yield ""
+    yield from _names_of_istios_options()
+
+
+def _names_of_istios_options() -> Iterator[str]:
+    """Every name by which an option of Istio's can be given, by what its value then is."""
+    from pytest_istio_sidecar.istio.option_table import OPTIONS
+
+    yield "## Options of Istio"
+    yield ""
+    yield (
+        "`--istio-option`, and `--option` of the command line, take an option by any of these names, as "
+        "`NAME=VALUE` or as a manifest has it, `NAME: VALUE`. What messages print of options can be "
+        "`NAME=VALUE` or as in a manifest, `NAME: VALUE`. What messages print of options can be given as it "
+        "stands. An annotation may be written without what stands before its `/`. What each option "
+    )
+    yield ""
+    yield (
+        "A value is what istio-iptables is told, and under an annotation's name what the annotation holds. "
+        "They differ for the inbound ports that are left out: an annotation has the application's own, to "
+        "which injection adds Istio's (15090, since 1.6 15021, and 15020); the flag has all. With 1.8.3 "
+        "`excludeInboundPorts=8443` is `inbound_ports_exclude=15090,15021,8443,15020`. With `mode=cni` "
+        "(or `istio-cni`) the ports are those that istio-cni adds."
+    )
+    yield ""
+    yield "| Option | Annotation | Flag | Variable |"
+    yield "|---|---|---|---|"
+    for option in OPTIONS:
+        variables = [*option.variables, *filter(None, [option.words])]
+        cells = (
+            " ".join(f"`{name}`" for name in names) for names in (option.annotations, option.flags, variables)
+        )
+        yield f"| `{option.name}` | {' | '.join(cells)} |"
 
 
 def _messages() -> Iterator[str]:

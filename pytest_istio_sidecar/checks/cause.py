@@ -143,7 +143,7 @@ def _as_asked(traced: Trace, expectation: _Expectation) -> str:
     for name in asked.changed():
         without = replace(asked, **{name: getattr(unset, name)})
         rules = expected_ruleset(version, family=family, options=without)
-        words = as_a_pod_asks(in_effect(number, without), in_effect(number, asked))
+        words = as_a_pod_asks(number, in_effect(number, without), in_effect(number, asked))
         if words and _end(trace(rules, traced.packet, host=traced.host)) != _end(traced):
             return f"the pod asks for it: Istio {version} does the same with {' and '.join(words)}"
     return f"Istio {version}'s own rules do the same" + (

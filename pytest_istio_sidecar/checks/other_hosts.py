@@ -87,7 +87,7 @@ def by_other_hosts(
         expected: rules that single nothing out.
 
     Returns:
-        Them, and whether all were tried.
+        Them, each with the first rule that tells it apart, and whether all were tried.
     """
     family = traced.packet.family
     meant = {rule for ruleset in _of(expected, family) for rule in ruleset.rules()}
@@ -108,7 +108,7 @@ def by_other_hosts(
             if _alike(there, traced):
                 ways.append(there)
             else:
-                otherwise.append((rule, there))
+                otherwise.append((_parting(traced, there) or rule, there))
     return otherwise, True
 
 
@@ -124,7 +124,7 @@ def by_other_senders(
             continue
         there = trace(traced.rules, asked(source), host=traced.host)
         if not _alike(there, traced):
-            yield rule, there
+            yield _parting(traced, there) or rule, there
 
 
 def singles_pods_out(traced: Trace) -> bool:
@@ -136,6 +136,14 @@ def singles_pods_out(traced: Trace) -> bool:
 
 def _met(traced: Trace, meant: Collection[Rule]) -> list[Rule]:
     return [step.rule for step in traced.steps if step.rule is not None and step.rule not in meant]
+
+
+def _parting(one: Trace, other: Trace) -> Rule | None:
+    """The first rule on both ways that holds on one of them only."""
+    for here, there in zip(one.steps, other.steps, strict=False):
+        if here.rule == there.rule and here.matched is not there.matched:
+            return here.rule
+    return None
 
 
 def _alike(one: Trace, other: Trace) -> bool:

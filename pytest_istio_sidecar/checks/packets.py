@@ -10,7 +10,7 @@ from pytest_istio_sidecar.checks import messages
 from pytest_istio_sidecar.checks.arguments import refuse_port
 from pytest_istio_sidecar.checks.cause import cause_of
 from pytest_istio_sidecar.checks.finding import Finding, Kind
-from pytest_istio_sidecar.checks.tracing import assumptions, decided, of_pod, stays
+from pytest_istio_sidecar.checks.tracing import assumptions, decided, of_pod, refuse_assumed, stays
 from pytest_istio_sidecar.checks.wording import describe
 from pytest_istio_sidecar.failure import Failure
 from pytest_istio_sidecar.istio.ports import INBOUND, OUTBOUND, PURPOSE
@@ -38,6 +38,8 @@ def check_redirected(
     if to is None:
         to = INBOUND if packet.hook == "PREROUTING" else OUTBOUND
     port = trace.destination.port
+    if port == to:
+        refuse_assumed(trace, nat)
     if stays(trace) and port == to:
         return []
     wrong_port = stays(trace)

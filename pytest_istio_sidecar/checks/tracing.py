@@ -18,6 +18,7 @@ from pytest_istio_sidecar.netfilter.matches import PROTOCOLS
 from pytest_istio_sidecar.netfilter.model import Family, Rule, Rules, Table, rulesets_of
 from pytest_istio_sidecar.netfilter.packet import Fate, Hook, Host, IPAddress, Packet
 from pytest_istio_sidecar.netfilter.space.queries import Fates, FieldName, Outcome, Part, fates, regions
+from pytest_istio_sidecar.netfilter.targets import Translate
 from pytest_istio_sidecar.netfilter.trace.trace import Trace, trace
 
 CAPTURED = (Fate.REDIRECTED, Fate.TPROXIED, Fate.TRANSLATED)
@@ -106,7 +107,7 @@ def parted(
     outcomes, *others = fates(
         [rules] if known_in is None else [rules, known_in], hook, host=host, family=family
     )
-    judged = _by_meaning(outcomes, meant, ports).judged(_judged)
+    judged = _by_meaning(outcomes, meant, ports, to_assumed_address(rules, family, host)).judged(_judged)
     for other in others:
         doubtful = _by_meaning(other, is_undecided, ports).judged(
             lambda answers: _judged(answers) is not False
@@ -120,16 +121,53 @@ def parted(
     if None in parts:
         read = rules if source is None else source
         (packet, *_) = parts[None][0].witnesses
-        decided(read, packet, host)
+        refuse_assumed(decided(read, packet, host), read)
         raise Undecided(messages.NOT_TOLD(packet=describe(packet), pod=of_pod(read)))
     return parts.get(True, []), parts.get(False, [])
 
 
-def _by_meaning(outcomes: Fates, meant: Callable[[Outcome, bool], bool], ports: Collection[int]) -> Fates:
-    """Of each outcome whether it is meant, and whether it is unknown."""
-    return outcomes.labelled(
-        lambda outcome, there: [(meant(outcome, there), outcome.fate is Fate.UNKNOWN)], ports=ports
+def _by_meaning(
+    outcomes: Fates,
+    meant: Callable[[Outcome, bool], bool],
+    ports: Collection[int],
+    to_assumed: Collection[Rule] = (),
+) -> Fates:
+    """Of each outcome whether it is meant, and whether it is unknown; both where its address is assumed."""
+
+    def meanings(outcome: Outcome, there: bool) -> list[tuple[bool, bool]]:
+        maybe = (True, False) if there and comes_by_assumption(outcome, to_assumed) else (there,)
+        return [(meant(outcome, each), outcome.fate is Fate.UNKNOWN) for each in maybe]
+
+    return outcomes.labelled(meanings, ports=ports)
+
+
+def to_assumed_address(rules: Rules, family: Family, host: Host | None) -> list[Rule]:
+    """The rules that send to the address that counts as the pod's for want of its own."""
+    if host not in (None, Host()):
+        return []
+    every = (rule for ruleset in rulesets_of(rules, family) for rule in ruleset.rules())
+    return [rule for rule in every if _sends_to_assumed(rule)]
+
+
+def _sends_to_assumed(rule: Rule) -> bool:
+    return any(
+        isinstance(target, Translate)
+        and target.name == "DNAT"
+        and target.addresses is not None
+        and any(not address.is_loopback and Host().is_local(address) for address in target.addresses)
+        for target in rule.targets()
     )
+
+
+def comes_by_assumption(outcome: Outcome, to_assumed: Collection[Rule]) -> bool:
+    """Whether packets that come to this host by an outcome do so only if it has the address that is assumed.
+
+    Args:
+        to_assumed: the rules that send there. Of what goes to that address already no outcome tells it.
+    """
+    address = outcome.address
+    elsewhere = isinstance(address, str) or not address.is_loopback
+    return bool(to_assumed) and outcome.fate is Fate.TRANSLATED and elsewhere
 
 
 def is_undecided(outcome: Outcome, _: bool) -> bool:
@@ -198,7 +236,30 @@ def not_stated(rules: Rules, rule: Rule) -> Undecided:
 
 
 def stays(traced: Trace) -> bool:
-    """Whether a packet is sent to a port of its own host: DNAT may send it to anybody's, of any number."""
+    """Whether a packet is sent to a port of its own host: DNAT may send it to anybody's, of any number.
+
+    Not where the host's address is but assumed.
+    """
     if traced.fate in _OF_THIS_HOST:
         return True
-    return traced.fate is Fate.TRANSLATED and traced.host.is_local(traced.destination.address)
+    own = traced.host.is_local(traced.destination.address) and not stays_by_assumption(traced)
+    return traced.fate is Fate.TRANSLATED and own
+
+
+def stays_by_assumption(traced: Trace) -> bool:
+    """Whether a packet is sent to its own host only if that has the address that is assumed."""
+    if traced.fate is not Fate.TRANSLATED or traced.host != Host():
+        return False
+    address = traced.destination.address
+    met = (step.rule for step in traced.steps if step.matched and step.rule is not None)
+    return not address.is_loopback and traced.host.is_local(address) and any(map(_sends_to_assumed, met))
+
+
+def refuse_assumed(traced: Trace, rules: Rules) -> None:
+    """Give no answer of a packet that comes to its own host only if the assumed address is the host's.
+
+    Raises:
+        Undecided: it is such a packet.
+    """
+    if stays_by_assumption(traced) and traced.deciding_rule is not None:
+        raise not_stated(rules, traced.deciding_rule)

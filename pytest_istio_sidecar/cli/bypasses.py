@@ -27,6 +27,7 @@ from pytest_istio_sidecar.cli.command import (
     host_of,
     print_assumptions,
     print_notes,
+    refuse_unseen,
     release_of,
     say,
 )
@@ -98,7 +99,7 @@ def run(options: argparse.Namespace) -> Status:
     )
     from pytest_istio_sidecar.checks.comparison.expectation import completed, expected_of
     from pytest_istio_sidecar.errors import Undecided
-    from pytest_istio_sidecar.istio.options import options_named
+    from pytest_istio_sidecar.istio.option_names import options_named
     from pytest_istio_sidecar.machine.given_file import text_of
     from pytest_istio_sidecar.netfilter.kernel.unread import left_aside
     from pytest_istio_sidecar.reports.bypasses import render_bypasses, titles_of
@@ -127,17 +128,19 @@ def run(options: argparse.Namespace) -> Status:
     if version is None:
         report = reviewed_beside(rules, None, reviewed, pod=pod, today=today, host=host)
     else:
+        refuse_unseen(read.rules, version, asked, host)
         expected = expected_of(rules, version, asked)
         rules = completed(rules, expected)
         report = judged_bypasses(rules, version, asked, reviewed=reviewed, **of_pod)
     against = [each for each in report.unexpected if each.standing is Standing.OPEN]
     may = [entry.packets for entry in reviewed if entry.holds(pod=pod, today=today)]
+    something_said = bool(version or options.allow or options.reviewed)
     undecided = ""
-    if not against:
+    if something_said or not against:
         try:
             if version is not None:
                 check_reviewed_bypasses(version, asked, reviewed, rules=rules, **of_pod)
-            check_only_bypasses(rules, may, expected=expected, host=host)
+            check_only_bypasses(rules, [*may, *against], expected=expected, host=host)
         except Undecided as problem:
             undecided = str(problem)
     if options.json:
@@ -165,13 +168,11 @@ def run(options: argparse.Namespace) -> Status:
         print(*read.rules.notes, text, sep="\n")
     print_assumptions(rules)
     _print_what_is_idle(accepted, version, asked)
-    if undecided:
+    if undecided and not against:
         say(undecided)
         return Status.UNDECIDED
-    if against and (version or options.allow or options.reviewed):
-        neither = (
-            "neither by design nor allowed" if not options.reviewed else "not by design, allowed or reviewed"
-        )
+    if against and something_said:
+        neither = _neither(version, options)
         for each in against:
             asked_for = f" ({', '.join(each.asked)})" if each.asked else ""
             say(f"{neither}: {not_allowed(each, rules).summary}{asked_for}")
@@ -181,6 +182,8 @@ def run(options: argparse.Namespace) -> Status:
         say("nothing was said of what may get by; --istio-version, --allow and --reviewed do")
     if against and report.conditional:
         say("of the packets under CANNOT BE TOLD it is not known whether they get by, too")
+    elif against and undecided:
+        say(f"and not decided, whatever becomes of that: {undecided}")
     return Status.AGAINST if against else Status.HOLDS
 
 
@@ -194,6 +197,15 @@ def _print_what_is_idle(accepted: Sequence[str], version: str | None, asked: Ist
         own = {option.name for option in Pod(version, asked).own}
         idle = {name: "is as the release's template has it" for name in accepted if name not in own}
     print_notes(f"--accept-options: {name} {why}" for name, why in idle.items())
+
+
+def _neither(version: str | None, options: argparse.Namespace) -> str:
+    """What a class is not that may not get by, of what could let it."""
+    may = ["by design"] * bool(version)
+    may += ["allowed"] * (bool(options.allow) or not options.reviewed) + ["reviewed"] * bool(options.reviewed)
+    if len(may) == 2:
+        return f"neither {may[0]} nor {may[1]}"
+    return f"not {', '.join(may[:-1])}{' or ' if may[1:] else ''}{may[-1]}"
 
 
 def _why_not(

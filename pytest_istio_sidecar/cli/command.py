@@ -30,7 +30,7 @@ class Status(IntEnum):
     HOLDS = 0
     """What was asked holds; of a command that only shows, it was shown."""
     AGAINST = 1
-    """A verdict against."""
+    """A verdict against, whatever is undecided beside it: both are said."""
     UNUSABLE = 2
     """Wrong use, or input that cannot be read."""
     UNDECIDED = 3
@@ -83,6 +83,7 @@ def add_option_argument(parser: argparse.ArgumentParser) -> None:
     """Register `--option`, which `release_of` reads."""
     parser.add_argument(
         "--option",
+        "--istio-option",
         action="append",
         default=[],
         metavar="NAME=VALUE",
@@ -128,6 +129,20 @@ def release_of(options: argparse.Namespace, read: Given | None = None) -> tuple[
         return version, pods
     chosen = options_of(options.option, version)
     return version, chosen if pods is None else chosen.beside(pods)
+
+
+def refuse_unseen(rules: PodRules, version: str, asked: IstioOptions, host: Host) -> None:
+    """Give no answer where iptables shows no rule of Istio's, and the release can write them elsewhere.
+
+    Raises:
+        Undecided: it is so.
+    """
+    from pytest_istio_sidecar.checks.sidecar import check_istio_rules
+    from pytest_istio_sidecar.netfilter.kernel.unread import is_unread
+
+    meant = bool(rules.of_family(4)) and asked.inbound_interception_mode != "NONE"
+    if meant and not any(map(is_unread, rules.rulesets)):
+        check_istio_rules(rules, version, host=host)
 
 
 def options_of(pairs: Sequence[str], version: str | None) -> IstioOptions:

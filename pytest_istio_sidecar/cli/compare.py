@@ -20,6 +20,7 @@ from pytest_istio_sidecar.cli.command import (
     given,
     host_of,
     print_notes,
+    refuse_unseen,
     release_of,
     say,
     with_notes,
@@ -85,6 +86,7 @@ def _compare(
     from pytest_istio_sidecar.reports.comparison import comparison_fields
     from pytest_istio_sidecar.reports.message import render_findings
 
+    refuse_unseen(rules, version, asked, host)
     findings = check_matches_istio(rules, version, options.exact, options=asked, host=host)
     if options.json:
         expected = expected_of(rules, version, asked)
@@ -100,12 +102,12 @@ def _compare(
         print(*for_terminal(with_notes(text, rules), sys.stdout), sep="\n")
         filled = cast("PodRules", completed(rules, expected_of(rules, version, asked)))
         _print_what_it_rests_on(filled, [] if findings else _assumptions(filled), apart=not findings)
+    untold = leaves_ipv6_untold(rules, asked, host)
+    if untold:
+        say(IPV6_UNTOLD(pod=of_pod(rules)))
     if violations(findings):
         return Status.AGAINST
-    if leaves_ipv6_untold(rules, asked, host):
-        say(IPV6_UNTOLD(pod=of_pod(rules)))
-        return Status.UNDECIDED
-    return Status.HOLDS
+    return Status.UNDECIDED if untold else Status.HOLDS
 
 
 def _assumptions(rules: PodRules) -> list[str]:

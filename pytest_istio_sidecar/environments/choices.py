@@ -18,7 +18,7 @@ DEFAULT_VERSION = "1.8.3"
 def istio_options(text: str, folder: Path) -> str:  # noqa: ARG001 - as every check
     """Names of options of Istio, with commas between them; as fields of `IstioOptions`."""
     from pytest_istio_sidecar.errors import UsageProblem
-    from pytest_istio_sidecar.istio.options import options_named
+    from pytest_istio_sidecar.istio.option_names import options_named
 
     try:
         return ",".join(options_named(text))
@@ -90,7 +90,7 @@ class RunChoices(Frozen):
         "of this package: excludeInboundPorts=8443, inbound_ports_exclude=15090,15021,8443,15020. May be "
         "repeated.",
         default=(),
-        check=formed(r"[^=:\s]+\s*(=|:\s).*", "NAME=VALUE"),
+        check=formed("istio-cni|.+?(=|: ).*", "NAME=VALUE"),
         metavar="NAME=VALUE",
         repeat=True,
     )

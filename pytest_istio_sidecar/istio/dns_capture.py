@@ -34,11 +34,12 @@ _QUESTION = "-p udp -m udp --dport 53 "
 _TO_AGENT = f"-j REDIRECT --to-ports {_AGENT}"
 
 
-def proxy(number: Number, options: OptionValues) -> int | None:
-    """The port of the proxy that a release sends DNS to; None: it captures none."""
+def proxies(number: Number, options: OptionValues) -> dict[str, int]:
+    """The port of the proxy that a release sends DNS to, by protocol; none where it captures none."""
     if options.redirect_dns:
-        return ports.DNS[number >= AGENT_SINCE]
-    return ports.DNS[0] if options.dns_by_envoy and number < TCP_SINCE else None
+        port = ports.DNS[number >= AGENT_SINCE]
+        return dict.fromkeys(("udp", "tcp") if number >= TCP_SINCE else ("udp",), port)
+    return {"udp": ports.DNS[0]} if options.dns_by_envoy and number < TCP_SINCE else {}
 
 
 def splits_loopback(installation: Installation) -> bool:

@@ -1,27 +1,23 @@
 """What a pod asks istio-init for: the options of istio-iptables, as they are written where they come from.
 
-Knows a command line's NAME=VALUE, and that of a pod more may have to be added. Does not know what an option
+Knows that of a pod more may have to be added. Does not know what an option
 may hold (`option_table`), nor where a pod keeps them (`pod_options`).
 """
 
 from __future__ import annotations
 
-import difflib
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Self
 
 from pytest_istio_sidecar.errors import UsageProblem
-from pytest_istio_sidecar.failure import Failure
-from pytest_istio_sidecar.istio import messages
 from pytest_istio_sidecar.istio.command_line import read_command_line
-from pytest_istio_sidecar.istio.option_kinds import BESIDE, Argument, is_malformed
+from pytest_istio_sidecar.istio.option_kinds import Argument, is_malformed
+from pytest_istio_sidecar.istio.option_names import fields_named, no_such_option
 from pytest_istio_sidecar.istio.option_table import OPTIONS, OptionValues
 from pytest_istio_sidecar.istio.pod_options import fields_of_pod
 from pytest_istio_sidecar.istio.versions import number_of
 
-_PAIR = re.compile(r"\s*(?P<name>[^=:\s]+)\s*(?:=(?P<value>.*)|:\s+(?P<said>.*?)\s*)", re.DOTALL)
 _DEFAULTS = {option.name: option.default for option in OPTIONS}
 
 
@@ -48,32 +44,21 @@ class IstioOptions(OptionValues):
         """
         for name in given:
             if name not in _DEFAULTS:
-                raise UsageProblem(_no_such_option(name, _DEFAULTS))
+                raise UsageProblem(no_such_option(name))
         return cls(**given)
 
     @classmethod
     def from_pairs(cls, pairs: Iterable[str]) -> Self:
         """Options as they are written on a command line: "inbound_ports_exclude=15090,8443".
 
-        A name may be any that `option_named` knows, and NAME=VALUE also be `NAME: VALUE`, as messages say
-        what a pod asks for. By an annotation's name the value is the annotation's: the inbound ports that it
-        leaves alone are left beside those of the template.
+        A name may be any that Istio has (`option_names`), and NAME=VALUE also be `NAME: VALUE`, as messages
+        say what a pod asks for. By an annotation's name the value is the annotation's: the inbound ports that
+        it leaves alone are left beside those of the template.
 
         Raises:
             UsageProblem: no NAME=VALUE, no option of that name or value, or one with two values.
         """
-        given: dict[str, str] = {}
-        for text in pairs:
-            written = _PAIR.fullmatch(text)
-            if written is None:
-                raise UsageProblem(messages.NOT_NAME_VALUE(text=text))
-            name = option_named(written["name"])
-            value = written["value"] if written["said"] is None else written["said"].replace('""', "")
-            if written["name"].rpartition("/")[2] == "excludeInboundPorts":
-                value = f"{BESIDE}{value.removeprefix(BESIDE)}"
-            if given.setdefault(name, value) != value:
-                raise UsageProblem(messages.GIVEN_TWICE(option=name, first=given[name], second=value))
-        return cls.of(given)
+        return cls(**fields_named(pairs))
 
     @classmethod
     def from_pod(cls, pod: Mapping[str, Any]) -> Self:
@@ -148,42 +133,6 @@ class IstioOptions(OptionValues):
             for name, default in _DEFAULTS.items()
             if (value := getattr(self, name)) is not None and value != default
         }
-
-
-def option_named(text: str) -> str:
-    """The field that a name stands for: its own, or that of an annotation, a flag or a variable of Istio's.
-
-    Raises:
-        UsageProblem: a name that no option has; the message has the nearest.
-    """
-    names = {
-        name: option.name
-        for option in OPTIONS
-        for full in (*option.annotations, *option.flags, *option.variables, option.words or "", option.name)
-        for name in (full, full.rpartition("/")[2])
-    }
-    if text not in names:
-        raise UsageProblem(_no_such_option(text, names))
-    return names[text]
-
-
-def options_named(text: str) -> tuple[str, ...]:
-    """The fields that names with commas between them stand for, as `option_named` has each.
-
-    Raises:
-        UsageProblem: a name that no option has, or none at all.
-    """
-    names = [name.strip() for name in text.split(",")]
-    if not all(names):
-        raise UsageProblem(messages.NO_OPTION_NAMED(text=text))
-    return tuple(map(option_named, names))
-
-
-def _no_such_option(name: str, names: Iterable[str]) -> Failure:
-    by_letters = {each.lower(): each for each in names}
-    near = difflib.get_close_matches(name.lower(), list(by_letters), n=1)
-    hint = f"; {by_letters[near[0]]}?" if near else "."
-    return messages.NO_SUCH_OPTION(option=name, hint=hint, known=", ".join(_DEFAULTS))
 
 
 def _written(value: str | bool) -> str:

@@ -48,19 +48,19 @@ def in_effect(number: Number, options: _Options) -> _Options:
         chosen["dns_by_envoy"] = False
         chosen["redirect_dns"] = options.redirect_dns and number >= CNI_DNS_SINCE
     left_open = {
-        "inbound_ports_exclude": _left_inbound(number, by_cni=by_cni),
+        "inbound_ports_exclude": left_inbound(number, by_cni=by_cni),
         "outbound_ports_exclude": (ports.AGENT,) if by_cni else (),
         "capture_all_dns": by_cni,
     }
     asked = chosen["inbound_ports_exclude"] or ""
     if asked.startswith(BESIDE):
         members = split(asked.removeprefix(BESIDE))
-        chosen["inbound_ports_exclude"] = _left_inbound(number, members, by_cni=by_cni)
+        chosen["inbound_ports_exclude"] = left_inbound(number, members, by_cni=by_cni)
     chosen |= {name: value for name, value in left_open.items() if chosen[name] is None}
     return replace(options, **chosen)
 
 
-def _left_inbound(number: Number, asked: Sequence[str] = (), *, by_cni: bool) -> tuple[str, ...]:
+def left_inbound(number: Number, asked: Sequence[str] = (), *, by_cni: bool) -> tuple[str, ...]:
     """The inbound ports that are left alone where a pod's annotation asks for these ones.
 
     Source: `excludeInboundPort` of the injection templates (pkg/kube/inject/template.go), which puts the

@@ -101,13 +101,13 @@ def inbound_ports(version: str, options: IstioOptions) -> tuple[int, int]:
     return int(_redirect_port(number, options)), int(tproxy.port(number, options))
 
 
-def dns_port(version: str, options: IstioOptions) -> int | None:
-    """The port that a release sends captured DNS to; None: it captures none.
+def dns_ports(version: str, options: IstioOptions) -> dict[str, int]:
+    """The port that a release sends captured DNS to, by protocol; none where it captures none.
 
     Raises:
         UsageProblem: no release.
     """
-    return dns_capture.proxy(_number(version), options)
+    return dns_capture.proxies(_number(version), options)
 
 
 def passed_over(version: str, options: IstioOptions) -> tuple[tuple[str, str], ...]:

@@ -76,7 +76,7 @@ class Explanation:
 
     def changes_from(self, before: IstioOptions) -> tuple[str, ...]:
         """What sets the options apart from others, as a pod asks for it."""
-        return as_a_pod_asks(before, self.options)
+        return as_a_pod_asks(number_of(self.versions[-1]), before, self.options)
 
 
 def nearest(rulesets: Sequence[Ruleset]) -> tuple[Explanation, ...]:
@@ -88,8 +88,11 @@ def nearest(rulesets: Sequence[Ruleset]) -> tuple[Explanation, ...]:
     families = [ruleset.family for ruleset in rulesets]
     for mode in ("init", "cni"):
         begin = IstioOptions(mode=mode)
+        # A release is tried of those that make the same of the template, and of DNS capture, too.
+        capturing = replace(begin, redirect_dns=True, capture_all_dns=True)
         for version in known_versions():
-            begins[_tables(version, begin, families), mode] = (version, begin)
+            made = _tables(version, begin, families), _tables(version, capturing, families)
+            begins[made, mode] = (version, begin)
     given, unread = _counted(rulesets), _unread(rulesets)
     reached = [explain(rulesets, version, begin) for version, begin in begins.values()]
     tried: dict[tuple[Ruleset, ...], dict[IstioOptions, list[str]]] = {}
@@ -136,8 +139,12 @@ def same_in(rulesets: Sequence[Ruleset], options: IstioOptions) -> tuple[str, ..
 
 def _asked(options: IstioOptions, versions: Sequence[str]) -> tuple[str, ...]:
     """How the newest of these releases is asked for the options, beyond what its template passes."""
-    default = in_effect(number_of(versions[-1]), IstioOptions(mode=options.mode))
-    return (*(["istio-cni"] if options.mode == "cni" else []), *as_a_pod_asks(default, options))
+    number = number_of(versions[-1])
+    default = in_effect(number, IstioOptions(mode=options.mode))
+    return (
+        *(["istio-cni"] if options.mode == "cni" else []),
+        *as_a_pod_asks(number, default, in_effect(number, options)),
+    )
 
 
 def _in_order(

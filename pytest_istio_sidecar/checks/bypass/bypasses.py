@@ -18,7 +18,14 @@ from pytest_istio_sidecar.checks.bypass.rows import HEADS, rows_of
 from pytest_istio_sidecar.checks.cause import cause_of
 from pytest_istio_sidecar.checks.finding import Finding, Kind
 from pytest_istio_sidecar.checks.other_hosts import other_hosts
-from pytest_istio_sidecar.checks.tracing import CAPTURED, assumptions, not_stated, of_pod
+from pytest_istio_sidecar.checks.tracing import (
+    CAPTURED,
+    assumptions,
+    comes_by_assumption,
+    not_stated,
+    of_pod,
+    to_assumed_address,
+)
 from pytest_istio_sidecar.checks.wording import HOOKS, Direction, of_direction
 from pytest_istio_sidecar.errors import Undecided
 from pytest_istio_sidecar.istio.ports import INBOUND, OUTBOUND
@@ -26,7 +33,7 @@ from pytest_istio_sidecar.markup import html_table
 from pytest_istio_sidecar.netfilter.kernel.hooks import unread_chains
 from pytest_istio_sidecar.netfilter.kernel.unread import left_aside, notes_of, with_unread_legacy
 from pytest_istio_sidecar.netfilter.matches import Owner
-from pytest_istio_sidecar.netfilter.model import Family, PodRules, Rules, rulesets_of
+from pytest_istio_sidecar.netfilter.model import Family, PodRules, Rule, Rules, rulesets_of
 from pytest_istio_sidecar.netfilter.packet import Fate, Hook, Host
 from pytest_istio_sidecar.netfilter.space.queries import Fates, Outcome, Partition, fates, no_collection
 from pytest_istio_sidecar.netfilter.targets import Jump
@@ -251,18 +258,21 @@ def judged_fates(
 ) -> list[Fates]:
     """How all packets that enter at a hook get by under each set of rules: a `Passing`, if they do."""
 
-    def judged(outcomes: Fates, at: Collection[int]) -> Fates:
+    def judged(outcomes: Fates, at: Collection[int], to_assumed: Collection[Rule]) -> Fates:
         def passages(outcome: Outcome, at_envoy: bool) -> tuple[str, ...]:
+            if at_envoy and comes_by_assumption(outcome, to_assumed):
+                return _CAUGHT, _MOVED
             return _passages(outcome, at_envoy or envoy_ports.takes(outcome, hook))
 
         return outcomes.labelled(passages, ports=at).judged(_judged)
 
     exceptions = list(envoy_ports.exceptions(hook, host or Host()))
     answers = []
-    for outcomes in fates(sides, hook, host=host, family=family):
-        answer = judged(outcomes, envoy_ports.at(hook))
+    for side, outcomes in zip(sides, fates(sides, hook, host=host, family=family), strict=True):
+        to_assumed = to_assumed_address(side, family, host)
+        answer = judged(outcomes, envoy_ports.at(hook), to_assumed)
         for product, others in exceptions:
-            answer = answer.replaced(product, judged(outcomes, others))
+            answer = answer.replaced(product, judged(outcomes, others, to_assumed))
         answers.append(answer)
     return answers
 

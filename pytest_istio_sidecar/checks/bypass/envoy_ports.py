@@ -7,13 +7,14 @@ direction is not captured.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 
-from pytest_istio_sidecar.istio import rules
+from pytest_istio_sidecar.istio import ports, rules
 from pytest_istio_sidecar.istio.option_kinds import split
 from pytest_istio_sidecar.istio.options import IstioOptions
+from pytest_istio_sidecar.netfilter.matches import PROTOCOLS
 from pytest_istio_sidecar.netfilter.packet import Fate, Hook, Host
 from pytest_istio_sidecar.netfilter.space.queries import Outcome, Product
 
@@ -26,12 +27,14 @@ class EnvoyPorts:
         inbound: what comes from elsewhere, and what the pod sends to itself.
         handed_over: the same, where TPROXY hands it over; before Istio 1.9 that is the port of what leaves.
         outbound: what leaves.
+        dns: by protocol, the port of the proxy of DNS, which answers questions of DNS alone.
         machines: interfaces of virtual machines, as rules name them: what comes by them leaves.
     """
 
     inbound: frozenset[int]
     handed_over: frozenset[int]
     outbound: frozenset[int]
+    dns: Mapping[str, int] = field(default_factory=dict)
     machines: tuple[str, ...] = ()
 
     @classmethod
@@ -53,11 +56,11 @@ class EnvoyPorts:
     def of_release(cls, version: str, options: IstioOptions) -> EnvoyPorts:
         """Those of a release that was told these options."""
         redirected, handed_over = rules.inbound_ports(version, options)
-        dns = rules.dns_port(version, options)
         return cls(
             inbound=frozenset({redirected}),
             handed_over=frozenset({handed_over}),
-            outbound=frozenset({int(options.proxy_port), *([] if dns is None else [dns])}),
+            outbound=frozenset({int(options.proxy_port)}),
+            dns=rules.dns_ports(version, options),
             machines=split(options.kube_virt_interfaces),
         )
 
@@ -66,7 +69,10 @@ class EnvoyPorts:
         return self.inbound if hook == "PREROUTING" else self.outbound
 
     def exceptions(self, hook: Hook, host: Host) -> Iterator[tuple[Product, frozenset[int]]]:
-        """Packets that either port is for: of a virtual machine, and what the pod sends to itself.
+        """Packets that other ports are for, the later counting more.
+
+        Either port is for what comes of a virtual machine, and for what the pod sends to itself; the proxy of
+        DNS has its own.
 
         The interface by which the pod is reached is none of a virtual machine's, whatever an option says:
         what comes by it is for the pod.
@@ -74,6 +80,14 @@ class EnvoyPorts:
         names = ["lo"] if hook == "OUTPUT" else self._of_machines(host)
         if names:
             yield {"interface": tuple(names)}, self.inbound | self.outbound
+        for protocol, proxy in self.dns.items() if hook == "OUTPUT" else ():
+            number = PROTOCOLS[protocol]
+            questions: Product = {
+                "protocol": ((number, number),),
+                "destination_port": ((ports.DOMAIN, ports.DOMAIN),),
+            }
+            yield questions, self.outbound | {proxy}
+            yield {**questions, "interface": tuple(names)}, self.inbound | self.outbound | {proxy}
 
     def takes(self, outcome: Outcome, hook: Hook) -> bool:
         """Whether TPROXY hands packets over to the port that is for it."""

@@ -14,6 +14,7 @@ from itertools import islice
 from typing import cast
 
 from pytest_istio_sidecar.checks.bypass.bypass import Bypass
+from pytest_istio_sidecar.checks.tracing import stays_by_assumption
 from pytest_istio_sidecar.checks.wording import (
     CLAUSES,
     DIRECTIONS,
@@ -36,6 +37,10 @@ _READABLE = 256
 _ENDS = 3
 """Places to which packets of a class are sent that are told; the rest are not."""
 _MOVED = (Fate.REDIRECTED, Fate.TPROXIED, Fate.TRANSLATED)
+_WHOSE = (
+    "that depends on the pod's own addresses, which nobody stated, and {address} only stands for them: give "
+    "--interface eth0=ADDRESS/PREFIX"
+)
 _TRACED = 16
 """Packets of a class that are traced to name the rules which let it by."""
 
@@ -138,7 +143,11 @@ class FoundBypass:
     @property
     def conditions(self) -> tuple[str, ...]:
         """Why it cannot be told whether they get by, or may; empty where it can."""
-        return (self._passing.doubt,) if self._passing.doubt else self.trace.reasons
+        if self._passing.doubt:
+            return (self._passing.doubt,)
+        if stays_by_assumption(self.trace):
+            return (_WHOSE.format(address=self.trace.destination.address),)
+        return self.trace.reasons
 
     @property
     def in_doubt(self) -> bool:

@@ -118,7 +118,7 @@ class Pod:
     def asks(self, name: str) -> str:
         """How the pod asks for an option: "excludeInboundPorts: 8443"."""
         (option,) = (option for option in OPTIONS if option.name == name)
-        return in_words(option, self.template, self.resolved)
+        return in_words(option, number_of(self.version), self.resolved)
 
     def rules(self, family: Family, options: IstioOptions) -> Ruleset | None:
         """What the release makes with these options; None where it refuses them."""

@@ -193,7 +193,8 @@ def guess(rules: Rules, *, host: Host | None = None) -> tuple[Guess, ...]:
     """The releases and options whose rules are equivalent to these, nearest first; else the nearest.
 
     Raises:
-        Undecided: no chain of Istio's is there, or the rules do not tell what becomes of some packet.
+        Undecided: no chain of Istio's is there; or the rules do not tell what becomes of some packet, and are
+            no release's rule for rule.
     """
     rules = each_ruleset(rules, _most_complete)
     rulesets = istio_rulesets(rules)
@@ -201,6 +202,7 @@ def guess(rules: Rules, *, host: Host | None = None) -> tuple[Guess, ...]:
         mode = other_mode(rules) if isinstance(rules, PodRules) else ""
         raise Undecided(messages.OTHER_MODE(mode=mode) if mode else messages.NO_ISTIO_CHAIN())
     guesses: list[Guess] = []
+    untold: Undecided | None = None
     for explanation in nearest(rulesets)[:_GUESSES]:
         expected = PodRules(
             rulesets=tuple(
@@ -210,11 +212,18 @@ def guess(rules: Rules, *, host: Host | None = None) -> tuple[Guess, ...]:
             order_known=True,
         )
         comparison = compare(rules, expected, host=host)
-        comparison.effects  # noqa: B018 - where it cannot be told beside one release, none is worth a try
+        try:
+            comparison.effects  # noqa: B018 - where it cannot be told beside one release, none is worth a try
+        except Undecided as problem:
+            untold = problem
+            break
         guesses.append(
             Guess(versions=explanation.versions, changes=explanation.changes, comparison=comparison)
         )
-    return tuple(each for each in guesses if each.comparison.equivalent) or tuple(guesses[:1])
+    equivalent = tuple(each for each in guesses if each.comparison.equivalent)
+    if untold is not None and not equivalent:
+        raise untold
+    return equivalent or tuple(guesses[:1])
 
 
 def _most_complete(ruleset: Ruleset) -> Ruleset:

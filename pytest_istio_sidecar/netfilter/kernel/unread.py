@@ -59,11 +59,13 @@ def with_unread_legacy(rulesets: Sequence[Ruleset]) -> tuple[Ruleset, ...]:
 def with_unread_partners(rulesets: Sequence[Ruleset]) -> tuple[Ruleset, ...]:
     """Rulesets, and where none has any rule, beside each family's the back end that was not read.
 
-    A pod's rules are in one of two back ends, and the text of the other shows none.
+    A pod's rules are in one of two back ends, and the text of the other shows none. Where nat itself was not
+    read whole, that comes first.
     """
     backends: dict[Family, set[Backend | None]] = {}
     for ruleset in rulesets:
-        if ruleset.unread or any(ruleset.rules()) or any(map(_drops, ruleset.tables)):
+        without_nat = any(table == "nat" for table, _ in ruleset.unread)
+        if without_nat or any(ruleset.rules()) or any(map(_drops, ruleset.tables)):
             return tuple(rulesets)
         backends.setdefault(ruleset.family, set()).add(ruleset.backend)
     partners = [

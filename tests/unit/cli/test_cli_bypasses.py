@@ -312,3 +312,50 @@ def test_beside_what_gets_by_it_is_said_that_of_other_packets_it_cannot_be_told(
     assert main(["bypasses", listing(text), "--istio-version", "1.8.3"]) == 1
     said = capsys.readouterr()
     assert ("CANNOT BE TOLD" in said.out) == ("under CANNOT BE TOLD" in said.err) == True  # noqa: E712
+
+
+@pytest.mark.parametrize(
+    "option",
+    [
+        "excludeInboundPorts=8443",
+        "traffic.sidecar.istio.io/excludeInboundPorts=8443",
+        "excludeInboundPorts: 8443",
+        "ISTIO_LOCAL_EXCLUDE_PORTS=15090,15021,8443,15020",
+    ],
+)
+@pytest.mark.parametrize("name", ["--option", "--istio-option"])
+def test_an_option_is_given_by_any_name_of_istios(excluded, capsys, name, option):
+    arguments = ["bypasses", excluded, "--istio-version", "1.8.3", name, option]
+    assert main([*arguments, "--accept-options", "excludeInboundPorts"]) == 0
+    assert "inbound tcp 8443 (excludeInboundPorts: 8443)" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (["--istio-version=1.8.3"], "neither by design nor allowed: inbound tcp 8443"),
+        (["--istio-version=1.8.3", "--allow=outbound"], "neither by design nor allowed: inbound tcp 8443"),
+        (["--istio-version=1.8.3", "--reviewed=no.toml"], "neither by design nor reviewed: inbound tcp 8443"),
+        (
+            ["--istio-version=1.8.3", "--reviewed=no.toml", "--allow=outbound"],
+            "not by design, allowed or reviewed: inbound tcp 8443",
+        ),
+        (["--allow=outbound"], "not allowed: inbound "),
+        (["--reviewed=no.toml"], "not reviewed: inbound "),
+        (["--reviewed=no.toml", "--allow=outbound"], "neither allowed nor reviewed: inbound "),
+    ],
+)
+def test_what_may_not_get_by_is_told_by_what_was_said(listing, tmp_path, monkeypatch, capsys, more, said):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "no.toml").write_text("bypass = []")
+    assert main(["bypasses", listing(OPENED), *more]) == 1
+    assert f"istio-sidecar: {said}" in capsys.readouterr().err
+
+
+def test_what_another_pods_address_would_change_is_told_beside_what_is_against(listing, capsys):
+    own = "-A PREROUTING -d 10.244.0.7/32 -p tcp -j RETURN"
+    rules = listing(OPENED.replace(JUMP, f"{own}\n{JUMP}"))
+    assert main(["bypasses", rules, "--istio-version", "1.8.3"]) == 1
+    told = capsys.readouterr().err
+    assert f"and not decided, whatever becomes of that: whether `{own}`" in told
+    assert main(["bypasses", rules, "--istio-version", "1.8.3", "--allow", "inbound tcp 8443"]) == 3

@@ -99,3 +99,23 @@ def test_what_the_listing_hides_is_undecided(capsys: pytest.CaptureFixture[str])
 def test_wrong_use_is_told(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["compare", LISTING, *arguments]) == 2
     assert capsys.readouterr().err.startswith("istio-sidecar: ")
+
+
+def test_rules_of_a_release_are_guessed_though_they_leave_packets_untold(tmp_path, capsys):
+    rules = tmp_path / "pod.rules"
+    rules.write_text(render_save(expected_ruleset("1.5.0", inbound_interception_mode="TPROXY")))
+    assert main(["compare", str(rules), "--guess"]) == 0
+    assert capsys.readouterr().out.startswith(
+        "Istio 1.5.0 to 1.5.1 with interceptionMode: TPROXY: rule for rule"
+    )
+    rules.write_text(rules.read_text().replace("--dport 22 -j RETURN", "--dport 23 -j RETURN"))
+    assert main(["compare", str(rules), "--guess"]) == 3
+
+
+def test_what_is_undecided_of_ipv6_is_told_beside_what_is_against(tmp_path, capsys):
+    rules, empty = tmp_path / "pod.rules", tmp_path / "empty.rules"
+    text = render_save(expected_ruleset("1.8.3"))
+    rules.write_text(text.replace("--to-ports 15006", "--to-ports 15007"))
+    empty.write_text("*nat\n:PREROUTING ACCEPT [0:0]\n:OUTPUT ACCEPT [0:0]\nCOMMIT\n")
+    assert main(["compare", str(rules), f"ip6:{empty}", "--istio-version", "1.8.3"]) == 1
+    assert "whether IPv6 is to go through Envoy cannot be told" in capsys.readouterr().err

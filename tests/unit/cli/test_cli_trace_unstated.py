@@ -122,3 +122,26 @@ def test_rules_that_the_release_makes_single_nothing_out(tmp_path, capsys):
     words = ["--istio-version", "1.20.8", "--option", "exclude_interfaces=net1"]
     assert main(["trace", str(file), *IN, *words]) == 0
     assert "net1 it would" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "interface", "rule"),
+    [
+        ("! -i eth0", "! -i net1", "net1", "! -i eth0"),
+        ("! -i net1", "! -i eth0", "net1", "! -i net1"),
+        ("! -i eth+", "! -i net1", "net1", "! -i eth+"),
+        ("-i net1", "! -i net1", "net1", "-i net1"),
+        ("! -i eth0", "! -i net+", "net0", "! -i eth0"),
+    ],
+)
+def test_the_rule_that_tells_another_pod_apart_is_the_one_that_holds_for_one_of_them_only(
+    tmp_path, capsys, first, second, interface, rule
+):
+    file = tmp_path / "pod.save"
+    to = {first: 15001, second: 15006}
+    rules = "\n".join(f"-A PREROUTING {match} -p tcp -j REDIRECT --to-ports {to[match]}" for match in to)
+    file.write_text(f"*nat\n:PREROUTING ACCEPT [0:0]\n:OUTPUT ACCEPT [0:0]\n{rules}\nCOMMIT\n")
+    assert main(["trace", str(file), *IN]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    remark = said.partition(f"in a pod with interface {interface} it would be ")[2].partition("; give")[0]
+    assert f"`-A PREROUTING {rule} -p tcp -j REDIRECT --to-ports {to[rule]}`" in remark

@@ -6,8 +6,9 @@ import pytest
 
 from pytest_istio_sidecar import UsageProblem, expected_ruleset
 from pytest_istio_sidecar.checks.comparison.expectation import guess
+from pytest_istio_sidecar.istio.option_names import option_named, options_named
 from pytest_istio_sidecar.istio.option_table import OPTIONS, Option, OptionFields
-from pytest_istio_sidecar.istio.options import IstioOptions, option_named, options_named
+from pytest_istio_sidecar.istio.options import IstioOptions
 from pytest_istio_sidecar.istio.rules import passed_over
 from pytest_istio_sidecar.istio.versions import known_versions, number_of
 
@@ -356,7 +357,7 @@ def test_ports_beside_the_templates_are_ports(pair) -> None:
 
 def test_the_nearest_name_is_found_whatever_its_letters_case() -> None:
     with pytest.raises(UsageProblem, match="; inbound_ports_exclude"):
-        IstioOptions.from_pairs(["INBOUND_PORTS_EXCLUDE=1"])
+        IstioOptions.from_pairs(["INBOUND_PORTS_EXCLUDED=1"])
 
 
 def test_an_option_with_two_values_is_refused_and_not_the_last_one_taken() -> None:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from datetime import date
+
 import pytest
 
 from pytest_istio_sidecar import Host, IstioOptions, bypasses, check_only_bypasses, expected_ruleset
 from pytest_istio_sidecar.checks.bypass.envoy_ports import EnvoyPorts
+from pytest_istio_sidecar.checks.bypass.reviewed import judged_bypasses
 from pytest_istio_sidecar.cli import main
 from pytest_istio_sidecar.netfilter.text.forms import read_text
 from pytest_istio_sidecar.netfilter.text.render import render_save
@@ -89,8 +92,8 @@ def test_the_interface_that_the_pod_is_reached_by_is_no_virtual_machines() -> No
     ],
 )
 def test_the_proxy_of_dns_is_among_them_only_where_the_release_sends_dns_there(version, given, port) -> None:
-    outbound = EnvoyPorts.of_release(version, IstioOptions(**given)).outbound
-    assert outbound - {15001} == ({port} if port else set())
+    ports = EnvoyPorts.of_release(version, IstioOptions(**given))
+    assert (ports.outbound, set(ports.dns.values())) == ({15001}, {port} if port else set())
 
 
 def test_what_is_sent_to_a_proxy_of_dns_that_is_not_there_gets_by(tmp_path, capsys) -> None:
@@ -101,3 +104,56 @@ def test_what_is_sent_to_a_proxy_of_dns_that_is_not_there_gets_by(tmp_path, caps
     (tmp_path / "rules").write_text(text)
     assert main(["bypasses", str(tmp_path / "rules"), "--istio-version", "1.20.8"]) == 1
     assert "outbound tcp 9999" in capsys.readouterr().err
+
+
+def open_in(version: str, rule: str, **options: object) -> list[str]:
+    """What is open beyond the release's template where a rule stands before all others of OUTPUT."""
+    told = IstioOptions.of(options)
+    text = render_save(expected_ruleset(version, options=told))
+    rules = read_text(text.replace("-A OUTPUT", f"{rule}\n-A OUTPUT", 1))
+    report = judged_bypasses(rules, version, told, today=date(2026, 1, 1))
+    return [each.text for each in report.unexpected]
+
+
+@pytest.mark.parametrize(
+    ("version", "options"),
+    [
+        ("1.5.0", {}),
+        ("1.6.14", {"redirect_dns": True}),
+        ("1.8.3", {}),
+        ("1.8.3", {"redirect_dns": True}),
+        ("1.27.3", {"redirect_dns": True, "capture_all_dns": True}),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("port", [15013, 15053])
+def test_nobody_answers_other_than_dns_at_the_ports_of_dns(version, options, port) -> None:
+    rule = f"-A OUTPUT -p tcp -m tcp --dport 8443 -j REDIRECT --to-ports {port}"
+    opened = open_in(version, rule, **options)
+    assert any("outbound tcp 8443" in each and f":{port}" in each for each in opened), opened
+
+
+@pytest.mark.parametrize(
+    ("version", "protocol", "port", "options", "captured"),
+    [
+        ("1.5.10", "udp", 15013, {}, False),
+        ("1.6.14", "udp", 15013, {"redirect_dns": True}, True),
+        ("1.6.14", "udp", 15053, {"redirect_dns": True}, False),
+        ("1.6.14", "tcp", 15013, {"redirect_dns": True}, False),
+        ("1.6.14", "udp", 15013, {}, False),
+        ("1.7.3", "udp", 15053, {"redirect_dns": True}, True),
+        ("1.7.3", "udp", 15013, {"redirect_dns": True}, False),
+        ("1.7.3", "udp", 15013, {"dns_by_envoy": True}, True),
+        ("1.8.3", "tcp", 15053, {"redirect_dns": True}, True),
+        ("1.8.3", "tcp", 15013, {"redirect_dns": True}, False),
+        ("1.8.3", "tcp", 15053, {}, False),
+        ("1.27.3", "udp", 15053, {"redirect_dns": True, "capture_all_dns": True}, True),
+        ("1.27.3", "udp", 15013, {"redirect_dns": True, "capture_all_dns": True}, False),
+    ],
+)
+def test_dns_is_captured_where_the_proxy_of_its_release_takes_it(
+    version, protocol, port, options, captured
+) -> None:
+    rule = f"-A OUTPUT -p {protocol} -m {protocol} --dport 53 -j REDIRECT --to-ports {port}"
+    opened = open_in(version, rule, **options)
+    assert any(f"sent to 127.0.0.1:{port}" in each for each in opened) is not captured, opened

@@ -95,7 +95,7 @@ def test_options_that_move_or_capture_open_nothing(given: dict) -> None:
             {"inbound_ports_include": "80", "inbound_ports_exclude": "15090,15020,9000"},
             {
                 "inbound tcp not 80,9000,15008,15020-15021,15090": "includeInboundPorts: 80",
-                "inbound tcp 9000": "includeInboundPorts: 80 and excludeInboundPorts: 15090,15020,9000",
+                "inbound tcp 9000": "includeInboundPorts: 80 and inbound_ports_exclude: 15090,15020,9000",
             },
         ),
         (
@@ -114,7 +114,7 @@ def test_options_that_move_or_capture_open_nothing(given: dict) -> None:
         ),
         (
             {"proxy_uid": "1337,0"},
-            {"outbound tcp from uid 0 gid not 1337 by eth0": "proxy_uid: 0"},
+            {"outbound tcp from uid 0 gid not 1337 by eth0": "proxy_uid: 1337,0"},
         ),
         (
             {"exclude_interfaces": "eth0"},
