@@ -217,7 +217,9 @@ def _may_be_silent(match: Match) -> bool:
 
 def _known(match: Match) -> Known | None:
     if isinstance(match, Relation):
-        return match.key, match.intervals, match.mask, match.negated
+        # iptables-nft stores a protocol in either form, by its release; in a packet of IPv4 they are one.
+        key = "meta l4proto" if match.key == "ip protocol" else match.key
+        return key, match.intervals, match.mask, match.negated
     if isinstance(match, Interfaces):
         return f"{match.direction}ifname", match.names, None, match.negated
     return None
