@@ -11,7 +11,7 @@ import ipaddress
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from itertools import islice, pairwise
 from string import ascii_lowercase, digits
-from typing import TypeAlias
+from typing import TypeAlias, TypeGuard
 
 from pytest_istio_sidecar.checks.tracing import not_stated
 from pytest_istio_sidecar.netfilter.matches import Address, Extension, Interface, Match
@@ -27,6 +27,8 @@ _MOST, _MOST_STEPS = 128, 50_000
 _MOST_ON_A_WAY = 256
 """The same where one packet is followed in each."""
 _BITS: dict[Family, int] = {4: 32, 6: 128}
+_BASES: dict[Family, int] = {4: 0x0A010203, 6: 0x20010DB8 << 96 | 0x0A010203}
+"""Addresses of which some bits are asked: 10.1.2.3, and one of 2001:db8::/32."""
 _SIDES = {
     "--src-range": "source",
     "--dst-range": "destination",
@@ -58,10 +60,16 @@ def other_hosts(rules: Rules, expected: Rules | None, host: Host | None) -> Iter
             continue
         every = [rule for ruleset in read for rule in ruleset.rules()]
         known = {rule for ruleset in meant for rule in ruleset.rules()}
+        if bits := next((rule for rule in every if _is_about_bits(rule, family) and rule not in known), None):
+            raise not_stated(rules, bits)  # what several such rules part has no samples
         pods = _pods(sorted(every, key=known.__contains__), family)
         if len(pods) > _MOST or len(pods) * len(every) > _MOST_STEPS:
             raise not_stated(rules, next(iter(pods.values())))
         yield from ((rule, pod) for pod, rule in pods.items())
+
+
+def _is_about_bits(rule: Rule, family: Family) -> bool:
+    return any(_has_holes(match) and next(_spans(match, family, None), None) for match in rule.conditions())
 
 
 def _chains(rulesets: Sequence[Ruleset]) -> list[dict[tuple[str, str], tuple[Rule, ...]]]:
@@ -109,7 +117,7 @@ def by_other_hosts(
                 ways.append(there)
             else:
                 otherwise.append((_parting(traced, there) or rule, there))
-    return otherwise, True
+    return otherwise, not any(_is_about_bits(rule, family) for rule in met)
 
 
 def by_other_senders(
@@ -234,37 +242,54 @@ def _addresses_apart(rules: Iterable[Rule], family: Family, side: str | None) ->
             cuts.setdefault(low, rule)
             cuts.setdefault(high + 1, rule)
     ends = sorted({0, *cuts, 1 << _BITS[family]})
-    pieces = {
-        _usual(low, following - 1): cuts.get(low) or cuts.get(following) for low, following in pairwise(ends)
-    }
-    return {
-        number: rule
-        for number, rule in pieces.items()
-        if rule is not None and _can_be_had(_kind(family)(number))
-    }
+    pieces = [(low, following - 1, cuts.get(low) or cuts.get(following)) for low, following in pairwise(ends)]
+    tried = ((_usual(low, high, family), rule) for low, high, rule in pieces if rule is not None)
+    return {number: rule for number, rule in tried if number is not None}
 
 
-def _usual(low: int, high: int) -> int:
-    """An address of an interval, which is no network's first or last where there is such a one."""
-    return next(
-        (each for each in (low + 1, low, high - 1) if each <= high and each & 0xFF not in (0, 0xFF)), low
-    )
+def _usual(low: int, high: int, family: Family) -> int | None:
+    """An address of an interval that a pod can have, none of a network's ends if there is such a one."""
+    within = [low + 1, low, high - 1, high, *((1 << bit) + 1 for bit in range(_BITS[family]))]
+    had = [each for each in within if low <= each <= high and _can_be_had(_kind(family)(each))]
+    return next((each for each in had if each & 0xFF not in (0, 0xFF)), had[0] if had else None)
 
 
 def _spans(match: Match, family: Family, side: str | None) -> Iterator[tuple[int, int]]:
     """The addresses that a condition asks for, as closed intervals."""
     if isinstance(match, Address) and match.family == family and match.mask and side in (None, match.side):
-        free = match.mask ^ ((1 << _BITS[family]) - 1)
-        if free & (free + 1) == 0:
-            yield match.network, match.network | free
-        else:  # a mask with holes: one of its addresses
-            yield match.network | (free & -free), match.network | (free & -free)
-    if isinstance(match, Relation) and KEYS[match.key].family == family and side in (None, _side(match.key)):
-        yield from match.intervals if match.key.endswith(("saddr", "daddr")) else ()
+        if _has_holes(match):
+            yield from _samples(match.network, match.mask, family)
+        else:
+            yield match.network, match.network | match.mask ^ ((1 << _BITS[family]) - 1)
+    if _asks_address(match) and KEYS[match.key].family == family and side in (None, _side(match.key)):
+        if match.mask is None:
+            yield from match.intervals
+        else:
+            yield from (each for low, _ in match.intervals for each in _samples(low, match.mask, family))
     for option in match.options if isinstance(match, Extension) else ():
         if option.name in _SIDES and side in (None, _SIDES[option.name]):
             for text in option.values:
                 yield from _interval(text, family)
+
+
+def _asks_address(match: Match) -> TypeGuard[Relation]:
+    return isinstance(match, Relation) and match.key.endswith(("saddr", "daddr"))
+
+
+def _has_holes(match: Match) -> bool:
+    """Whether a condition asks for bits of an address that are no network's."""
+    if isinstance(match, Address):
+        free = match.mask ^ ((1 << _BITS[match.family]) - 1)
+        return free & (free + 1) != 0
+    return _asks_address(match) and match.mask is not None
+
+
+def _samples(network: int, mask: int, family: Family) -> Iterator[tuple[int, int]]:
+    """Addresses that have the bits that a mask with holes asks for, and one that has not."""
+    base = _BASES[family]
+    for asked in (network, network ^ (mask & -mask)):
+        number = base & ~mask | asked
+        yield number, number
 
 
 def _sent_to(rule: Rule, family: Family) -> Iterator[tuple[int, int]]:

@@ -33,6 +33,7 @@ from pytest_istio_sidecar.netfilter.matches import (
 from pytest_istio_sidecar.netfilter.model import TABLES, Backend, Chain, PodRules, Rule, Ruleset, Table
 from pytest_istio_sidecar.netfilter.relations import KEYS, Interfaces, Relation, Unmodelled
 from pytest_istio_sidecar.netfilter.targets import Extended, Goto, Jump, Statement, Target, Verdict
+from pytest_istio_sidecar.netfilter.text.nft_statements import NOT_PRINTED
 from pytest_istio_sidecar.netfilter.text.nft_values import TCP_FLAGS
 
 _XT_MATCH, _XT_TARGET = "xt match ", "xt target "
@@ -282,6 +283,8 @@ def _xt_of(match: Match) -> str:
 
 
 def _same_target(native: Target | None, saved: Target | None) -> bool:
+    if isinstance(native, Statement) and native.text == f'{_XT_TARGET}"{NOT_PRINTED}"':
+        return not isinstance(saved, Verdict | Jump | Goto)
     if isinstance(native, Verdict | Jump | Goto) or native is None or saved is None:
         logged = isinstance(saved, Extended) and saved.name in ("LOG", "NFLOG")
         return native == saved or (native is None and logged)

@@ -265,6 +265,10 @@ def _bits(value: Json) -> tuple[Any, int, int]:
     return of, keep, flip
 
 
+NOT_PRINTED = "which nft may have left out"
+"""The name of a target that nft's text may not show."""
+
+
 def _xt(value: Mapping[str, Json], _family: str, _sets: Sets, text: str) -> list[Item]:
     """What iptables-nft keeps in its own form: nft shows no more than its name."""
     if value.get("type") == "match":

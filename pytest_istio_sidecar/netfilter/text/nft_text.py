@@ -16,9 +16,10 @@ from pytest_istio_sidecar.errors import ParseError
 from pytest_istio_sidecar.failure import Failure
 from pytest_istio_sidecar.netfilter import messages
 from pytest_istio_sidecar.netfilter.diagram.memory import no_collection
-from pytest_istio_sidecar.netfilter.model import PodRules
+from pytest_istio_sidecar.netfilter.model import TABLES, PodRules
 from pytest_istio_sidecar.netfilter.text.nft_json import LINE, parse_json, rules_of
 from pytest_istio_sidecar.netfilter.text.nft_render import HEADER
+from pytest_istio_sidecar.netfilter.text.nft_statements import NOT_PRINTED
 from pytest_istio_sidecar.netfilter.text.nft_text_expressions import elements
 from pytest_istio_sidecar.netfilter.text.nft_text_rules import statements
 from pytest_istio_sidecar.netfilter.text.nft_tokens import (
@@ -73,12 +74,23 @@ def parse_nftables(text: str, *, source: str | None = None) -> PodRules:
     return rules_of(_Text(text, source).objects(), source)
 
 
+def _may_hide_a_target(place: Mapping[str, str], expressions: Sequence[Mapping[str, Json]]) -> bool:
+    """Whether a rule may have a target of iptables' that nft leaves out.
+
+    nft 1.0.6 prints nothing for REDIRECT, DNAT or TPROXY of a family once it has printed one of the other:
+    the line ends behind the counter (seen on Linux 6.18).
+    """
+    by_iptables = place["family"] in ("ip", "ip6") and place["table"] in TABLES
+    return by_iptables and all(each.keys() <= {"match", "counter"} for each in expressions)
+
+
 class _Text:
     """One text being read; holds where it is, for the errors."""
 
     def __init__(self, text: str, source: str | None) -> None:
         self.text = text
         self.source = source
+        self.is_own = HEADER in text.splitlines()
         self.made: list[Json] = []
         try:
             self.words = Words(tokens_of(text))
@@ -101,7 +113,7 @@ class _Text:
             self.refuse(messages.NFT_WORD(problem=str(problem)), self.words.line)
         except RecursionError:
             self.refuse(messages.NFT_WORD(problem="it is nested too deep"), self.words.line)
-        if not self.made and HEADER in self.text.splitlines():
+        if not self.made and self.is_own:
             return [{"metainfo": {}}]
         if not self.made:
             raise ParseError(messages.NFT_EMPTY(), source=self.source)
@@ -198,6 +210,8 @@ class _Text:
             else:
                 at = words.line
                 expressions, comment = statements(self._line())
+                if not self.is_own and _may_hide_a_target(place, expressions):
+                    expressions.append({"xt": {"type": "target", "name": NOT_PRINTED}})
                 rule = {**place, "chain": chain["name"], "expr": expressions, **self._handle()}
                 rules.append({"rule": {**rule, "comment": comment} if comment else rule, LINE: at})
 

@@ -45,6 +45,22 @@ LEAKS = {
         before(OUTBOUND, "-A ISTIO_OUTPUT -m iprange --src-range 10.5.0.1-10.5.0.9 -j RETURN"),
         f"eth0={TEN}",
     ),
+    "all addresses from the first one": (
+        before(JUMP, "-A PREROUTING -d 0.0.0.0/1 -p tcp -j RETURN"),
+        "eth0=10.244.0.5/24",
+    ),
+    "a range from the first address": (
+        before(JUMP, "-A PREROUTING -p tcp -m iprange --dst-range 0.0.0.0-11.255.255.255 -j RETURN"),
+        "eth0=10.244.0.5/24",
+    ),
+    "the last bit of an address": (
+        before(JUMP, "-A PREROUTING -d 0.0.0.1/0.0.0.1 -p tcp -j RETURN"),
+        "eth0=192.0.2.11/24",
+    ),
+    "all but the last byte of an address": (
+        before(JUMP, "-A PREROUTING ! -d 0.0.0.10/0.0.0.255 -p tcp -j RETURN"),
+        "eth0=192.0.2.11/24",
+    ),
     "conntrack": (before(JUMP, "-A PREROUTING -m conntrack --ctorigdst 10.5.0.1 -j ACCEPT"), f"eth0={TEN}"),
     "two rules": (
         before(JUMP, "-A PREROUTING -i net1 -j X", "-A X -d 10.5.0.1/32 -j ACCEPT", chains=":X - [0:0]\n"),
