@@ -295,8 +295,11 @@ def _sides(pod: Pod, family: Family, *, has_rules: bool) -> list[Side]:
 
 
 def _as_asked(here: Hashable, there: Hashable) -> Hashable:
-    if not isinstance(here, Passing) or here.by_design:
+    """What follows where all the pod's options let it by; what they take back is not by design."""
+    if not isinstance(here, Passing):
         return here
+    if here.by_design:
+        return replace(here, by_design=passes_alike(here, there))
     return replace(here, by_options=passes_alike(here, there))
 
 

@@ -96,6 +96,16 @@ class Diagrams:
         self.holds = self.leaf(HOLDS)
         self.maybe = self.leaf_of(frozenset((HOLDS, FALL)))
 
+    def spend(self, branches: int) -> None:
+        """Count what was made, or what took as long as so many branches.
+
+        Raises:
+            Exception: what `beyond` makes, where that is too much.
+        """
+        self._left -= branches
+        if self._left < 0 and self._beyond is not None:
+            raise self._beyond(self.at)
+
     def constant(self, truth: bool | None) -> Node:
         """A condition that is the same for every point; None: it cannot be told."""
         return self.maybe if truth is None else self.holds if truth else self.fall
@@ -125,9 +135,7 @@ class Diagrams:
         known = self._nodes.get(key)
         if known is None:
             number = len(self._nodes) << 1 | 1
-            self._left -= len(kids)
-            if self._left < 0 and self._beyond is not None:
-                raise self._beyond(self.at)
+            self.spend(len(kids))
             falls = any(map(_FALLS, kids))
             known = self._nodes[key] = Node(number, level, highs, kids, _NOTHING, falls=falls)
         return known

@@ -43,6 +43,8 @@ from pytest_istio_sidecar.netfilter.targets import (
 )
 from pytest_istio_sidecar.netfilter.trace.nat import WITH_PORTS
 
+_AGAIN = 10
+"""Branches of diagrams that a rule stands for which is met again by packets that other rules changed."""
 _WITHIN = "\0"
 """Begins a name that no chain has."""
 
@@ -93,6 +95,7 @@ class CompiledRuleset:
         self._changing = self._leading_to(self._is_change, callers)
         self._returning = self._changing | self._leading_to(_is_return, callers)
         self._suffixes: dict[tuple[str, str, Skb], dict[int, Node]] = {}
+        self._entered: set[tuple[str, str]] = set()
         self._called: dict[tuple[str, str, Skb, bool], Node] = {}
         self._inside: list[tuple[str, str, Skb]] = []
 
@@ -160,6 +163,11 @@ class CompiledRuleset:
     def _from(self, table: str, name: str, start: int, skb: Skb) -> Node:
         """A chain from its rule number `start + 1` on; composed once, from its end."""
         rules = self._rules[table, name]
+        if (table, name, skb) not in self._suffixes:
+            if (table, name) in self._entered:
+                # Again, with what rules wrote: each mark of hundreds takes as long as the chain is.
+                self._diagrams.spend(_AGAIN * (len(rules) + 10))
+            self._entered.add((table, name))
         known = self._suffixes.setdefault((table, name, skb), {len(rules): self._diagrams.fall})
         if start in known:
             return known[start]

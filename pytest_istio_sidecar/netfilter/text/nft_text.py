@@ -9,6 +9,7 @@ Source: nft(8); src/rule.c of nftables for what is printed.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
@@ -78,7 +79,7 @@ def _may_hide_a_target(place: Mapping[str, str], expressions: Sequence[Mapping[s
     """Whether a rule may have a target of iptables' that nft leaves out.
 
     nft 1.0.6 prints nothing for REDIRECT, DNAT or TPROXY of a family once it has printed one of the other:
-    the line ends behind the counter (seen on Linux 6.18).
+    the line ends with the blank before it (seen on Linux 6.18).
     """
     by_iptables = place["family"] in ("ip", "ip6") and place["table"] in TABLES
     return by_iptables and all(each.keys() <= {"match", "counter"} for each in expressions)
@@ -90,7 +91,8 @@ class _Text:
     def __init__(self, text: str, source: str | None) -> None:
         self.text = text
         self.source = source
-        self.is_own = HEADER in text.splitlines()
+        self.lines = text.split("\n")
+        self.is_own = HEADER in self.lines
         self.made: list[Json] = []
         try:
             self.words = Words(tokens_of(text))
@@ -98,8 +100,7 @@ class _Text:
             self.refuse(messages.NFT_WORD(problem="a quote is not closed"), problem.line)
 
     def refuse(self, failure: Failure, line: int) -> NoReturn:
-        lines = self.text.split("\n")
-        shown = lines[line - 1].strip() if 0 < line <= len(lines) else ""
+        shown = self.lines[line - 1].strip() if 0 < line <= len(self.lines) else ""
         raise ParseError(failure, source=self.source, line=line, text=shown) from None
 
     def objects(self) -> list[Json]:
@@ -184,6 +185,14 @@ class _Text:
             return {"handle": int(words.take().text)}
         return {}
 
+    def _ends_openly(self, line: int) -> bool:
+        """Whether something may be left out at a rule's end: a blank stands there, or all were taken off."""
+        if self.is_own:
+            return False
+        if "\n\t" not in self.text:
+            return True  # pasted: nft indents by tabs
+        return re.sub(r" # handle \d+$", "", self.lines[line - 1]).endswith(" ")
+
     def _chain(self, place: Mapping[str, str]) -> list[Json]:
         words = self.words
         line = words.line
@@ -210,7 +219,7 @@ class _Text:
             else:
                 at = words.line
                 expressions, comment = statements(self._line())
-                if not self.is_own and _may_hide_a_target(place, expressions):
+                if self._ends_openly(at) and _may_hide_a_target(place, expressions):
                     expressions.append({"xt": {"type": "target", "name": NOT_PRINTED}})
                 rule = {**place, "chain": chain["name"], "expr": expressions, **self._handle()}
                 rules.append({"rule": {**rule, "comment": comment} if comment else rule, LINE: at})

@@ -210,3 +210,18 @@ def test_a_review_of_all_ipv6_leaves_nothing_untold() -> None:
     assert all(each.severity is Severity.NOTICE for each in found(both_families(), IstioOptions(), reviews))
     with pytest.raises(Undecided):
         found(both_families(), IstioOptions(), REVIEW.format("inbound"))
+
+
+@pytest.mark.parametrize(
+    ("told", "left"),
+    [
+        ({"proxy_uid": "1000"}, "outbound tcp from uid 1337 gid not 1337 by eth0"),
+        ({"inbound_tunnel_port": "15099"}, "inbound tcp 15008"),
+        ({"inbound_ports_exclude": "15020"}, "inbound tcp 15021,15090"),
+    ],
+)
+def test_what_the_options_of_the_pod_take_back_is_not_by_design(told: dict[str, str], left: str) -> None:
+    """The rules are the template's: what the pod asks for instead is not in effect."""
+    rules = expected_ruleset("1.24.0")
+    report = judged_bypasses(rules, "1.24.0", IstioOptions(**told), pod="x", today=date(2026, 1, 1))
+    assert left in [each.text for each in report.unexpected]

@@ -161,6 +161,21 @@ def test_what_iptables_shows_there_is_taken(target: str) -> None:
     assert trace(joined, inbound(80)).fate is (Fate.REDIRECTED if target else Fate.UNCHANGED)
 
 
+@pytest.mark.parametrize(
+    ("text", "known"),
+    [
+        (LEFT_OUT.replace("    ", "\t"), False),
+        (LEFT_OUT.replace("    ", "\t").replace("bytes 0 ", "bytes 0"), True),
+        (LEFT_OUT.replace("    ", "\t").replace("bytes 0 ", "bytes 0 # handle 4"), True),
+        (LEFT_OUT.replace("    ", "\t").replace("bytes 0 ", "bytes 0  # handle 4"), False),
+        (LEFT_OUT.replace("bytes 0 ", "bytes 0"), False),
+    ],
+    ids=["a blank", "no blank", "a handle", "a blank and a handle", "pasted"],
+)
+def test_a_blank_at_its_end_tells_that_nft_left_something_out(text: str, known: bool) -> None:
+    assert (trace(parse_nftables(text), inbound(80)).fate is not Fate.UNKNOWN) is known
+
+
 def test_in_tables_that_no_iptables_made_a_rule_without_target_has_none() -> None:
     text = LEFT_OUT.replace("ip nat", "inet nat")
     assert trace(parse_nftables(text), inbound(80)).fate is Fate.UNCHANGED
