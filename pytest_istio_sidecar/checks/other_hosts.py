@@ -239,6 +239,8 @@ def _addresses_apart(rules: Iterable[Rule], family: Family, side: str | None) ->
         spans = [span for match in rule.conditions() for span in _spans(match, family, side)]
         spans += [] if side else _sent_to(rule, family)
         for low, high in spans:
+            if _usual(low, high, family) is None:
+                continue  # addresses that no pod has part none
             cuts.setdefault(low, rule)
             cuts.setdefault(high + 1, rule)
     ends = sorted({0, *cuts, 1 << _BITS[family]})
