@@ -13,7 +13,7 @@ from pytest_istio_sidecar.checks.wording import DIRECTIONS, PacketClass, describ
 from pytest_istio_sidecar.errors import Undecided, UsageProblem
 from pytest_istio_sidecar.failure import Fact
 from pytest_istio_sidecar.netfilter.kernel.hooks import CAPTURES, unread_chains
-from pytest_istio_sidecar.netfilter.kernel.unread import with_unread_legacy
+from pytest_istio_sidecar.netfilter.kernel.unread import program_of, with_unread_legacy
 from pytest_istio_sidecar.netfilter.matches import PROTOCOLS
 from pytest_istio_sidecar.netfilter.model import Family, Rule, Rules, Table, rulesets_of
 from pytest_istio_sidecar.netfilter.packet import Fate, Hook, Host, IPAddress, Packet
@@ -220,7 +220,7 @@ def routing_facts(host: Host | None) -> list[Fact]:
 
 def not_read(table: Table, question: str) -> Undecided:
     """The error where a question is about what was not read of a table."""
-    program = "iptables" if table.ruleset.family == 4 else "ip6tables"
+    program = program_of(table.ruleset.family)
     return Undecided(
         messages.TABLE_NOT_READ(question=question, table=table.name, program=program, pod=of_pod(table))
     )

@@ -151,18 +151,9 @@ def run(options: argparse.Namespace) -> Status:
         paint = painter(sys.stdout)
         unread = left_aside(read.rules)
         holding = [n for each in report.unexpected if each.standing == "reviewed" for n in each.reviews]
+        by = sorted({"reviewed" if number < len(listed) else "allowed" for number in holding})
         titles = titles_of(
-            expected=expected is not None,
-            allowed=bool(allowed),
-            listed=path is not None,
-            by=[
-                word
-                for word, some in (
-                    ("allowed", any(number >= len(listed) for number in holding)),
-                    ("reviewed", any(number < len(listed) for number in holding)),
-                )
-                if some
-            ],
+            expected=expected is not None, allowed=bool(allowed), listed=path is not None, by=by
         )
         text = render_bypasses(report, titles=titles, unread=unread, width=width, paint=paint)
         print(*read.rules.notes, text, sep="\n")

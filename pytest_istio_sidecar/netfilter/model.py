@@ -307,6 +307,11 @@ class Ruleset:
         for table in self.tables:
             yield from table.rules()
 
+    @property
+    def has_a_say(self) -> bool:
+        """Whether packets may fare otherwise than without it: by a rule, or by a policy that drops."""
+        return any(chain.rules or chain.policy == "DROP" for table in self.tables for chain in table.chains)
+
 
 def joined(listings: Sequence[Ruleset]) -> Ruleset:
     """Listings of one family and back end, none of whose tables another has, as one ruleset.

@@ -13,7 +13,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from pytest_istio_sidecar.checks.other_hosts import singles_pods_out
-from pytest_istio_sidecar.netfilter.kernel.hooks import has_a_say
 from pytest_istio_sidecar.netfilter.matches import PROTOCOL_NAMES
 from pytest_istio_sidecar.netfilter.model import Backend, Ruleset, rulesets_of
 from pytest_istio_sidecar.netfilter.namespace.routing import Routing
@@ -91,7 +90,7 @@ def _listings(trace: Trace) -> Sequence[Ruleset]:
     taking_part = [
         ruleset
         for ruleset in rulesets
-        if has_a_say(ruleset) or ruleset.unread or (beside_legacy and ruleset.backend is Backend.LEGACY)
+        if ruleset.has_a_say or ruleset.unread or (beside_legacy and ruleset.backend is Backend.LEGACY)
     ]
     return taking_part or [ruleset for ruleset in rulesets if ruleset.tables]
 

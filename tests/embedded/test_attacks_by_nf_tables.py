@@ -128,13 +128,17 @@ def findings(pod: EmbeddedEnvironment) -> list[object]:
     return [finding for finding in found if finding.severity == "violation"]
 
 
+def assert_told(pod: EmbeddedEnvironment, named: list[str]) -> None:
+    said = " ".join(render_findings(findings(pod)).split())
+    assert all(text in said for text in named), said
+
+
 @pytest.mark.parametrize(("script", "named"), PAST_ENVOY.values(), ids=PAST_ENVOY)
 def test_a_way_past_envoy_by_nft_is_told_with_its_rule(broken, script, named):
     pod = broken(script)
     seen = pod.send_request("inbound")
     assert (seen.decided, seen.captured_by, seen.answered_by) == (True, None, "httpbin")
-    said = " ".join(render_findings(findings(pod)).split())
-    assert all(text in said for text in named), said
+    assert_told(pod, named)
 
 
 OUTBOUND = {
@@ -179,8 +183,7 @@ def test_a_way_out_past_envoy_by_nft_is_told_with_its_rule(broken, script, named
     pod = broken(script)
     seen = pod.send_request("outbound")
     assert (seen.decided, seen.captured_by, seen.answered_by) == (True, None, "echo")
-    said = " ".join(render_findings(findings(pod)).split())
-    assert all(text in said for text in named), said
+    assert_told(pod, named)
 
 
 DROPPED = {

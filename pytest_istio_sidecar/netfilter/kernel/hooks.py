@@ -174,8 +174,8 @@ def orders(rules: Rules, family: Family, hook: str = "") -> list[Order]:
     if len(rulesets) > 1 or any(ruleset.beside_legacy for ruleset in rulesets):
         rulesets = with_unread_legacy(rulesets)
         # A back end without a rule has no say, whether it is asked first or last.
-        speaking = tuple(filter(has_a_say, rulesets))
-        unread = tuple(ruleset for ruleset in rulesets if ruleset.unread and not has_a_say(ruleset))
+        speaking = tuple(ruleset for ruleset in rulesets if ruleset.has_a_say)
+        unread = tuple(ruleset for ruleset in rulesets if ruleset.unread and not ruleset.has_a_say)
         rulesets = (*unread, *speaking) or rulesets[:1]
     chains = tuple((ruleset, base) for ruleset in rulesets for base in base_chains(ruleset))
     if isinstance(rules, PodRules) and rules.order_known:
@@ -292,11 +292,6 @@ def _order(each: Sequence[Placed | str], *, by_back_end: bool) -> Order:
         back_end = str(ruleset.backend or ruleset.source or "one ruleset")
         names.append(back_end if by_back_end else f"{base.table} {base.name}")
     return Order(tuple(chains), (), " before ".join(names), WHICH_BACK_END if by_back_end else WHICH_CHAIN)
-
-
-def has_a_say(ruleset: Ruleset) -> bool:
-    """Whether packets may fare otherwise than without it."""
-    return any(chain.rules or chain.policy == "DROP" for table in ruleset.tables for chain in table.chains)
 
 
 class UnreadChain(NamedTuple):

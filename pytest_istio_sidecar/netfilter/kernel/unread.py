@@ -17,7 +17,6 @@ from pytest_istio_sidecar.netfilter.model import (
     PodRules,
     Rules,
     Ruleset,
-    Table,
     rulesets_of,
 )
 
@@ -65,7 +64,7 @@ def with_unread_partners(rulesets: Sequence[Ruleset]) -> tuple[Ruleset, ...]:
     backends: dict[Family, set[Backend | None]] = {}
     for ruleset in rulesets:
         without_nat = any(table == "nat" for table, _ in ruleset.unread)
-        if without_nat or any(ruleset.rules()) or any(map(_drops, ruleset.tables)):
+        if without_nat or ruleset.has_a_say:
             return tuple(rulesets)
         backends.setdefault(ruleset.family, set()).add(ruleset.backend)
     partners = [
@@ -76,13 +75,14 @@ def with_unread_partners(rulesets: Sequence[Ruleset]) -> tuple[Ruleset, ...]:
     return (*rulesets, *partners)
 
 
-def _drops(table: Table) -> bool:
-    return any(chain.policy == "DROP" for chain in table.chains)
-
-
 def unread_legacy(family: Family) -> Ruleset:
     """The legacy back end where its tables were not read."""
     return _UNREAD_LEGACY[family]
+
+
+def program_of(family: Family) -> str:
+    """The program that lists the rules of a family."""
+    return "iptables" if family == 4 else "ip6tables"
 
 
 def is_unread(ruleset: Ruleset) -> bool:
@@ -113,7 +113,7 @@ def unread_tables(unread: Collection[BuiltIn]) -> list[str]:
 
 def reason(ruleset: Ruleset, could_capture: Iterable[BuiltIn]) -> str:
     """Why rules do not tell what becomes of a packet: these chains, unread, may capture it; what to add."""
-    program = "iptables" if ruleset.family == 4 else "ip6tables"
+    program = program_of(ruleset.family)
     if is_unread(ruleset):
         return f"{_which(ruleset)} not read and could capture it: {what_to_add(ruleset)}"
     chains = _by_table(could_capture)
@@ -135,7 +135,7 @@ def reason(ruleset: Ruleset, could_capture: Iterable[BuiltIn]) -> str:
 
 def what_to_add(ruleset: Ruleset) -> str:
     """What shows a back end of which nothing was read."""
-    program = "iptables" if ruleset.family == 4 else "ip6tables"
+    program = program_of(ruleset.family)
     legacy, nft = f"{program}-legacy-save (legacy:FILE)", f"{program}-nft-save (nft:FILE)"
     if ruleset.backend is None:
         return f"give {legacy} and {nft} instead"
@@ -143,7 +143,7 @@ def what_to_add(ruleset: Ruleset) -> str:
 
 
 def _which(ruleset: Ruleset) -> str:
-    program = "iptables" if ruleset.family == 4 else "ip6tables"
+    program = program_of(ruleset.family)
     if ruleset.beside_legacy:
         return f"{program}-legacy has tables, too, which were"
     if ruleset.backend is None:
@@ -183,7 +183,7 @@ def notes_of(rules: Rules, family: Family) -> tuple[str, ...]:
     notes = []
     for ruleset in with_unread_legacy(rulesets_of(rules, family)):
         if is_unread(ruleset):
-            program = "iptables" if family == 4 else "ip6tables"
+            program = program_of(family)
             name = "legacy" if ruleset.backend is Backend.LEGACY else "nft"
             which = (
                 f"the tables of {program}-{name}" if ruleset.backend else f"the other back end of {program}"
