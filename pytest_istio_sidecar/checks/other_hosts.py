@@ -13,12 +13,11 @@ from itertools import islice, pairwise
 from string import ascii_lowercase, digits
 from typing import TypeAlias, TypeGuard
 
-from pytest_istio_sidecar.checks.tracing import not_stated
+from pytest_istio_sidecar.checks.tracing import assumed_targets, not_stated
 from pytest_istio_sidecar.netfilter.matches import Address, Extension, Interface, Match
 from pytest_istio_sidecar.netfilter.model import Family, Rule, Rules, Ruleset, rulesets_of
 from pytest_istio_sidecar.netfilter.packet import DEFAULT_INTERFACES, Fate, Host, IPAddress, Packet
 from pytest_istio_sidecar.netfilter.relations import KEYS, Interfaces, Relation
-from pytest_istio_sidecar.netfilter.targets import Translate
 from pytest_istio_sidecar.netfilter.trace.trace import Trace, trace
 
 _EXTERNAL = "eth0"
@@ -237,7 +236,8 @@ def _addresses_apart(rules: Iterable[Rule], family: Family, side: str | None) ->
     cuts: dict[int, Rule] = {}
     for rule in rules:
         spans = [span for match in rule.conditions() for span in _spans(match, family, side)]
-        spans += [] if side else _sent_to(rule, family)
+        targets = () if side else assumed_targets(rule)
+        spans += [(int(address), int(address)) for address in targets if address.version == family]
         for low, high in spans:
             if _usual(low, high, family) is None:
                 continue  # addresses that no pod has part none
@@ -292,16 +292,6 @@ def _samples(network: int, mask: int, family: Family) -> Iterator[tuple[int, int
     for asked in (network, network ^ (mask & -mask)):
         number = base & ~mask | asked
         yield number, number
-
-
-def _sent_to(rule: Rule, family: Family) -> Iterator[tuple[int, int]]:
-    """What a rule sends to addresses that stand for the pod's: of another pod that goes elsewhere."""
-    for target in rule.targets():
-        if isinstance(target, Translate) and target.addresses and target.addresses[0].version == family:
-            low, high = map(int, target.addresses)
-            own = (address.ip for each in Host().addresses.values() for address in each)
-            if any(address.version == family and low <= int(address) <= high for address in own):
-                yield low, high
 
 
 def _side(key: str) -> str:

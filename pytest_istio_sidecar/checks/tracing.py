@@ -150,13 +150,16 @@ def to_assumed_address(rules: Rules, family: Family, host: Host | None) -> list[
 
 
 def _sends_to_assumed(rule: Rule) -> bool:
-    return any(
-        isinstance(target, Translate)
-        and target.name == "DNAT"
-        and target.addresses is not None
-        and any(not address.is_loopback and Host().is_local(address) for address in target.addresses)
-        for target in rule.targets()
-    )
+    return next(assumed_targets(rule), None) is not None
+
+
+def assumed_targets(rule: Rule) -> Iterator[IPAddress]:
+    """The addresses to which a rule sends packets, and that count as the pod's for want of its own."""
+    for target in rule.targets():
+        if isinstance(target, Translate) and target.name == "DNAT":
+            for address in target.addresses or ():
+                if not address.is_loopback and Host().is_local(address):
+                    yield address
 
 
 def comes_by_assumption(outcome: Outcome, to_assumed: Collection[Rule]) -> bool:
